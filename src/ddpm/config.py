@@ -1,0 +1,363 @@
+"""What params.yaml may say: one closed type per section, read strictly and as a whole.
+
+Every stage validates the whole file, so a typo in `promote` stops `prepare` and not a night of training.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ddpm.errors import UserError
+
+_Section = TypeVar("_Section", bound=type)
+
+
+def _section(cls: _Section) -> _Section:
+    """A frozen, keyword-only dataclass in which an unknown key is an error."""
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
+def _positive(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value > 0, f"{name} is {value}, expected a number above 0")
+
+
+def _share(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(0 <= value <= 1, f"{name} is {value}, expected a share between 0 and 1")
+
+
+@_section
+class Data:
+    """Where the images come from and what they become."""
+
+    source: str
+    """`digits`, `torchvision:NAME`, `folder` or `archive`."""
+    path: str
+    """The folder, the archive, or torchvision's root. Relative to the project."""
+    download: bool
+    """torchvision only: fetch what is not at `path`."""
+    size: int | None
+    """Pixels of height and width; null takes what the data says."""
+    channels: Literal[1, 3] | None
+    """Grey or RGB; null takes what the data says."""
+    fit: Literal["crop", "pad"]
+    """How a non-square image becomes square."""
+    test_fraction: float
+    """Held out by a seeded draw where the source has no test split."""
+    seed: int
+    max_pixels: int
+    """A larger image is rejected, with that reason in the manifest."""
+    archive_max_bytes: int
+    """An archive that unpacks to more is refused."""
+    archive_max_files: int
+
+    def __post_init__(self) -> None:
+        known = self.source in ("digits", "folder", "archive") or (
+            self.source.startswith("torchvision:") and len(self.source) > len("torchvision:")
+        )
+        _require(
+            known,
+            f"source is {self.source!r}, expected digits, folder, archive or torchvision:NAME",
+        )
+        _require(
+            self.size is None or 4 <= self.size <= 4096,
+            f"size is {self.size}, expected 4 to 4096 pixels or null",
+        )
+        _require(
+            0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1"
+        )
+        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files")
+
+
+@_section
+class Validate:
+    """The limits that Great Expectations holds the manifest to."""
+
+    min_train_images: int
+    min_test_images: int
+    max_rejected_share: float
+    max_test_duplicates: int
+    """Images in test that also stand in train."""
+    min_class_share: float
+    """Smallest class, as a share of a perfectly balanced one."""
+    brightness: tuple[float, float]
+    """Lowest and highest mean brightness of an image, in 0..255."""
+
+    def __post_init__(self) -> None:
+        _share(self, "max_rejected_share", "min_class_share")
+        low, high = self.brightness
+        _require(
+            0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255"
+        )
+
+
+@_section
+class Features:
+    """The feature extractor that FID, KID, precision and recall speak of."""
+
+    extractor: Literal["auto", "classifier", "rotation", "inception"]
+    inception_weights: str | None
+    """Path of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`."""
+    dim: int
+    """Features per image of the small extractor."""
+    images: int
+    """Images seen in its training."""
+    batch_size: int
+    lr: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "dim", "images", "batch_size", "lr")
+
+
+@_section
+class Schedule:
+    """The noise schedule: how fast the forward process destroys an image."""
+
+    name: Literal["linear", "cosine", "sigmoid"]
+    T: int
+    """Number of steps of the forward process."""
+
+    def __post_init__(self) -> None:
+        _require(self.T >= 2, f"T is {self.T}, expected at least 2 steps")
+
+
+@_section
+class Objective:
+    """What the network predicts and how the loss is weighted over noise levels."""
+
+    target: Literal["eps", "x_0", "v"]
+    weight: Literal["simple", "min_snr"]
+    min_snr_gamma: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "min_snr_gamma")
+
+
+@_section
+class Network:
+    """The U-Net."""
+
+    width: int
+    """Channels at the highest resolution."""
+    multipliers: tuple[int, ...]
+    """Channels per resolution, as multiples of width."""
+    blocks: int
+    """Residual blocks per resolution."""
+    attention: tuple[int, ...]
+    """Resolutions, in pixels, with self-attention."""
+    head_channels: int
+    dropout: float
+    label_dropout: float
+    """Share of labels hidden in training; guidance needs it above 0."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", "blocks", "head_channels")
+        _share(self, "dropout", "label_dropout")
+        _require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
+        _require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")
+
+
+@_section
+class Train:
+    """The optimizer and how long it runs; every length is in images seen."""
+
+    images: int
+    batch_size: int
+    """Global: over all devices and accumulation steps."""
+    lr: float
+    warmup_images: int
+    """The learning rate rises linearly over the first so many."""
+    decay_images: int
+    """It falls to zero, along a cosine, over the last so many."""
+    weight_decay: float
+    beta2: float
+    """Adam's second decay rate."""
+    grad_clip: float
+    """Largest gradient norm."""
+    ema_halflife_images: int
+    max_nonfinite_steps: int
+    """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images")
+        _require(
+            self.warmup_images + self.decay_images <= self.images,
+            f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
+            f"expected at most images ({self.images})",
+        )
+
+
+@_section
+class Sample:
+    """How images are generated for the grid and the evaluation."""
+
+    sampler: Literal["ddpm", "ddim"]
+    steps: int
+    """Network evaluations per image, at most schedule.T."""
+    eta: float
+    """ddim only: 0 is deterministic, 1 as random as ddpm."""
+    guidance: float
+    """1 is the conditional model itself."""
+    images: int | Literal["auto"]
+    """How many; auto: as many as there are training images, at most 10000."""
+    grid: int
+    """Images on the picture."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "grid")
+        _require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")
+        _require(0 <= self.eta <= 1, f"eta is {self.eta}, expected 0 to 1")
+        _require(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or above")
+
+
+@_section
+class Evaluate:
+    """The protocol of the figures."""
+
+    kid_subset_size: int
+    kid_subsets: int
+    neighbours: int
+    """k of precision and recall."""
+    blocks: int
+    """Disjoint parts of the generated images, for the spread of FID."""
+    memorized_quantile: float
+    """A generated image nearer to a training image than this quantile of held-out real ones counts as a copy."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "kid_subset_size", "kid_subsets", "neighbours", "blocks")
+        _share(self, "memorized_quantile")
+
+
+@_section
+class Promote:
+    """The rule by which a candidate becomes champion."""
+
+    name: str
+    """Registered model."""
+    metric: Literal["fid", "kid"]
+    min_improvement: float
+    """Share by which the candidate must be better than the champion."""
+    max_over_floor: float
+    """The candidate's metric, as a multiple of the floor."""
+    max_memorized_share: float
+    approval: Literal["auto", "ask"]
+
+    def __post_init__(self) -> None:
+        _share(self, "min_improvement", "max_memorized_share")
+        _positive(self, "max_over_floor")
+
+
+@_section
+class Runtime:
+    """What the machine does; no stage reruns for it."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"]
+    precision: Literal["auto", "float32", "bf16"]
+    workers: int
+    """Processes that decode images; 0 is one per core."""
+    sample_batch: int
+    """Images generated at a time."""
+    resume: Literal["auto", "never", "required"]
+    checkpoint_seconds: float
+    progress: bool
+
+    def __post_init__(self) -> None:
+        _positive(self, "sample_batch", "checkpoint_seconds")
+        _require(self.workers >= 0, f"workers is {self.workers}, expected 0 or above")
+
+
+@_section
+class Tracking:
+    """What MLflow is told, and how often; the server is MLFLOW_TRACKING_URI's."""
+
+    experiment: str
+    log_every_images: int
+    grid_every_images: int
+
+    def __post_init__(self) -> None:
+        _positive(self, "log_every_images", "grid_every_images")
+
+
+@_section
+class Params:
+    """The whole of params.yaml."""
+
+    data: Data
+    validate: Validate
+    features: Features
+    schedule: Schedule
+    objective: Objective
+    network: Network
+    train: Train
+    sample: Sample
+    evaluate: Evaluate
+    promote: Promote
+    runtime: Runtime
+    tracking: Tracking
+
+    def __post_init__(self) -> None:
+        _require(
+            self.sample.steps <= self.schedule.T,
+            f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
+        )
+        _require(
+            self.sample.guidance == 1 or self.network.label_dropout > 0,
+            f"sample.guidance is {self.sample.guidance}, but network.label_dropout is 0, so the model has no "
+            "unconditional prediction to guide with; set label_dropout above 0 or guidance to 1",
+        )
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """The validated parameters.
+
+    Raises UserError, one sentence that names the key, for a missing file, an unknown or missing key,
+    a wrong type, a value out of range, or a pair of values that cannot work together.
+    """
+    from pydantic import TypeAdapter, ValidationError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = Path(path)
+    try:
+        read = YAML(typ="safe").load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; run from the project's folder, where it stands") from None
+    except YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    try:
+        # Through JSON, because pydantic's strict mode takes a list for a tuple there, and nothing else loosely.
+        return TypeAdapter(Params).validate_json(json.dumps(read), strict=True)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error.errors()[0])}") from None
+
+
+def _sentence(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part not in ("literal['auto']", "int", "str"))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{key} is no known key; remove it or correct its spelling"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing; add it (src/ddpm/config.py says what it means)"
+    if error["type"] == "value_error":
+        detail = str(error["ctx"]["error"])
+        return f"{key}: {detail}" if key else detail
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} is {error['input']!r}, but its {message}"
+
+
+def as_dict(section: Any) -> dict[str, Any]:
+    """A section as plain values, the way a model file or a tracker stores it."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))

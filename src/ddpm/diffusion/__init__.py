@@ -1,0 +1,1 @@
+"""The mathematics of diffusion models: torch only, in the papers' symbols."""

@@ -1,0 +1,1 @@
+"""Whether a candidate takes over from the champion."""
