@@ -74,9 +74,7 @@ class Data:
             self.size is None or 4 <= self.size <= 4096,
             f"size is {self.size}, expected 4 to 4096 pixels or null",
         )
-        _require(
-            0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1"
-        )
+        _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1")
         _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files")
 
 
@@ -97,9 +95,7 @@ class Validate:
     def __post_init__(self) -> None:
         _share(self, "max_rejected_share", "min_class_share")
         low, high = self.brightness
-        _require(
-            0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255"
-        )
+        _require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")
 
 
 @_section
