@@ -7,14 +7,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from ddpm.errors import UserError
 
-_Section = TypeVar("_Section", bound=type)
+_T = TypeVar("_T")
 
 
-def _section(cls: _Section) -> _Section:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _section(cls: type[_T]) -> type[_T]:
     """A frozen, keyword-only dataclass in which an unknown key is an error."""
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)
@@ -182,6 +183,8 @@ class Train:
     """Adam's second decay rate."""
     grad_clip: float
     """Largest gradient norm."""
+    flip: bool
+    """Mirror half of the training images, left to right; wrong for writing."""
     ema_halflife_images: int
     max_nonfinite_steps: int
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""

@@ -44,15 +44,10 @@ class Model:
 
         def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
             with autocast(x_t.device, precision):
-                prediction = self.network(x_t, network_time(t, schedule.T), labels)
+                prediction = self.network(x_t, schedule.c_noise(t), labels)
             return objective.x_0(prediction.to(torch.float32), schedule, x_t=x_t, t=t)
 
         return clipped(classifier_free(denoise, scale=guidance))
-
-
-def network_time(t: Tensor, T: int) -> Tensor:
-    """What the network is told of t: its place in the process on a scale to 1000, whatever T is."""
-    return t.to(torch.float32) * (1000 / T)
 
 
 def build_network(spec: dict[str, Any]) -> UNet:

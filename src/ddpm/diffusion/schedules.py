@@ -53,6 +53,10 @@ class Schedule:
         """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 [N,1,1,1], infinite at t = 0."""
         return self._at("snr", t)
 
+    def c_noise(self, t: Tensor) -> Tensor:
+        """What the network is told of t: float32 [N], its place in the process on a scale to 1000, whatever T is."""
+        return t.to(torch.float32) * (1000 / self.T)
+
     def _at(self, name: str, t: Tensor) -> Tensor:
         key = (name, t.device)
         if key not in self._tables:

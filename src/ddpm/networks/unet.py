@@ -15,7 +15,7 @@ def _zero(module: nn.Module) -> nn.Module:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels // 4), channels)
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -83,6 +83,7 @@ class _Stage(nn.Module):
         super().__init__()
         self.block = block
         self.attention = attention
+        self.takes_skip = block.resample == "none"
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = self.block(x, emb)
@@ -179,7 +180,7 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = stage(h, emb)
         for stage in self.up:
-            if stage.block.resample == "none":
+            if stage.takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stage(h, emb)
         return self.conv_out(F.silu(self.norm_out(h)))[..., :height, :width]

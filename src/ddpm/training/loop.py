@@ -1,0 +1,144 @@
+"""The training loop: a generator of steps. Its caller decides on logging, checkpoints, pictures and when to stop."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.config import Train
+from ddpm.diffusion.objectives import Objective
+from ddpm.diffusion.schedules import Schedule
+from ddpm.errors import UserError
+from ddpm.images import to_model_range
+from ddpm.networks.ema import Ema
+from ddpm.runtime import Precision, autocast, memory_format
+from ddpm.seeding import seed_of
+from ddpm.training.batches import Batches
+
+
+@dataclass
+class State:
+    """All that a training is: a checkpoint holds exactly this."""
+
+    network: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    images_seen: int = 0
+    nonfinite_steps: int = 0
+    """Skipped so far, in all."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did."""
+
+    images_seen: int
+    loss: float
+    """Mean over the batch of the weighted loss."""
+    losses: Tensor
+    """Per image: float32 [B], on the device."""
+    t: Tensor
+    """int64 [B], in 1..T."""
+    gradient_norm: float
+    learning_rate: float
+    skipped: bool
+    """The loss or a gradient was not finite, so the weights stayed as they were."""
+
+
+def new_state(network: nn.Module, *, settings: Train) -> State:
+    """A training that has seen nothing; the network is already on its device."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=settings.lr,
+        betas=(0.9, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    return State(network, Ema(network, halflife_images=settings.ema_halflife_images), optimizer)
+
+
+def learning_rate(images_seen: int, settings: Train) -> float:
+    """Linear warm-up, a plateau, and a cosine to zero over the last `decay_images`."""
+    rate = settings.lr
+    if images_seen < settings.warmup_images:
+        rate *= images_seen / settings.warmup_images
+    left = settings.images - images_seen
+    if left < settings.decay_images:
+        rate *= 0.5 - 0.5 * math.cos(math.pi * max(left, 0) / settings.decay_images)
+    return rate
+
+
+def train(
+    state: State,
+    batches: Batches,
+    *,
+    schedule: Schedule,
+    objective: Objective,
+    settings: Train,
+    label_dropout: float,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[Step]:
+    """Ho et al. 2020, Algorithm 1, from where `state` stands until `settings.images` have been seen.
+
+    Every random number of a step is a function of (seed, images seen), so that a training stopped and continued
+    is bitwise the training that was not.
+
+    Raises UserError after `settings.max_nonfinite_steps` skipped steps in a row.
+    """
+    layout = memory_format(device, precision)
+    network = state.network.train().to(memory_format=layout)
+    null_label = getattr(network, "classes", 0)
+    skipped_in_a_row = 0
+
+    while state.images_seen < settings.images:
+        torch.manual_seed(seed_of("step", settings.seed, state.images_seen))
+        images, labels = batches.at(state.images_seen)
+        state.images_seen += len(images)
+        rate = learning_rate(state.images_seen, settings)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+
+        x_0 = to_model_range(images).to(memory_format=layout)
+        t = torch.randint(1, schedule.T + 1, (len(x_0),), device=device)
+        eps = torch.randn_like(x_0)
+        if labels is not None:
+            hidden = torch.rand(len(labels), device=device) < label_dropout
+            labels = labels.masked_fill(hidden, null_label)
+
+        def predict(x_t: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
+            with autocast(device, precision):
+                return network(x_t, schedule.c_noise(t), labels)
+
+        losses = objective.loss(predict, schedule, x_0=x_0, t=t, eps=eps)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        norm = float(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip))
+        loss = float(losses.detach().mean())
+
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if skipped:
+            state.nonfinite_steps += 1
+            skipped_in_a_row += 1
+            if skipped_in_a_row > settings.max_nonfinite_steps:
+                raise UserError(
+                    f"the loss or its gradient was not finite {skipped_in_a_row} steps in a row (loss {loss}, gradient "
+                    f"norm {norm}, after {state.images_seen} images); lower train.lr (now {settings.lr}) or "
+                    "train.grad_clip, or set runtime.precision to float32"
+                )
+        else:
+            skipped_in_a_row = 0
+            state.optimizer.step()
+            state.ema.update(network, images_seen=state.images_seen, batch_size=len(images))
+
+        yield Step(
+            images_seen=state.images_seen,
+            loss=loss,
+            losses=losses.detach(),
+            t=t,
+            gradient_norm=norm,
+            learning_rate=rate,
+            skipped=skipped,
+        )

@@ -1,0 +1,124 @@
+"""Samplers given an exact denoiser reach the distribution that it belongs to."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.diffusion import samplers
+from ddpm.diffusion.guidance import classifier_free, clipped
+from ddpm.diffusion.schedules import Schedule, make_schedule
+
+MEAN, STD = 0.3, 0.5
+
+
+def gaussian_denoiser(schedule: Schedule, mean: float = MEAN, std: float = STD) -> samplers.Denoise:
+    """E[x_0 | x_t] for x_0 ~ N(mean, std^2): linear regression of x_0 on x_t."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        return mean + gain * (x_t - alpha * mean)
+
+    return denoise
+
+
+def finite_set_denoiser(schedule: Schedule, data: Tensor) -> samplers.Denoise:
+    """E[x_0 | x_t] for x_0 uniform on a finite set [M,C,H,W]: a softmax over its members."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
+        weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
+        return torch.einsum("nm,mchw->nchw", weights, data)
+
+    return denoise
+
+
+def normal(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=generator)
+
+
+def last(steps: object) -> Tensor:
+    *_, step = steps  # type: ignore[misc]
+    assert step.t == 0
+    return step.x_t
+
+
+def test_the_grid_goes_from_T_to_0_in_even_steps() -> None:
+    assert samplers.uniform_grid(1000, 4) == [1000, 750, 500, 250, 0]
+    assert samplers.uniform_grid(10, 10) == list(range(10, -1, -1))
+    for steps in range(1, 51):
+        grid = samplers.uniform_grid(50, steps)
+        assert len(grid) == steps + 1
+        assert all(t > s for t, s in pairwise(grid))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "ddim half", "ddim one"])
+def test_the_exact_gaussian_denoiser_gives_its_gaussian(name: str, sampler: str) -> None:
+    schedule = make_schedule(name, 1000)
+    n = 20_000
+    noise = normal((n, 1, 1, 1))
+    grid = samplers.uniform_grid(1000, 500)
+    denoise = gaussian_denoiser(schedule)
+    if sampler == "ddpm":
+        x = last(samplers.ddpm(denoise, schedule, noise(), grid, noise))
+    else:
+        eta = {"ddim": 0.0, "ddim half": 0.5, "ddim one": 1.0}[sampler]
+        x = last(samplers.ddim(denoise, schedule, noise(), grid, noise, eta=eta))
+    # Four standard errors, and 1.5 % for 500 instead of infinitely many steps.
+    assert abs(x.mean() - MEAN) < 4 * STD / math.sqrt(n) + 0.015
+    assert abs(x.std() - STD) < 4 * STD / math.sqrt(2 * n) + 0.015
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_exact_denoiser_of_a_finite_set_gives_its_members_equally_often(eta: float) -> None:
+    schedule = make_schedule("cosine", 1000)
+    data = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    n = 2000
+    noise = normal((n, 1, 4, 4))
+    grid = samplers.uniform_grid(1000, 200)
+    x = last(samplers.ddim(finite_set_denoiser(schedule, data), schedule, noise(), grid, noise, eta=eta))
+    distances = (x[:, None] - data[None]).flatten(2).norm(dim=-1)
+    nearest, which = distances.min(dim=1)
+    assert nearest.max() < 0.05
+    shares = torch.bincount(which, minlength=5) / n
+    assert (shares - 0.2).abs().max() < 4 * math.sqrt(0.2 * 0.8 / n) + 0.01
+
+
+@pytest.mark.parametrize("steps", [1000, 50])
+def test_ddim_with_eta_one_equals_ddpm(steps: int) -> None:
+    schedule = make_schedule("cosine", 1000)
+    denoise = gaussian_denoiser(schedule)
+    grid = samplers.uniform_grid(1000, steps)
+    a, b = normal((64, 1, 4, 4)), normal((64, 1, 4, 4))
+    ddpm = last(samplers.ddpm(denoise, schedule, a(), grid, a))
+    ddim = last(samplers.ddim(denoise, schedule, b(), grid, b, eta=1.0))
+    assert (ddpm - ddim).abs().max() < 2e-3
+
+
+def test_ddim_without_noise_never_draws_any() -> None:
+    schedule = make_schedule("cosine", 100)
+
+    def forbidden() -> Tensor:
+        raise AssertionError("drew noise")
+
+    x_T = torch.randn(2, 1, 2, 2)
+    last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, samplers.uniform_grid(100, 10), forbidden, eta=0.0))
+
+
+def test_guidance_goes_on_in_the_direction_of_the_label() -> None:
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.zeros_like(x_t) if labels is None else labels[:, None, None, None] * torch.ones_like(x_t)
+
+    x, t, labels = torch.zeros(2, 1, 1, 1), torch.tensor([5, 5]), torch.tensor([0.2, 0.4])
+    guided = classifier_free(denoise, scale=3.0)
+    assert torch.allclose(guided(x, t, labels).flatten(), torch.tensor([0.6, 1.2]))
+    assert torch.equal(guided(x, t, None), torch.zeros_like(x))
+    assert classifier_free(denoise, scale=1.0) is denoise
+    assert torch.allclose(clipped(guided)(x, t, labels).flatten(), torch.tensor([0.6, 1.0]))

@@ -1,0 +1,87 @@
+"""The U-Net takes any size and channel count, sees t and the label, and starts as nothing."""
+
+import pytest
+import torch
+
+from ddpm.networks.ema import Ema
+from ddpm.networks.unet import UNet
+
+
+def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: object) -> UNet:
+    torch.manual_seed(0)
+    architecture: dict = dict(width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0.0)
+    return UNet(channels=channels, size=size, classes=classes, **architecture | changes)
+
+
+def awakened(network: UNet) -> UNet:
+    """Weights away from their zeros, so that every path reaches the output."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("shape", [(8, 8), (9, 9), (13, 10), (32, 32)])
+def test_output_has_the_shape_of_the_input(channels: int, shape: tuple[int, int]) -> None:
+    network = unet(channels=channels, size=shape[0], multipliers=(1, 2, 2))
+    x = torch.randn(2, channels, *shape)
+    assert network(x, torch.tensor([1.0, 900.0]), torch.tensor([0, 2])).shape == x.shape
+
+
+def test_it_starts_by_predicting_zero() -> None:
+    assert torch.equal(unet()(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])), torch.zeros(2, 1, 8, 8))
+
+
+def test_it_sees_time_and_label() -> None:
+    network = awakened(unet())
+    x = torch.randn(1, 1, 8, 8)
+    early, late = torch.tensor([10.0]), torch.tensor([900.0])
+    one, two = torch.tensor([1]), torch.tensor([2])
+    assert not torch.allclose(network(x, early, one), network(x, late, one))
+    assert not torch.allclose(network(x, early, one), network(x, early, two))
+
+
+def test_no_label_is_the_null_label() -> None:
+    network = awakened(unet(classes=3))
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 20.0])
+    assert torch.equal(network(x, t, None), network(x, t, torch.tensor([3, 3])))
+
+
+def test_data_without_classes_has_no_label_embedding() -> None:
+    network = awakened(unet(classes=0))
+    assert network.label is None
+    assert network(torch.randn(1, 1, 8, 8), torch.tensor([5.0])).shape == (1, 1, 8, 8)
+
+
+def test_attention_stands_only_at_the_chosen_resolutions_and_in_the_middle() -> None:
+    def count(network: UNet) -> int:
+        return sum(type(module).__name__ == "SelfAttention" for module in network.modules())
+
+    assert count(unet(attention=())) == 1
+    assert count(unet(attention=(4,), blocks=2)) == 1 + 2 + 3
+    assert count(unet(attention=(8, 4), blocks=2)) == 1 + 2 * (2 + 3)
+
+
+def test_images_of_a_batch_do_not_see_each_other() -> None:
+    network = awakened(unet())
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([1.0, 50.0, 700.0])
+    assert torch.allclose(network(x, t)[1:2], network(x[1:2], t[1:2]), atol=1e-5)
+
+
+def test_ema_halves_the_old_weights_after_its_half_life() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 1.0)
+    ema = Ema(network, halflife_images=1000)
+    torch.nn.init.constant_(network.weight, 0.0)
+    for _ in range(10):
+        ema.update(network, images_seen=10**9, batch_size=100)
+    assert ema.network.weight.item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_ema_follows_quickly_at_the_start() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 1.0)
+    ema = Ema(network, halflife_images=10**6)
+    torch.nn.init.constant_(network.weight, 0.0)
+    ema.update(network, images_seen=1000, batch_size=100)
+    assert ema.network.weight.item() == pytest.approx(0.5 ** (100 / 50), rel=1e-5)

@@ -1,0 +1,176 @@
+"""The loop, its data order, and the exactness of a training that was stopped and went on."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm import config
+from ddpm.diffusion.objectives import Objective
+from ddpm.diffusion.schedules import make_schedule
+from ddpm.errors import UserError
+from ddpm.networks.unet import UNet
+from ddpm.training import checkpoint
+from ddpm.training.batches import Batches
+from ddpm.training.loop import State, learning_rate, new_state, train
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(37) % 3
+SETTINGS = dataclasses.replace(
+    config.load(Path(__file__).parents[2] / "params.yaml").train,
+    images=16 * 12,
+    batch_size=16,
+    warmup_images=32,
+    decay_images=64,
+    ema_halflife_images=100,
+)
+
+
+def fresh(settings: config.Train = SETTINGS) -> State:
+    torch.manual_seed(0)
+    architecture: dict = dict(width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0.2)
+    return new_state(UNet(channels=1, size=8, classes=3, **architecture), settings=settings)
+
+
+def batches(settings: config.Train = SETTINGS, images: np.ndarray = IMAGES) -> Batches:
+    return Batches(images, LABELS, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip, device=CPU)
+
+
+def steps(state: State, settings: config.Train = SETTINGS, images: np.ndarray = IMAGES):  # type: ignore[no-untyped-def]
+    return train(
+        state,
+        batches(settings, images),
+        schedule=make_schedule("cosine", 1000),
+        objective=Objective("v", "min_snr", 5.0),
+        settings=settings,
+        label_dropout=0.2,
+        device=CPU,
+        precision="float32",
+    )
+
+
+def same(a: State, b: State) -> bool:
+    return all(
+        torch.equal(p, q)
+        for left, right in ((a.network, b.network), (a.ema.network, b.ema.network))
+        for p, q in zip(left.parameters(), right.parameters(), strict=True)
+    )
+
+
+def test_every_epoch_sees_every_image_once_though_batches_cross_its_end() -> None:
+    data = batches()
+    seen = np.concatenate([data._indices(start) for start in range(0, 37 * 16, 16)])
+    for epoch in range(16):
+        assert sorted(seen[epoch * 37 : (epoch + 1) * 37]) == list(range(37))
+    assert not np.array_equal(seen[:37], seen[37:74])
+
+
+def test_the_order_is_a_function_of_the_position_alone() -> None:
+    ahead = batches()
+    ahead.at(160)
+    assert torch.equal(ahead.at(32)[0], batches().at(32)[0])
+
+
+def test_flipping_mirrors_about_half_of_the_images() -> None:
+    settings = dataclasses.replace(SETTINGS, flip=True, batch_size=400)
+    flipped, plain = batches(settings).at(0)[0], batches(dataclasses.replace(settings, flip=False)).at(0)[0]
+    mirrored = (flipped == plain.flip(-1)).all(dim=(1, 2, 3))
+    untouched = (flipped == plain).all(dim=(1, 2, 3))
+    assert bool((mirrored | untouched).all())
+    assert 140 < int(mirrored.sum()) < 260
+
+
+def test_training_lowers_the_loss() -> None:
+    settings = dataclasses.replace(SETTINGS, images=16 * 80)
+    constant = np.full_like(IMAGES, 200)
+    losses = [step.loss for step in steps(fresh(settings), settings, constant)]
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 11])
+def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(cut: int, tmp_path: Path) -> None:
+    undisturbed = fresh()
+    for _ in steps(undisturbed):
+        pass
+
+    stopped = fresh()
+    for number, _ in enumerate(steps(stopped), start=1):
+        if number == cut:
+            checkpoint.save(tmp_path, stopped, fingerprint="f", extra={"note": 7})
+            break
+    torch.manual_seed(123)  # whatever the new process drew before must not matter
+    resumed = fresh()
+    extra, refused = checkpoint.restore(tmp_path, resumed, fingerprint="f")
+    assert extra == {"note": 7}
+    assert refused == []
+    assert resumed.images_seen == cut * 16
+    for _ in steps(resumed):
+        pass
+    assert same(resumed, undisturbed)
+
+
+def test_a_torn_checkpoint_is_refused_with_its_reason_and_the_one_before_is_used(tmp_path: Path) -> None:
+    state = fresh()
+    for step in steps(state):
+        if step.images_seen in (16, 32):
+            last = checkpoint.save(tmp_path, state, fingerprint="f", extra={})
+    last.write_bytes(last.read_bytes()[:-100])
+    restored = fresh()
+    extra, refused = checkpoint.restore(tmp_path, restored, fingerprint="f")
+    assert extra == {}
+    assert restored.images_seen == 16
+    assert len(refused) == 1
+    assert last.name in refused[0]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    state = fresh()
+    checkpoint.save(tmp_path, state, fingerprint="other", extra={})
+    extra, refused = checkpoint.restore(tmp_path, fresh(), fingerprint="mine")
+    assert extra is None
+    assert "other parameters, data or code" in refused[0]
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    state = fresh()
+    for _ in steps(state):
+        checkpoint.save(tmp_path, state, fingerprint="f", extra={})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-000000000176.safetensors", "checkpoint-000000000192.safetensors"]
+    checkpoint.clear(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_nonfinite_losses_are_skipped_counted_and_then_stop_the_training() -> None:
+    settings = dataclasses.replace(SETTINGS, max_nonfinite_steps=3)
+    state = fresh(settings)
+    before = {name: p.clone() for name, p in state.network.named_parameters() if name != "conv_in.weight"}
+    with torch.no_grad():
+        state.network.conv_in.weight[0, 0, 0, 0] = float("inf")
+    seen = []
+    with pytest.raises(UserError, match=r"not finite 4 steps in a row.*train\.lr"):
+        seen.extend(steps(state, settings))
+    assert state.nonfinite_steps == 4
+    after = dict(state.network.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
+    settings = dataclasses.replace(SETTINGS, images=1000, warmup_images=100, decay_images=200, lr=1.0)
+    assert learning_rate(50, settings) == 0.5
+    assert learning_rate(500, settings) == 1.0
+    assert learning_rate(900, settings) == pytest.approx(0.5)
+    assert learning_rate(1000, settings) == 0.0
+
+
+def test_the_moving_average_is_never_the_network_that_trains() -> None:
+    state = fresh()
+    for _ in steps(state):
+        pass
+    assert not same(
+        State(state.network, state.ema, state.optimizer), State(state.ema.network, state.ema, state.optimizer)
+    )
+    assert all(not p.requires_grad for p in state.ema.network.parameters())
