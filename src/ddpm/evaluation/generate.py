@@ -1,7 +1,6 @@
 """Images from a model: image k of seed s is the same image, whatever the batch, the order or the number."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +12,6 @@ from ddpm.runtime import Precision
 from ddpm.seeding import seed_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ddpm.model_file import Model
 
 
@@ -112,26 +109,3 @@ def balanced_labels(n: int, classes: int, seed: int) -> Tensor:
     """int64 [n]: every class as often as every other (to within one), in a seeded order."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_of("labels", seed)))
     return torch.arange(n)[order] % classes
-
-
-def grid(images: Tensor, *, columns: int, scale: int) -> "Image":
-    """One picture of uint8 images [N,C,H,W], `columns` in a row, each pixel `scale` pixels wide."""
-    from PIL import Image
-
-    n, c, height, width = images.shape
-    rows = -(-n // columns)
-    gap = 1 if height <= 16 else 2
-    canvas = torch.full((c, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
-    for k, image in enumerate(images):
-        y, x = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
-        canvas[:, y : y + height, x : x + width] = image
-    pixels = canvas.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if c == 1 else pixels)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def animation_frames(steps: Iterator[samplers.Step], *, frames: int) -> list[tuple[int, Tensor, Tensor]]:
-    """Evenly chosen moments (t, x_t, x_0) of a reverse process, the last one included."""
-    moments = [(step.t, step.x_t.cpu(), step.x_0.cpu()) for step in steps]
-    stride = max(1, len(moments) // frames)
-    return list(islice(reversed(moments), 0, None, stride))[::-1]

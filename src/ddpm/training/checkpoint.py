@@ -47,7 +47,7 @@ def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, 
 
     Returns its `extra`, or None when there is none to use, and one sentence for every checkpoint that was refused.
     """
-    refused = []
+    refused: list[str] = []
     for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
         try:
             return _read(path, state, fingerprint), refused
@@ -104,12 +104,12 @@ def fingerprint(parts: dict[str, Any]) -> str:
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_version(*folders: Path) -> str:
-    """sha256 over the Python files of these folders: their names and contents."""
+def code_hash(*paths: Path) -> str:
+    """sha256 over Python files and all those in folders: their names and contents."""
     from hashlib import sha256
 
     digest = sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{path.relative_to(folder.parent)}\0".encode() + path.read_bytes() + b"\0")
+    for place in paths:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{path.relative_to(place.parent)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()

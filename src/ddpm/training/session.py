@@ -1,24 +1,38 @@
 """One training from where it stands to its end: progress, curves, pictures, checkpoints, a clean stop on signals."""
 
+import csv
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from ddpm.config import Runtime, Tracking
+from ddpm.config import Objective as ObjectiveSettings
+from ddpm.config import Runtime, Schedule, Tracking, Train, as_dict
+from ddpm.diffusion.objectives import Objective
+from ddpm.diffusion.schedules import make_schedule
+from ddpm.errors import UserError
+from ddpm.model_file import build_network
+from ddpm.runtime import Precision
+from ddpm.seeding import seed_of
 from ddpm.tracking import Tracker
 from ddpm.training import checkpoint
-from ddpm.training.loop import State, Step
+from ddpm.training.batches import Batches
+from ddpm.training.loop import State, Step, new_state, train
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 CURVES = ("images_seen", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "gradient_norm", "learning_rate")
+
+
+class Stopped(SystemExit):
+    """A signal asked for the end; the state is saved and the same command goes on from here."""
 
 
 @dataclass
@@ -34,16 +48,15 @@ class Meter:
 
     def add(self, step: Step) -> None:
         quarter = (step.t - 1) * 4 // self.T
-        zeros = torch.zeros(4, dtype=torch.float64, device=step.t.device)
-        losses = step.losses.to(torch.float64)
+        sums = torch.zeros(2, 4, device=step.t.device)
+        sums[0].index_add_(0, quarter, step.losses)
+        sums[1].index_add_(0, quarter, torch.ones_like(step.losses))
+        losses, counts = sums.tolist()
         self.steps += 1
         self.loss += step.loss
         self.norm += step.gradient_norm
-        for total, new in (
-            (self.sums, zeros.index_add(0, quarter, losses)),
-            (self.counts, zeros.index_add(0, quarter, torch.ones_like(losses))),
-        ):
-            total[:] = [a + b for a, b in zip(total, new.tolist(), strict=True)]
+        self.sums = [a + b for a, b in zip(self.sums, losses, strict=True)]
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
 
     def row(self, step: Step) -> dict[str, float | None]:
         """The interval as one row of the curves; a quarter that no image fell into is None."""
@@ -52,48 +65,146 @@ class Meter:
         return dict(zip(CURVES, values, strict=True))
 
 
-class Stopped(SystemExit):
-    """A signal asked for the end; the state is saved and the same command goes on from here."""
+@dataclass
+class Training:
+    """A training, new or restored, ready to go on."""
+
+    state: State
+    batches: Batches
+    schedule: Schedule
+    objective: ObjectiveSettings
+    label_dropout: float
+    settings: Train
+    runtime: Runtime
+    device: torch.device
+    precision: Precision
+    folder: Path
+    fingerprint: str
+    extra: dict[str, Any]
+    """Travels with every checkpoint: curves so far, the interval's means so far, the tracker's run."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the network."""
+        return sum(p.numel() for p in self.state.network.parameters())
+
+    def steps(self) -> Iterator[Step]:
+        return train(
+            self.state,
+            self.batches,
+            schedule=make_schedule(**as_dict(self.schedule)),
+            objective=Objective(**as_dict(self.objective)),
+            settings=self.settings,
+            label_dropout=self.label_dropout,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def save(self) -> None:
+        checkpoint.save(self.folder, self.state, fingerprint=self.fingerprint, extra=self.extra)
+
+    def forget(self) -> None:
+        """Removes the checkpoints: the model they led to is written."""
+        checkpoint.clear(self.folder)
+
+
+def begin(
+    spec: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    data_hash: str,
+    schedule: Schedule,
+    objective: ObjectiveSettings,
+    settings: Train,
+    runtime: Runtime,
+    device: torch.device,
+    precision: Precision,
+    state_folder: Path,
+) -> Training:
+    """A training of the network in `spec` (see model_file), from its last checkpoint where there is one.
+
+    Checkpoints are kept under `state_folder/<fingerprint>`: other parameters, data or code are another training.
+    Raises UserError if runtime.resume is `required` and there is nothing to resume.
+    """
+    package = Path(__file__).parents[1]
+    code = [package / name for name in ("diffusion", "networks", "training", "images.py", "seeding.py")]
+    fingerprint = checkpoint.fingerprint(
+        {"spec": spec, "train": as_dict(settings), "data": data_hash, "code": checkpoint.code_hash(*code)}
+    )
+    torch.manual_seed(seed_of("init", settings.seed))
+    training = Training(
+        state=new_state(build_network(spec).to(device), settings=settings),
+        batches=Batches(
+            images,
+            labels,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            flip=settings.flip,
+            device=device,
+        ),
+        schedule=schedule,
+        objective=objective,
+        label_dropout=spec["network"]["label_dropout"],
+        settings=settings,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        folder=state_folder / fingerprint,
+        fingerprint=fingerprint,
+        extra={},
+    )
+    if runtime.resume == "never":
+        training.forget()
+        return training
+    extra, refused = checkpoint.restore(training.folder, training.state, fingerprint=fingerprint)
+    for sentence in refused:
+        print(sentence)
+    if extra is not None:
+        training.extra = extra
+        print(f"going on after {training.state.images_seen} images, from {training.folder}")
+    elif runtime.resume == "required":
+        raise UserError(
+            f"runtime.resume is required, but {training.folder} holds no checkpoint of these parameters, "
+            "data and code; set it to auto to start anew"
+        )
+    return training
 
 
 def run(
-    steps: Iterable[Step],
-    state: State,
-    *,
-    images: int,
-    T: int,
-    folder: Path,
-    fingerprint: str,
-    extra: dict[str, Any],
-    tracker: Tracker,
-    picture: Callable[[], "Image"],
-    runtime: Runtime,
-    tracking: Tracking,
+    training: Training, *, tracker: Tracker, tracking: Tracking, picture: Callable[[], "Image"]
 ) -> list[dict[str, float | None]]:
-    """Consumes `steps` to their end and returns the curves, one row per `tracking.log_every_images`.
+    """Trains to the end and returns the curves, one row per `tracking.log_every_images`.
 
-    `extra` is what the last checkpoint carried ({} at the start); `picture` draws samples of the average.
-    On SIGTERM and SIGINT the step is finished, the state is saved, and Stopped ends the process.
+    `picture` draws samples of the average. On SIGTERM and SIGINT the step is finished, the state is saved,
+    and Stopped ends the process.
     """
     from tqdm import tqdm
 
-    curves: list[dict[str, float | None]] = extra.setdefault("curves", [])
-    meter = Meter(**extra["meter"]) if "meter" in extra else Meter(T)
+    state, total, T = training.state, training.settings.images, training.schedule.T
+    curves: list[dict[str, float | None]] = training.extra.setdefault("curves", [])
+    meter = Meter(**training.extra.get("meter", {"T": T}))
 
     def save() -> None:
-        extra["meter"] = vars(meter).copy()
-        checkpoint.save(folder, state, fingerprint=fingerprint, extra=extra)
+        training.extra["meter"] = vars(meter).copy()
+        training.save()
 
-    saved_at = logged_at = time.monotonic()
-    logged_images = state.images_seen
     if not state.images_seen:
         save()  # so that even a training killed in its first seconds goes on in the tracker's same run
-    bar = tqdm(total=images, initial=state.images_seen, unit="image", desc="training", disable=not runtime.progress)
-    with bar, _signals() as stop_asked:
-        for step in steps:
+    saved_at = logged_at = time.monotonic()
+    logged_images = state.images_seen
+    bar = tqdm(
+        total=total,
+        initial=state.images_seen,
+        unit=" images",
+        desc="training",
+        disable=not training.runtime.progress,
+    )
+    with bar, _signals() as asked_to_stop:
+        for step in training.steps():
             meter.add(step)
             bar.update(step.images_seen - bar.n)
-            if _crossed(step.images_seen, tracking.log_every_images, len(step.t)) or step.images_seen >= images:
+            if _crossed(step, tracking.log_every_images) or step.images_seen >= total:
                 row = meter.row(step)
                 curves.append(row)
                 meter = Meter(T)
@@ -104,28 +215,32 @@ def run(
                 metrics |= {"images_per_second": speed, "nonfinite_steps": float(state.nonfinite_steps)}
                 tracker.log(metrics, images_seen=step.images_seen)
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
-            if _crossed(step.images_seen, tracking.grid_every_images, len(step.t)) and step.images_seen < images:
+            if _crossed(step, tracking.grid_every_images) or step.images_seen >= total:
                 tracker.image("samples", picture(), images_seen=step.images_seen)
-            if stop_asked:
+            if asked_to_stop:
                 save()
-                print(f"stopped by {stop_asked[0].name} after {step.images_seen} images; the same command goes on here")
-                raise Stopped(128 + stop_asked[0])
-            if time.monotonic() - saved_at > runtime.checkpoint_seconds:
+                print(f"stopped after {step.images_seen} images and saved; the same command goes on from here")
+                raise Stopped(128 + asked_to_stop[0])
+            if time.monotonic() - saved_at > training.runtime.checkpoint_seconds:
                 save()
                 saved_at = time.monotonic()
     return curves
 
 
-def _crossed(images_seen: int, every: int, batch: int) -> bool:
-    """Whether the last batch reached or passed a multiple of `every`."""
-    return images_seen // every > (images_seen - batch) // every
+def _crossed(step: Step, every: int) -> bool:
+    """Whether the step reached or passed a multiple of `every` images."""
+    return step.images_seen // every > (step.images_seen - len(step.t)) // every
 
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
     """Collects SIGTERM and SIGINT instead of dying of them."""
     caught: list[signal.Signals] = []
-    before = {s: signal.signal(s, lambda number, _: caught.append(signal.Signals(number))) for s in _STOP}
+
+    def note(number: int, _: object) -> None:
+        caught.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield caught
     finally:
@@ -133,4 +248,10 @@ def _signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
 
-_STOP = (signal.SIGTERM, signal.SIGINT)
+def write_curves(path: Path, curves: list[dict[str, float | None]]) -> None:
+    """CSV, one row per logging interval; an empty cell where a quarter of the noise range saw no image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, CURVES)
+        writer.writeheader()
+        writer.writerows(curves)

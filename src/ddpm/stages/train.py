@@ -1,0 +1,73 @@
+"""DVC stage `train`: the diffusion model, tracked live; a killed training goes on where it was."""
+
+import argparse
+from pathlib import Path
+
+from ddpm import config
+from ddpm.workspace import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option in ("prepared", "validation", "docs", "model", "run", "curves", "report", "state"):
+        parser.add_argument(f"--{option}", type=Path, required=True)
+    args = parser.parse_args()
+    params = config.load()
+
+    from ddpm import model_file, runtime, tracking
+    from ddpm.data.dataset import read_facts, read_split
+    from ddpm.evaluation.pictures import preview
+    from ddpm.files import write_json
+    from ddpm.integrations import mlflow_store
+    from ddpm.training import session
+
+    facts, split = read_facts(args.prepared), read_split(args.prepared, "train")
+    told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
+    spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
+    spec |= {name: told[name] for name in ("schedule", "objective", "network")}
+    device = runtime.choose_device(params.runtime.device)
+    precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
+
+    training = session.begin(
+        spec,
+        split.images,
+        split.labels,
+        data_hash=facts.content_hash,
+        schedule=params.schedule,
+        objective=params.objective,
+        settings=params.train,
+        runtime=params.runtime,
+        device=device,
+        precision=precision,
+        state_folder=args.state,
+    )
+    average = model_file.Model(training.state.ema.network, spec, lineage={}, sha256="")
+    tracker = mlflow_store.start_run(
+        experiment=params.tracking.experiment,
+        facts=facts,
+        prepared=args.prepared,
+        run_id=training.extra.get("run_id"),
+    )
+    with tracking.finishing(tracker):
+        training.extra["run_id"] = tracker.run_id
+        machine = {"device": str(device), "precision": precision, "parameters": training.parameters}
+        tracker.params(tracking.flat(**told))
+        tracker.tags({f"machine.{name}": str(value) for name, value in machine.items()})
+        curves = session.run(
+            training, tracker=tracker, tracking=params.tracking, picture=lambda: preview(average, device, precision)
+        )
+        lineage = {"data_hash": facts.content_hash, "data": facts.name, "params": told, "machine": machine}
+        lineage |= {"fingerprint": training.fingerprint, "mlflow_run_id": tracker.run_id}
+        sha256 = model_file.save(args.model, network=average.network, spec=spec, lineage=lineage)
+        session.write_curves(args.curves, curves)
+        summary = {"loss": curves[-1]["loss"], "images_seen": training.state.images_seen}
+        write_json(args.report, summary | {"nonfinite_steps": training.state.nonfinite_steps})
+        model_id = mlflow_store.log_model(tracker, args.model, model_sha256=sha256)
+        write_json(args.run, mlflow_store.run_record(tracker, model_id=model_id, model_sha256=sha256))
+        for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):
+            tracker.artifact(path, folder)
+    training.forget()
+
+
+if __name__ == "__main__":
+    run_stage(main)
