@@ -1,0 +1,149 @@
+"""What a consumer may ask of a model, in one place for HTTP, Python and the command line: fields, bounds, defaults."""
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ddpm.errors import UserError
+from ddpm.evaluation.generate import generate
+from ddpm.model_file import Model
+from ddpm.runtime import choose_precision, memory_format
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_IMAGES = 64
+"""Images in one call over HTTP."""
+MAX_GUIDANCE = 20.0
+MAX_SEED = 2**63 - 1
+BATCH = 64
+
+FALLBACK: dict[str, Any] = {"sampler": "ddim", "steps": 25, "eta": 0.0, "guidance": 1.0}
+"""For a model whose file does not say how it is to be sampled (lineage, params, sample)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A question with every blank filled."""
+
+    number: int
+    label: int | None
+    """Index of a class; None: the classes in turn."""
+    seed: int
+    sampler: str
+    steps: int
+    eta: float
+    guidance: float
+
+
+def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> Request:
+    """The request, with the model's defaults where a field is absent or null.
+
+    number 1..max_number (default 1); label: a class's index or name (default: the classes in turn); seed
+    0..2^63-1 (default: a fresh one); steps 1..T; guidance 0..20; sampler ddim or ddpm; eta 0..1.
+    Raises UserError, one sentence, for an unknown field or a value out of bounds.
+    """
+    known = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{name!r} is no known field, expected some of {', '.join(known)}")
+    given = {name: value for name, value in fields.items() if value is not None}
+    classes, T = model.spec["classes"], model.spec["schedule"]["T"]
+    default = FALLBACK | model.lineage.get("params", {}).get("sample", {})
+    default["steps"] = min(default["steps"], T)
+    if not classes:
+        default["guidance"] = 1.0
+    sampler = given.get("sampler", default["sampler"])
+    if sampler not in ("ddim", "ddpm"):
+        raise UserError(f"sampler is {sampler!r}, expected ddim or ddpm")
+    guidance = _real("guidance", given.get("guidance", default["guidance"]), 0.0, MAX_GUIDANCE)
+    if guidance != 1 and not (classes and model.spec["network"]["label_dropout"] > 0):
+        raise UserError(
+            f"guidance is {guidance}, expected 1: this model was trained without "
+            f"{'label dropout' if classes else 'classes'}, so it has nothing to guide with"
+        )
+    return Request(
+        number=_whole("number", given.get("number", 1), 1, max_number),
+        label=_label(given.get("label"), classes),
+        seed=_whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
+        sampler=sampler,
+        steps=_whole("steps", given.get("steps", default["steps"]), 1, T),
+        eta=_real("eta", given.get("eta", default["eta"]), 0.0, 1.0),
+        guidance=guidance,
+    )
+
+
+def labels_of(request: Request, model: Model) -> Tensor | None:
+    """int64 [number], or None for a model without classes. Image k's label does not depend on the number."""
+    classes = len(model.spec["classes"])
+    if not classes:
+        return None
+    if request.label is not None:
+        return torch.full((request.number,), request.label)
+    return torch.arange(request.number) % classes
+
+
+def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
+    """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
+    device = next(model.network.parameters()).device
+    precision = choose_precision("auto", device, model.spec["size"])
+    model.network.to(memory_format=memory_format(device, precision))
+    return generate(
+        model,
+        n=request.number,
+        seed=request.seed,
+        labels=labels_of(request, model),
+        sampler=request.sampler,
+        steps=request.steps,
+        eta=request.eta,
+        guidance=request.guidance,
+        batch=BATCH,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def as_picture(image: Tensor) -> "Image":
+    """uint8 [C,H,W] -> grey or RGB."""
+    from PIL.Image import fromarray
+
+    return fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+
+
+def described(request: Request, model: Model) -> dict[str, Any]:
+    """The request as plain values, with the class names of its images instead of the label."""
+    labels = labels_of(request, model)
+    names = None if labels is None else [model.spec["classes"][k] for k in labels.tolist()]
+    return {"labels": names} | {k: v for k, v in asdict(request).items() if k not in ("label", "number")}
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
+    return value
+
+
+def _real(name: str, value: Any, low: float, high: float) -> float:
+    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not low <= value <= high:
+        raise UserError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _label(label: Any, classes: list[str]) -> int | None:
+    if label is None:
+        return None
+    if not classes:
+        raise UserError(f"label is {label!r}, but this model has no classes; leave it out")
+    if isinstance(label, str) and label in classes:
+        return classes.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
+        return label
+    shown = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+    raise UserError(f"label is {label!r}, expected an index from 0 to {len(classes) - 1} or a class of: {shown}")

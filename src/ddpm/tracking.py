@@ -1,0 +1,115 @@
+"""What a training tells the world: a small protocol, a version that writes lines of JSON and one that is silent."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Tracker(Protocol):
+    """Where parameters, figures and pictures of one run go. `images_seen` is the axis of everything that moves."""
+
+    run_id: str | None
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """What the run was told, flat (see `flat`); fixed once said."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """What is known of the run beside its parameters; may change."""
+
+    def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
+        """Figures at this point of the run."""
+
+    def image(self, name: str, image: "Image", *, images_seen: int) -> None:
+        """A picture at this point of the run."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file, or a folder with all that is in it."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """The run is over; everything said so far is stored when this returns."""
+
+
+class NullTracker:
+    """Says nothing to nobody."""
+
+    run_id: str | None = None
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None: ...
+
+    def image(self, name: str, image: "Image", *, images_seen: int) -> None: ...
+
+    def artifact(self, path: Path, folder: str = "") -> None: ...
+
+    def finish(self, status: Status = "FINISHED") -> None: ...
+
+
+class JsonLinesTracker:
+    """One JSON object a line, appended to `path`; pictures as PNG in the folder of the same name beside it.
+
+    A figure that is not finite becomes null, since JSON has no word for it.
+    """
+
+    def __init__(self, path: Path, run_id: str | None = None) -> None:
+        self.run_id = run_id
+        self.path = path
+        self.pictures = path.with_suffix("")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self._write("params", dict(values))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._write("tags", dict(values))
+
+    def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
+        finite = {name: float(v) if math.isfinite(v) else None for name, v in metrics.items()}
+        self._write("metrics", finite, images_seen=images_seen)
+
+    def image(self, name: str, image: "Image", *, images_seen: int) -> None:
+        file = self.pictures / f"{name}-{images_seen:012d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+        self._write("image", {name: str(file)}, images_seen=images_seen)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        self._write("artifact", {"path": str(path), "folder": folder})
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        self._write("status", {"status": status})
+
+    def _write(self, what: str, values: dict[str, Any], **where: int) -> None:
+        line = json.dumps({"what": what, **where, "values": values, "time": time()}, allow_nan=False, default=str)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+@contextmanager
+def finishing(tracker: Tracker) -> Iterator[Tracker]:
+    """The run ends as FINISHED, as KILLED where a signal ends the process, or as FAILED where the block raises."""
+    try:
+        yield tracker
+    except (SystemExit, KeyboardInterrupt):
+        tracker.finish("KILLED")
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish("FINISHED")
+
+
+def flat(**sections: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value, for every key of every section."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
