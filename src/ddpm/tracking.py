@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,14 +99,17 @@ class JsonLinesTracker:
 
 @contextmanager
 def finishing(tracker: Tracker) -> Iterator[Tracker]:
-    """The run ends as FINISHED, as KILLED where a signal ends the process, or as FAILED where the block raises."""
+    """The run ends as FINISHED, as KILLED where a signal ends the process, or as FAILED where the block raises.
+
+    What the block raised is what the caller sees, also when the tracker cannot be told of it.
+    """
     try:
         yield tracker
-    except (SystemExit, KeyboardInterrupt):
-        tracker.finish("KILLED")
-        raise
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        try:
+            tracker.finish("KILLED" if isinstance(error, SystemExit | KeyboardInterrupt) else "FAILED")
+        except Exception as second:
+            print(f"the run could not be finished: {second}", file=sys.stderr)
         raise
     tracker.finish("FINISHED")
 

@@ -91,10 +91,11 @@ def connect(*, make: bool = False) -> "MlflowClient":
 def mlflow_errors() -> Iterator[None]:
     """An error of MLflow's as one sentence that names the store."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         said = " ".join(str(error).split())
         raise UserError(
             f"MLflow at {shown_uri()} refused or did not answer ({said[:400]}); "
@@ -246,17 +247,18 @@ def start_run(*, experiment: str, facts: "Facts", prepared: Path, run_id: str | 
 
 
 def attach(run_json: Path) -> MlflowTracker:
-    """The run that made the model, to add to it; its status stays as it is.
+    """The run that made the model, to add to it; its status stays as it is. Figures become the logged model's too.
 
-    Raises UserError where the store does not know the run.
+    Raises UserError where the store does not know the run or the model.
     """
     record = read_run(run_json)
     client = connect(make=True)
     run = _find_run(client, record["run_id"])
-    if run is None:
+    if run is None or not _has_model(client, record["model_id"]):
+        what = f"run {record['run_id']}" if run is None else f"model {record['model_id']}"
         raise UserError(
-            f"run {record['run_id']} of {run_json} is not known to MLflow at {shown_uri()}: it was made at "
-            f"{record['tracking_uri']}; set MLFLOW_TRACKING_URI to that store, or make a run here with "
+            f"{what} of {run_json} is not known to MLflow at {shown_uri()}: it was made at "
+            f"{record['tracking_uri']}; set MLFLOW_TRACKING_URI to that store, or make both here with "
             "`dvc repro -f -s train`"
         )
     _require_artifact_folder(client, run.info.experiment_id)
@@ -335,9 +337,15 @@ def save_served(
     import mlflow.pyfunc
     from mlflow.models import Model
 
+    def show_others(message: Warning | str, *rest: Any, **more: Any) -> None:
+        # `predict` takes any value and says itself what is wrong with it, in better words. No filter helps:
+        # MLflow sets its own before it warns.
+        if "inferred as AnyType" not in str(message):
+            show(message, *rest, **more)
+
+    show = warnings.showwarning
     with warnings.catch_warnings():
-        # `predict` takes any value and says itself what is wrong with it, in better words.
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        warnings.showwarning = show_others  # type: ignore[assignment]
         mlflow.pyfunc.save_model(
             path=str(folder),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -360,6 +368,19 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
                 return None
             raise
     return run if run.info.lifecycle_stage == "active" else None
+
+
+def _has_model(client: "MlflowClient", model_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    with mlflow_errors():
+        try:
+            client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+    return True
 
 
 def _experiment_id(client: "MlflowClient", name: str) -> str:

@@ -1,0 +1,70 @@
+"""What tests of several floors need: a project folder with a store of its own, and a tiny untrained model."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY_SPEC: dict[str, Any] = {
+    "channels": 1,
+    "size": 8,
+    "classes": [f"class {k}" for k in range(4)],
+    "schedule": {"name": "cosine", "T": 50},
+    "objective": {"target": "v", "weight": "simple", "min_snr_gamma": 5.0},
+    "network": {
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [4],
+        "head_channels": 8,
+        "dropout": 0.0,
+        "label_dropout": 0.1,
+    },
+}
+
+
+def save_tiny_model(path: Path, *, seed: int = 0, **changes: Any) -> str:
+    """An untrained model file of 4 classes, 8x8, T=50 (or with these changes of its spec); returns its sha256."""
+    import torch
+
+    from ddpm import model_file
+
+    spec = TINY_SPEC | changes
+    torch.manual_seed(seed)
+    network = model_file.build_network(spec)
+    for parameter in network.parameters():  # an untrained network ends in zeros, and says the same for every label
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model_file.save(path, network=network, spec=spec, lineage={"data_hash": "d" * 64, "seed": seed})
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., str]:
+    """`save_tiny_model`."""
+    return save_tiny_model
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database before anything is in it; making one takes seconds."""
+    from ddpm.integrations import mlflow_store
+
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        mlflow_store.connect(make=True)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder is a project, in a path with a space, whose store is its own and empty."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
