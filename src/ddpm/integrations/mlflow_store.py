@@ -345,7 +345,7 @@ def save_served(
 
     show = warnings.showwarning
     with warnings.catch_warnings():
-        warnings.showwarning = show_others  # type: ignore[assignment]
+        warnings.showwarning = show_others
         mlflow.pyfunc.save_model(
             path=str(folder),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
