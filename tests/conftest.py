@@ -39,7 +39,7 @@ def save_tiny_model(path: Path, *, seed: int = 0, **changes: Any) -> str:
     return model_file.save(path, network=network, spec=spec, lineage={"data_hash": "d" * 64, "seed": seed})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., str]:
     """`save_tiny_model`."""
     return save_tiny_model
