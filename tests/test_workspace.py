@@ -19,6 +19,7 @@ from ddpm.workspace import LOCK, claim
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
+from tqdm import tqdm
 from ddpm.errors import UserError
 from ddpm.workspace import run_stage
 
@@ -31,6 +32,9 @@ def main():
     if what == "save":
         signal.signal(signal.SIGTERM, save)
     Path("stage.pid").write_text(str(os.getpid()))
+    if what == "progress":
+        for _ in tqdm(range(3), mininterval=0):
+            raise UserError("two and two is 5, expected 4; count again")
     if what == "mend":
         raise UserError("two and two is 5, expected 4; count again")
     if what == "crash":
@@ -140,6 +144,11 @@ def test_a_user_error_is_one_sentence_without_a_traceback(start: Start) -> None:
     stage = start("stage.py", "mend")
     _, err = stage.communicate()
     assert (stage.returncode, err) == (1, "error: two and two is 5, expected 4; count again\n")
+
+
+def test_the_error_has_a_line_of_its_own_below_a_progress_bar(start: Start) -> None:
+    _, err = start("stage.py", "progress").communicate()
+    assert err.splitlines()[-1] == "error: two and two is 5, expected 4; count again"
 
 
 def test_any_other_error_ends_in_a_traceback_and_its_own_line(start: Start) -> None:

@@ -38,6 +38,10 @@ _CLOCK_TOLERANCE_SECONDS = 2.0
 """Creation times are counted from the boot time, which moves when the system clock is corrected."""
 
 
+class InUseError(UserError):
+    """Somebody else works in this folder."""
+
+
 @dataclass(frozen=True)
 class _Identity:
     """A process, told apart from a later one with the same pid by when it was created."""
@@ -97,7 +101,7 @@ def claim(what: str) -> Iterator[None]:
     """This process owns the workspace (the current folder) inside the block; `what` is told to whom it keeps out.
 
     A block within a block, in the same process or in a child of the owner, changes nothing.
-    Raises UserError, naming the owner, while another process owns it.
+    Raises InUseError, naming the owner, while another process owns it.
     """
     me = psutil.Process()
     taken = _take(candidate=me, what=what, stage=None)
@@ -126,11 +130,13 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
         _enter()
         main()
     except UserError as error:
+        _close_progress_bars(error)
         print(f"error: {error}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         status = 130
     except Exception as error:
+        _close_progress_bars(error)
         traceback.print_exc()
         sentence = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {sentence}", file=sys.stderr)
@@ -141,6 +147,11 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
 def _buffer_lines() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _close_progress_bars(error: Exception) -> None:
+    """Those in the frames that failed end their line when the frames are cleared, so that the error has its own."""
+    traceback.clear_frames(error.__traceback__)
 
 
 def _enter() -> None:
@@ -182,7 +193,7 @@ def _take(*, candidate: psutil.Process, what: str, stage: psutil.Process | None)
     """Make `candidate` the owner, or go on under an owner that is this process or one of its ancestors.
 
     True when `candidate` became the owner here. Waits for a stage that has lost its launcher and is ending.
-    Raises UserError while an unrelated process owns the workspace.
+    Raises InUseError while an unrelated process owns the workspace.
     """
     me = psutil.Process()
     family = [me, *me.parents()]
@@ -193,7 +204,7 @@ def _take(*, candidate: psutil.Process, what: str, stage: psutil.Process | None)
             owner = lock.owner.process() if lock else None
             running = lock.stage.process() if lock and lock.stage else None
             if lock and owner and owner not in family:
-                raise UserError(_refusal(lock.what, pid=owner.pid, since=lock.since))
+                raise InUseError(_refusal(lock.what, pid=owner.pid, since=lock.since))
             if running is None or running == me:
                 if lock and owner:
                     replace(lock, stage=_Identity.of(stage) if stage else None).write()
@@ -204,7 +215,7 @@ def _take(*, candidate: psutil.Process, what: str, stage: psutil.Process | None)
                 return True
         if time.monotonic() > deadline:
             assert lock is not None
-            raise UserError(_refusal(f"a stage of {lock.what}", pid=running.pid, since=lock.since))
+            raise InUseError(_refusal(f"a stage of {lock.what}", pid=running.pid, since=lock.since))
         time.sleep(POLL_SECONDS)
 
 

@@ -1,0 +1,207 @@
+"""One DVC stage in a subprocess: its output line by line, its end in one sentence, and nothing left running."""
+
+import codecs
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from ddpm.errors import UserError
+from ddpm.workspace import GRACE_SECONDS, launcher_environment
+
+PROGRESS_SECONDS = 5.0
+"""A progress bar rewrites its line many times a second; the log gets it this often."""
+_POLL_SECONDS = 0.1
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended."""
+
+    ok: bool
+    message: str
+    """One sentence; the stage's own where it left one."""
+    ran: bool = True
+    """False when nothing had changed, or DVC took the outs from its cache."""
+    try_again: bool = False
+    """It crashed, was killed or found DVC busy. What a person has to mend is not worth a second try."""
+
+
+def stages() -> list[str]:
+    """The stages of the current folder's dvc.yaml, in its order.
+
+    Raises UserError where there is none.
+    """
+    from ruamel.yaml import YAML
+
+    path = Path("dvc.yaml")
+    if not path.exists():
+        raise UserError(f"{Path.cwd()} has no dvc.yaml; start the flow in the project's folder")
+    return list(YAML(typ="safe").load(path.read_text())["stages"])
+
+
+def changes() -> dict[str, list[str]]:
+    """Why DVC would run each stage again, by content hash: stage -> sentences. Empty when nothing has changed.
+
+    Raises UserError with DVC's sentence where it cannot say.
+    """
+    answer = subprocess.run(_dvc("status", "--json"), env=_environment(), capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise UserError(_dvc_error(answer.stderr.splitlines()) or f"dvc status ended with {answer.returncode}")
+    return {stage: _reasons(found) for stage, found in json.loads(answer.stdout).items()}
+
+
+def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Callable[[str], None]) -> Outcome:
+    """`dvc repro --single-item STAGE`; `report` gets every line of output as it comes.
+
+    Whatever way it ends, an exception included, the stage and what it started have ended before.
+    """
+    command = _dvc("repro", "--single-item", *(["--force"] if force else []), stage)
+    end = time.monotonic() + timeout_seconds if timeout_seconds else float("inf")
+    lines = _Lines(report)
+    # A file and no pipe: if this process is killed, the stage can still write while it saves its work.
+    with tempfile.TemporaryFile() as output, _started(command, output) as process:
+        position = 0
+        while True:
+            status = process.poll()
+            written = os.pread(output.fileno(), 1 << 20, position)
+            position += len(written)
+            lines.feed(written)
+            if time.monotonic() > end:
+                return Outcome(False, f"it did not end within {timeout_seconds:g} seconds and was stopped")
+            if not written and status is not None:
+                lines.finish()
+                return _outcome(status, lines.seen)
+            if not written:
+                time.sleep(_POLL_SECONDS)
+
+
+class _Lines:
+    """Bytes in, whole lines out. Of a progress bar, which ends in a carriage return, only some states."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.seen: list[str] = []
+        self._report = report
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._rest = ""
+        self._next_progress = 0.0
+
+    def feed(self, written: bytes) -> None:
+        *complete, self._rest = re.split(r"(?<=[\r\n])", self._rest + self._decoder.decode(written))
+        for piece in complete:
+            self._take(piece)
+
+    def finish(self) -> None:
+        self._take(self._rest + "\n")
+
+    def _take(self, piece: str) -> None:
+        line = _TERMINAL_CODES.sub("", piece).rstrip()
+        if not line:
+            return
+        if piece.endswith("\r"):
+            if time.monotonic() < self._next_progress:
+                return
+            self._next_progress = time.monotonic() + PROGRESS_SECONDS
+        else:
+            self.seen.append(line)
+        self._report(line)
+
+
+def _dvc(*words: str) -> list[str]:
+    """The dvc of this interpreter; it waits while another one reads or writes its index."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
+
+
+def _environment() -> dict[str, str]:
+    """This one's, in which `python` is this interpreter, output comes at once, and stages know who started them."""
+    here = str(Path(sys.executable).parent)
+    defaults = {"DVC_NO_ANALYTICS": "1", "TQDM_MININTERVAL": "1"}
+    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    return defaults | os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | launcher_environment()
+
+
+@contextmanager
+def _started(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, in this process's group, so that a signal to the group reaches it; ended with all it started."""
+    process = subprocess.Popen(
+        command, env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, time to save, SIGKILL. dvc gets it only when it runs no stage: it ends in order when its stage does."""
+    try:
+        dvc = psutil.Process(process.pid)
+        below = dvc.children(recursive=True)
+    except psutil.NoSuchProcess:
+        process.wait()
+        return
+    for each in below or [dvc]:
+        with suppress(psutil.NoSuchProcess):
+            each.terminate()
+    _, alive = psutil.wait_procs([*below, dvc], timeout=GRACE_SECONDS)
+    for each in alive:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+
+
+def _outcome(status: int, lines: list[str]) -> Outcome:
+    if status == 0:
+        skipped = any(line.startswith("Stage '") and "skipping" in line for line in lines)
+        return Outcome(True, "nothing had changed" if skipped else "done", ran=not skipped)
+    crashed = any(line.startswith("Traceback (most recent call last)") for line in lines)
+    sentence = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+    if sentence:
+        return Outcome(False, sentence, try_again=crashed)
+    said = _dvc_error(lines)
+    exited = re.search(r"exited with (-?\d+)$", said)
+    code = int(exited[1]) if exited else status
+    if code < 0:
+        return Outcome(False, f"it was killed by {signal.Signals(-code).name}", try_again=True)
+    if exited:
+        return Outcome(False, f"it exited with {code} and said nothing; its log has the rest", try_again=True)
+    return Outcome(False, said or f"dvc exited with {status}", try_again="is busy" in said)
+
+
+def _dvc_error(lines: list[str]) -> str:
+    """What dvc said last of an error, as one sentence without its preamble."""
+    # Not always at the start of a line: a killed stage may leave an open progress bar there.
+    start = next((i for i in reversed(range(len(lines))) if "ERROR: " in lines[i]), None)
+    if start is None:
+        return ""
+    text = " ".join(line.strip() for line in lines[start:]).partition("ERROR: ")[2]
+    text = re.sub(r"^failed to reproduce '[^']*': (?:failed to run: )?", "", text)
+    return text.split(" If there are no processes")[0].strip()
+
+
+def _reasons(found: list[object]) -> list[str]:
+    """DVC's findings about one stage, as sentences."""
+    sentences = []
+    for finding in found:
+        if not isinstance(finding, dict):
+            sentences.append(str(finding))
+            continue
+        for kind, items in finding.items():
+            for name, what in items.items():
+                if isinstance(what, dict):
+                    sentences += [f"parameter {key} {state}" for key, state in what.items()]
+                else:
+                    sentences.append(f"{'output ' if kind == 'changed outs' else ''}{name} {what}")
+    return sentences

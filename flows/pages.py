@@ -1,0 +1,151 @@
+"""What a person wants to see of a run, as Markdown: the figures, the images, where to look further, the decision."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from ddpm.integrations.registry import Version
+
+METRICS = Path("reports/metrics.json")
+GRID = Path("reports/samples.png")
+RUN = Path("models/run.json")
+DATA_DOCS = Path("reports/data_docs/index.html")
+
+_MEANING = {
+    "fid": "Fréchet distance, lower is better",
+    "kid": "kernel distance, lower is better",
+    "isc": "Inception score, higher is better",
+    "precision": "share of images that look real",
+    "recall": "share of the real variety that is covered",
+    "memorized_share": "share of images that copy a training image",
+}
+_MAX_IMAGE_PIXELS = 1024
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The model of this workspace in the registry, and whom it was held against."""
+
+    version: "Version | None"
+    """None when the registry does not hold the model of models/run.json."""
+    against: "Version | None"
+    """The champion of the moment of the decision."""
+    champion: "Version | None"
+    """The champion now."""
+
+
+def registered() -> Registered:
+    """Asks the registry. Raises UserError where MLflow does not answer or models/run.json is missing."""
+    from ddpm import config
+    from ddpm.integrations import mlflow_store, registry
+
+    sha256 = mlflow_store.read_run(RUN)["model_sha256"]
+    known = registry.versions(config.load().promote.name)
+    version = next((each for each in known if each.tags.get("model_sha256") == sha256), None)
+    number = version.tags.get("decided_against") if version else None
+    return Registered(
+        version=version,
+        against=next((each for each in known if each.number == number), None),
+        champion=next((each for each in known if registry.CHAMPION in each.aliases), None),
+    )
+
+
+def metrics(measured: Mapping[str, Any], standing: Registered | None) -> str:
+    """A table: this model's figures, the champion's it was held against, and the floor.
+
+    The champion's column is empty where it was measured by another protocol, because the figures do not compare.
+    """
+    from ddpm.promotion import gate
+
+    champion: Mapping[str, Any] = {}
+    title = "champion"
+    if standing and standing.against:
+        title = f"champion, version {standing.against.number}"
+        records = [standing.against.record("record"), standing.against.record("record_again")]
+        champion = next((each for each in records if each and not gate.differences(measured, each)), {})
+    names = [name for name in _MEANING if name in measured]
+    lines = [f"| | this model | {title} | floor: held-out real images |", "|---|---|---|---|"]
+    lines += [
+        f"| **{name}**, {_MEANING[name]} | "
+        + " | ".join(_figure(record, name) for record in (measured, champion, measured.get("floor") or {}))
+        + " |"
+        for name in names
+    ]
+    return "\n".join(lines)
+
+
+def image(path: Path) -> str:
+    """The image itself within the Markdown, so that whoever sees the page sees the image."""
+    from PIL import Image
+
+    written = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.thumbnail((_MAX_IMAGE_PIXELS, _MAX_IMAGE_PIXELS))
+        picture.save(written, format="PNG")
+    return f"![{path.name}](data:image/png;base64,{base64.b64encode(written.getvalue()).decode()})\n\n`{path}`"
+
+
+def links() -> str:
+    """Where to look further, of what there is."""
+    lines = []
+    if RUN.exists():
+        lines.append(_run_link(json.loads(RUN.read_text())))
+    if DATA_DOCS.exists():
+        lines.append(f"Data Docs of Great Expectations: open `{DATA_DOCS.absolute()}` in a browser")
+    if METRICS.exists():
+        lines.append("Figures and curves of this and other revisions: `dvc metrics diff`, `dvc plots show`")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def decision(standing: Registered) -> str:
+    """What the gate said about this workspace's model, and what a person can do about it."""
+    version = standing.version
+    if version is None:
+        return "The registry does not hold this workspace's model."
+    said = version.tags.get("decision", "not decided")
+    lines = [f"Version {version.number} of `{version.name}`: **{said}**."]
+    lines += [f"- {reason}" for reason in version.tags.get("reasons", "").split("; ") if reason]
+    if said == "pending":
+        lines += ["", f"To approve it: `ddpm promote {version.number} --reason …`"]
+    if standing.champion:
+        lines += ["", f"Champion: version {standing.champion.number}. To go back one: `ddpm rollback --reason …`"]
+    else:
+        lines += ["", "There is no champion."]
+    return "\n".join(lines)
+
+
+def read_metrics() -> dict[str, Any] | None:
+    """reports/metrics.json, where the pipeline has made it. Raises UserError where it is no JSON."""
+    try:
+        return json.loads(METRICS.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{METRICS} is no JSON ({error}); `dvc repro -f evaluate` makes it again") from None
+
+
+def _figure(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    if value is None:
+        return ""
+    spread = record.get(f"{name}_spread") or record.get(f"{name}_std")
+    return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
+
+
+def _run_link(run: Mapping[str, str]) -> str:
+    from ddpm.integrations import mlflow_store
+
+    uri = mlflow_store.tracking_uri()
+    if uri.startswith("http"):
+        return f"[Run {run['run_id']} in MLflow]({uri}/#/runs/{run['run_id']})"
+    return (
+        f"Run `{run['run_id']}` in MLflow: `mlflow ui --backend-store-uri {mlflow_store.shown_uri()}`, "
+        f"experiment `{run['experiment']}`"
+    )

@@ -1,0 +1,95 @@
+"""Is there reason to retrain? If so, the pipeline; in either case the decision is left as an artifact.
+
+`python flows/retrain.py [--force]` runs it here; prefect.yaml runs it on a schedule.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
+
+import dvc_stage
+import pages
+from pipeline import pipeline
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from ddpm.errors import UserError
+from ddpm.workspace import InUseError, claim
+
+
+@flow
+def retrain(
+    force: bool = False,
+    retries: int = 2,
+    retry_delay_seconds: float = 10,
+    timeout_seconds: float | None = None,
+) -> State:
+    """Run the pipeline if data, parameters or code have changed, by content hash; else do nothing.
+
+    It holds the workspace from its first look to its end, so two retrainings, or a retraining and a person's
+    `dvc repro`, never run at once: the later one is refused.
+
+    Args:
+        force: Run every stage again though nothing has changed, for example after an upgrade of a library.
+        retries: How often a stage that crashed or was killed is started again; training goes on where it was.
+        retry_delay_seconds: How long to wait before that.
+        timeout_seconds: A stage that takes longer is stopped, and the flow fails. None: no limit.
+    """
+    try:
+        with claim("the flow retrain"):
+            reasons, forced = _reasons(force)
+            for reason in reasons or ["nothing has changed"]:
+                get_run_logger().info(reason)
+            if not reasons:
+                _leave("Not retrained", ["Data, parameters, code and results are what they were."], gate=True)
+                return Completed(name="Unchanged", message="nothing has changed, so nothing was done")
+            state = pipeline(
+                force=forced,
+                retries=retries,
+                retry_delay_seconds=retry_delay_seconds,
+                timeout_seconds=timeout_seconds,
+                return_state=True,
+            )
+            if not state.is_completed():
+                _leave(f"Failed at {state.message}", reasons, gate=False)
+                return Failed(message=state.message)
+            _leave("Retrained", reasons, gate=True)
+            return Completed(message=state.message)
+    except InUseError as error:
+        return Failed(name="Refused", message=str(error))
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+def _reasons(force: bool) -> tuple[list[str], list[str]]:
+    """Why there is something to do, and the stages to force for it. DVC compares by content hash."""
+    if force:
+        return ["forced"], dvc_stage.stages()
+    changed = dvc_stage.changes()
+    if changed:
+        return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
+    if pages.RUN.exists() and pages.registered().version is None:
+        return ["the registry does not hold the model of this workspace"], ["register"]
+    return [], []
+
+
+def _leave(title: str, reasons: list[str], *, gate: bool) -> None:
+    text = f"## {title}\n\n" + "\n".join(f"- {reason}" for reason in reasons)
+    if gate and pages.RUN.exists():
+        text += f"\n\n## What the gate said\n\n{pages.decision(pages.registered())}"
+    create_markdown_artifact(text, key="decision", description=title)
+
+
+def main() -> None:
+    import command_line
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--force", action="store_true", help="run every stage again though nothing has changed")
+    command_line.run(retrain, force=parser.parse_args().force)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""A small real DVC project, the project's own flows in it, and a real Prefect server and worker on 127.0.0.1."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "flows"))
+
+STAGE = """
+import json, os, sys, time
+from pathlib import Path
+from ddpm.errors import UserError
+from ddpm.workspace import run_stage
+
+def main():
+    said = Path("data/raw/said.txt").read_text().split()
+    if sys.argv[1] == "validate":
+        if "bad" in said:
+            raise UserError("data/raw/said.txt says bad, expected good; write good")
+        Path("reports/validation.json").write_text("{}")
+        return
+    from PIL import Image
+    from tqdm import tqdm
+    Path("stage.pid").write_text(str(os.getpid()))
+    if "crash-once" in said and not Path(".state/crashed").exists():
+        Path(".state/crashed").touch()
+        raise RuntimeError("the device went away")
+    print("training starts")
+    for _ in tqdm(range(600 if "long" in said else 10), desc="training"):
+        time.sleep(0.1)
+    print("the model is trained")
+    Path("reports/metrics.json").write_text(json.dumps({"fid": 3.25, "floor": {"fid": 1.5}, "protocol": {}}))
+    Image.new("L", (8, 8), 200).save("reports/samples.png")
+
+run_stage(main)
+"""
+DVC_YAML = """
+stages:
+  validate:
+    cmd: python stage.py validate
+    deps: [data/raw]
+    metrics: [reports/validation.json]
+  train:
+    cmd: python stage.py train
+    deps: [data/raw, reports/validation.json]
+    metrics: [reports/metrics.json]
+    plots: [reports/samples.png]
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A DVC project whose two stages do what its data say; every process started in it carries a mark."""
+
+    path: Path
+    mark: str
+
+    def say(self, words: str) -> None:
+        """New data: good, bad, long, crash-once."""
+        (self.path / "data/raw/said.txt").write_text(f"{words} {uuid.uuid4()}")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "DVC_"))}
+        venv = str(Path(sys.executable).parent)
+        return clean | {"PATH": f"{venv}{os.pathsep}{clean['PATH']}", "DDPM_TEST_MARK": self.mark} | more
+
+    def start(self, *command: str, log: Path, **more: str) -> subprocess.Popen[bytes]:
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=self.environment(**more),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.environment(**more),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+
+    def processes(self, *, word: str = "") -> list[psutil.Process]:
+        """Those alive that were started in this project, whoever their parent is now."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                marked = process.environ().get("DDPM_TEST_MARK") == self.mark
+                if marked and process.status() != psutil.STATUS_ZOMBIE and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def stage_is_running(self) -> bool:
+        return bool(self.processes(word="stage.py train"))
+
+
+@contextmanager
+def new_project(path: Path) -> Iterator[Project]:
+    """The project; nothing that was started in it outlives the block."""
+    for folder in ("data/raw", "reports"):
+        (path / folder).mkdir(parents=True)
+    (path / "stage.py").write_text(STAGE)
+    (path / "dvc.yaml").write_text(DVC_YAML)
+    shutil.copytree(ROOT / "flows", path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("prefect.yaml", "prefect.toml"):
+        shutil.copy(ROOT / name, path / name)
+    project = Project(path, mark=uuid.uuid4().hex)
+    project.say("good")
+    (path / ".dvc").mkdir()  # what `dvc init --no-scm` makes
+    (path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    try:
+        yield project
+    finally:
+        left = project.processes()
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with new_project(tmp_path / "a project") as made:
+        yield made
+
+
+class Prefect:
+    """A server, a worker and the deployment of prefect.yaml, made by the three commands of README.md."""
+
+    def __init__(self, project: Project, logs: Path) -> None:
+        self.project = project
+        port = _free_port()
+        self.environment = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+        project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
+        wait_for(lambda: _answers(f"http://127.0.0.1:{port}/api/health"), seconds=60)
+        # Both at once would migrate and write the new database together; one after the other is what a person does.
+        project.start(
+            *("prefect", "worker", "start", "--pool", "ddpm", "--type", "process"),
+            log=logs / "worker.log",
+            **self.environment,
+        )
+        wait_for(lambda: "started!" in (logs / "worker.log").read_text(), seconds=60)
+        deployed = project.run("prefect", "--no-prompt", "deploy", "--all", **self.environment)
+        assert deployed.returncode == 0, deployed.stdout
+
+    def client(self) -> Any:
+        from prefect.client.orchestration import SyncPrefectClient
+
+        return SyncPrefectClient(self.environment["PREFECT_API_URL"])
+
+    def trigger(self, **parameters: Any) -> Any:
+        """A run of the deployment, as the button in Prefect's UI makes it."""
+        with self.client() as client:
+            deployment = client.read_deployment_by_name("retrain/nightly")
+            return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+    def end_of(self, flow_run: Any) -> Any:
+        """Its final state."""
+        wait_for(lambda: self.state(flow_run).is_final(), seconds=60)
+        return self.state(flow_run)
+
+    def state(self, flow_run: Any) -> Any:
+        with self.client() as client:
+            return client.read_flow_run(flow_run).state
+
+    def logs(self) -> list[tuple[float, str]]:
+        """When and what, of all runs."""
+        from prefect.client.schemas.sorting import LogSort
+
+        with self.client() as client:
+            read = client.read_logs(limit=200, sort=LogSort.TIMESTAMP_DESC)
+            return [(each.timestamp.timestamp(), each.message) for each in reversed(read)]
+
+    def artifacts(self) -> dict[str, str]:
+        """The newest of each key."""
+        from prefect.client.schemas.sorting import ArtifactSort
+
+        with self.client() as client:
+            return {each.key: each.data for each in client.read_artifacts(sort=ArtifactSort.CREATED_DESC)[::-1]}
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder = tmp_path_factory.mktemp("prefect")
+    os.environ["PREFECT_HOME"] = str(folder / "home")
+    os.environ["DO_NOT_TRACK"] = "1"
+    with new_project(folder / "a project") as project:
+        yield Prefect(project, folder)
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    with suppress(OSError):
+        return bool(urllib.request.urlopen(url, timeout=2).status == 200)
+    return False

@@ -1,0 +1,92 @@
+"""prefect.yaml on a real server with a real worker, from nothing to scheduled retraining, and every way a run ends."""
+
+import json
+import re
+
+import psutil
+import pytest
+from conftest import Prefect, wait_for
+
+
+@pytest.fixture(autouse=True)
+def idle(prefect: Prefect) -> None:
+    wait_for(lambda: not prefect.project.stage_is_running())
+
+
+def test_the_schedule_makes_runs(prefect: Prefect) -> None:
+    def scheduled() -> list[str]:
+        with prefect.client() as client:
+            return [run.state.name for run in client.read_flow_runs() if run.auto_scheduled]
+
+    wait_for(lambda: len(scheduled()) >= 3)
+    assert set(scheduled()) == {"Scheduled"}
+
+
+def test_new_data_are_reason_to_retrain_and_leave_what_a_person_wants_to_see(prefect: Prefect) -> None:
+    prefect.project.say("crash-once")
+    state = prefect.end_of(prefect.trigger(retry_delay_seconds=0))
+    assert (state.name, state.message) == ("Completed", "ran validate, train")
+    with prefect.client() as client:
+        runs = {task.name: task.run_count for task in client.read_task_runs()}
+    assert (runs["validate"], runs["train"]) == (1, 2), "only what crashed is tried again"
+    artifacts = prefect.artifacts()
+    assert "## Retrained" in artifacts["decision"]
+    assert "validate: data/raw modified" in artifacts["decision"]
+    assert re.search(r"\| \*\*fid\*\*.* \| 3\.25 \| .*\| 1\.5 \|", artifacts["metrics"])
+    assert "](data:image/png;base64," in artifacts["samples"]
+    assert "dvc metrics diff" in artifacts["links"]
+    wait_for(lambda: any("the model is trained" in line for _, line in prefect.logs()))
+    when = {line: at for at, line in prefect.logs()}
+    live = when["the model is trained"] - when["training starts"]
+    assert live > 0.5, "lines come while the stage runs, not when it has ended"
+
+
+def test_without_new_data_nothing_is_done(prefect: Prefect) -> None:
+    state = prefect.end_of(prefect.trigger())
+    assert (state.name, state.type.value) == ("Unchanged", "COMPLETED")
+    assert state.message == "nothing has changed, so nothing was done"
+    assert "## Not retrained" in prefect.artifacts()["decision"]
+
+
+def test_a_failed_stage_gives_its_own_sentence_to_its_task_and_its_flow(prefect: Prefect) -> None:
+    prefect.project.say("bad")
+    run = prefect.trigger()
+    sentence = "validate: data/raw/said.txt says bad, expected good; write good"
+    state = prefect.end_of(run)
+    assert (state.type.value, state.message) == ("FAILED", sentence)
+    with prefect.client() as client:
+        tasks = [task for task in client.read_task_runs() if task.state.is_failed()]
+        assert {task.state.message for task in tasks} == {sentence}
+        assert next(task for task in tasks if task.name == "validate").run_count == 1, "not tried again"
+
+
+def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_running(prefect: Prefect) -> None:
+    prefect.project.say("long")
+    first = prefect.trigger()
+    wait_for(prefect.project.stage_is_running)
+
+    second = prefect.end_of(prefect.trigger())
+    assert (second.name, second.message) == ("Cancelled", "Deployment concurrency limit reached.")
+    by_hand = prefect.project.run("python", "flows/retrain.py", **prefect.environment)
+    assert by_hand.returncode == 1
+    assert re.search(r"\nerror: .*/a project is in use by the flow retrain \(process \d+, since", by_hand.stdout)
+    assert prefect.project.run("dvc", "repro", "train").returncode != 0
+
+    from prefect.states import Cancelling
+
+    with prefect.client() as client:
+        client.set_flow_run_state(first, Cancelling())
+    assert prefect.end_of(first).name == "Cancelled"
+    assert not prefect.project.stage_is_running()
+    assert not prefect.project.processes(word="dvc")
+
+
+def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
+    prefect.project.say("long")
+    run = prefect.trigger()
+    wait_for(prefect.project.stage_is_running)
+    owner = json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["owner"]["pid"]
+    psutil.Process(owner).kill()
+    wait_for(lambda: not prefect.project.stage_is_running(), seconds=10)
+    wait_for(lambda: not prefect.project.processes(word="dvc"), seconds=10)
+    assert prefect.end_of(run).type.value == "CRASHED"

@@ -1,0 +1,80 @@
+"""`dvc repro` of one stage as a flow starts it: a real dvc, a real stage."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import dvc_stage
+import pytest
+from conftest import Project, wait_for
+
+from ddpm.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("DDPM_TEST_MARK", project.mark)
+
+
+def run(stage: str, *, timeout_seconds: float | None = None) -> tuple[dvc_stage.Outcome, list[str]]:
+    lines: list[str] = []
+    return dvc_stage.run(stage, force=False, timeout_seconds=timeout_seconds, report=lines.append), lines
+
+
+def test_a_stage_runs_once_and_is_then_known_to_be_unchanged() -> None:
+    outcome, lines = run("validate")
+    assert outcome == dvc_stage.Outcome(True, "done")
+    assert "> python stage.py validate" in lines
+    outcome, _ = run("validate")
+    assert outcome == dvc_stage.Outcome(True, "nothing had changed", ran=False)
+
+
+def test_an_error_that_a_person_mends_is_passed_on_word_for_word_and_not_tried_again(project: Project) -> None:
+    project.say("bad")
+    outcome, _ = run("validate")
+    assert outcome == dvc_stage.Outcome(False, "data/raw/said.txt says bad, expected good; write good")
+
+
+def test_a_crash_is_told_in_its_own_words_and_is_worth_another_try(project: Project) -> None:
+    project.say("crash-once")
+    run("validate")
+    outcome, _ = run("train")
+    assert outcome == dvc_stage.Outcome(False, "RuntimeError: the device went away", try_again=True)
+
+
+def test_a_killed_stage_names_the_signal_and_is_worth_another_try(project: Project) -> None:
+    project.say("long")
+    run("validate")
+
+    def kill() -> None:
+        wait_for((project.path / "stage.pid").exists)
+        os.kill(int((project.path / "stage.pid").read_text()), signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    outcome, _ = run("train")
+    assert outcome == dvc_stage.Outcome(False, "it was killed by SIGKILL", try_again=True)
+
+
+def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Project) -> None:
+    project.say("long")
+    run("validate")
+    outcome, lines = run("train", timeout_seconds=4)
+    assert outcome == dvc_stage.Outcome(False, "it did not end within 4 seconds and was stopped")
+    assert not project.stage_is_running()
+    assert 1 <= sum(line.startswith("training:") for line in lines) <= 2, "a progress bar is not to fill the log"
+
+
+def test_changed_data_are_the_reason_that_dvc_names(project: Project) -> None:
+    run("validate")
+    run("train")
+    assert dvc_stage.changes() == {}
+    project.say("good")
+    assert dvc_stage.changes() == {"validate": ["data/raw modified"], "train": ["data/raw modified"]}
+
+
+def test_a_folder_without_stages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"has no dvc\.yaml; start the flow in the project's folder"):
+        dvc_stage.stages()
