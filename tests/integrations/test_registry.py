@@ -186,6 +186,24 @@ def test_a_champion_of_another_image_size_is_left_to_a_person(shelf: Shelf) -> N
     assert "ddpm promote 2" in outcome.reasons[1]
 
 
+def test_a_champion_whose_file_is_lost_is_left_to_a_person(shelf: Shelf) -> None:
+    shelf.judged(0, 10.0)
+    champion = registry.champion("ddpm")
+    assert champion is not None
+    registry.download(champion, shelf.project).unlink()
+    outcome = shelf.judge(shelf.register(1, record(1.0, protocol=PROTOCOL | {"n": 200})))
+    assert (outcome.verdict, shelf.champion()) == ("pending", "1")
+    assert "could not be measured by the same protocol (version 1 of ddpm has 0 model files" in outcome.reasons[0]
+
+
+def test_a_summary_says_version_decision_figures_and_every_reason(shelf: Shelf) -> None:
+    shelf.judged(0, 10.0)
+    said = registry.summary(shelf.judged(1, 8.0), metric="fid").splitlines()
+    assert said[0] == "ddpm version 2 is the champion now (champion before: version 1)"
+    assert said[1] == "  fid: candidate 8, champion 10, floor 4"
+    assert len(said) == 5
+
+
 def test_where_a_person_is_to_be_asked_the_candidate_waits_as_challenger_until_promoted(shelf: Shelf) -> None:
     outcome = shelf.judged(0, 10.0, approval="ask")
     assert (outcome.verdict, shelf.champion()) == ("pending", None)

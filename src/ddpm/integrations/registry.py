@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from ddpm.integrations.mlflow_store import MlflowTracker
+    from ddpm.model_file import Model
+
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 
@@ -130,6 +133,27 @@ def register(
     return version(name, number)
 
 
+def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
+    """Where a model comes from, as tags of its version: data, parameters, code, and the shape of its images."""
+    with mlflow_errors():
+        commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit", "none")
+    tags = {key: model.spec[key] for key in ("channels", "size")} | {"classes": len(model.spec["classes"])}
+    lineage = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model.lineage.items()}
+    return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
+
+
+def summary(outcome: Outcome, *, metric: str) -> str:
+    """What was decided, the figures it was decided by, and why, a line each."""
+    found, record = outcome.version, outcome.version.record() or {}
+    said = {"promoted": "is the champion now", "kept": "is not promoted", "pending": "waits for a person"}
+    lines = [f"{found.name} version {found.number} {said.get(outcome.verdict, 'is the champion already')}"]
+    if outcome.champion is not None and outcome.champion.number != found.number:
+        lines[0] += f" (champion before: version {outcome.champion.number})"
+    figures = {"candidate": record, "champion": outcome.champion_record, "floor": record.get("floor")}
+    measured = [f"{who} {_shown(of)[metric]}" for who, of in figures.items() if of and metric in of]
+    return "\n".join([*lines, f"  {metric}: {', '.join(measured)}", *(f"  {reason}" for reason in outcome.reasons)])
+
+
 def download(found: Version, folder: Path) -> Path:
     """The version's model file, brought into `folder`. Raises UserError where the store has lost or changed it."""
     import mlflow.artifacts
@@ -171,8 +195,8 @@ def judge(
     """Decides about a registered candidate, moves the alias or leaves it, and writes the reasons on the version.
 
     A champion whose stored figures have another protocol is downloaded into `folder` and measured again by
-    `remeasure(model file) -> record`. Where that is impossible, because it makes images of another kind, a person
-    decides. A version that a person rolled back comes back only by a person.
+    `remeasure(model file) -> record`. Where that is impossible, because it makes images of another kind or its file is
+    lost, a person decides. A version that a person rolled back comes back only by a person.
     """
     record = candidate.record()
     if record is None:
@@ -191,7 +215,11 @@ def judge(
         opponent = _record_by_same_protocol(current, record)
         if opponent is None:
             print(f"measuring champion {current.number} again by the candidate's protocol", flush=True)
-            opponent = remeasure(download(current, folder))
+            try:
+                opponent = remeasure(download(current, folder))
+            except UserError as error:
+                reason = f"champion {current.number} could not be measured by the same protocol ({error})"
+                return _conclude("pending", candidate, current, (reason, _how_to_promote(candidate)), None)
             client = connect()
             with mlflow_errors():
                 _tag(client, rule.name, current.number, {"record_again": json.dumps(opponent)})

@@ -1,0 +1,238 @@
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ddpm import cli
+from ddpm.integrations import mlflow_store, registry
+
+COMMANDS = ("sample", "versions", "promote", "rollback", "report")
+
+
+def record(fid: float) -> dict[str, Any]:
+    figures = {"fid": fid, "kid": 0.01, "isc": 9.0, "precision": 0.8, "recall": 0.7, "memorized_share": 0.0}
+    return {**figures, "floor": {"fid": 4.0, "kid": 0.001}, "protocol": {"n": 10}}
+
+
+def register(project: Path, tiny_model: Callable[..., str], *, seed: int, fid: float) -> None:
+    """A version with a real model file, judged by nobody."""
+    client = mlflow_store.connect()
+    known = client.get_experiment_by_name("tests")
+    location = (project / "mlartifacts").as_uri()
+    experiment = known.experiment_id if known else client.create_experiment("tests", artifact_location=location)
+    run = client.create_run(experiment).info.run_id
+    served = project / f"served-{seed}"
+    sha = tiny_model(served / "artifacts" / "model.safetensors", seed=seed)
+    model_id = client.create_logged_model(experiment, source_run_id=run).model_id
+    client.log_model_artifacts(model_id, str(served))
+    client.finalize_logged_model(model_id, "READY")
+    registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=run, record=record(fid), tags={})
+    made = {"run_id": run, "model_id": model_id, "experiment": "tests", "tracking_uri": "x", "model_sha256": sha}
+    for name, values in (("models/run.json", made), ("reports/metrics.json", record(fid))):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(json.dumps(values))
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def test_help_is_there_at_once_and_every_command_has_an_example() -> None:
+    program = str(Path(sys.executable).parent / "ddpm")
+    began = time.process_time(), time.monotonic()
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began[1] < 2  # 0.06 s when nothing else runs
+    for command in COMMANDS:
+        assert command in done.stdout
+        shown = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=True)
+        assert f"example: ddpm {command}" in shown.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom ddpm import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'numpy', 'mlflow', 'pydantic', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["paint"])
+    assert error.value.code == 2
+    assert "paint" in capsys.readouterr().err
+
+
+OFFLINE = """
+import sys
+from ddpm import cli
+code = cli.main(sys.argv[1:])
+print([m for m in ("mlflow", "torchvision", "sklearn", "matplotlib") if m in sys.modules])
+sys.exit(code)
+"""
+
+
+def test_sampling_from_a_file_needs_neither_mlflow_nor_a_project(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "model.safetensors")
+    words = "sample --model model.safetensors --number 6 --label 3 --seed 1 --steps 3 --out new/threes.png"
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, *words.split()],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said, imported = done.stdout.splitlines()
+    assert imported == "[]"
+    assert said.startswith("6 images of model.safetensors in new/threes.png (seed 1, sampler ddim, steps 3")
+    with Image.open(tmp_path / "new" / "threes.png") as picture:
+        assert picture.width > 8
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "new"}
+
+
+def test_a_folder_gets_one_png_per_image_and_the_same_seed_gives_the_same(
+    tmp_path: Path, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("model.safetensors"))
+    for out in ("one", "two"):
+        words = f"sample --model model.safetensors -n 3 --seed 5 --steps 2 --out {out}"
+        assert cli.main(words.split()) == 0
+    names = ["000000.png", "000001.png", "000002.png"]
+    assert sorted(path.name for path in Path("one").iterdir()) == names
+    assert [pixels(Path("one", n)) for n in names] == [pixels(Path("two", n)) for n in names]
+    assert len({pixels(Path("one", n)) for n in names}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--model nowhere.safetensors --out a.png", "nowhere.safetensors is no model file"),
+        ("--model model.safetensors --out full", "full is there and not an empty folder"),
+        ("--model model.safetensors --out a.png --steps 51", "steps is 51, expected a whole number from 1 to 50"),
+        ("--model model.safetensors --out a.png --label cat", "label is 'cat', expected an index"),
+        ("--model model.safetensors --out a.png --number 0", "number is 0"),
+        ("--out a.png", "has no mlflow.db: run from the project's folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_one(
+    tmp_path: Path,
+    tiny_model: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    tiny_model(Path("model.safetensors"))
+    Path("full").mkdir()
+    Path("full", "precious.png").write_text("mine")
+    assert cli.main(["sample", *words.split()]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not Path("a.png").exists()
+
+
+def test_an_operator_s_morning(
+    project: Path, tiny_model: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ddpm(words: str) -> str:
+        assert cli.main(shlex.split(words)) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    register(project, tiny_model, seed=0, fid=16.0)
+    assert cli.main(["sample", "--out", "a.png"]) == 1
+    assert "has no champion" in capsys.readouterr().err
+
+    assert "version 1 of ddpm is the champion" in ddpm('promote 1 --reason "first"')
+    register(project, tiny_model, seed=1, fid=8.0)
+    assert "version 2 of ddpm is the champion, in the place of version 1" in ddpm('promote 2 --reason "sharper"')
+
+    head, newest, oldest = ddpm("versions").splitlines()
+    assert head.split()[:4] == ["version", "aliases", "fid", "kid"]
+    assert newest.split()[:6] == ["2", "champion", "8", "0.01", "4", "promoted"]
+    assert oldest.split()[:2] == ["1", "16"]
+
+    same = "-n 2 --seed 3 --steps 2"
+    assert "2 images of ddpm version 2 in now.png" in ddpm(f"sample {same} --out now.png")
+    assert "version 1 of ddpm is the champion again" in ddpm('rollback --reason "blurred"')
+    ddpm(f"sample {same} --out back.png")
+    ddpm(f"sample {same} --version 1 --out one.png")
+    assert pixels(Path("back.png")) == pixels(Path("one.png")) != pixels(Path("now.png"))
+
+    assert cli.main(["rollback"]) == 1
+    assert "is the first champion" in capsys.readouterr().err
+    assert [move.reason for move in registry.history("ddpm")] == ["first", "sharper", "blurred"]
+
+
+def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look(
+    project: Path, tiny_model: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(project, tiny_model, seed=0, fid=16.0)
+    registry.promote("ddpm", "1", reason="there is no champion to be better than")
+    for name in ("samples.png", "reverse_process.gif"):
+        (project / "reports" / name).write_bytes(b"")
+    assert cli.main(["report"]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "FID                 16         4   lower is better",
+        "ddpm version 1: promoted; it is the champion",
+        "there is no champion to be better than",
+        "reports/samples.png and reports/reverse_process.gif",
+        "MLFLOW_DISABLE_TELEMETRY=true",
+        f"--backend-store-uri {shlex.quote(mlflow_store.default_uri())}",
+        "http://127.0.0.1:5000",
+        "PREFECT_SERVER_ANALYTICS_ENABLED=false",
+        "http://127.0.0.1:4200",
+    ):
+        assert part in said
+
+
+def test_the_report_of_a_project_on_a_server_says_where_to_look(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
+    assert cli._mlflow_command() == "open https://mlflow.example"
+
+
+def test_a_report_without_a_run_says_what_makes_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report"]) == 1
+    assert "reports/metrics.json was not found; `dvc repro` makes it" in capsys.readouterr().err
+
+
+def test_versions_of_an_unknown_name_is_an_error_that_names_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["versions", "--name", "cats"]) == 1
+    assert "nothing is registered as cats" in capsys.readouterr().err
+
+
+def test_the_registered_model_is_named_by_params_yaml(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Path(__file__).parents[1] / "params.yaml"
+    (project / "params.yaml").write_text(settings.read_text().replace("name: ddpm ", "name: cats "))
+    assert cli.main(["versions"]) == 1
+    assert "nothing is registered as cats" in capsys.readouterr().err
+
+
+def test_a_version_s_file_is_the_very_file_that_was_trained(project: Path, tiny_model: Callable[..., str]) -> None:
+    register(project, tiny_model, seed=0, fid=16.0)
+    version = registry.version("ddpm", "1")
+    content = registry.download(version, project / "down").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == version.tags["model_sha256"]
