@@ -57,6 +57,8 @@ class Data:
     test_fraction: float
     """Held out by a seeded draw where the source has no test split."""
     seed: int
+    labels: bool
+    """Class-conditional where the source has classes; false leaves them out, and folders then mean nothing."""
     max_pixels: int
     """A larger image is rejected, with that reason in the manifest."""
     archive_max_bytes: int
@@ -90,11 +92,13 @@ class Validate:
     """Images in test that also stand in train."""
     min_class_share: float
     """Smallest class, as a share of a perfectly balanced one."""
+    max_upscaled_share: float
+    """Images whose sides are shorter than the prepared size, as a share: enlarging them blurs them."""
     brightness: tuple[float, float]
     """Lowest and highest mean brightness of an image, in 0..255."""
 
     def __post_init__(self) -> None:
-        _share(self, "max_rejected_share", "min_class_share")
+        _share(self, "max_rejected_share", "min_class_share", "max_upscaled_share")
         low, high = self.brightness
         _require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")
 

@@ -1,0 +1,32 @@
+"""The images of a source become memory-mapped arrays, a manifest and the facts of the data."""
+
+import argparse
+from pathlib import Path
+
+from ddpm import config
+from ddpm.data.prepare import prepare
+from ddpm.workspace import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--raw", type=Path, required=True)
+    parser.add_argument("--prepared", type=Path, required=True)
+    arguments = parser.parse_args()
+    params = config.load()
+    facts = prepare(
+        params.data,
+        raw=arguments.raw,
+        prepared=arguments.prepared,
+        workers=params.runtime.workers,
+        progress=params.runtime.progress,
+    )
+    rejected = "".join(f", rejected {n}: {reason}" for reason, n in facts.rejected.items())
+    print(
+        f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
+        f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

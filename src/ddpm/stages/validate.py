@@ -1,0 +1,33 @@
+"""Great Expectations holds the prepared data to the limits in params.yaml; a broken one stops the pipeline."""
+
+import argparse
+from pathlib import Path
+
+from ddpm import config
+from ddpm.data.dataset import read_facts
+from ddpm.data.rules import failure, rules
+from ddpm.data.tables import read_tables
+from ddpm.data.validation_report import write_report
+from ddpm.errors import UserError
+from ddpm.integrations.expectations import check
+from ddpm.workspace import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, required=True)
+    arguments = parser.parse_args()
+    limits = config.load().validate
+    facts = read_facts(arguments.prepared)
+    tables = read_tables(arguments.prepared, facts)
+    outcomes = check(rules(facts, limits), tables, docs=arguments.docs, run_name=facts.content_hash[:12])
+    write_report(arguments.report, facts=facts, tables=tables, outcomes=outcomes)
+    if not all(outcome.passed for outcome in outcomes):
+        raise UserError(f"{failure(outcomes, show=5)}; all of it is in {arguments.docs / 'index.html'}")
+    print(f"{len(outcomes)} expectations hold; {arguments.docs / 'index.html'} shows them")
+
+
+if __name__ == "__main__":
+    run_stage(main)
