@@ -35,15 +35,15 @@ PREPARED = Path("data/prepared")
 
 
 def start(run_id: str | None = None) -> MlflowTracker:
-    return mlflow_store.start_run(experiment="tests", facts=FACTS, prepared=PREPARED, run_id=run_id)
+    return mlflow_store.start_run(experiment="tests", name="a training", facts=FACTS, prepared=PREPARED, run_id=run_id)
 
 
 def run_of(tracker: MlflowTracker) -> Any:
     return tracker.client.get_run(tracker.id)
 
 
-def write_run(tracker: MlflowTracker, path: Path, model_id: str = "m-0") -> Path:
-    path.write_text(json.dumps(mlflow_store.run_record(tracker, model_id=model_id, model_sha256="s" * 64)))
+def write_run(tracker: MlflowTracker, path: Path, model_sha256: str = "s" * 64) -> Path:
+    path.write_text(json.dumps(mlflow_store.run_record(tracker, model_sha256=model_sha256)))
     return path
 
 
@@ -182,7 +182,7 @@ from ddpm.data.dataset import Facts
 from ddpm.integrations import mlflow_store
 mlflow_store.FLUSH_SECONDS = 0.0
 facts = Facts(**{facts!r})
-tracker = mlflow_store.start_run(experiment="tests", facts=facts, prepared=Path("data/prepared"))
+tracker = mlflow_store.start_run(experiment="tests", name="a training", facts=facts, prepared=Path("data/prepared"))
 print(tracker.id, flush=True)
 for seen in (100, 200, 300):
     tracker.log({{"loss": seen / 100}}, images_seen=seen)
@@ -229,7 +229,7 @@ def test_a_later_stage_adds_to_the_run_and_its_model_and_leaves_the_status(
     tracker = start()
     sha = tiny_model(project / "model.safetensors")
     model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha)
-    run_json = write_run(tracker, project / "run.json", model_id)
+    run_json = write_run(tracker, project / "run.json", sha)
     tracker.finish("FAILED")
     attached = mlflow_store.attach(run_json)
     attached.log({"fid": 3.5}, images_seen=1000)
@@ -244,10 +244,25 @@ def test_a_later_stage_adds_to_the_run_and_its_model_and_leaves_the_status(
 
 def test_a_run_whose_logged_model_is_gone_is_one_sentence(project: Path) -> None:
     tracker = start()
-    run_json = write_run(tracker, project / "run.json", model_id="m-" + "0" * 32)
+    tracker.tags({"model_sha256": "s" * 64})
+    run_json = write_run(tracker, project / "run.json")
     tracker.finish()
-    with pytest.raises(UserError, match=r"model m-0+ of .* is not known to MLflow at sqlite"):
+    with pytest.raises(UserError, match=r"no run in MLflow at sqlite.* made the model of"):
         mlflow_store.attach(run_json)
+
+
+def test_the_same_training_leaves_the_same_run_json_and_the_newest_run_is_found(
+    project: Path, tiny_model: Callable[..., str]
+) -> None:
+    sha = tiny_model(project / "model.safetensors")
+    records = []
+    for _ in range(2):
+        tracker = start()
+        mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha)
+        records.append(write_run(tracker, project / "run.json", sha).read_text())
+        tracker.finish()
+    assert records[0] == records[1]
+    assert mlflow_store.attach(project / "run.json").id == tracker.id
 
 
 def test_run_json_names_no_path_of_this_machine_and_no_password(
@@ -261,11 +276,11 @@ def test_run_json_names_no_path_of_this_machine_and_no_password(
 
 
 def test_a_run_that_the_store_does_not_know_is_one_sentence_with_both_stores(project: Path) -> None:
-    record = {"run_id": "f" * 32, "model_id": "m-1", "experiment": "e", "model_sha256": "s"}
+    record = {"experiment": "e", "model_sha256": "s"}
     (project / "run.json").write_text(json.dumps(record | {"tracking_uri": "http://elsewhere:5000"}))
     with pytest.raises(UserError) as error:
         mlflow_store.attach(project / "run.json")
-    for part in ("f" * 32, "sqlite:///mlflow.db", "http://elsewhere:5000", "dvc repro -f -s train"):
+    for part in ("'e'", "sqlite:///mlflow.db", "http://elsewhere:5000", "dvc repro -f -s train"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -428,9 +443,7 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
         tracker.image("samples", Image.new("L", (16, 16)), images_seen=128)
         sha = tiny_model(project / "model.safetensors")
         model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha)
-        (project / "run.json").write_text(
-            json.dumps(mlflow_store.run_record(tracker, model_id=model_id, model_sha256=sha))
-        )
+        (project / "run.json").write_text(json.dumps(mlflow_store.run_record(tracker, model_sha256=sha)))
     attached = mlflow_store.attach(project / "run.json")
     attached.log({"fid": 3.5}, images_seen=1000)
     attached.finish()

@@ -54,7 +54,7 @@ def champion_server(
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         (project / "mlflow.db").write_bytes(empty_store.read_bytes())
         sha = tiny_model(project / "model.safetensors")
-        tracker = mlflow_store.start_run(experiment="tests", facts=FACTS, prepared=project)
+        tracker = mlflow_store.start_run(experiment="tests", name="a training", facts=FACTS, prepared=project)
         model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha)
         tracker.finish()
         figures: dict[str, Any] = {"fid": 1.0, "floor": {}}

@@ -220,8 +220,10 @@ class MlflowTracker:
         self._monitor.start()
 
 
-def start_run(*, experiment: str, facts: "Facts", prepared: Path, run_id: str | None = None) -> MlflowTracker:
-    """The run of a training: a new one, or the one a killed training left, by its id.
+def start_run(
+    *, experiment: str, name: str, facts: "Facts", prepared: Path, run_id: str | None = None
+) -> MlflowTracker:
+    """The run of a training: a new one with this name, or the one a killed training left, by its id.
 
     The data stand as its input, by content hash; so do commit, user and DVC's hash of `prepared` as tags, and
     the facts of the data as parameters. Where the store does not know `run_id` any more, a new run names it
@@ -235,7 +237,7 @@ def start_run(*, experiment: str, facts: "Facts", prepared: Path, run_id: str | 
         tracker._resume(previous)
     else:
         with mlflow_errors():
-            run = client.create_run(_experiment_id(client, experiment), tags=_origin(prepared, facts))
+            run = client.create_run(_experiment_id(client, experiment), tags=_origin(prepared, facts), run_name=name)
         tracker = MlflowTracker(client, run, owner=True)
         if run_id is not None:
             print(f"run {run_id} is not known to MLflow at {shown_uri()}; {tracker.id} continues it", file=sys.stderr)
@@ -249,44 +251,61 @@ def start_run(*, experiment: str, facts: "Facts", prepared: Path, run_id: str | 
 def attach(run_json: Path) -> MlflowTracker:
     """The run that made the model, to add to it; its status stays as it is. Figures become the logged model's too.
 
-    Raises UserError where the store does not know the run or the model.
+    It is found by the model's hash, so a model that DVC restored from its cache, or pulled, names its run as well;
+    of several trainings that made the same model, the newest. Raises UserError where the store knows none.
     """
     record = read_run(run_json)
     client = connect(make=True)
-    run = _find_run(client, record["run_id"])
-    if run is None or not _has_model(client, record["model_id"]):
-        what = f"run {record['run_id']}" if run is None else f"model {record['model_id']}"
-        raise UserError(
-            f"{what} of {run_json} is not known to MLflow at {shown_uri()}: it was made at "
-            f"{record['tracking_uri']}; set MLFLOW_TRACKING_URI to that store, or make both here with "
-            "`dvc repro -f -s train`"
+    with mlflow_errors():
+        experiment = client.get_experiment_by_name(record["experiment"])
+        runs = (
+            []
+            if experiment is None
+            else client.search_runs(
+                [experiment.experiment_id],
+                f"tags.model_sha256 = '{record['model_sha256']}'",
+                order_by=["attributes.start_time DESC"],
+            )
         )
-    _require_artifact_folder(client, run.info.experiment_id)
-    return MlflowTracker(client, run, owner=False, model_id=record["model_id"])
+        for run in runs:
+            model_id = _logged(client, run.info.experiment_id, run.info.run_id, record["model_sha256"])
+            if model_id is not None:
+                _require_artifact_folder(client, run.info.experiment_id)
+                return MlflowTracker(client, run, owner=False, model_id=model_id)
+    raise UserError(
+        f"no run in MLflow at {shown_uri()}, experiment {record['experiment']!r}, made the model of {run_json}: it was "
+        f"made at {record['tracking_uri']}; set MLFLOW_TRACKING_URI to that store, or make a run here with "
+        "`dvc repro -f -s train`"
+    )
 
 
-def run_record(tracker: MlflowTracker, *, model_id: str, model_sha256: str) -> dict[str, str]:
-    """What models/run.json holds: the run and the logged model that a model file belongs to."""
+def run_record(tracker: MlflowTracker, *, model_sha256: str) -> dict[str, str]:
+    """What models/run.json holds: where the run that made the model is found.
+
+    It names the run by its model's hash and not by its random id, so that the same training leaves the same file.
+    """
     with mlflow_errors():
         experiment = tracker.client.get_experiment(tracker.experiment_id).name
-    return {
-        "run_id": tracker.id,
-        "model_id": model_id,
-        "experiment": experiment,
-        "tracking_uri": shown_uri(),
-        "model_sha256": model_sha256,
-    }
+    return {"experiment": experiment, "model_sha256": model_sha256, "tracking_uri": shown_uri()}
 
 
 def read_run(run_json: Path) -> dict[str, str]:
     """models/run.json. Raises UserError where it is missing or none."""
     try:
         record = json.loads(run_json.read_text())
-        return {key: record[key] for key in ("run_id", "model_id", "experiment", "tracking_uri", "model_sha256")}
+        return {key: record[key] for key in ("experiment", "model_sha256", "tracking_uri")}
     except FileNotFoundError:
         raise UserError(f"{run_json} was not found; `dvc repro train` makes it") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{run_json} does not name a run ({error}); `dvc repro -f -s train` makes it again") from None
+
+
+def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha256: str) -> str | None:
+    """The id of the logged model of this run that holds this file."""
+    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if model.tags.get("model_sha256") == model_sha256 and model.status == "READY":
+            return model.model_id
+    return None
 
 
 def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) -> str:
@@ -300,10 +319,9 @@ def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) ->
 
     client = tracker.client
     with mlflow_errors():
-        logged = client.search_logged_models([tracker.experiment_id], f"source_run_id = '{tracker.id}'")
-        for model in logged:
-            if model.tags.get("model_sha256") == model_sha256 and model.status == "READY":
-                return model.model_id
+        logged = _logged(client, tracker.experiment_id, tracker.id, model_sha256)
+        if logged is not None:
+            return logged
         made = client.create_logged_model(
             tracker.experiment_id,
             name="ddpm",
@@ -368,19 +386,6 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
                 return None
             raise
     return run if run.info.lifecycle_stage == "active" else None
-
-
-def _has_model(client: "MlflowClient", model_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    with mlflow_errors():
-        try:
-            client.get_logged_model(model_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-    return True
 
 
 def _experiment_id(client: "MlflowClient", name: str) -> str:

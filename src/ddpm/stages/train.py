@@ -44,6 +44,7 @@ def main() -> None:
     average = model_file.Model(training.state.ema.network, spec, lineage={}, sha256="")
     tracker = mlflow_store.start_run(
         experiment=params.tracking.experiment,
+        name=training.fingerprint,
         facts=facts,
         prepared=args.prepared,
         run_id=training.extra.get("run_id"),
@@ -57,15 +58,16 @@ def main() -> None:
             training, tracker=tracker, tracking=params.tracking, picture=lambda: preview(average, device, precision)
         )
         lineage = {"data_hash": facts.content_hash, "data": facts.name, "params": told, "machine": machine}
-        lineage |= {"fingerprint": training.fingerprint, "mlflow_run_id": tracker.run_id}
+        lineage |= {"code_hash": training.code_hash, "mlflow_run": training.fingerprint}
         sha256 = model_file.save(args.model, network=average.network, spec=spec, lineage=lineage)
         session.write_curves(args.curves, curves)
         summary = {"loss": curves[-1]["loss"], "images_seen": training.state.images_seen}
         write_json(args.report, summary | {"nonfinite_steps": training.state.nonfinite_steps})
-        model_id = mlflow_store.log_model(tracker, args.model, model_sha256=sha256)
-        write_json(args.run, mlflow_store.run_record(tracker, model_id=model_id, model_sha256=sha256))
+        mlflow_store.log_model(tracker, args.model, model_sha256=sha256)
+        write_json(args.run, mlflow_store.run_record(tracker, model_sha256=sha256))
         for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):
-            tracker.artifact(path, folder)
+            if path.exists():  # DVC restores a validation from its cache without the docs
+                tracker.artifact(path, folder)
     training.forget()
 
 

@@ -80,6 +80,8 @@ class Training:
     precision: Precision
     folder: Path
     fingerprint: str
+    """Of parameters, data and code: trainings with the same one make the same model on the same kind of machine."""
+    code_hash: str
     extra: dict[str, Any]
     """Travels with every checkpoint: curves so far, the interval's means so far, the tracker's run."""
 
@@ -129,8 +131,9 @@ def begin(
     """
     package = Path(__file__).parents[1]
     code = [package / name for name in ("diffusion", "networks", "training", "images.py", "seeding.py")]
+    code_hash = checkpoint.code_hash(*code)
     fingerprint = checkpoint.fingerprint(
-        {"spec": spec, "train": as_dict(settings), "data": data_hash, "code": checkpoint.code_hash(*code)}
+        {"spec": spec, "train": as_dict(settings), "data": data_hash, "code": code_hash}
     )
     torch.manual_seed(seed_of("init", settings.seed))
     training = Training(
@@ -152,6 +155,7 @@ def begin(
         precision=precision,
         folder=state_folder / fingerprint,
         fingerprint=fingerprint,
+        code_hash=code_hash,
         extra={},
     )
     if runtime.resume == "never":
@@ -193,8 +197,9 @@ def run(
         save()  # so that even a training killed in its first seconds goes on in the tracker's same run
     saved_at = logged_at = time.monotonic()
     logged_images = state.images_seen
+    batch = training.settings.batch_size
     bar = tqdm(
-        total=total,
+        total=-(-total // batch) * batch,
         initial=state.images_seen,
         unit=" images",
         desc="training",

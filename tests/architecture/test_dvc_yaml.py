@@ -1,0 +1,108 @@
+"""dvc.yaml says the truth: what a stage imports and reads is what it declares, so that nothing stale is reused."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ddpm import config
+
+ROOT = Path(__file__).parents[2]
+STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+
+# These say where to run, what to print and whom to tell; none changes what a stage writes as its result.
+NO_RESULT = {"__init__", "config", "errors", "files", "runtime", "tracking", "workspace", "integrations/mlflow_store"}
+NO_RESULT_SECTIONS = {"runtime", "tracking"}
+
+
+def module_file(dotted: str) -> Path | None:
+    """The file of `ddpm.a.b`, or of `ddpm.a` when b is a name in it."""
+    parts = dotted.split(".")[1:]
+    for length in (len(parts), len(parts) - 1):
+        base = ROOT / "src" / "ddpm" / Path(*parts[:length])
+        if base.with_suffix(".py").is_file():
+            return base.with_suffix(".py")
+        if length == len(parts) and (base / "__init__.py").is_file():
+            return base / "__init__.py"
+    return None
+
+
+def closure(path: Path, seen: set[Path] | None = None) -> set[Path]:
+    """All files of the package that running this one may import."""
+    seen = seen if seen is not None else set()
+    if path in seen or name_of(path) in NO_RESULT:
+        return seen
+    seen.add(path)
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only or not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        for alias in node.names:
+            if node.module.split(".")[0] == "ddpm" and (file := module_file(f"{node.module}.{alias.name}")):
+                closure(file, seen)
+    return seen
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "src" / "ddpm").with_suffix("")).removesuffix("/__init__")
+
+
+def sections_read(path: Path) -> set[str]:
+    """Every X of `params.X` in a stage, the root of `getattr(params.X, …)` included."""
+    tree = ast.parse(path.read_text())
+    names = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    for node in ast.walk(tree):  # getattr(params, name) for name in (…)
+        if isinstance(node, ast.Call) and ast.unparse(node).startswith("getattr(params,"):
+            loop = next(c for c in ast.walk(tree) if isinstance(c, ast.DictComp) and node in ast.walk(c))
+            names |= set(ast.literal_eval(loop.generators[0].iter))
+    return names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_cover_what_the_stage_imports(stage: str) -> None:
+    deps = [ROOT / dep for dep in STAGES[stage]["deps"] if dep.startswith("src/")]
+    needed = closure(ROOT / "src" / "ddpm" / "stages" / f"{stage}.py")
+    missing = {
+        str(path.relative_to(ROOT)) for path in needed if not any(path == dep or dep in path.parents for dep in deps)
+    }
+    assert missing == set(), f"{stage} imports what dvc.yaml does not list, so DVC would reuse stale results"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_no_code_that_the_stage_does_not_import(stage: str) -> None:
+    needed = closure(ROOT / "src" / "ddpm" / "stages" / f"{stage}.py")
+    idle = {
+        dep
+        for dep in STAGES[stage]["deps"]
+        if dep.startswith("src/") and not any(path == ROOT / dep or ROOT / dep in path.parents for path in needed)
+    }
+    assert idle == set(), f"{stage} would run again for changes that cannot touch it"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_those_that_the_stage_reads(stage: str) -> None:
+    read = sections_read(ROOT / "src" / "ddpm" / "stages" / f"{stage}.py") - NO_RESULT_SECTIONS
+    assert read == set(STAGES[stage]["params"])
+
+
+def test_every_section_is_read_by_a_stage_or_changes_no_result() -> None:
+    declared = {section for stage in STAGES.values() for section in stage["params"]}
+    assert declared | NO_RESULT_SECTIONS == set(PARAMS)
+    assert declared.isdisjoint(NO_RESULT_SECTIONS)
+
+
+def test_params_yaml_is_valid_as_it_stands() -> None:
+    assert isinstance(config.load(ROOT / "params.yaml"), config.Params)

@@ -1,0 +1,77 @@
+"""params.yaml is closed: what cannot be meant is refused in one sentence that names the key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ddpm import config
+from ddpm.errors import UserError
+
+GOOD = Path(__file__).parents[1] / "params.yaml"
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    """params.yaml with `section__key=value` changed; a value of `...` removes the key."""
+    yaml = YAML()
+    params = yaml.load(GOOD.read_text())
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if value is ...:
+            del params[section][key]
+        elif key:
+            params[section][key] = value
+        else:
+            params[section] = value
+    path = tmp_path / "params.yaml"
+    yaml.dump(params, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train__batchsize": 3}, "train.batchsize is no known key"),
+        ({"trian": {}}, "trian is no known key"),
+        ({"train__lr": ...}, "train.lr is missing"),
+        ({"train__lr": "fast"}, r"train\.lr is 'fast'"),
+        ({"train__batch_size": 12.5}, r"train\.batch_size is 12\.5"),
+        ({"train__batch_size": "128"}, r"train\.batch_size is '128'"),
+        ({"train__lr": -1.0}, r"train: lr is -1\.0, expected a number above 0"),
+        ({"schedule__name": "cosin"}, r"schedule\.name is 'cosin'.*'linear', 'cosine' or 'sigmoid'"),
+        ({"sample__images": "many"}, r"sample\.images is 'many'"),
+        ({"sample__steps": 2000}, r"sample\.steps is 2000, expected at most schedule\.T \(1000\)"),
+        ({"sample__guidance": 2.0, "network__label_dropout": 0.0}, r"label_dropout is 0"),
+        ({"train__warmup_images": 10**9}, r"warmup_images \+ decay_images"),
+        ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
+        ({"validate__brightness": [200.0, 3.0]}, r"brightness is \[200\.0, 3\.0\]"),
+    ],
+)
+def test_a_mistake_is_refused_with_the_key_that_holds_it(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as refusal:
+        config.load(written(tmp_path, **changes))
+    assert "\n" not in str(refusal.value)
+
+
+def test_1e_4_is_a_number_as_it_is_for_dvc(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = GOOD.read_text()
+    line = next(
+        line for line in text.splitlines() if line.strip().startswith("lr:") and line in text.split("train:")[1]
+    )
+    path.write_text(text.replace(line, "  lr: 1e-4"))
+    assert config.load(path).train.lr == 1e-4
+
+
+def test_a_missing_file_and_a_broken_one_are_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not found; run from the project's folder"):
+        config.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="is no YAML"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_sections_travel_as_plain_values(tmp_path: Path) -> None:
+    network = config.as_dict(config.load(GOOD).network)
+    assert isinstance(network["multipliers"], list)
