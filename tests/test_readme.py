@@ -1,0 +1,108 @@
+"""What README.md tells a newcomer to type is there to be typed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ddpm import config, model_file
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every shell line, without its comment; continued lines joined."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
+
+
+def changed(params: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        params = params[section]
+    assert last in params, f"README names {key}, which params.yaml does not have"
+    params[last] = value
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"make ([a-z-]+)", README))
+    assert {"run", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+def test_every_path_exists() -> None:
+    made_by_running = ("reports/", "models/", "data/prepared", "mlflow.db", "mlartifacts/", "data/raw/images.zip")
+    for path in re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:yaml|py|md|json))`", README):
+        if not path.startswith(made_by_running):
+            assert (ROOT / path).exists(), path
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_every_setting_exists_and_is_accepted(tmp_path: Path) -> None:
+    yaml = YAML(typ="safe")
+    for block in blocks("yaml"):
+        params = yaml.load((ROOT / "params.yaml").read_text())
+        for section, values in yaml.load(block).items():
+            for key, value in values.items():
+                changed(params, f"{section}.{key}", value)
+        yaml.dump(params, tmp_path / "params.yaml")
+        config.load(tmp_path / "params.yaml")
+    for command in commands():
+        params = yaml.load((ROOT / "params.yaml").read_text())
+        for key, value in re.findall(r"-S ([\w.]+)=(\S+)", command):
+            changed(params, key, yaml.load(value))
+        yaml.dump(params, tmp_path / "params.yaml")
+        config.load(tmp_path / "params.yaml")
+    params = yaml.load((ROOT / "params.yaml").read_text())
+    for key, value in re.findall(r"`(\w+\.\w+): ([^`]+)`", README):
+        changed(params, key, yaml.load(value))
+    yaml.dump(params, tmp_path / "params.yaml")
+    config.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("ddpm ")])
+def test_every_ddpm_command_is_understood(command: str) -> None:
+    from ddpm.cli import parser
+
+    import shlex
+
+    parser().parse_args(shlex.split(command)[1:])
+
+
+def test_every_dvc_and_prefect_command_exists() -> None:
+    """`--help` of the command, so that a renamed one is seen; the flows' and registry's tests run them for real."""
+    seen = set()
+    for command in commands():
+        words = command.split()
+        if words[0] == "dvc":
+            seen.add((words[0], *[w for w in words[1:3] if not w.startswith("-")]))
+        if words[0] == "prefect":
+            seen.add((words[0], *[w for w in words[1:] if w in ("server", "start", "deploy", "worker")]))
+    assert len(seen) >= 5
+    for words in seen:
+        tool = [str(Path(sys.executable).with_name(words[0]))]
+        subprocess.run([*tool, *words[1:], "--help"], check=True, capture_output=True)
+
+
+def test_the_python_example_draws(tmp_path: Path) -> None:
+    params = config.load(ROOT / "params.yaml")
+    spec = {"channels": 1, "size": 8, "classes": [str(k) for k in range(10)]}
+    spec |= {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network")}
+    model_file.save(
+        tmp_path / "models" / "model.safetensors", network=model_file.build_network(spec), spec=spec, lineage={}
+    )
+    (example,) = blocks("python")
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
+    assert (tmp_path / "digits.png").stat().st_size > 100
