@@ -460,8 +460,8 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
     assert registry.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="has no version 9 at http"):
         registry.version("ddpm", "9")
-    assert not (project / "mlflow.db").exists()
-    assert not (project / "mlartifacts").exists()
+    for name in ("mlflow.db", "mlartifacts", ".state"):
+        assert not (project / name).exists()
 
 
 def test_figures_wait_while_the_server_is_away_and_go_on_when_it_is_back(

@@ -8,6 +8,8 @@ While a version waits for a person's yes it has the alias `challenger`.
 import fcntl
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from ddpm.errors import UserError
 from ddpm.integrations.mlflow_store import (
     as_default_store,
     connect,
+    default_uri,
     mlflow_errors,
     project,
     shown_uri,
@@ -449,8 +452,12 @@ def _now() -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One promotion at a time on this machine; MLflow itself has no compare-and-set for an alias."""
-    folder = project() / ".state"
-    folder.mkdir(exist_ok=True)
-    with open(folder / "registry.lock", "w") as file:
+    if tracking_uri() == default_uri():
+        path = project() / ".state" / "registry.lock"
+        path.parent.mkdir(exist_ok=True)
+    else:  # whatever folder a server is spoken to from
+        store = hashlib.sha256(tracking_uri().encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"ddpm-{os.getuid()}-{store}.lock"
+    with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
