@@ -147,7 +147,10 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 class Prefect:
-    """A server, a worker and the deployment of prefect.yaml, made by the three commands of README.md."""
+    """A server, a worker and the deployment of prefect.yaml, made by the three commands of README.md.
+
+    Those speak to port 4200; here the port is a free one, which PREFECT_API_URL says.
+    """
 
     def __init__(self, project: Project, logs: Path) -> None:
         self.project = project
@@ -158,14 +161,13 @@ class Prefect:
         }
         project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
         wait_for(lambda: _answers(f"http://127.0.0.1:{port}/api/health"), seconds=60)
-        # Both at once would migrate and write the new database together; one after the other is what a person does.
         project.start(
-            *("prefect", "worker", "start", "--pool", "ddpm", "--type", "process"),
+            *("prefect", "--profile", "local", "worker", "start", "--pool", "ddpm", "--type", "process"),
             log=logs / "worker.log",
             **self.environment,
         )
         wait_for(lambda: "started!" in (logs / "worker.log").read_text(), seconds=60)
-        deployed = project.run("prefect", "--no-prompt", "deploy", "--all", **self.environment)
+        deployed = project.run("prefect", "--profile", "local", "--no-prompt", "deploy", "--all", **self.environment)
         assert deployed.returncode == 0, deployed.stdout
 
     def client(self) -> Any:

@@ -60,8 +60,8 @@ def test_a_killed_stage_names_the_signal_and_is_worth_another_try(project: Proje
 def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Project) -> None:
     project.say("long")
     run("validate")
-    outcome, lines = run("train", timeout_seconds=4)
-    assert outcome == dvc_stage.Outcome(False, "it did not end within 4 seconds and was stopped")
+    outcome, lines = run("train", timeout_seconds=3)
+    assert outcome == dvc_stage.Outcome(False, "it did not end within 3 seconds and was stopped")
     assert not project.stage_is_running()
     assert 1 <= sum(line.startswith("training:") for line in lines) <= 2, "a progress bar is not to fill the log"
 

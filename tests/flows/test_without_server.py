@@ -1,33 +1,42 @@
 """`python flows/NAME.py` where there is no Prefect server: a temporary one, which ends with the flow."""
 
-import os
 import signal
 import sqlite3
-from pathlib import Path
+from collections.abc import Iterator
 
+import pytest
 from conftest import Project, new_project, wait_for
 
 
-def test_the_flow_runs_without_a_server_and_its_record_is_kept(project: Project) -> None:
-    ran = project.run("python", "flows/pipeline.py")
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """One project for all, because a new one makes Prefect's database first."""
+    with new_project(tmp_path_factory.mktemp("here") / "a project") as made:
+        yield made
+
+
+def test_the_flow_runs_without_a_server_and_its_record_is_kept(used: Project) -> None:
+    ran = used.run("python", "flows/pipeline.py")
     assert ran.returncode == 0, ran.stdout
     assert "the model is trained" in ran.stdout
     assert "Traceback" not in ran.stdout
-    with sqlite3.connect(project.path / ".state/prefect.db") as database:
+    with sqlite3.connect(used.path / ".state/prefect.db") as database:
         tasks = dict(database.execute("select name, state_name from task_run"))
     assert tasks == {"validate": "Completed", "train": "Completed"}
-    wait_for(lambda: not project.processes(), seconds=5)
+    wait_for(lambda: not used.processes(), seconds=5)
 
 
-def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(project: Project, tmp_path: Path) -> None:
-    project.say("long")
-    with new_project(tmp_path / "another") as another:
-        another.say("long")
-        ended = {project: signal.SIGTERM, another: signal.SIGKILL}
-        flows = {each: each.start("python", "flows/retrain.py", log=each.path / "log") for each in ended}
-        for each, how in ended.items():
-            wait_for(each.stage_is_running, seconds=60)
-            os.kill(flows[each].pid, how)
-        for flow in flows.values():
-            flow.wait()
-        wait_for(lambda: not project.processes() and not another.processes(), seconds=15)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: Project, name: str) -> None:
+    used.say("long")
+    flow = used.start("python", "flows/retrain.py", log=used.path / "log")
+    wait_for(used.stage_is_running, seconds=60)
+    flow.send_signal(signal.Signals[name])
+    flow.wait()
+    wait_for(lambda: not used.processes(), seconds=15)
+
+
+def test_a_server_that_does_not_answer_is_named_with_what_to_do(used: Project) -> None:
+    ran = used.run("python", "flows/pipeline.py", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert ran.returncode == 1
+    assert "\nerror: no Prefect server answers at http://127.0.0.1:9/api; start it with" in f"\n{ran.stdout}"
