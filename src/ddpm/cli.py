@@ -142,15 +142,15 @@ def report(args: argparse.Namespace) -> None:
         record = json.loads(args.metrics.read_text())
     except FileNotFoundError:
         raise UserError(f"{args.metrics} was not found; `dvc repro` makes it") from None
+    print(f"{'':12}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
+    for key, title, meaning in FIGURES:
+        print(f"{title:12}{_figure(record.get(key)):>10}{_figure(record['floor'].get(key)):>10}   {meaning}")
+    print()
+
     made = mlflow_store.read_run(args.run_json)
     known = registry.versions(_name(args))
     found = next((v for v in known if v.tags.get("model_sha256") == made["model_sha256"]), None)
     champion = next((v for v in known if registry.CHAMPION in v.aliases), None)
-
-    print(f"{'':12}{'model':>10}{'floor':>10}   floor: held-out real images, measured the same way")
-    for key, title, meaning in FIGURES:
-        print(f"{title:12}{_figure(record.get(key)):>10}{_figure(record['floor'].get(key)):>10}   {meaning}")
-    print()
     _say("model", _standing(found, champion))
     if found is not None:
         _say("because", found.tags.get("reasons", ""))
@@ -162,7 +162,7 @@ def report(args: argparse.Namespace) -> None:
 
 def _standing(found: "Version | None", champion: "Version | None") -> str:
     if found is None:
-        return "is not registered; `dvc repro register` does it"
+        return "is not registered; `dvc repro -f -s register` does it"
     decision = found.tags.get("decision", "not judged yet")
     said = f"{found.name} version {found.number}: {decision}"
     if champion is None:

@@ -143,7 +143,7 @@ def test_a_candidate_that_is_not_better_enough_leaves_the_champion_and_says_why(
     shelf.judged(0, 10.0)
     outcome = shelf.judged(1, 9.5)
     assert (outcome.verdict, shelf.champion()) == ("kept", "1")
-    assert "short of what is asked" in outcome.version.tags["reasons"]
+    assert "not enough, since 1 (10.0%) is asked for" in outcome.version.tags["reasons"]
     run = shelf.client.get_run(shelf.run_id)
     assert run.data.tags["decision"] == "kept as version 2 of ddpm"
 

@@ -90,11 +90,14 @@ def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: con
         return True, f"the champion's {name} is {champion.get(name)}, no finite number to be better than"
     gain, needed = old - new, rule.min_improvement * abs(old)
     passed = gain > 0 and gain >= needed
-    reason = (
-        f"{name} {new:.4g} against the champion's {old:.4g} is {abs(gain):.3g} "
-        f"{'better' if gain > 0 else 'no better' if gain == 0 else 'worse'}, "
-        f"{'as asked' if passed else 'short of what is asked'}: {needed:.3g} ({rule.min_improvement:.1%})"
-    )
+    if gain > 0:
+        asked = f"{needed:.3g} ({rule.min_improvement:.1%}) is asked for"
+        reason = f"{name} {new:.4g} is {gain:.3g} better than the champion's {old:.4g}: "
+        reason += f"enough, since {asked}" if passed else f"not enough, since {asked}"
+    elif gain < 0:
+        reason = f"{name} {new:.4g} is {-gain:.3g} worse than the champion's {old:.4g}"
+    else:
+        reason = f"{name} {new:.4g} is the champion's own"
     spread = _finite(candidate, f"{name}_spread") or _finite(candidate, f"{name}_std")
     if spread is not None and 0 < abs(gain) <= spread:
         reason += f"; the difference is within the spread of the measurement, {spread:.3g}, and may be chance"
