@@ -27,7 +27,7 @@ _LARGEST_TAR_HEADER_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the archive: its name there, and the file it was unpacked to or why it was not."""
+    """A file of a folder or an archive: its name there, where it lies on disk, or why it does not."""
 
     name: str
     file: Path | None

@@ -52,7 +52,7 @@ def read_facts(folder: Path) -> Facts:
     """Raises UserError where no data were prepared."""
     path = folder / "dataset.json"
     try:
-        read = json.loads(path.read_text())
+        read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} was not found; make it with `dvc repro prepare`") from None
     read["classes"] = tuple(read["classes"])

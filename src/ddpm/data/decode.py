@@ -41,7 +41,7 @@ RECORD = np.dtype(
         ("pixel_sha256", "u1", 32),
         ("mean", "f4"),
         ("std", "f4"),
-        ("label", "i4"),  # only of an input that gives one
+        ("label", "i4"),  # -1 unless the input gives one
     ]
 )
 """What is kept of an image besides its prepared pixels; zeros where it is not known."""
@@ -102,6 +102,7 @@ def read_headers(inputs: Sequence[Input]) -> list[Header | None]:
 def decode(inputs: Sequence[Input], target: Target) -> tuple[np.ndarray, np.ndarray]:
     """Records [N] of RECORD, and the pixels uint8 [n,C,H,W] of the n images among them that could be decoded."""
     records = np.zeros(len(inputs), RECORD)
+    records["label"] = -1
     pixels = np.empty((len(inputs), target.channels, target.size, target.size), np.uint8)
     n = 0
     for row, item in enumerate(inputs):
@@ -115,9 +116,8 @@ def decode(inputs: Sequence[Input], target: Target) -> tuple[np.ndarray, np.ndar
         record["pixel_sha256"] = np.frombuffer(hashlib.sha256(pixels[n]).digest(), np.uint8)
         n += 1
     decoded = records["reason"] == 0
-    flat = pixels[:n].reshape(n, -1)
-    records["mean"][decoded] = flat.mean(axis=1)
-    records["std"][decoded] = flat.std(axis=1)
+    records["mean"][decoded] = pixels[:n].mean(axis=(1, 2, 3))
+    records["std"][decoded] = pixels[:n].std(axis=(1, 2, 3))
     return records, pixels[:n]
 
 
@@ -197,16 +197,12 @@ def _pixels(image: Image.Image, target: Target) -> np.ndarray:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     flat, background = _flattened(image)
-    try:
-        opaque = flat.convert("L" if target.channels == 1 else "RGB")
-    except ValueError:  # LAB
-        raise _RejectedError(UNKNOWN_VALUES) from None
-    square = _square(opaque, target, background)
+    square = _square(flat.convert("L" if target.channels == 1 else "RGB"), target, background)
     return np.asarray(square).reshape(target.size, target.size, target.channels).transpose(2, 0, 1)
 
 
 def _flattened(image: Image.Image) -> tuple[Image.Image, int]:
-    """The image without transparency and with 8 bits, and the level 0..255 of bars beside it."""
+    """The image as 1, L or RGB, and the level 0..255 of bars beside it."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" is Pillow's mode of some 16-bit formats
         return _scaled(np.asarray(image), 65535), 0
     if image.mode == "F":
@@ -214,7 +210,7 @@ def _flattened(image: Image.Image) -> tuple[Image.Image, int]:
     if image.has_transparency_data:
         layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB"), 255
-    return image, 0
+    return image if image.mode in ("1", "L") else image.convert("RGB"), 0
 
 
 def _scaled(values: np.ndarray, highest: int) -> Image.Image:

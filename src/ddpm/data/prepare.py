@@ -47,6 +47,8 @@ def prepare(data: Data, *, raw: Path, prepared: Path, workers: int, progress: bo
     The folder appears whole, at the end: a run that is killed leaves none, or the old one.
     Raises UserError when nothing was found, nothing could be kept, or a split is empty.
     """
+    if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"data.path is {raw}, which holds the output {prepared} too; give a folder of images only")
     with _whole_or_nothing(prepared) as (folder, scratch):
         found = find(data, raw=raw, scratch=scratch)
         workers = (workers or cores()) if len(found.paths) >= _POOL_FROM else 1
@@ -85,7 +87,9 @@ def prepare(data: Data, *, raw: Path, prepared: Path, workers: int, progress: bo
         )
         assert facts.kept + sum(facts.rejected.values()) == facts.found
         assert facts.train + facts.test == facts.kept
-        (folder / "dataset.json").write_text(json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n")
+        (folder / "dataset.json").write_text(
+            json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         return facts
 
 
@@ -178,6 +182,7 @@ def _decode(
     """Records [found] of all files; the pixels of those that could be decoded go to the file, in order."""
     records = np.zeros(len(found.paths), RECORD)
     records["reason"] = [code_of(reason) for reason in found.reasons]
+    records["label"] = -1
     bytes_per_image = target.channels * target.size**2
     chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // bytes_per_image))
     with pixels.open("wb") as file:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ddpm.config import Data
-from ddpm.data import archive, layout
+from ddpm.data import layout
+from ddpm.data.archive import Member, unpack
 from ddpm.data.decode import Input
 from ddpm.data.layout import OPEN, TEST, TRAIN
 from ddpm.errors import UserError
@@ -90,8 +91,8 @@ def _folder(folder: Path, *, with_labels: bool) -> Found:
         raise UserError(f"data.path is {folder}, a file; set data.source to archive, or give a folder")
     if not folder.is_dir():
         raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
-    files = {path: str(folder / path) for path in _walk(folder)}
-    return _from_files(folder.resolve().name, files, {}, with_labels=with_labels)
+    files = [Member(path, folder / path) for path in _walk(folder)]
+    return _from_files(folder.resolve().name, files, with_labels=with_labels)
 
 
 def _walk(folder: Path) -> list[str]:
@@ -117,25 +118,23 @@ def _walk(folder: Path) -> list[str]:
 def _archive(data: Data, path: Path, scratch: Path) -> Found:
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
-    members = archive.unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
-    files = {member.name: str(member.file) for member in members}
-    reasons = {member.name: member.reason for member in members if member.reason is not None}
-    return _from_files(path.name.split(".")[0], files, reasons, with_labels=data.labels)
+    members = unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
+    return _from_files(path.name.split(".")[0], members, with_labels=data.labels)
 
 
-def _from_files(name: str, files: dict[str, str], reasons: dict[str, str], *, with_labels: bool) -> Found:
-    """`files`: relative path -> path on disk. Sorted, so that the order is the same on every file system."""
-    paths = sorted(path for path in files if not layout.is_ignored(path))
-    placed = layout.place(paths, with_labels=with_labels)
+def _from_files(name: str, files: list[Member], *, with_labels: bool) -> Found:
+    """Sorted by name, so that the order is the same on every file system and in every archive."""
+    counted = sorted((file for file in files if not layout.is_ignored(file.name)), key=lambda file: file.name)
+    placed = layout.place([file.name for file in counted], with_labels=with_labels)
     return Found(
         name=name,
-        paths=paths,
-        inputs=[files[path] for path in paths],
+        paths=[file.name for file in counted],
+        inputs=[str(file.file) for file in counted],
         splits=placed.splits,
         labels=placed.labels,
-        reasons=[reasons.get(path) or reason for path, reason in zip(paths, placed.reasons, strict=True)],
+        reasons=[file.reason or reason for file, reason in zip(counted, placed.reasons, strict=True)],
         classes=placed.classes,
-        ignored=len(files) - len(paths),
+        ignored=len(files) - len(counted),
         kind="files",
     )
 

@@ -19,10 +19,10 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--docs", type=Path, required=True)
     arguments = parser.parse_args()
-    limits = config.load().validate
+    params = config.load()
     facts = read_facts(arguments.prepared)
     tables = read_tables(arguments.prepared, facts)
-    outcomes = check(rules(facts, limits), tables, docs=arguments.docs, run_name=facts.content_hash[:12])
+    outcomes = check(rules(facts, params.validate), tables, docs=arguments.docs, run_name=facts.content_hash[:12])
     write_report(arguments.report, facts=facts, tables=tables, outcomes=outcomes)
     if not all(outcome.passed for outcome in outcomes):
         raise UserError(f"{failure(outcomes, show=5)}; all of it is in {arguments.docs / 'index.html'}")
