@@ -66,7 +66,8 @@ def save(path: Path | str, *, network: nn.Module, spec: dict[str, Any], lineage:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    header = {"format": FORMAT, "spec": json.dumps(spec), "lineage": json.dumps(lineage)}
+    # One key: safetensors writes several in random order, and the same model shall be the same file.
+    header = {FORMAT: json.dumps({"spec": spec, "lineage": lineage}, sort_keys=True)}
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside, header)
     with open(aside, "rb+") as file:
         os.fsync(file.fileno())
@@ -89,12 +90,10 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); build it again with `dvc repro`") from None
-    if header.get("format") != FORMAT:
-        raise UserError(
-            f"{path} has format {header.get('format')!r} in its header, expected {FORMAT!r}; "
-            "it was not written by this project"
-        )
-    spec, lineage = json.loads(header["spec"]), json.loads(header["lineage"])
+    if FORMAT not in header:
+        raise UserError(f"{path} has no {FORMAT!r} in its header; it was not written by this project")
+    described = json.loads(header[FORMAT])
+    spec, lineage = described["spec"], described["lineage"]
     network = build_network(spec).to(device)
     network.load_state_dict(weights)
     with open(path, "rb") as raw:

@@ -120,11 +120,11 @@ def test_the_file_says_how_to_rebuild_the_model_and_where_it_came_from(
     prepared: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
     with safe_open(prepared / "model.safetensors", framework="pt") as file:
-        header = file.metadata()
-    lineage = json.loads(header["lineage"])
+        header = json.loads(file.metadata()[model_file.FORMAT])
+    lineage = header["lineage"]
     facts = json.loads((prepared / "data" / "prepared" / "dataset.json").read_text())
     assert lineage["data_hash"] == facts["content_hash"]
     assert lineage["params"]["train"]["images"] == 2560
     assert {"code_hash", "mlflow_run", "machine"} <= set(lineage)
-    spec = json.loads(header["spec"])
+    spec = header["spec"]
     assert (spec["channels"], spec["size"], len(spec["classes"])) == (1, 8, 10)

@@ -48,7 +48,7 @@ def main() -> None:
     if labels is not None:
         np.save(args.images / "labels.npy", labels.numpy())
     write_json(args.images / "sample.json", {"n": n} | settings)
-    write_json(args.report, {"n": n} | settings | {"images_per_second": round(speed, 1)})
+    write_json(args.report, {"n": n} | settings)
 
     pictures.grid_by_class(images, labels, params.sample.grid).save(args.grid)
     pictures.animate(model, args.animation, device=device, precision=precision, settings=settings)

@@ -1,0 +1,43 @@
+"""The model file: whole or refused, the same bytes for the same model, nothing pickled."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ddpm import model_file
+from ddpm.errors import UserError
+
+
+def test_the_same_model_is_the_same_file(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    assert len({tiny_model(tmp_path / f"{k}.safetensors") for k in range(8)}) == 1
+    assert tiny_model(tmp_path / "other.safetensors", seed=1) != tiny_model(tmp_path / "0.safetensors")
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    sha256 = tiny_model(tmp_path / "m.safetensors")
+    model = model_file.load(tmp_path / "m.safetensors")
+    assert model.sha256 == sha256
+    assert model.schedule.T == model.spec["schedule"]["T"]
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 40])
+    labels = torch.tensor([0, 1])
+    x_0 = model.denoiser(guidance=2.0)(x, t, labels)
+    assert x_0.abs().max() <= 1
+    assert not torch.equal(x_0, model.denoiser(guidance=1.0)(x, t, labels))
+
+
+def test_a_file_that_is_missing_torn_or_foreign_is_refused_in_one_sentence(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(UserError, match="is no model file"):
+        model_file.load(path)
+    tiny_model(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match="no whole safetensors file"):
+        model_file.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="was not written by this project"):
+        model_file.load(path)
