@@ -1,6 +1,7 @@
 """What README.md tells a newcomer to type is there to be typed."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ddpm import config, model_file
+from ddpm.cli import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,7 +44,16 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_path_exists() -> None:
-    made_by_running = ("reports/", "models/", "data/prepared", "mlflow.db", "mlartifacts/", "data/raw/images.zip")
+    made_by_running = (
+        "reports/",
+        "models/",
+        "data/prepared",
+        "mlflow.db",
+        "mlartifacts/",
+        "data/raw/images.zip",
+        "train/",
+        "test/",
+    )
     for path in re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:yaml|py|md|json))`", README):
         if not path.startswith(made_by_running):
             assert (ROOT / path).exists(), path
@@ -74,10 +85,6 @@ def test_every_setting_exists_and_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("ddpm ")])
 def test_every_ddpm_command_is_understood(command: str) -> None:
-    from ddpm.cli import parser
-
-    import shlex
-
     parser().parse_args(shlex.split(command)[1:])
 
 

@@ -26,7 +26,7 @@ FIGURES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse)."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
         args.run(args)
     except UserError as error:
@@ -214,9 +214,9 @@ def _name(args: argparse.Namespace) -> str:
     return "ddpm"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ddpm", description=__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="ddpm", description=__doc__)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(run: Any, summary: str, example: str) -> argparse.ArgumentParser:
         made = commands.add_parser(
@@ -272,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--run", dest="run_json", type=Path, default=Path("models/run.json"))
     shown.add_argument("--grid", type=Path, default=Path("reports/samples.png"))
     shown.add_argument("--animation", type=Path, default=Path("reports/reverse_process.gif"))
-    return parser
+    return top
 
 
 if __name__ == "__main__":
