@@ -118,7 +118,7 @@ def test_a_bomb_is_stopped_while_it_expands(tmp_path: Path, into: Callable, kind
     path = tmp_path / f"x.{kind}"
     make_zip(path, {"a.png": zeros}) if kind == "zip" else make_tar(path, [(tarfile.TarInfo("a.png"), zeros)], "w:gz")
     assert path.stat().st_size < 10_000
-    with pytest.raises(UserError, match="unpacks to more than 1000000 bytes; .*archive_max_bytes"):
+    with pytest.raises(UserError, match=r"unpacks to more than 1000000 bytes; .*archive_max_bytes"):
         into(path)
     written = sum(file.stat().st_size for file in (tmp_path / "outside").rglob("*") if file.is_file())
     assert written <= 1_000_000
@@ -175,7 +175,7 @@ def test_an_archive_that_was_cut_off_is_refused(tmp_path: Path, into: Callable, 
     else:
         make_tar(path, [(tarfile.TarInfo(n), data) for n, data in files.items()], "w:gz" if kind == "tar.gz" else "w")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match="no whole .zip or .tar"):
+    with pytest.raises(UserError, match=r"no whole \.zip or \.tar"):
         into(path)
 
 
@@ -212,12 +212,12 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path, into: Callable) -> None:
 
 def test_what_is_no_archive_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
     (tmp_path / "x.zip").write_bytes(b"hello " * 500)
-    with pytest.raises(UserError, match="no whole .zip or .tar"):
+    with pytest.raises(UserError, match=r"no whole \.zip or \.tar"):
         into(tmp_path / "x.zip")
 
 
 def test_a_missing_archive_or_a_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found"):
         unpack(tmp_path / "x.zip", tmp_path, max_bytes=1, max_files=1)
-    with pytest.raises(UserError, match="a folder; set data.source to folder"):
+    with pytest.raises(UserError, match=r"a folder; set data\.source to folder"):
         unpack(tmp_path, tmp_path, max_bytes=1, max_files=1)

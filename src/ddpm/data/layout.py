@@ -24,7 +24,7 @@ _TEXT = {
     ".yaml",
     ".yml",
 }
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "license", "readme"}
+_LITTER = {"thumbs.db", "desktop.ini", "license", "readme"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Placed:
 
 def is_ignored(path: str) -> bool:
     """Hidden files, what operating systems leave behind, and text beside the images: not counted as found."""
-    parts = path.lower().split("/")
-    litter = any(part.startswith(".") or part in _LITTER for part in parts)
-    return litter or PurePosixPath(parts[-1]).suffix in _TEXT
+    *folders, name = path.lower().split("/")
+    hidden = name.startswith(".") or any(folder.startswith(".") or folder == "__macosx" for folder in folders)
+    return hidden or name in _LITTER or PurePosixPath(name).suffix in _TEXT
 
 
 def place(paths: Sequence[str], *, with_labels: bool) -> Placed:

@@ -140,8 +140,8 @@ def _in_chunks(
 def _target(data: Data, run: Callable[..., Iterator[tuple[np.ndarray, Any]]]) -> Target:
     """Size and channels as set, or what the headers of all images say.
 
-    Size: the most common shorter side; where it would enlarge more than one image in twenty, the largest multiple
-    of 8 that does not. Channels: 1 when every image is grey.
+    Size: the shorter side that half of the images or more have in common; without one, or where it would enlarge
+    more than one image in twenty, the largest multiple of 8 that does not. Channels: 1 when every image is grey.
     """
     if data.size is not None and data.channels is not None:
         return Target(data.size, data.channels, data.fit)
@@ -165,13 +165,13 @@ def _size_of(sides: Counter[int]) -> int:
 
     if not sides:  # nothing can be decoded; the reasons come with decoding
         return LARGEST_CHOSEN_SIZE
-    size = max(sides, key=lambda side: (sides[side], -side))
-    if share_not_smaller(size) < _REACHED_BY:
-        size = max((side for side in range(8, size, 8) if share_not_smaller(side) >= _REACHED_BY), default=8)
+    size = max(sides, key=lambda side: sides[side])
+    if sides[size] < sides.total() / 2 or share_not_smaller(size) < _REACHED_BY:
+        size = max((side for side in range(8, max(sides) + 1, 8) if share_not_smaller(side) >= _REACHED_BY), default=8)
     if not 4 <= size <= LARGEST_CHOSEN_SIZE:
         raise UserError(
-            f"the images' shorter sides are mostly {size} pixels, and without being told prepare takes only "
-            f"4 to {LARGEST_CHOSEN_SIZE}; set data.size in params.yaml, for instance to 64"
+            f"by their own sizes the images would become {size} pixels wide and high, and only 4 to "
+            f"{LARGEST_CHOSEN_SIZE} are taken without being asked for; set data.size in params.yaml, for instance to 64"
         )
     return size
 
@@ -197,7 +197,8 @@ def _labels(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray) 
     labels = records["label"].astype(np.int64) if found.labels is None else np.array(found.labels, np.int64)
     if not data.labels or (labels[decoded] < 0).any():
         return np.full_like(labels, -1), ()
-    return labels, found.classes or tuple(str(label) for label in range(int(labels[decoded].max()) + 1))
+    n = int(labels[decoded].max()) + 1
+    return labels, found.classes if len(found.classes) >= n else tuple(str(label) for label in range(n))
 
 
 def _splits(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ RUN_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 _REMOVED = (
     r"<script\b.*?</script>",
-    r"<link\b[^>]*https?://[^>]*>",
+    r"<link\b[^>]*>",
     r"<footer\b.*?</footer>",
     r"<nav class=\"navbar.*?</nav>\s*</div>\s*</nav>",
     r"<tr[^>]*>\s*<td[^>]*>(?:(?!</tr>).)*?ge_load_time.*?</tr>",

@@ -1,6 +1,7 @@
 """Great Expectations, as the checker of our rules and the writer of Data Docs."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -23,10 +24,10 @@ def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]", *, docs: 
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    from great_expectations.checkpoint import UpdateDataDocsAction
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    shutil.rmtree(docs, ignore_errors=True)  # pages of other data
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     context.add_data_docs_site(
@@ -55,7 +56,6 @@ def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]", *, docs: 
                 validation_definitions=[
                     context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
                 ],
-                actions=[UpdateDataDocsAction(name="docs", site_names=["docs"])],
                 result_format={
                     "result_format": "SUMMARY",
                     "partial_unexpected_count": NAMED_ROWS,
@@ -72,6 +72,7 @@ def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]", *, docs: 
             assert config is not None
             outcome = _outcome(here[config.meta["rule"]], result, key)
             outcomes[outcome.rule.name] = outcome
+    context.build_data_docs(site_names=["docs"])
     ordered = [outcomes[rule.name] for rule in rules]
     data_docs.finish(docs, ordered, run_name=run_name)
     return ordered
