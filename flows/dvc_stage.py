@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,12 @@ from ddpm.workspace import GRACE_SECONDS, launcher_environment
 PROGRESS_SECONDS = 5.0
 """A progress bar rewrites its line many times a second; the log gets it this often."""
 _POLL_SECONDS = 0.1
+_SENTENCE_CHARACTERS = 500
+"""A crash can say far more than the page of a run has room for; its log has all of it."""
+_ADVICE = re.compile(
+    r"To track the changes with git|\s*git add |To enable auto staging|\s*dvc config core\.|Use `dvc push`"
+)
+"""What dvc tells the person who typed it, after every stage."""
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -108,7 +115,7 @@ class _Lines:
 
     def _take(self, piece: str) -> None:
         line = _TERMINAL_CODES.sub("", piece).rstrip()
-        if not line:
+        if not line or _ADVICE.match(line):
             return
         if piece.endswith("\r"):
             if time.monotonic() < self._next_progress:
@@ -169,7 +176,7 @@ def _outcome(status: int, lines: list[str]) -> Outcome:
     crashed = any(line.startswith("Traceback (most recent call last)") for line in lines)
     sentence = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if sentence:
-        return Outcome(False, sentence, try_again=crashed)
+        return Outcome(False, textwrap.shorten(sentence, _SENTENCE_CHARACTERS, placeholder=" …"), try_again=crashed)
     said = _dvc_error(lines)
     exited = re.search(r"exited with (-?\d+)$", said)
     code = int(exited[1]) if exited else status

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpm.cli import FIGURES
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,14 +19,6 @@ GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
 DATA_DOCS = Path("reports/data_docs/index.html")
 
-_MEANING = {
-    "fid": "Fréchet distance, lower is better",
-    "kid": "kernel distance, lower is better",
-    "isc": "Inception score, higher is better",
-    "precision": "share of images that look real",
-    "recall": "share of the real variety that is covered",
-    "memorized_share": "share of images that copy a training image",
-}
 _MAX_IMAGE_PIXELS = 1024
 
 
@@ -47,6 +40,9 @@ def registered() -> Registered:
     from ddpm.integrations import mlflow_store, registry
 
     sha256 = mlflow_store.read_run(RUN)["model_sha256"]
+    in_project = mlflow_store.tracking_uri() == mlflow_store.default_uri()
+    if in_project and not (mlflow_store.project() / "mlflow.db").exists():
+        return Registered(version=None, against=None, champion=None)
     known = registry.versions(config.load().promote.name)
     version = next((each for each in known if each.tags.get("model_sha256") == sha256), None)
     number = version.tags.get("decided_against") if version else None
@@ -70,14 +66,10 @@ def metrics(measured: Mapping[str, Any], standing: Registered | None) -> str:
         title = f"champion, version {standing.against.number}"
         records = [standing.against.record("record"), standing.against.record("record_again")]
         champion = next((each for each in records if each and not gate.differences(measured, each)), {})
-    names = [name for name in _MEANING if name in measured]
     lines = [f"| | this model | {title} | floor: held-out real images |", "|---|---|---|---|"]
-    lines += [
-        f"| **{name}**, {_MEANING[name]} | "
-        + " | ".join(_figure(record, name) for record in (measured, champion, measured.get("floor") or {}))
-        + " |"
-        for name in names
-    ]
+    for name, label, meaning in FIGURES:
+        figures = [_figure(record, name) for record in (measured, champion, measured.get("floor") or {})]
+        lines.append(f"| **{label}**, {meaning} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
@@ -92,11 +84,11 @@ def image(path: Path) -> str:
     return f"![{path.name}](data:image/png;base64,{base64.b64encode(written.getvalue()).decode()})\n\n`{path}`"
 
 
-def links() -> str:
+def links(standing: Registered | None) -> str:
     """Where to look further, of what there is."""
     lines = []
-    if RUN.exists():
-        lines.append(_run_link(json.loads(RUN.read_text())))
+    if standing and standing.version and standing.version.run_id:
+        lines.append(_run_link(standing.version.run_id))
     if DATA_DOCS.exists():
         lines.append(f"Data Docs of Great Expectations: open `{DATA_DOCS.absolute()}` in a browser")
     if METRICS.exists():
@@ -139,13 +131,10 @@ def _figure(record: Mapping[str, Any], name: str) -> str:
     return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
 
 
-def _run_link(run: Mapping[str, str]) -> str:
+def _run_link(run_id: str) -> str:
     from ddpm.integrations import mlflow_store
 
-    uri = mlflow_store.tracking_uri()
+    uri = mlflow_store.shown_uri()
     if uri.startswith("http"):
-        return f"[Run {run['run_id']} in MLflow]({uri}/#/runs/{run['run_id']})"
-    return (
-        f"Run `{run['run_id']}` in MLflow: `mlflow ui --backend-store-uri {mlflow_store.shown_uri()}`, "
-        f"experiment `{run['experiment']}`"
-    )
+        return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
+    return f"The training's run in MLflow: `mlflow ui --backend-store-uri {uri}`, run `{run_id}`"

@@ -73,18 +73,18 @@ def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, time
         )
         state = named(stage, force=stage in force, timeout_seconds=timeout, return_state=True)
         if not state.is_completed():
-            _show_links()
+            _show_links(None)
             return Failed(message=state.message)
         if state.name != "Unchanged":
             ran.append(stage)
-    _show_result()
-    _show_links()
+    standing = pages.registered() if pages.RUN.exists() else None
+    _show_result(standing)
+    _show_links(standing)
     return Completed(message=f"ran {', '.join(ran)}" if ran else "nothing had changed")
 
 
-def _show_result() -> None:
+def _show_result(standing: pages.Registered | None) -> None:
     measured = pages.read_metrics()
-    standing = pages.registered() if pages.RUN.exists() else None
     if measured:
         create_markdown_artifact(pages.metrics(measured, standing), key="metrics", description="Against the champion")
     if pages.GRID.exists():
@@ -93,8 +93,8 @@ def _show_result() -> None:
         create_markdown_artifact(pages.decision(standing), key="gate", description="What the gate said")
 
 
-def _show_links() -> None:
-    if found := pages.links():
+def _show_links(standing: pages.Registered | None) -> None:
+    if found := pages.links(standing):
         create_markdown_artifact(found, key="links", description="Where to look further")
 
 

@@ -5,6 +5,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
@@ -68,11 +69,14 @@ def _reasons(force: bool) -> tuple[list[str], list[str]]:
     """Why there is something to do, and the stages to force for it. DVC compares by content hash."""
     if force:
         return ["forced"], dvc_stage.stages()
+    if not Path("dvc.lock").exists():
+        return ["the pipeline has not run here yet"], []
     changed = dvc_stage.changes()
     if changed:
         return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
     if pages.RUN.exists() and pages.registered().version is None:
-        return ["the registry does not hold the model of this workspace"], ["register"]
+        # Another store, or a new one: training, which goes on where it ended, logs its run there again.
+        return ["the registry does not hold the model of this workspace"], ["train", "register"]
     return [], []
 
 
