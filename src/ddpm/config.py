@@ -119,7 +119,8 @@ class Features:
     seed: int
 
     def __post_init__(self) -> None:
-        _positive(self, "dim", "images", "batch_size", "lr")
+        _positive(self, "images", "batch_size", "lr")
+        _require(self.dim >= 16, f"dim is {self.dim}, expected at least 16")
 
 
 @_section

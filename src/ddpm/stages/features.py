@@ -1,0 +1,47 @@
+"""DVC stage `features`: the feature extractor that the figures speak of."""
+
+import argparse
+from pathlib import Path
+
+from ddpm import config
+from ddpm.workspace import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option in ("prepared", "validation", "extractor", "report"):
+        parser.add_argument(f"--{option}", type=Path, required=True)
+    args = parser.parse_args()
+    params = config.load()
+
+    from ddpm import runtime
+    from ddpm.data.dataset import read_facts, read_split
+    from ddpm.evaluation import extractor, extractor_training
+    from ddpm.files import write_json
+
+    facts, settings = read_facts(args.prepared), params.features
+    counts = {"training": facts.train, "held-out": facts.test}
+    kind = extractor_training.choose_kind(settings, classes=len(facts.classes))
+    accuracy: float | None
+    if kind == "inception":
+        extractor.require_enough_images(extractor.INCEPTION_DIM, counts)
+        extractor.record_inception(args.extractor, Path(str(settings.inception_weights)))
+        accuracy, dim, sha256 = None, extractor.INCEPTION_DIM, extractor.INCEPTION_SHA256
+    else:
+        extractor.require_enough_images(settings.dim, counts)
+        trained = extractor_training.train_extractor(
+            read_split(args.prepared, "train"),
+            read_split(args.prepared, "test"),
+            kind=kind,
+            classes=len(facts.classes),
+            settings=settings,
+            device=runtime.choose_device(params.runtime.device),
+            progress=params.runtime.progress,
+        )
+        trained.save(args.extractor)
+        accuracy, dim, sha256 = trained.accuracy, trained.dim, trained.sha256
+    write_json(args.report, {"kind": kind, "accuracy": accuracy, "dim": dim, "sha256": sha256})
+
+
+if __name__ == "__main__":
+    run_stage(main)
