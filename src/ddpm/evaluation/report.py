@@ -28,7 +28,7 @@ def draw_neighbours(
     figure = Figure(figsize=(1.15 * n + 1.6, 9.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"Generated images and the training images nearest to them\n"
+        f"Generated images and the training images nearest to them, with distances (red: a copy)\n"
         f"by pixels: copies {by_pixels.share:.1%} of {len(generated)} (held-out real images: "
         f"{by_pixels.held_out_share:.1%}), limit {by_pixels.limit:.3g} grey levels   ·   "
         f"by features: copies {by_features.share:.1%} (real: {by_features.held_out_share:.1%}), "
