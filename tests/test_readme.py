@@ -55,7 +55,7 @@ def test_every_path_exists() -> None:
         "test/",
     )
     for path in re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:yaml|py|md|json))`", README):
-        if not path.startswith(made_by_running):
+        if not path.startswith(made_by_running + yours):
             assert (ROOT / path).exists(), path
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / picture).is_file(), picture

@@ -9,7 +9,7 @@ from ddpm.workspace import run_stage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "validation", "extractor", "report"):
+    for option in ("prepared", "extractor", "report"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
     params = config.load()

@@ -66,8 +66,7 @@ def main() -> None:
         mlflow_store.log_model(tracker, args.model, model_sha256=sha256)
         write_json(args.run, mlflow_store.run_record(tracker, model_sha256=sha256))
         for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):
-            if path.exists():  # DVC restores a validation from its cache without the docs
-                tracker.artifact(path, folder)
+            tracker.artifact(path, folder)
     training.forget()
 
 
