@@ -199,7 +199,7 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path
     params["validate"] |= json.loads(json.dumps(dataclasses.asdict(LENIENT))) | {"brightness": [2.0, 253.0]}
     command = [sys.executable, "-m", "ddpm.stages.validate", "--prepared", str(prepared)]
     command += ["--report", "reports/validation.json", "--docs", "reports/data_docs"]
-
+    command += ["--passed", "validated.json"]
     yaml.dump(params, tmp_path / "params.yaml")
     stopped = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert stopped.returncode == 1
@@ -211,6 +211,7 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path
     assert (report["test_duplicates"], report["darkest"]) == (2, 1.0)
     assert [row["rows"] for row in report["details"] if not row["passed"]] == [["train/a/9.png (mean 1)"]]
     assert (tmp_path / "reports" / "data_docs" / "index.html").exists()
+    assert not (tmp_path / "validated.json").exists(), "what training waits for"
 
     params["validate"]["brightness"] = [1.0, 253.0]
     yaml.dump(params, tmp_path / "params.yaml")
@@ -218,6 +219,7 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path
     assert passed.returncode == 0, passed.stderr
     report = json.loads((tmp_path / "reports" / "validation.json").read_text())
     assert (report["passed"], report["failed"]) == (True, 0)
+    assert (tmp_path / "validated.json").exists()
     assert "all passed" in (tmp_path / "reports" / "data_docs" / "index.html").read_text(encoding="utf-8")
 
 
