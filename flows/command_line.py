@@ -1,12 +1,15 @@
-"""A flow started by `python flows/NAME.py`: on the server there is, or on a temporary one that ends with it."""
+"""A flow started by `python flows/NAME.py`: on the server there is, or on one of its own that ends with it."""
 
+import atexit
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,30 +17,27 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId, TaskRunFilter
 from prefect.client.schemas.filters import TaskRunFilterFlowRunId as OfFlowRun
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_API_URL
+from prefect.context import refresh_global_settings_context
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+from ddpm.errors import UserError
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
 _RECORD_SECONDS = 10.0
 
 
 def run(a_flow: Callable[..., State], **parameters: Any) -> NoReturn:
-    """Run the flow and exit: 0 when it completed, else 1 with its sentence on stderr."""
-    # Without this, SIGTERM would leave the temporary server behind: only a normal exit stops it.
+    """Run the flow and exit: 0 when it completed, else 1 with its sentence on stderr; 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        with _server():
-            state = a_flow(**parameters, return_state=True)
-            if not PREFECT_API_URL.value():
-                _wait_for_records(state)
+        _ensure_server()
+        state = a_flow(**parameters, return_state=True)
+        _wait_for_records(state)
     except KeyboardInterrupt:
         sys.exit(130)
-    except RuntimeError as error:
-        if "Failed to reach API" not in str(error):
-            raise
-        print(
-            f"error: no Prefect server answers at {PREFECT_API_URL.value()}; start it with `prefect server start`, "
-            "or do without one: PREFECT_PROFILE=ephemeral",
-            file=sys.stderr,
-        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
@@ -46,23 +46,91 @@ def run(a_flow: Callable[..., State], **parameters: Any) -> NoReturn:
     sys.exit(0)
 
 
-@contextmanager
-def _server() -> Iterator[None]:
-    """Where no server is configured, Prefect starts a temporary one; it must not outlive this process."""
-    if PREFECT_API_URL.value():
-        yield
+def _ensure_server() -> None:
+    """The server of PREFECT_API_URL, or one of our own until this process ends.
+
+    Prefect would start a temporary one itself, but in our process group: Ctrl-C would end it before the flow
+    could say how it ended, and SIGTERM and SIGKILL would leave it behind.
+    """
+    configured = PREFECT_API_URL.value()
+    if configured:
+        if not _answers(configured):
+            raise UserError(
+                f"no Prefect server answers at {configured}; start it with `prefect server start`, "
+                "or unset PREFECT_API_URL (or choose PREFECT_PROFILE=ephemeral) to do without one"
+            )
         return
-    # How often that server writes down what it was told. It ends soon after the flow.
-    os.environ.setdefault("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL", "1")
-    os.environ.setdefault("PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL", "1")
-    janitor = Path(__file__).with_name("janitor.py")
-    # In a session of its own, so that what kills this process and its group does not kill the janitor.
-    subprocess.Popen([sys.executable, str(janitor), str(os.getpid())], start_new_session=True)
-    yield
+    home = PREFECT_HOME.value()
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "temporary_server.log"
+    address = f"http://127.0.0.1:{_free_port()}"
+    process = _start(address, log)
+    # Registered before Prefect's own, so it runs after them: they still send the last lines of the log.
+    atexit.register(_stop, process)
+    _wait_for_start(process, address, log)
+    print(f"Prefect: {address} while this runs", flush=True)
+    os.environ["PREFECT_API_URL"] = f"{address}/api"
+    refresh_global_settings_context()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _start(address: str, log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        # How often it writes down what it was told: it ends soon after the flow.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    }
+    port = address.rpartition(":")[2]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-scheduler", "--no-late-runs"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", port],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    # The janitor ends the server should SIGKILL end us. Its own session keeps it out of what kills our group.
+    janitor = [sys.executable, str(Path(__file__).with_name("janitor.py")), str(os.getpid()), str(process.pid)]
+    subprocess.Popen(janitor, start_new_session=True)
+    return process
+
+
+def _wait_for_start(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while not _answers(f"{address}/api"):
+        if process.poll() is not None or time.monotonic() > end:
+            raise UserError(f"Prefect's server did not start within {_START_SECONDS:g} seconds; {log} says why")
+        time.sleep(0.1)
+
+
+def _answers(api: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return True  # there is a server; whether we may use it, it says itself
+    except (OSError, ValueError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def _wait_for_records(state: State) -> None:
-    """Until the temporary server has written down how the tasks ended; it loses what it has not when it stops."""
+    """Until the server has written down how the tasks ended: ours would lose what it has not when it stops."""
     flow_run = state.state_details.flow_run_id
     if flow_run is None:
         return

@@ -106,7 +106,7 @@ class _Lines:
         self._next_progress = 0.0
 
     def feed(self, written: bytes) -> None:
-        *complete, self._rest = re.split(r"(?<=[\r\n])", self._rest + self._decoder.decode(written))
+        *complete, self._rest = re.split(r"(?<=\n)|(?<=\r)(?!\n)", self._rest + self._decoder.decode(written))
         for piece in complete:
             self._take(piece)
 

@@ -1,7 +1,4 @@
-"""`janitor.py PID`: when process PID has ended, ends the temporary Prefect server that it left behind, if any.
-
-Only after SIGKILL is there one: on every other way out Prefect stops it.
-"""
+"""`janitor.py PID SERVER`: when process PID has ended, ends the Prefect server that it may have left behind."""
 
 import sys
 import time
@@ -10,27 +7,21 @@ from contextlib import suppress
 import psutil
 
 _POLL_SECONDS = 0.5
-_SERVER = "prefect.server.api.server:create_app"
 
 
-def main(pid: int) -> None:
-    servers: set[psutil.Process] = set()
+def main(pid: int, server_pid: int) -> None:
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            servers |= {child for child in process.children() if _SERVER in _command(child)}
+        server = psutil.Process(server_pid)
+        while _is_alive(pid) and server.is_running():
             time.sleep(_POLL_SECONDS)
-    for server in servers:
-        with suppress(psutil.NoSuchProcess):
-            server.terminate()
+        server.terminate()  # raises NoSuchProcess for another process with the same pid
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def _is_alive(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

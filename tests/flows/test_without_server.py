@@ -1,5 +1,6 @@
 """`python flows/NAME.py` where there is no Prefect server: a temporary one, which ends with the flow."""
 
+import os
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -26,13 +27,16 @@ def test_the_flow_runs_without_a_server_and_its_record_is_kept(used: Project) ->
     wait_for(lambda: not used.processes(), seconds=5)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: Project, name: str) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: Project, how: signal.Signals) -> None:
     used.say("long")
     flow = used.start("python", "flows/retrain.py", log=used.path / "log")
     wait_for(used.stage_is_running, seconds=60)
-    flow.send_signal(signal.Signals[name])
-    flow.wait()
+    if how == signal.SIGINT:
+        os.killpg(flow.pid, how)  # Ctrl-C reaches the whole group
+    else:
+        flow.send_signal(how)
+    assert flow.wait(timeout=15) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
     wait_for(lambda: not used.processes(), seconds=15)
 
 
