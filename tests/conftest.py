@@ -1,11 +1,15 @@
 """What tests of several floors need: a project folder with a store of its own, and a tiny untrained model."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_SPEC: dict[str, Any] = {
     "channels": 1,

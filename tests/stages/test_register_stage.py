@@ -19,7 +19,7 @@ from ddpm.stages import prepare, register
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "features": {"dim": 8, "images": 4000},
+    "features": {"dim": 16, "images": 4000},
     "evaluate": {"kid_subset_size": 20, "kid_subsets": 5, "blocks": 2},
     "promote": {"max_over_floor": 1e9, "max_memorized_share": 1.0},
     "runtime": {"progress": False, "device": "cpu", "precision": "float32"},

@@ -42,9 +42,10 @@ def main() -> None:
         state_folder=args.state,
     )
     average = model_file.Model(training.state.ema.network, spec, lineage={}, sha256="")
+    run_name = f"{facts.name}-{training.fingerprint[:8]}"
     tracker = mlflow_store.start_run(
         experiment=params.tracking.experiment,
-        name=training.fingerprint,
+        name=run_name,
         facts=facts,
         prepared=args.prepared,
         run_id=training.extra.get("run_id"),
@@ -58,7 +59,7 @@ def main() -> None:
             training, tracker=tracker, tracking=params.tracking, picture=lambda: preview(average, device, precision)
         )
         lineage = {"data_hash": facts.content_hash, "data": facts.name, "params": told, "machine": machine}
-        lineage |= {"code_hash": training.code_hash, "mlflow_run": training.fingerprint}
+        lineage |= {"code_hash": training.code_hash, "mlflow_run": run_name}
         sha256 = model_file.save(args.model, network=average.network, spec=spec, lineage=lineage)
         session.write_curves(args.curves, curves)
         summary = {"loss": curves[-1]["loss"], "images_seen": training.state.images_seen}
