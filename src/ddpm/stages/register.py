@@ -13,12 +13,13 @@ from ddpm.workspace import run_stage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "extractor", "model", "run", "metrics"):
+    for option in ("prepared", "extractor", "model", "run", "metrics", "receipt"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
     params = config.load()
 
     from ddpm import model_file
+    from ddpm.files import write_json
     from ddpm.integrations import mlflow_store, registry
 
     measured = json.loads(args.metrics.read_text())
@@ -48,6 +49,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = registry.judge(candidate, rule=params.promote, remeasure=remeasure, folder=Path(folder))
+    known = {"name": params.promote.name, "model_sha256": model.sha256, "tracking_uri": mlflow_store.shown_uri()}
+    write_json(args.receipt, known)
     print(registry.summary(outcome, metric=params.promote.metric))
 
 
