@@ -99,7 +99,14 @@ class Pipeline:
 
     def register(self) -> None:
         options = {"extractor": "extractor.safetensors", "model": "model.safetensors", "run": "run.json"}
-        run_main(register.main, self.patch, prepared="data/prepared", metrics="metrics.json", **options)
+        run_main(
+            register.main,
+            self.patch,
+            prepared="data/prepared",
+            metrics="metrics.json",
+            receipt="registered.json",
+            **options,
+        )
 
 
 @pytest.fixture
