@@ -24,7 +24,7 @@ class Schedule:
 
     betas: Tensor
     """float64 [T+1]; betas[0] = 0, the others in (0, 1)."""
-    _tables: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         assert self.betas.dtype == torch.float64
@@ -42,11 +42,11 @@ class Schedule:
         return torch.cumprod(1 - self.betas, dim=0)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the image in x_t: float32 [N,1,1,1] for integer t [N] in 0..T."""
+        """Factor of the image in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
         return self._at("alpha", t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t: float32 [N,1,1,1] for integer t [N] in 0..T."""
+        """Standard deviation of the noise in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
         return self._at("sigma", t)
 
     def snr(self, t: Tensor) -> Tensor:
@@ -58,15 +58,28 @@ class Schedule:
         return t.to(torch.float32) * (1000 / self.T)
 
     def _at(self, name: str, t: Tensor) -> Tensor:
-        key = (name, t.device)
-        if key not in self._tables:
-            values = {
-                "alpha": self.alphas_bar.sqrt(),
-                "sigma": (1 - self.alphas_bar).sqrt(),
-                "snr": self.alphas_bar / (1 - self.alphas_bar),
-            }[name]
-            self._tables[key] = values.to(torch.float32).to(t.device)
-        return self._tables[key][t].view(-1, 1, 1, 1)
+        alphas_bar = self._alphas_bar_at(t)
+        values = {
+            "alpha": lambda: alphas_bar.sqrt(),
+            "sigma": lambda: (1 - alphas_bar).sqrt(),
+            "snr": lambda: alphas_bar / (1 - alphas_bar),
+        }[name]()
+        return values.to(torch.float32).view(-1, 1, 1, 1)
+
+    def _alphas_bar_at(self, t: Tensor) -> Tensor:
+        """alpha_bar at integer t, or at real t by linear interpolation of its logarithm (Lu et al. 2022, App. D.1)."""
+        table = self._table(t.device)
+        if not t.is_floating_point():
+            return table[t]
+        before = t.floor().clamp(0, self.T - 1).to(torch.long)
+        weight = t.to(table.dtype) - before
+        return torch.exp((1 - weight) * table[before].log() + weight * table[before + 1].log())
+
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._tables:
+            dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+            self._tables[device] = self.alphas_bar.to(dtype).to(device)
+        return self._tables[device]
 
 
 def _from_alphas_bar(alpha_bar: Callable[[Tensor], Tensor], T: int) -> Tensor:
