@@ -125,26 +125,63 @@ class Features:
 
 @_section
 class Schedule:
-    """The noise schedule: how fast the forward process destroys an image."""
+    """The forward process: how fast it destroys an image."""
 
-    name: Literal["linear", "cosine", "sigmoid"]
+    name: Literal["linear", "cosine", "sigmoid", "variance_exploding"]
     T: int
-    """Number of steps of the forward process."""
+    """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
+    time: Literal["discrete", "continuous"]
+    """Whether training sees the steps 1..T alone or every real time up to T."""
+    shift: float
+    """SNR is divided by its square; for images of d pixels and a schedule made for 64: d/64."""
+    zero_terminal_snr: bool
+    """Rescale the schedule so that x_T is pure noise."""
+    sigma_min: float
+    """variance_exploding only: least noise in training, beside images in [-1, 1]."""
+    sigma_max: float
+    """variance_exploding only: most noise, of which sampling starts."""
 
     def __post_init__(self) -> None:
         _require(self.T >= 2, f"T is {self.T}, expected at least 2 steps")
+        _positive(self, "shift", "sigma_min")
+        _require(
+            self.sigma_min < self.sigma_max,
+            f"sigma_min is {self.sigma_min}, expected below sigma_max ({self.sigma_max})",
+        )
+        if self.name == "variance_exploding":
+            _require(self.time == "continuous", "name is variance_exploding, whose time is continuous; set time to it")
+            _require(
+                self.shift == 1 and not self.zero_terminal_snr,
+                "name is variance_exploding, which has neither shift nor zero_terminal_snr; set them to 1 and false "
+                "and choose sigma_max instead",
+            )
 
 
 @_section
 class Objective:
     """What the network predicts and how the loss is weighted over noise levels."""
 
-    target: Literal["eps", "x_0", "v"]
-    weight: Literal["simple", "min_snr"]
+    target: Literal["eps", "x_0", "v", "edm"]
+    weight: Literal["simple", "snr", "min_snr", "p2", "edm"]
+    """Of the squared error of x_0; simple: such that the error of the target itself counts alike at all levels."""
     min_snr_gamma: float
+    p2_gamma: float
+    sigma_data: float
+    """Standard deviation of the pixels in [-1, 1]; for target and weight edm."""
+    learned_variance: bool
+    """The network also says the variance of every step; sampler ddpm uses it."""
+    vlb_weight: float
+    """Of the variational bound that teaches the variance, beside the weighted loss."""
+    time_sampling: Literal["uniform", "importance", "log_normal"]
+    """uniform: over the process (variance_exploding: in log sigma); importance: where the loss is large."""
+    log_normal: tuple[float, float]
+    """Mean and standard deviation of ln sigma in training, for time_sampling log_normal."""
 
     def __post_init__(self) -> None:
-        _positive(self, "min_snr_gamma")
+        _positive(self, "min_snr_gamma", "p2_gamma", "sigma_data", "vlb_weight")
+        _require(
+            self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0"
+        )
 
 
 @_section
@@ -314,8 +351,25 @@ class Params:
     tracking: Tracking
 
     def __post_init__(self) -> None:
+        schedule, objective = self.schedule, self.objective
         _require(
-            self.sample.steps <= self.schedule.T,
+            not (schedule.zero_terminal_snr and objective.target == "eps"),
+            "objective.target is eps, but with schedule.zero_terminal_snr x_T is nothing but noise, of which eps says "
+            "nothing about the image; set target to v, x_0 or edm",
+        )
+        for key, value in (("learned_variance", True), ("time_sampling", "importance")):
+            _require(
+                schedule.time == "discrete" or getattr(objective, key) != value,
+                f"objective.{key} is {str(value).lower()}, which needs the steps of a chain; "
+                "set schedule.time to discrete",
+            )
+        _require(
+            objective.time_sampling != "log_normal" or schedule.name == "variance_exploding",
+            "objective.time_sampling is log_normal, whose time is sigma; set schedule.name to variance_exploding "
+            "or time_sampling to uniform",
+        )
+        _require(
+            schedule.time == "continuous" or self.sample.steps <= schedule.T,
             f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
         )
         _require(
