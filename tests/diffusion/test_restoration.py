@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import restoration, samplers
+from ddpm.diffusion.grids import uniform_grid
 from ddpm.diffusion.samplers import Denoise
 from ddpm.diffusion.schedules import Schedule, make_schedule
 from ddpm.images import to_model_range, to_uint8
@@ -51,7 +52,7 @@ def last(steps: object) -> Tensor:
 
 
 def grid(steps: int) -> list[float]:
-    return restoration.even_grid(1000.0, steps)
+    return uniform_grid(PROCESS.T, steps)
 
 
 def smooth_covariance(pixels: int) -> Tensor:
@@ -234,12 +235,11 @@ def test_the_measured_member_of_a_finite_set_is_found(name: str) -> None:
 def test_the_process_is_entered_where_it_is_as_noisy_as_the_image(name: str, std: float) -> None:
     process = make_schedule(name, 1000)
     y = normal((3, 1, 2, 2))()
-    x_t, times = restoration.start_of_noisy(process, y, std=std, steps=4)
+    x_t, times = restoration.start_of_noisy(process, y, uniform_grid(1000, 50), std=std)
     t = torch.tensor([times[0]])
     assert math.isclose((process.sigma(t) / process.alpha(t)).item(), std, rel_tol=1e-3)
     assert torch.allclose(x_t / process.alpha(t), y, atol=1e-5)
-    assert times[-1] == 0
-    assert len(times) == 5
+    assert times[1:] == [s for s in uniform_grid(1000, 50) if s < times[0]]
 
 
 def test_denoising_draws_from_the_closed_form_posterior() -> None:
@@ -247,7 +247,7 @@ def test_denoising_draws_from_the_closed_form_posterior() -> None:
     n, m, s, r, seen = 20_000, 0.1, 0.5, 0.4, 0.9
     denoise = gaussian(torch.tensor([m]), torch.tensor([[s**2]]), (1, 1, 1))
     noise = normal((n, 1, 1, 1))
-    x_t, times = restoration.start_of_noisy(PROCESS, torch.full((n, 1, 1, 1), seen), std=r, steps=200)
+    x_t, times = restoration.start_of_noisy(PROCESS, torch.full((n, 1, 1, 1), seen), grid(500), std=r)
     x = last(samplers.ddpm(denoise, PROCESS, x_t, times, noise))
     gain = s**2 / (s**2 + r**2)
     assert abs(x.mean() - (m + gain * (seen - m))) < 4 * r / math.sqrt(n) + 0.005

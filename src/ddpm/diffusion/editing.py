@@ -1,47 +1,54 @@
 """Editing: from a given image into the process and back out of it, by any sampler."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.objectives import eps_from_x_0
-from ddpm.diffusion.restoration import even_grid
-from ddpm.diffusion.samplers import Denoise, Noise
-from ddpm.diffusion.schedules import Schedule
+from ddpm.diffusion.processes import Process
+from ddpm.diffusion.samplers import Denoise, Noise, at
 
 
 def start_of_edit(
-    process: Schedule, x_0: Tensor, *, strength: float, steps: int, noise: Noise
+    process: Process, x_0: Tensor, grid: Sequence[float], *, strength: float, noise: Noise
 ) -> tuple[Tensor, list[float]]:
-    """Image to image: x_t ~ q(x_t | x_0) at t = strength * T, and a grid of `steps` steps from there to 0.
+    """Image to image: x_t ~ q(x_t | x_0) at the t that leaves `strength` of the grid's steps, and the grid from there.
 
-    Meng et al. 2022 (SDEdit), Algorithm 1. Whatever is finer than the noise at t is the sampler's; what is coarser
-    stays. strength is in (0, 1]; at 1 nothing of the image is left but what the process leaves at T.
+    Meng et al. 2022 (SDEdit), Algorithm 1. What is finer than the noise at t becomes the sampler's; what is coarser
+    stays. strength is in (0, 1]; at 1 nothing of the image is left but what the process leaves of it at T.
     """
-    t = strength * process.T
-    return q_sample(process, x_0, torch.full((len(x_0),), t, device=x_0.device), noise()), even_grid(t, steps)
+    left = max(1, round(strength * (len(grid) - 1)))
+    rest = list(grid[-left - 1 :])
+    return q_sample(process, x_0, at(rest[0], x_0), noise()), rest
 
 
-def ddim_inversion(denoise: Denoise, process: Schedule, x_0: Tensor, grid: list[float], *, iterations: int) -> Tensor:
-    """The x_T from which `samplers.ddim` with eta = 0 comes to x_0 along this grid (decreasing, ends in 0).
+SPREAD = 1.0
+"""Standard deviation of the Gaussian images that the inversion's first guess and slope are exact for."""
 
-    A step of DDIM from t to s solved for x_t (Song, Meng and Ermon 2020, Eq. 13):
-        x_t = alpha_t / alpha_s x_s + (sigma_t - alpha_t / alpha_s sigma_s) eps(x_t, t)
-    by so many fixed-point iterations from x_t = alpha_t / alpha_s x_s. One is the usual inversion, which takes the
-    eps of x_s for that of x_t; with more the round trip closes (Pan et al. 2023, Sec. 3.2). It costs `iterations`
-    network evaluations a step.
+
+def ddim_inversion(
+    denoise: Denoise, process: Process, x_0: Tensor, grid: Sequence[float], *, iterations: int
+) -> Tensor:
+    """The x_T from which `samplers.ddim` with eta = 0 comes to x_0 along this grid (falling, ends in 0).
+
+    A step of DDIM from t to s is, with n = sigma_s / (alpha_s sigma_t) (Song, Meng and Ermon 2020, Eq. 13),
+        x_s / alpha_s = n x_t + (1 - n alpha_t) x_0(x_t, t),
+    and is solved for x_t by so many steps of Newton's method, in which a Gaussian's slope stands for the network's.
+    The usual inversion (Sec. 5.4) takes x_0(x_s, s) for x_0(x_t, t) and comes back elsewhere; solving the step
+    itself closes the round trip, as in Pan et al. 2023, Sec. 3.2. It costs `iterations` evaluations a step.
     """
     x_s = x_0
-    for s, t in pairwise(reversed(grid)):
-        s_all, t_all = (torch.full((len(x_0),), time, device=x_0.device) for time in (s, t))
-        alpha_t, sigma_t = process.alpha(t_all), process.sigma(t_all)
-        factor = alpha_t / process.alpha(s_all)
-        x_t = factor * x_s
+    for s, t in pairwise(grid[::-1]):
+        t_all, s_all = at(t, x_0), at(s, x_0)
+        alpha_t, sigma_t, alpha_s, sigma_s = (f(u) for u in (t_all, s_all) for f in (process.alpha, process.sigma))
+        n = sigma_s / (alpha_s * sigma_t)
+        variance_t, variance_s = (a**2 * SPREAD**2 + b**2 for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
+        slope = n + (1 - n * alpha_t) * alpha_t * SPREAD**2 / variance_t
+        x_t = (variance_t / variance_s).sqrt() * x_s
         for _ in range(iterations):
-            eps = eps_from_x_0(denoise(x_t, t_all), x_t, alpha_t, sigma_t)
-            x_t = factor * x_s + (sigma_t - factor * process.sigma(s_all)) * eps
+            x_t = x_t - (n * x_t + (1 - n * alpha_t) * denoise(x_t, t_all) - x_s / alpha_s) / slope
         x_s = x_t
     return x_s
 

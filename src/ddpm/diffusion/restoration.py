@@ -4,7 +4,7 @@ Nothing here is a sampler: `repaint` strings steps of `samplers.ddpm` together, 
 any sampler then takes, and `start_of_noisy` says where a sampler has to begin.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ddpm.diffusion import samplers
 from ddpm.diffusion.gaussian import q_sample, transition
-from ddpm.diffusion.samplers import Denoise, Noise, Step
-from ddpm.diffusion.schedules import Schedule
+from ddpm.diffusion.grids import time_of
+from ddpm.diffusion.processes import Process
+from ddpm.diffusion.samplers import Denoise, Noise, Step, at
 
 
-def resampling_path(grid: list[float], *, jump: int, resamplings: int) -> list[float]:
+def resampling_path(grid: Sequence[float], *, jump: int, resamplings: int) -> list[float]:
     """The grid with its detours: every `jump` steps, `resamplings - 1` times back up by `jump` steps and down again.
 
     Lugmayr et al. 2022, Sec. 4.2; the turning points are those of the authors' published code, which for a jump of
@@ -39,9 +40,9 @@ def resampling_path(grid: list[float], *, jump: int, resamplings: int) -> list[f
 
 def repaint(
     denoise: Denoise,
-    process: Schedule,
+    process: Process,
     x_T: Tensor,
-    path: list[float],
+    path: Sequence[float],
     noise: Noise,
     *,
     known: Tensor,
@@ -56,13 +57,12 @@ def repaint(
     """
     x_t = x_T
     for t, s in pairwise(path):
-        s_all = torch.full((len(x_t),), s, device=x_t.device)
         if s > t:
-            factor, variance = transition(process, s_all, torch.full_like(s_all, t))
+            factor, variance = transition(process, at(s, x_t), at(t, x_t))
             x_t = factor * x_t + variance.sqrt() * noise()
             continue
         (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise)
-        given = q_sample(process, known, s_all, noise()) if s > 0 else known
+        given = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
         x_t = torch.where(mask, given, step.x_t)
         yield step._replace(x_t=x_t)
 
@@ -126,24 +126,12 @@ def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:
     return out @ (gain * (into @ x @ into.T)) @ out.T
 
 
-def start_of_noisy(process: Schedule, y: Tensor, *, std: float, steps: int) -> tuple[Tensor, list[float]]:
-    """Denoising y = x_0 + std * eps: x_t for the t at which the process is as noisy as y, and a grid from there to 0.
+def start_of_noisy(process: Process, y: Tensor, grid: Sequence[float], *, std: float) -> tuple[Tensor, list[float]]:
+    """Denoising y = x_0 + std * eps: x_t for the t at which the process is as noisy as y, and the grid from there on.
 
     alpha_t y is a draw from q(x_t | x_0) where sigma_t / alpha_t = std, so a sampler that reverses the process from
     there draws x_0 from its posterior given y, with no further approximation (Kawar et al. 2021, Sec. 3).
-    `std` is in the model's range, two for the whole of it; it must lie within the process's own noise levels.
+    `std` is in the model's range, two for the whole of it; above the process's largest noise level it means T.
     """
-    low, high = 0.0, float(process.T)
-    for _ in range(50):
-        middle = torch.tensor([(low + high) / 2], device=y.device)
-        if process.sigma(middle) < std * process.alpha(middle):
-            low = middle.item()
-        else:
-            high = middle.item()
-    t = (low + high) / 2
-    return process.alpha(torch.full((len(y),), t, device=y.device)) * y, even_grid(t, steps)
-
-
-def even_grid(t: float, steps: int) -> list[float]:
-    """t = t_0 > t_1 > ... > t_steps = 0, evenly spaced real times."""
-    return [t * (steps - i) / steps for i in range(steps + 1)]
+    t = time_of(process, std)
+    return process.alpha(at(t, y)) * y, [t, *(s for s in grid if s < t)]
