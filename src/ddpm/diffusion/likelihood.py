@@ -112,40 +112,37 @@ def log_likelihood(
 ) -> Tensor:
     """log p(x) in nats, [N], of the density that the probability-flow ODE carries from noise to images.
 
-    Song et al. 2021, Eq. 39 and appendix D.2. In y = x_t / alpha and l = log(sigma / alpha) the ODE of every process
-    is dy/dl = y - x_0(x_t) and the density of y grows by its divergence; solved by Heun's method along the grid,
-    which falls from the largest time to the smallest, above 0; x is taken as x_t there.
+    Song et al. 2021, Eq. 39 and appendix D.2. Every process is one rotation: with tan(phi) = sigma/alpha,
+    z = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps moves by dz/dphi = v (Salimans and Ho 2022,
+    appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
+    the largest to the smallest, above 0; x is taken as x_t there.
     `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
-    backward pass per dimension. Unclipped denoisers, please: the density needs the derivative.
+    backward pass per dimension. The denoiser must not clip: the density needs its derivative.
     """
-    dims = x[0].numel()
-    rising = list(reversed(grid))
-    times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in rising]
-    alphas = [process.alpha(t) for t in times]
-    ells = [(process.sigma(t) / alpha).log() for t, alpha in zip(times, alphas, strict=True)]
+    times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
+    alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]
+    scales = [torch.hypot(alpha, sigma) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+    phis = [torch.atan2(sigma, alpha) for alpha, sigma in zip(alphas, sigmas, strict=True)]
 
-    sign: Tensor | None = None
-
-    def flow(y: Tensor, i: int) -> tuple[Tensor, Tensor]:
-        """dy/dl [N,C,H,W] and its divergence [N] at time i."""
+    def flow(z: Tensor, i: int, signs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """v [N,C,H,W] and the trace of its derivative [N] at time i."""
         with torch.enable_grad():
-            y = y.detach().requires_grad_()
-            velocity = y - denoise(alphas[i] * y, times[i])
-            trace = _trace(velocity, y, sign)
-        return velocity.detach(), trace
+            z = z.detach().requires_grad_()
+            v = (phis[i].cos() * z - denoise(scales[i] * z, times[i])) / phis[i].sin()
+            trace = _trace(v, z, signs)
+        return v.detach(), trace
 
-    y, grown = x / alphas[0], torch.zeros(len(x), device=x.device)
-    for i, j in pairwise(range(len(rising))):
-        sign = None if probes is None else probes()
-        step = ells[j] - ells[i]
-        velocity, trace = flow(y, i)
-        ahead, trace_ahead = flow(y + step * velocity, j)
-        y = y + step * (velocity + ahead) / 2
+    z, grown = x / scales[0], torch.zeros(len(x), device=x.device)
+    for i, j in pairwise(range(len(times))):
+        signs = None if probes is None else probes()
+        step = phis[j] - phis[i]
+        v, trace = flow(z, i, signs)
+        v_ahead, trace_ahead = flow(z + step * v, j, signs)
+        z = z + step * (v + v_ahead) / 2
         grown = grown + step.flatten() * (trace + trace_ahead) / 2
 
-    prior = torch.distributions.Normal(0.0, process.prior_std / alphas[-1])
-    log_p_y = prior.log_prob(y).flatten(1).sum(dim=1) + grown
-    return log_p_y - dims * alphas[0].flatten().log()
+    prior = torch.distributions.Normal(0.0, process.prior_std / scales[-1])
+    return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
 
 
 def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
@@ -157,7 +154,7 @@ def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
 
 
 def log_snr_grid(process: Process, steps: int, *, first: float, last: float) -> list[float]:
-    """Times from `last` down to `first`, evenly spaced in log SNR, in which the ODE is smoothest: steps + 1 reals."""
+    """Times from `last` down to `first`, evenly spaced in log SNR: steps + 1 reals."""
     ends = torch.tensor([first, last])
     high, low = process.snr(ends).log().flatten().double().tolist()
     wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64)
@@ -169,16 +166,16 @@ def log_snr_grid(process: Process, steps: int, *, first: float, last: float) -> 
     return [last, *((below + above) / 2).tolist()[1:-1], first]
 
 
-def _trace(velocity: Tensor, y: Tensor, sign: Tensor | None) -> Tensor:
-    """Trace of d velocity / d y per image, exactly or as sign^T J sign (Hutchinson 1990): [N]."""
-    if sign is not None:
-        (vjp,) = torch.autograd.grad(velocity, y, sign)
-        return (vjp * sign).flatten(1).sum(dim=1)
-    trace = torch.zeros(len(y), device=y.device)
-    for k in range(y[0].numel()):
-        one = torch.zeros_like(y)
+def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
+    """Trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
+    if signs is not None:
+        (vjp,) = torch.autograd.grad(v, z, signs)
+        return (vjp * signs).flatten(1).sum(dim=1)
+    trace = torch.zeros(len(z), device=z.device)
+    for k in range(z[0].numel()):
+        one = torch.zeros_like(z)
         one.flatten(1)[:, k] = 1
-        (vjp,) = torch.autograd.grad(velocity, y, one, retain_graph=True)
+        (vjp,) = torch.autograd.grad(v, z, one, retain_graph=True)
         trace = trace + vjp.flatten(1)[:, k]
     return trace
 
