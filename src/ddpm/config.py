@@ -245,13 +245,49 @@ class Train:
 class Sample:
     """How images are generated for the grid and the evaluation."""
 
-    sampler: Literal["ddpm", "ddim"]
+    sampler: Literal[
+        "ddpm",
+        "ddim",
+        "heun",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "dpmpp_2m_sde",
+        "unipc",
+        "langevin",
+        "predictor_corrector",
+    ]
     steps: int
-    """Network evaluations per image, at most schedule.T."""
+    """Network evaluations per image, at most schedule.T; guidance doubles their cost, not their number."""
+    time_grid: Literal["uniform", "quadratic", "karras", "log_snr", "optimized"]
+    """At which noise levels the evaluations are."""
+    rho: float
+    """time_grid karras only: 1 is even in the noise level, 7 dense near the image."""
+    variance: Literal["small", "large", "learned"]
+    """ddpm only: of its steps; learned needs objective.learned_variance."""
     eta: float
     """ddim only: 0 is deterministic, 1 as random as ddpm."""
+    order: Literal[1, 2, 3]
+    """unipc only."""
+    churn: float
+    """heun only: S_churn, 0 is deterministic."""
+    churn_range: tuple[float, float | None]
+    """heun only: S_min and S_max, the noise levels (sigma / alpha) with churn; null: without an end."""
+    churn_noise: float
+    """heun only: S_noise."""
+    langevin_steps: int
+    """langevin and predictor_corrector only: Langevin steps at every noise level."""
+    langevin_snr: float
+    """Their size: norm of the drift over norm of the noise."""
     guidance: float
     """1 is the conditional model itself."""
+    guide: str | None
+    """A file of a weaker model of the same data to guide against; null: the model itself without the label."""
+    guidance_interval: tuple[float, float | None]
+    """Noise levels (sigma / alpha) with guidance; null: without an end."""
+    guidance_rescale: float
+    """Share of the contrast that guidance adds which is taken back."""
+    threshold: float | None
+    """Dynamic thresholding at this quantile of the pixels; null: clipping."""
     images: int | Literal["auto"]
     """How many; auto: as many as there are training images, at most 10000."""
     grid: int
@@ -263,6 +299,33 @@ class Sample:
         _require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")
         _require(0 <= self.eta <= 1, f"eta is {self.eta}, expected 0 to 1")
         _require(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or above")
+        _positive(self, "rho", "churn_noise", "langevin_steps", "langevin_snr")
+        _share(self, "guidance_rescale")
+        _require(self.churn >= 0, f"churn is {self.churn}, expected 0 or above")
+        for name in ("churn_range", "guidance_interval"):
+            low, high = getattr(self, name)
+            _require(
+                low >= 0 and (high is None or low < high),
+                f"{name} is {[low, high]}, expected [low, high] with 0 <= low < high, or null for no end",
+            )
+        _require(
+            self.threshold is None or 0 < self.threshold <= 1,
+            f"threshold is {self.threshold}, expected a share above 0 and at most 1, or null",
+        )
+        _require(
+            self.guide is None or self.guidance != 1,
+            "guide is given, but guidance is 1, which asks no guide; set guidance to another number or guide to null",
+        )
+        _require(
+            self.variance == "small" or self.sampler == "ddpm",
+            f"variance is {self.variance}, but sampler {self.sampler} has none to choose; "
+            "set sampler to ddpm or variance to small",
+        )
+        _require(
+            self.sampler != "langevin" or self.steps > self.langevin_steps,
+            f"steps is {self.steps}, but langevin takes langevin_steps ({self.langevin_steps}) at every noise level "
+            "and one at the end; set steps to more",
+        )
 
 
 @_section
@@ -373,9 +436,14 @@ class Params:
             f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
         )
         _require(
-            self.sample.guidance == 1 or self.network.label_dropout > 0,
+            self.sample.guidance == 1 or self.sample.guide is not None or self.network.label_dropout > 0,
             f"sample.guidance is {self.sample.guidance}, but network.label_dropout is 0, so the model has no "
             "unconditional prediction to guide with; set label_dropout above 0 or guidance to 1",
+        )
+        _require(
+            self.sample.variance != "learned" or objective.learned_variance,
+            "sample.variance is learned, but objective.learned_variance is false, so the model has none; "
+            "set sample.variance to small or large, or train with learned_variance",
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import samplers
+from ddpm.diffusion import grids, samplers
 from ddpm.diffusion.guidance import classifier_free, clipped
 from ddpm.diffusion.schedules import Schedule, make_schedule
 
@@ -50,10 +50,10 @@ def last(steps: object) -> Tensor:
 
 
 def test_the_grid_goes_from_T_to_0_in_even_steps() -> None:
-    assert samplers.uniform_grid(1000, 4) == [1000, 750, 500, 250, 0]
-    assert samplers.uniform_grid(10, 10) == list(range(10, -1, -1))
+    assert grids.uniform_grid(1000, 4) == [1000, 750, 500, 250, 0]
+    assert grids.uniform_grid(10, 10) == list(range(10, -1, -1))
     for steps in range(1, 51):
-        grid = samplers.uniform_grid(50, steps)
+        grid = grids.uniform_grid(50, steps)
         assert len(grid) == steps + 1
         assert all(t > s for t, s in pairwise(grid))
 
@@ -64,7 +64,7 @@ def test_the_exact_gaussian_denoiser_gives_its_gaussian(name: str, sampler: str)
     schedule = make_schedule(name, 1000)
     n = 20_000
     noise = normal((n, 1, 1, 1))
-    grid = samplers.uniform_grid(1000, 500)
+    grid = grids.uniform_grid(1000, 500)
     denoise = gaussian_denoiser(schedule)
     if sampler == "ddpm":
         x = last(samplers.ddpm(denoise, schedule, noise(), grid, noise))
@@ -82,7 +82,7 @@ def test_the_exact_denoiser_of_a_finite_set_gives_its_members_equally_often(eta:
     data = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     n = 2000
     noise = normal((n, 1, 4, 4))
-    grid = samplers.uniform_grid(1000, 200)
+    grid = grids.uniform_grid(1000, 200)
     x = last(samplers.ddim(finite_set_denoiser(schedule, data), schedule, noise(), grid, noise, eta=eta))
     distances = (x[:, None] - data[None]).flatten(2).norm(dim=-1)
     nearest, which = distances.min(dim=1)
@@ -95,7 +95,7 @@ def test_the_exact_denoiser_of_a_finite_set_gives_its_members_equally_often(eta:
 def test_ddim_with_eta_one_equals_ddpm(steps: int) -> None:
     schedule = make_schedule("cosine", 1000)
     denoise = gaussian_denoiser(schedule)
-    grid = samplers.uniform_grid(1000, steps)
+    grid = grids.uniform_grid(1000, steps)
     a, b = normal((64, 1, 4, 4)), normal((64, 1, 4, 4))
     ddpm = last(samplers.ddpm(denoise, schedule, a(), grid, a))
     ddim = last(samplers.ddim(denoise, schedule, b(), grid, b, eta=1.0))
@@ -109,7 +109,7 @@ def test_ddim_without_noise_never_draws_any() -> None:
         raise AssertionError("drew noise")
 
     x_T = torch.randn(2, 1, 2, 2)
-    last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, samplers.uniform_grid(100, 10), forbidden, eta=0.0))
+    last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, grids.uniform_grid(100, 10), forbidden, eta=0.0))
 
 
 def test_guidance_goes_on_in_the_direction_of_the_label() -> None:
