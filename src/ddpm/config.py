@@ -340,9 +340,12 @@ class Evaluate:
     """Disjoint parts of the generated images, for the spread of FID."""
     memorized_quantile: float
     """A generated image nearer to a training image than this quantile of held-out real ones counts as a copy."""
+    bits_per_dim: int
+    """Held-out images whose likelihood is measured; 0 leaves it out. Each takes about T + 200 network evaluations."""
 
     def __post_init__(self) -> None:
         _positive(self, "kid_subset_size", "kid_subsets", "neighbours", "blocks")
+        _require(self.bits_per_dim >= 0, f"bits_per_dim is {self.bits_per_dim}, expected 0 or a number of images")
         _share(self, "memorized_quantile")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_posterior, transition
+from ddpm.diffusion.grids import log_snr
 from ddpm.diffusion.likelihood import (
     LEVEL,
     Estimate,
@@ -15,7 +16,6 @@ from ddpm.diffusion.likelihood import (
     discretized_gaussian_nll,
     gaussian_kl,
     log_likelihood,
-    log_snr_grid,
     prior_term,
     variational_bound,
 )
@@ -110,14 +110,13 @@ def test_the_ode_meets_the_closed_form_in_every_process(name: str, hutchinson: b
     process = PROCESSES[name]
     generator = torch.Generator().manual_seed(2)
     x = MEAN + STD * torch.randn(20, 1, 2, 2, generator=generator)
-    first, last = (0.005, 80.0) if name == "exploding" else (process.T * 1e-3, process.T * 0.999)
-    grid = log_snr_grid(process, 120, first=first, last=last)
+    *grid, _ = log_snr(process, 120)
 
     def signs() -> Tensor:
         return torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1
 
     got = log_likelihood(lambda x_t, t: denoise(process, x_t, t), process, x, grid, signs if hutchinson else None)
-    at = torch.tensor([first])
+    at = torch.tensor([grid[-1]])
     alpha, sigma = float(process.alpha(at)), float(process.sigma(at))
     spread = math.sqrt(alpha**2 * STD**2 + sigma**2)
     truth = torch.distributions.Normal(alpha * MEAN, spread).log_prob(x).sum(dim=(1, 2, 3))
@@ -134,7 +133,7 @@ def test_hutchinsons_estimate_is_right_on_average_where_pixels_depend_on_each_ot
 
     x = torch.randn(1, 1, 2, 2, generator=torch.Generator().manual_seed(4)).expand(3000, 1, 2, 2)
     generator = torch.Generator().manual_seed(5)
-    grid = log_snr_grid(process, 10, first=0.05, last=0.95)
+    grid = [0.95, 0.7, 0.4, 0.2, 0.05]
     signs = lambda: torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1  # noqa: E731
     truth = float(log_likelihood(mixed, process, x[:1], grid, None))
     got = log_likelihood(mixed, process, x, grid, signs)
@@ -151,7 +150,7 @@ def test_bound_and_ode_agree_with_each_other_in_bits() -> None:
     bound = variational_bound(exact(process), process, x_0, list(range(200, -1, -1)), noise).total
     dequantised = x_0 + LEVEL * (torch.rand(x_0.shape, generator=generator) - 0.5)
     continuous = make_continuous_schedule("cosine", 1.0)
-    grid = log_snr_grid(continuous, 60, first=1e-3, last=0.999)
+    *grid, _ = log_snr(continuous, 60)
     signs = lambda: torch.randint(0, 2, x_0.shape, generator=generator) * 2.0 - 1  # noqa: E731
     log_p = log_likelihood(lambda x, t: denoise(continuous, x, t), continuous, dequantised, grid, signs)
     assert float(bits_per_dim(log_p, 16).mean()) == pytest.approx(float(bound.mean()), abs=0.03)

@@ -153,19 +153,6 @@ def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
     return -(log_likelihood / dims + math.log(LEVEL)) / math.log(2)
 
 
-def log_snr_grid(process: Process, steps: int, *, first: float, last: float) -> list[float]:
-    """Times from `last` down to `first`, evenly spaced in log SNR: steps + 1 reals."""
-    ends = torch.tensor([first, last])
-    high, low = process.snr(ends).log().flatten().double().tolist()
-    wanted = torch.linspace(low, high, steps + 1, dtype=torch.float64)
-    below, above = torch.full_like(wanted, first), torch.full_like(wanted, last)
-    for _ in range(60):  # bisection: the SNR falls with t
-        middle = (below + above) / 2
-        too_clean = process.snr(middle).log().flatten() > wanted
-        below, above = torch.where(too_clean, middle, below), torch.where(too_clean, above, middle)
-    return [last, *((below + above) / 2).tolist()[1:-1], first]
-
-
 def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
     """Trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
     if signs is not None:
