@@ -340,6 +340,8 @@ class Evaluate:
     """Disjoint parts of the generated images, for the spread of FID."""
     memorized_quantile: float
     """A generated image nearer to a training image than this quantile of held-out real ones counts as a copy."""
+    augmentation: bool
+    """Train the extractor's classifier on real, on generated and on both images, and report its accuracies."""
     bits_per_dim: int
     """Held-out images whose likelihood is measured; 0 leaves it out. Each takes about T + 200 network evaluations."""
 

@@ -1,4 +1,4 @@
-"""DVC stage `evaluate`: FID, IS, KID, precision, recall, memorization and likelihood, each with its protocol."""
+"""DVC stage `evaluate`: what the model and its images are worth, each figure with its protocol."""
 
 import argparse
 from pathlib import Path
@@ -18,16 +18,16 @@ def main() -> None:
 
     from ddpm import model_file, runtime
     from ddpm.data.dataset import read_split
-    from ddpm.evaluation import bits_per_dim, protocol, report
+    from ddpm.evaluation import augmentation, bits_per_dim, protocol, report
     from ddpm.files import write_json
     from ddpm.integrations import fidelity, mlflow_store
 
     device = runtime.choose_device(params.runtime.device)
-    train, held_out = read_split(args.prepared, "train").images, read_split(args.prepared, "test")
+    train, held_out = read_split(args.prepared, "train"), read_split(args.prepared, "test")
     generated = np.load(args.images / "images.npy", mmap_mode="r")
     record, by_pixels, by_features = fidelity.measure_images(
         generated,
-        train,
+        train.images,
         held_out.images,
         extractor=fidelity.load_extractor(args.extractor, device),
         settings=params.evaluate,
@@ -36,9 +36,18 @@ def main() -> None:
         progress=params.runtime.progress,
     )
     report.draw_neighbours(
-        args.neighbours, generated=generated, train=train, by_pixels=by_pixels, by_features=by_features
+        args.neighbours, generated=generated, train=train.images, by_pixels=by_pixels, by_features=by_features
     )
-    write_json(args.metrics, record.to_json())
+    taught = augmentation.measure(
+        train,
+        args.images,
+        held_out,
+        wanted=params.evaluate.augmentation,
+        settings=params.features,
+        device=device,
+        progress=params.runtime.progress,
+    )
+    write_json(args.metrics, record.to_json() | augmentation.figures(taught))
     likelihood = bits_per_dim.measure(
         model_file.load(args.model, device),
         held_out.images,
@@ -51,7 +60,8 @@ def main() -> None:
     likelihood.write_terms(args.terms)
 
     tracker = mlflow_store.attach(args.run)
-    tracker.log(record.numbers() | likelihood.numbers(), images_seen=0)  # of the finished model: no curve
+    numbers = record.numbers() | likelihood.numbers() | augmentation.numbers(taught)
+    tracker.log(numbers, images_seen=0)  # of the finished model: no curve
     for path in (args.metrics, args.neighbours, args.likelihood, args.terms):
         tracker.artifact(path, "evaluation")
     tracker.finish()
