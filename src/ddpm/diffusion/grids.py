@@ -27,7 +27,8 @@ def uniform_grid(T: float, steps: int) -> list[float]:
 
 def quadratic(process: Process, steps: int) -> list[float]:
     """Evenly spaced in sqrt(t), so denser towards the image.  Song, Meng and Ermon 2020, appendix D.2."""
-    return [root**2 for root in _even(math.sqrt(process.T), math.sqrt(_earliest(process)), steps)] + [0]
+    roots = _even(math.sqrt(process.T), math.sqrt(_earliest(process)), steps)
+    return [process.T, *(root**2 for root in roots[1:]), 0]
 
 
 def karras(process: Process, steps: int, *, rho: float) -> list[float]:
@@ -76,7 +77,7 @@ def time_of(process: Process, noise: float) -> float:
             low = middle
         else:
             high = middle
-    return high
+    return low
 
 
 def _even(first: float, last: float, n: int) -> list[float]:

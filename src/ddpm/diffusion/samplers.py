@@ -50,7 +50,8 @@ def ddpm(
     On a sparse grid it is the chain that visits only those times (Nichol and Dhariwal 2021, Sec. 4).
 
     diffusers' DDPMScheduler agrees for "small" and "large" where its time is ours minus 1 (`timestep_spacing`
-    trailing, `clip_sample` off); it floors the variance at 1e-20.
+    trailing, `clip_sample` off) and for "learned_range", but for its last step on a sparse grid: there it adds noise
+    where Algorithm 2 has none.
     """
     x_t = x_T
     for t, s in _pairs(grid, x_T):
