@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import grids, samplers
-from ddpm.diffusion.guidance import classifier_free, clipped
 from ddpm.diffusion.schedules import Schedule, make_schedule
 
 MEAN, STD = 0.3, 0.5
@@ -112,13 +111,32 @@ def test_ddim_without_noise_never_draws_any() -> None:
     last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, grids.uniform_grid(100, 10), forbidden, eta=0.0))
 
 
-def test_guidance_goes_on_in_the_direction_of_the_label() -> None:
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.zeros_like(x_t) if labels is None else labels[:, None, None, None] * torch.ones_like(x_t)
+def test_ddpm_with_a_fixed_large_variance_reaches_the_gaussian_too_and_is_more_spread_on_the_way() -> None:
+    """Ho et al. 2020, Sec. 3.2: beta is right for data of unit variance, beta-tilde for a point; STD lies between."""
+    schedule = make_schedule("linear", 1000)
+    grid = grids.uniform_grid(1000, 1000)
+    spread, ends = [], []
+    for variance in ("small", "large"):
+        noise = normal((2000, 1, 1, 1))
+        steps = list(samplers.ddpm(gaussian_denoiser(schedule), schedule, noise(), grid, noise, variance=variance))
+        spread.append(steps[-200].x_t.std())
+        ends.append(steps[-1].x_t)
+    assert spread[1] > spread[0]
+    for x in ends:
+        assert abs(x.mean() - MEAN) < 4 * STD / math.sqrt(2000) + 0.015
+        assert abs(x.std() - STD) < 4 * STD / math.sqrt(4000) + 0.02
 
-    x, t, labels = torch.zeros(2, 1, 1, 1), torch.tensor([5, 5]), torch.tensor([0.2, 0.4])
-    guided = classifier_free(denoise, scale=3.0)
-    assert torch.allclose(guided(x, t, labels).flatten(), torch.tensor([0.6, 1.2]))
-    assert torch.equal(guided(x, t, None), torch.zeros_like(x))
-    assert classifier_free(denoise, scale=1.0) is denoise
-    assert torch.allclose(clipped(guided)(x, t, labels).flatten(), torch.tensor([0.6, 1.0]))
+
+def test_a_learned_variance_of_fraction_zero_is_small_and_of_one_is_large() -> None:
+    schedule = make_schedule("cosine", 1000)
+    exact = gaussian_denoiser(schedule)
+    grid = grids.uniform_grid(1000, 20)
+    for fraction, name in ((0.0, "small"), (1.0, "large")):
+
+        def both(x_t: Tensor, t: Tensor, fraction: float = fraction) -> tuple[Tensor, Tensor]:
+            return exact(x_t, t), torch.full_like(x_t, fraction)
+
+        a, b = normal((4, 1, 4, 4)), normal((4, 1, 4, 4))
+        learned = last(samplers.ddpm(both, schedule, a(), grid, a, variance="learned"))
+        fixed = last(samplers.ddpm(exact, schedule, b(), grid, b, variance=name))
+        assert torch.allclose(learned, fixed, atol=1e-4)
