@@ -160,4 +160,10 @@ def test_the_prior_term_is_the_kl_between_two_normals() -> None:
     process, x_0 = make_schedule("linear", 10), torch.full((1, 1, 1, 1), 0.5)
     alpha, sigma = float(process.alpha(torch.tensor([10]))), float(process.sigma(torch.tensor([10])))
     expected = 0.5 * (alpha**2 * 0.25 + sigma**2 - 1 - math.log(sigma**2)) / math.log(2)
-    assert float(prior_term(process, x_0)) == pytest.approx(expected, abs=1e-6)
+    assert float(prior_term(process, x_0, 10)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_chain_that_begins_before_the_end_has_the_prior_of_that_time() -> None:
+    exploding, x_0 = VarianceExploding(0.002, 80.0), torch.full((1, 1, 1, 1), 0.5)
+    expected = 0.5 * 0.5**2 / 40**2 / math.log(2)
+    assert float(prior_term(exploding, x_0, 40.0)) == pytest.approx(expected, rel=1e-3)

@@ -15,7 +15,8 @@ from ddpm.model_file import objective_of, process_of
 from ddpm.networks.unet import UNet
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
-from ddpm.training.loop import State, learning_rate, new_state, quarter, train
+from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
+from ddpm.training.session import Meter
 from ddpm.training.times import HISTORY, Importance, make_times
 
 CPU = torch.device("cpu")
@@ -271,3 +272,13 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
         assert 0.1 < step.loss < 2  # a target of about unit variance, of which the network still says nothing
         assert float(step.t.min()) > 0
         assert float(step.t.max()) <= process.T
+
+
+def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_drawn() -> None:
+    meter = Meter()
+    t = torch.tensor([1, 1, 1, 3])  # a time drawn three times as often counts a third each time
+    losses, weights = torch.tensor([4.0, 4.0, 4.0, 1.0]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
+    step = Step(4, 1.0, losses, weights, t, torch.tensor([0, 0, 0, 0]), 1.0, 0.1, skipped=False)
+    meter.add(step)
+    assert meter.row(step)["loss_q1"] == pytest.approx(2.5)
+    assert meter.row(step)["loss_q2"] is None

@@ -70,15 +70,17 @@ def bound_term(process: Process, estimate: Estimate, *, x_0: Tensor, x_t: Tensor
     return bits(torch.where(s.view(-1, 1, 1, 1) == 0, nll, kl))
 
 
-def prior_term(process: Process, x_0: Tensor) -> Tensor:
-    """L_T of Ho et al. 2020, Eq. 5: KL(q(x_T | x_0) || N(0, prior_std^2)), bits/dim [N]."""
-    T = torch.full((len(x_0),), process.T, device=x_0.device)
-    mean = process.alpha(T) * x_0
-    log_var, log_prior = (
-        2 * process.sigma(T).log().expand_as(mean),
-        torch.full_like(mean, 2 * math.log(process.prior_std)),
-    )
+def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
+    """L_T of Ho et al. 2020, Eq. 5, for a chain that begins at t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
+    times = torch.full((len(x_0),), t, device=x_0.device)
+    mean = process.alpha(times) * x_0
+    log_var, log_prior = (2 * std.log().expand_as(mean) for std in (process.sigma(times), _prior_std(process, times)))
     return bits(gaussian_kl(mean, log_var, torch.zeros_like(mean), log_prior))
+
+
+def _prior_std(process: Process, t: Tensor) -> Tensor:
+    """Of the normal distribution that stands for x_t at the noisy end, T or nearly: [N,1,1,1]."""
+    return process.prior_std * process.sigma(t) / process.sigma(torch.full_like(t, process.T))
 
 
 class Bound(NamedTuple):
@@ -87,7 +89,7 @@ class Bound(NamedTuple):
     total: Tensor
     """[N]: prior plus the sum over steps."""
     prior: Tensor
-    """[N]: L_T."""
+    """[N]: L_T, or that of the grid's first time."""
     steps: Tensor
     """[N,steps], for the grid's steps in its order: ..., L_1, and last the decoder's L_0."""
 
@@ -97,13 +99,13 @@ def variational_bound(
 ) -> Bound:
     """-log2 p(x_0) is at most this, on average over the noise: Ho et al. 2020, Eq. 5.
 
-    `grid` falls from T to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
+    `grid` falls from T, or nearly, to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
     """
     terms = []
     for t, s in _pairs(grid, x_0):
         x_t = q_sample(process, x_0, t, noise())
         terms.append(bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
-    prior, steps = prior_term(process, x_0), torch.stack(terms, dim=1)
+    prior, steps = prior_term(process, x_0, grid[0]), torch.stack(terms, dim=1)
     return Bound(prior + steps.sum(dim=1), prior, steps)
 
 
@@ -141,7 +143,7 @@ def log_likelihood(
         z = z + step * (v + v_ahead) / 2
         grown = grown + step.flatten() * (trace + trace_ahead) / 2
 
-    prior = torch.distributions.Normal(0.0, process.prior_std / scales[-1])
+    prior = torch.distributions.Normal(0.0, _prior_std(process, times[-1]) / scales[-1])
     return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
 
 

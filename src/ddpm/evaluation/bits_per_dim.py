@@ -41,9 +41,9 @@ class BitsPerDim:
     bound: float | None = None
     """Variational bound: prior + the sum over steps, with the decoder."""
     bound_prior: float | None = None
-    """L_T."""
+    """L_T of it."""
     bound_decoder: float | None = None
-    """L_0."""
+    """L_0 of it."""
     ode: float | None = None
     """Exact likelihood of the dequantised images by the probability-flow ODE."""
     terms: tuple[tuple[float, float], ...] = ()
@@ -82,7 +82,6 @@ def measure(
     chain = isinstance(process.T, int)
     bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS)
     *ode_grid, _ = log_snr(process, ODE_STEPS)
-
     estimator = model.estimator()
 
     bounds: list[Bound] = []

@@ -42,6 +42,8 @@ class Step:
     """Mean over the batch of the weighted loss."""
     losses: Tensor
     """Per image: float32 [B], on the device."""
+    weights: Tensor
+    """[B]: by which the mean of the losses is that of evenly drawn times; 1 unless t is sampled by importance."""
     t: Tensor
     """[B], on the device."""
     quarter: Tensor
@@ -151,6 +153,7 @@ def train(
             images_seen=state.images_seen,
             loss=loss,
             losses=losses.detach(),
+            weights=weight,
             t=t,
             quarter=quarter(process, t),
             gradient_norm=norm,

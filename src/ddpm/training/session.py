@@ -45,8 +45,8 @@ class Meter:
 
     def add(self, step: Step) -> None:
         sums = torch.zeros(2, 4, device=step.t.device)
-        sums[0].index_add_(0, step.quarter, step.losses)
-        sums[1].index_add_(0, step.quarter, torch.ones_like(step.losses))
+        sums[0].index_add_(0, step.quarter, step.weights * step.losses)
+        sums[1].index_add_(0, step.quarter, step.weights)
         losses, counts = sums.tolist()
         self.steps += 1
         self.loss += step.loss
