@@ -44,6 +44,10 @@ def written(tmp_path: Path, **changes: Any) -> Path:
             r"schedule\.name is 'cosin'.*'linear', 'cosine', 'sigmoid' or 'variance_exploding'",
         ),
         ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"objective\.target is eps.*v, x_0 or edm"),
+        (
+            {"schedule__zero_terminal_snr": True, "sample__sampler": "langevin"},
+            r"sample\.sampler is langevin.*holds none",
+        ),
         ({"schedule__time": "continuous", "objective__learned_variance": True}, r"schedule\.time to discrete"),
         ({"schedule__time": "continuous", "objective__time_sampling": "importance"}, r"time_sampling is importance"),
         ({"objective__time_sampling": "log_normal"}, r"set schedule\.name to variance_exploding"),

@@ -425,6 +425,11 @@ class Params:
             "objective.target is eps, but with schedule.zero_terminal_snr x_T is nothing but noise, of which eps says "
             "nothing about the image; set target to v, x_0 or edm",
         )
+        _require(
+            not (schedule.zero_terminal_snr and self.sample.sampler == "langevin"),
+            "sample.sampler is langevin, which divides by the share of the image in x_t, but with "
+            "schedule.zero_terminal_snr x_T holds none; set zero_terminal_snr to false or choose another sampler",
+        )
         for key, value in (("learned_variance", True), ("time_sampling", "importance")):
             _require(
                 schedule.time == "discrete" or getattr(objective, key) != value,
