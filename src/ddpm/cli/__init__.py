@@ -67,7 +67,12 @@ def parser() -> argparse.ArgumentParser:
 
     def pictured(made: argparse.ArgumentParser, steps: str, number: str = "1") -> argparse.ArgumentParser:
         drawing(made, number)
-        made.add_argument("--image", type=Path, required=True, help="a picture of the model's size (super-resolution: a divisor of it)")
+        made.add_argument(
+            "--image",
+            type=Path,
+            required=True,
+            help="a picture of the model's size (super-resolution: a divisor of it)",
+        )
         made.add_argument("--label", help="class, by name or index (default: whatever fits)")
         made.add_argument("--steps", type=int, help=f"of the reverse process (default: {steps})")
         return made
