@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.cli import FIGURES
+from ddpm.cli.operate import FIGURES
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:

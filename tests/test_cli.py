@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from ddpm import cli
+from ddpm.cli import operate
 from ddpm.integrations import mlflow_store, registry
 
-COMMANDS = ("sample", "versions", "promote", "rollback", "report")
+COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 
 
 def record(fid: float) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 OFFLINE = """
 import sys
 from ddpm import cli
+from ddpm.cli import operate
 code = cli.main(sys.argv[1:])
 print([m for m in ("mlflow", "torchvision", "sklearn", "matplotlib") if m in sys.modules])
 sys.exit(code)
@@ -152,6 +154,49 @@ def test_what_a_user_can_mend_is_one_sentence_and_exit_code_one(
     assert not Path("a.png").exists()
 
 
+def test_a_consumer_s_afternoon(
+    tmp_path: Path, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every use from files to files; what the mask leaves black is in every painted file to the bit."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("model.safetensors"))
+    gradient = Image.linear_gradient("L")
+    gradient.resize((8, 8)).save("a.png")
+    gradient.rotate(90).resize((8, 8)).save("b.png")
+    gradient.resize((4, 4)).save("small.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 8, 3))
+    mask.save("mask.png")
+    for words in (
+        "inpaint --image a.png --mask mask.png --number 2 --steps 4 --jump 1 --out painted",
+        "restore --task super-resolution --image small.png --steps 3 --out large",
+        "restore --task deblur --blur 1 --image a.png --steps 3 --out sharp",
+        "restore --task denoise --noise 40 --image a.png --steps 3 --out clean",
+        "edit --image a.png --strength 0.5 --label 3 --steps 4 --out edited",
+        "interpolate --image a.png --other b.png --steps 3 --out between",
+    ):
+        assert cli.main([*words.split(), "--model", "model.safetensors", "--seed", "1"]) == 0, capsys.readouterr().err
+        assert "seed 1" in capsys.readouterr().out
+    made = [len(list(Path(folder).iterdir())) for folder in ("painted", "large", "sharp", "clean", "edited", "between")]
+    assert made == [2, 1, 1, 1, 1, 8]
+    for path in Path("painted").iterdir():
+        with Image.open(path) as painted, Image.open("a.png") as given:
+            assert list(painted.getdata())[24:] == list(given.getdata())[24:]
+            assert list(painted.getdata())[:24] != list(given.getdata())[:24]
+
+    wrong = "restore --task denoise --blur 1 --image a.png --out no --model model.safetensors"
+    assert cli.main(wrong.split()) == 1
+    assert "--blur is given, but task denoise has no use for it" in capsys.readouterr().err
+    assert cli.main("edit --image small.png --out no --model model.safetensors".split()) == 1
+    assert "image is 4x4 pixels, expected 8x8" in capsys.readouterr().err
+
+
+def test_the_samplers_of_the_command_line_are_those_of_the_catalogue() -> None:
+    from ddpm.diffusion.catalogue import SAMPLERS
+
+    assert tuple(SAMPLERS) == cli.SAMPLERS
+
+
 def test_an_operator_s_morning(
     project: Path, tiny_model: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,7 +254,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
 
 def test_the_report_of_a_project_on_a_server_says_where_to_look(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
-    assert cli._mlflow_command() == "open https://mlflow.example"
+    assert operate._mlflow_command() == "open https://mlflow.example"
 
 
 def test_a_report_without_a_run_says_what_makes_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,26 +125,63 @@ class Features:
 
 @_section
 class Schedule:
-    """The noise schedule: how fast the forward process destroys an image."""
+    """The forward process: how fast it destroys an image."""
 
-    name: Literal["linear", "cosine", "sigmoid"]
+    name: Literal["linear", "cosine", "sigmoid", "variance_exploding"]
     T: int
-    """Number of steps of the forward process."""
+    """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
+    time: Literal["discrete", "continuous"]
+    """Whether training sees the steps 1..T alone or every real time up to T."""
+    shift: float
+    """SNR is divided by its square; for images of d pixels and a schedule made for 64: d/64."""
+    zero_terminal_snr: bool
+    """Rescale the schedule so that x_T is pure noise."""
+    sigma_min: float
+    """variance_exploding only: least noise in training, beside images in [-1, 1]."""
+    sigma_max: float
+    """variance_exploding only: most noise, of which sampling starts."""
 
     def __post_init__(self) -> None:
         _require(self.T >= 2, f"T is {self.T}, expected at least 2 steps")
+        _positive(self, "shift", "sigma_min")
+        _require(
+            self.sigma_min < self.sigma_max,
+            f"sigma_min is {self.sigma_min}, expected below sigma_max ({self.sigma_max})",
+        )
+        if self.name == "variance_exploding":
+            _require(self.time == "continuous", "name is variance_exploding, whose time is continuous; set time to it")
+            _require(
+                self.shift == 1 and not self.zero_terminal_snr,
+                "name is variance_exploding, which has neither shift nor zero_terminal_snr; set them to 1 and false "
+                "and choose sigma_max instead",
+            )
 
 
 @_section
 class Objective:
     """What the network predicts and how the loss is weighted over noise levels."""
 
-    target: Literal["eps", "x_0", "v"]
-    weight: Literal["simple", "min_snr"]
+    target: Literal["eps", "x_0", "v", "edm"]
+    weight: Literal["simple", "snr", "min_snr", "p2", "edm"]
+    """Of the squared error of x_0; simple: such that the error of the target itself counts alike at all levels."""
     min_snr_gamma: float
+    p2_gamma: float
+    sigma_data: float
+    """Standard deviation of the pixels in [-1, 1]; for target and weight edm."""
+    learned_variance: bool
+    """The network also says the variance of every step; sampler ddpm uses it."""
+    vlb_weight: float
+    """Of the variational bound that teaches the variance, beside the weighted loss."""
+    time_sampling: Literal["uniform", "importance", "log_normal"]
+    """uniform: over the process (variance_exploding: in log sigma); importance: where the loss is large."""
+    log_normal: tuple[float, float]
+    """Mean and standard deviation of ln sigma in training, for time_sampling log_normal."""
 
     def __post_init__(self) -> None:
-        _positive(self, "min_snr_gamma")
+        _positive(self, "min_snr_gamma", "p2_gamma", "sigma_data", "vlb_weight")
+        _require(
+            self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0"
+        )
 
 
 @_section
@@ -208,13 +245,49 @@ class Train:
 class Sample:
     """How images are generated for the grid and the evaluation."""
 
-    sampler: Literal["ddpm", "ddim"]
+    sampler: Literal[
+        "ddpm",
+        "ddim",
+        "heun",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "dpmpp_2m_sde",
+        "unipc",
+        "langevin",
+        "predictor_corrector",
+    ]
     steps: int
-    """Network evaluations per image, at most schedule.T."""
+    """Network evaluations per image, at most schedule.T; guidance doubles their cost, not their number."""
+    time_grid: Literal["uniform", "quadratic", "karras", "log_snr", "optimized"]
+    """At which noise levels the evaluations are."""
+    rho: float
+    """time_grid karras only: 1 is even in the noise level, 7 dense near the image."""
+    variance: Literal["small", "large", "learned"]
+    """ddpm only: of its steps; learned needs objective.learned_variance."""
     eta: float
     """ddim only: 0 is deterministic, 1 as random as ddpm."""
+    order: Literal[1, 2, 3]
+    """unipc only."""
+    churn: float
+    """heun only: S_churn, 0 is deterministic."""
+    churn_range: tuple[float, float | None]
+    """heun only: S_min and S_max, the noise levels (sigma / alpha) with churn; null: without an end."""
+    churn_noise: float
+    """heun only: S_noise."""
+    langevin_steps: int
+    """langevin and predictor_corrector only: Langevin steps at every noise level."""
+    langevin_snr: float
+    """Their size: norm of the drift over norm of the noise."""
     guidance: float
     """1 is the conditional model itself."""
+    guide: str | None
+    """A file of a weaker model of the same data to guide against; null: the model itself without the label."""
+    guidance_interval: tuple[float, float | None]
+    """Noise levels (sigma / alpha) with guidance; null: without an end."""
+    guidance_rescale: float
+    """Share of the contrast that guidance adds which is taken back."""
+    threshold: float | None
+    """Dynamic thresholding at this quantile of the pixels; null: clipping."""
     images: int | Literal["auto"]
     """How many; auto: as many as there are training images, at most 10000."""
     grid: int
@@ -226,6 +299,33 @@ class Sample:
         _require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")
         _require(0 <= self.eta <= 1, f"eta is {self.eta}, expected 0 to 1")
         _require(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or above")
+        _positive(self, "rho", "churn_noise", "langevin_steps", "langevin_snr")
+        _share(self, "guidance_rescale")
+        _require(self.churn >= 0, f"churn is {self.churn}, expected 0 or above")
+        for name in ("churn_range", "guidance_interval"):
+            low, high = getattr(self, name)
+            _require(
+                low >= 0 and (high is None or low < high),
+                f"{name} is {[low, high]}, expected [low, high] with 0 <= low < high, or null for no end",
+            )
+        _require(
+            self.threshold is None or 0 < self.threshold <= 1,
+            f"threshold is {self.threshold}, expected a share above 0 and at most 1, or null",
+        )
+        _require(
+            self.guide is None or self.guidance != 1,
+            "guide is given, but guidance is 1, which asks no guide; set guidance to another number or guide to null",
+        )
+        _require(
+            self.variance == "small" or self.sampler == "ddpm",
+            f"variance is {self.variance}, but sampler {self.sampler} has none to choose; "
+            "set sampler to ddpm or variance to small",
+        )
+        _require(
+            self.sampler != "langevin" or self.steps > self.langevin_steps,
+            f"steps is {self.steps}, but langevin takes langevin_steps ({self.langevin_steps}) at every noise level "
+            "and one at the end; set steps to more",
+        )
 
 
 @_section
@@ -240,9 +340,14 @@ class Evaluate:
     """Disjoint parts of the generated images, for the spread of FID."""
     memorized_quantile: float
     """A generated image nearer to a training image than this quantile of held-out real ones counts as a copy."""
+    augmentation: bool
+    """Train the extractor's classifier on real, on generated and on both images, and report its accuracies."""
+    bits_per_dim: int
+    """Held-out images whose likelihood is measured; 0 leaves it out. Each takes about T + 200 network evaluations."""
 
     def __post_init__(self) -> None:
         _positive(self, "kid_subset_size", "kid_subsets", "neighbours", "blocks")
+        _require(self.bits_per_dim >= 0, f"bits_per_dim is {self.bits_per_dim}, expected 0 or a number of images")
         _share(self, "memorized_quantile")
 
 
@@ -314,14 +419,41 @@ class Params:
     tracking: Tracking
 
     def __post_init__(self) -> None:
+        schedule, objective = self.schedule, self.objective
         _require(
-            self.sample.steps <= self.schedule.T,
+            not (schedule.zero_terminal_snr and objective.target == "eps"),
+            "objective.target is eps, but with schedule.zero_terminal_snr x_T is nothing but noise, of which eps says "
+            "nothing about the image; set target to v, x_0 or edm",
+        )
+        _require(
+            not (schedule.zero_terminal_snr and self.sample.sampler == "langevin"),
+            "sample.sampler is langevin, which divides by the share of the image in x_t, but with "
+            "schedule.zero_terminal_snr x_T holds none; set zero_terminal_snr to false or choose another sampler",
+        )
+        for key, value in (("learned_variance", True), ("time_sampling", "importance")):
+            _require(
+                schedule.time == "discrete" or getattr(objective, key) != value,
+                f"objective.{key} is {str(value).lower()}, which needs the steps of a chain; "
+                "set schedule.time to discrete",
+            )
+        _require(
+            objective.time_sampling != "log_normal" or schedule.name == "variance_exploding",
+            "objective.time_sampling is log_normal, whose time is sigma; set schedule.name to variance_exploding "
+            "or time_sampling to uniform",
+        )
+        _require(
+            schedule.time == "continuous" or self.sample.steps <= schedule.T,
             f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
         )
         _require(
-            self.sample.guidance == 1 or self.network.label_dropout > 0,
+            self.sample.guidance == 1 or self.sample.guide is not None or self.network.label_dropout > 0,
             f"sample.guidance is {self.sample.guidance}, but network.label_dropout is 0, so the model has no "
             "unconditional prediction to guide with; set label_dropout above 0 or guidance to 1",
+        )
+        _require(
+            self.sample.variance != "learned" or objective.learned_variance,
+            "sample.variance is learned, but objective.learned_variance is false, so the model has none; "
+            "set sample.variance to small or large, or train with learned_variance",
         )
 
 

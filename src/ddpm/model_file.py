@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpm.diffusion.guidance import LabelledDenoise, classifier_free, clipped
+from ddpm.diffusion.likelihood import Estimate
 from ddpm.diffusion.objectives import Objective
-from ddpm.diffusion.schedules import Schedule, make_schedule
+from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
 from ddpm.networks.unet import UNet
 from ddpm.runtime import Precision, autocast
 
 FORMAT = "ddpm-1"
+
+# What a spec without these keys means: files that were written before they existed.
+_ABSENT: dict[str, dict[str, Any]] = {
+    "schedule": {
+        "time": "discrete",
+        "shift": 1.0,
+        "zero_terminal_snr": False,
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    },
+    "objective": {"p2_gamma": 1.0, "sigma_data": 0.5, "learned_variance": False, "vlb_weight": 0.001},
+}
+_OF_TRAINING = ("time_sampling", "log_normal")  # keys of `objective` that a finished model has no use for
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +50,41 @@ class Model:
     """Of the file."""
 
     @property
-    def schedule(self) -> Schedule:
-        return make_schedule(**self.spec["schedule"])
+    def schedule(self) -> Process:
+        return process_of(self.spec)
+
+    def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, Tensor | None], Estimate]:
+        """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, unclipped, and the variance where it was learned."""
+        process, objective = self.schedule, objective_of(self.spec)
+
+        def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+            def network(x: Tensor, c_noise: Tensor) -> Tensor:
+                with autocast(x.device, precision):
+                    return self.network(x, c_noise, labels)
+
+            return objective.estimate(network, process, x_t, t)
+
+        return estimate
 
     def denoiser(self, *, guidance: float, precision: Precision = "float32") -> LabelledDenoise:
         """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0 in [-1, 1]."""
-        schedule, objective = self.schedule, Objective(**self.spec["objective"])
+        estimate = self.estimator(precision=precision)
 
         def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-            with autocast(x_t.device, precision):
-                prediction = self.network(x_t, schedule.c_noise(t), labels)
-            return objective.x_0(prediction.to(torch.float32), schedule, x_t=x_t, t=t)
+            return estimate(x_t, t, labels).x_0
 
         return clipped(classifier_free(denoise, scale=guidance))
+
+
+def process_of(spec: dict[str, Any]) -> Process:
+    """The forward process of a model's spec."""
+    return make_process(**_ABSENT["schedule"] | spec["schedule"])
+
+
+def objective_of(spec: dict[str, Any]) -> Objective:
+    """What the network of a model's spec predicts."""
+    settings = _ABSENT["objective"] | spec["objective"]
+    return Objective(**{name: value for name, value in settings.items() if name not in _OF_TRAINING})
 
 
 def build_network(spec: dict[str, Any]) -> UNet:
@@ -55,6 +92,7 @@ def build_network(spec: dict[str, Any]) -> UNet:
     architecture = {k: v for k, v in spec["network"].items() if k != "label_dropout"}
     return UNet(
         channels=spec["channels"],
+        out_channels=(2 if objective_of(spec).learned_variance else 1) * spec["channels"],
         size=spec["size"],
         classes=len(spec["classes"]),
         **architecture | {k: tuple(architecture[k]) for k in ("multipliers", "attention")},

@@ -1,67 +1,211 @@
-"""Targets, their conversions, and the weights, against their definitions."""
+"""The table of targets and the weights of the loss, against the definitions of the papers."""
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.objectives import TARGETS, TO_X_0, WEIGHTS, Objective, eps_from_x_0
-from ddpm.diffusion.schedules import SCHEDULES, make_schedule
+from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective, eps_from_x_0, score_from_x_0
+from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+
+PLAIN: dict[str, Any] = dict(min_snr_gamma=5.0, p2_gamma=1.0, sigma_data=0.5, learned_variance=False, vlb_weight=0.001)
+PROCESSES: dict[str, tuple[Process, Tensor]] = {
+    "linear": (make_schedule("linear", 1000), torch.tensor([1, 100, 500, 900])),
+    "cosine": (make_schedule("cosine", 1000), torch.tensor([1, 100, 500, 900])),
+    "continuous": (make_continuous_schedule("sigmoid", 1.0), torch.tensor([0.01, 0.2, 0.5, 0.9])),
+    "exploding": (VarianceExploding(0.002, 80.0), torch.tensor([0.01, 0.5, 2.0, 60.0])),
+}
+
+# What the network shall answer, by definition, of (x_0, eps, alpha, sigma) in a variance-preserving process.
+DEFINITIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "eps": lambda x_0, eps, alpha, sigma: eps,
+    "x_0": lambda x_0, eps, alpha, sigma: x_0,
+    "v": lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
+}
 
 
-@pytest.mark.parametrize("schedule_name", sorted(SCHEDULES))
+def objective(target: str, weight: str, **changes: Any) -> Objective:
+    return Objective(target=target, weight=weight, **PLAIN | changes)
+
+
+def draws(shape: tuple[int, ...] = (4, 3, 8, 8)) -> tuple[Tensor, Tensor]:
+    x_0, eps = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).unbind()
+    return x_0, eps
+
+
+@pytest.mark.parametrize("process_name", ["linear", "cosine", "continuous"])
+@pytest.mark.parametrize("target", sorted(DEFINITIONS))
+def test_the_exact_prediction_is_the_image_and_has_no_loss(target: str, process_name: str) -> None:
+    process, t = PROCESSES[process_name]
+    x_0, eps = draws()
+    x_t = q_sample(process, x_0, t, eps)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    exact = DEFINITIONS[target](x_0, eps, alpha, sigma)
+    for weight in WEIGHTS:
+        o = objective(target, weight)
+        back = o.estimate(lambda x, c_noise: exact, process, x_t, t).x_0
+        # Rounding of float32 is amplified by 1/alpha in x_0 and by 1/sigma in eps.
+        assert ((back - x_0).abs() * alpha).max() < 5e-6
+        assert ((eps_from_x_0(back, x_t, alpha, sigma) - eps).abs() * sigma).max() < 2e-5
+        loss = o.loss(lambda x, c_noise: exact, process, x_0=x_0, t=t, eps=eps)
+        assert loss.shape == (4,)
+        assert loss.max() < 1e-7
+
+
+@pytest.mark.parametrize("process_name", ["linear", "cosine", "continuous"])
+@pytest.mark.parametrize("target", sorted(DEFINITIONS))
+def test_the_simple_loss_is_the_squared_error_of_the_target_itself(target: str, process_name: str) -> None:
+    """For eps: Ho et al. 2020, Eq. 14."""
+    process, t = PROCESSES[process_name]
+    x_0, eps = draws()
+    guess = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    exact = DEFINITIONS[target](x_0, eps, process.alpha(t), process.sigma(t))
+    loss = objective(target, "simple").loss(lambda x, c_noise: guess, process, x_0=x_0, t=t, eps=eps)
+    assert torch.allclose(loss, ((exact - guess) ** 2).mean(dim=(1, 2, 3)), rtol=1e-4)
+
+
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_every_target_leads_back_to_image_and_noise(target: str, schedule_name: str) -> None:
-    schedule = make_schedule(schedule_name, 1000)
-    t = torch.tensor([1, 100, 500, 900])
-    x_0, eps = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    x_t = q_sample(schedule, x_0, t, eps)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    prediction = TARGETS[target](x_0, eps, alpha, sigma)
-    back = TO_X_0[target](prediction, x_t, alpha, sigma)
-    # Rounding of float32 is amplified by 1/alpha in x_0 and by 1/sigma in eps.
-    assert ((back - x_0).abs() * alpha).max() < 5e-6
-    assert ((eps_from_x_0(back, x_t, alpha, sigma) - eps).abs() * sigma).max() < 2e-5
+@pytest.mark.parametrize("process_name", sorted(PROCESSES))
+def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target: str, process_name: str) -> None:
+    process, t = PROCESSES[process_name]
+    x_0, eps = draws()
+    x_0_hat = x_0 + 0.1 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    x_t, snr = q_sample(process, x_0, t, eps), process.snr(t)
+    expected = {
+        "snr": snr,  # Ho et al.'s squared error of eps
+        "min_snr": snr.clamp(max=5.0),  # Hang et al. 2023, Eq. 8
+        "p2": snr / (1 + snr),  # Choi et al. 2022, Eq. 8 with k = gamma = 1
+        "edm": snr + 1 / 0.5**2,  # Karras et al. 2022, Tab. 1
+    }
+    for weight, lambda_t in expected.items():
+        o = objective(target, weight)
+        c_skip, c_out, _ = o.preconditioning(process, t)
+        answer = (x_0_hat - c_skip * x_t) / c_out
+        loss = o.loss(lambda x, c_noise, answer=answer: answer, process, x_0=x_0, t=t, eps=eps)  # type: ignore[misc]
+        assert torch.allclose(loss, (lambda_t * (x_0 - x_0_hat) ** 2).mean(dim=(1, 2, 3)), rtol=5e-3)
 
 
-@pytest.mark.parametrize("weight", sorted(WEIGHTS))
+def test_edm_is_the_table_of_karras_et_al() -> None:
+    sigma, sigma_data = torch.tensor([0.01, 0.5, 1.0, 80.0]), 0.5
+    process = VarianceExploding(0.002, 80.0)
+    o = objective("edm", "edm", sigma_data=sigma_data)
+    c_skip, c_out, c_in = (c.flatten() for c in o.preconditioning(process, sigma))
+    assert torch.allclose(c_skip, sigma_data**2 / (sigma**2 + sigma_data**2))
+    assert torch.allclose(c_out, sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt())
+    assert torch.allclose(c_in, 1 / (sigma**2 + sigma_data**2).sqrt())
+    assert torch.allclose(process.c_noise(sigma), 1000 * sigma.log() / 4)
+    lambda_sigma = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    assert torch.allclose(o.weights(process, sigma).flatten(), lambda_sigma, rtol=1e-5)
+    simple = objective("edm", "simple", sigma_data=sigma_data).weights(process, sigma)
+    assert torch.allclose(simple.flatten(), lambda_sigma, rtol=1e-5), "theirs is weight 1 on the error of F"
+
+
+@pytest.mark.parametrize("process_name", sorted(PROCESSES))
+def test_edm_keeps_inputs_and_targets_at_unit_variance(process_name: str) -> None:
+    """Karras et al. 2022, Eq. 114 and 117 of the appendix, in every process."""
+    process, t = PROCESSES[process_name]
+    c_skip, c_out, c_in = objective("edm", "edm").preconditioning(process, t)
+    alpha, sigma, var = process.alpha(t), process.sigma(t), 0.5**2
+    assert torch.allclose(c_in**2 * (alpha**2 * var + sigma**2), torch.ones_like(alpha), rtol=1e-4)
+    target_variance = ((1 - c_skip * alpha) ** 2 * var + c_skip**2 * sigma**2) / c_out**2
+    assert torch.allclose(target_variance, torch.ones_like(alpha), rtol=2e-3)
+
+
+def test_edm_for_images_of_unit_variance_is_v_with_its_sign_turned() -> None:
+    process, t = PROCESSES["cosine"]
+    edm = objective("edm", "simple", sigma_data=1.0).preconditioning(process, t)
+    v = objective("v", "simple").preconditioning(process, t)
+    assert torch.allclose(edm.c_skip, v.c_skip)
+    assert torch.allclose(edm.c_out, -v.c_out)
+    assert torch.allclose(edm.c_in, v.c_in)
+
+
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_the_exact_prediction_has_no_loss(target: str, weight: str) -> None:
-    schedule = make_schedule("cosine", 1000)
-    t = torch.tensor([1, 500, 1000])
-    x_0, eps = torch.randn(2, 3, 1, 4, 4).unbind()
-    exact = TARGETS[target](x_0, eps, schedule.alpha(t), schedule.sigma(t))
-    loss = Objective(target, weight, 5.0).loss(lambda x_t, t: exact, schedule, x_0=x_0, t=t, eps=eps)
-    assert loss.shape == (3,)
-    assert torch.equal(loss, torch.zeros(3))
+def test_a_target_in_the_exploding_process_is_that_of_the_same_image_seen_variance_preserving(target: str) -> None:
+    """x_t / sqrt(1 + sigma^2) of the one is x_t of the other at the same SNR: one network serves both."""
+    exploding, preserving = VarianceExploding(0.002, 80.0), make_continuous_schedule("cosine", 1.0)
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    sigma = (preserving.sigma(t) / preserving.alpha(t)).flatten()
+    x_0, eps = draws()
+    answer = torch.randn_like(x_0)
+    one = objective(target, "simple").estimate(lambda x, c: answer, preserving, q_sample(preserving, x_0, t, eps), t)
+    x_sigma = q_sample(exploding, x_0, sigma, eps)
+    two = objective(target, "simple").estimate(lambda x, c: answer, exploding, x_sigma, sigma)
+    assert torch.allclose(one.x_0, two.x_0, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
-def test_min_snr_weighs_the_same_error_in_x_0_alike_for_every_target(target: str) -> None:
-    """Hang et al. 2023: min(SNR, gamma) |x_0 - x_0_hat|^2, whatever the network predicts."""
-    schedule = make_schedule("cosine", 1000)
-    gamma = 5.0
-    t = torch.tensor([50, 300, 700, 950])
-    x_0, eps = torch.randn(2, 4, 1, 4, 4, dtype=torch.float32).unbind()
-    x_0_hat = x_0 + 0.1 * torch.randn_like(x_0)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    x_t = q_sample(schedule, x_0, t, eps)
-    prediction = TARGETS[target](x_0_hat, eps_from_x_0(x_0_hat, x_t, alpha, sigma), alpha, sigma)
-    loss = Objective(target, "min_snr", gamma).loss(lambda x, t: prediction, schedule, x_0=x_0, t=t, eps=eps)
-    expected = (schedule.snr(t).clamp(max=gamma) * (x_0 - x_0_hat) ** 2).mean(dim=(1, 2, 3))
-    assert torch.allclose(loss, expected, rtol=1e-3)
+@pytest.mark.parametrize("process_name", sorted(PROCESSES))
+def test_the_denoising_loss_and_the_score_loss_are_one_objective_under_another_weight(process_name: str) -> None:
+    """Vincent 2011: |s - grad log q(x_t | x_0)|^2 is alpha^2/sigma^4 |x_0_hat - x_0|^2; eps: alpha^2/sigma^2 times.
+
+    So denoising score matching with lambda = sigma^2 (Song and Ermon 2019, Eq. 6) is Ho et al.'s L_simple.
+    """
+    process, t = PROCESSES[process_name]
+    x_0, eps = draws()
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    x_t = q_sample(process, x_0, t, eps)
+    x_0_hat = x_0 + torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+
+    def of(error: Tensor) -> Tensor:
+        return (error**2).mean(dim=(1, 2, 3))
+
+    conditional_score = -(x_t - alpha * x_0) / sigma**2  # gradient of log N(x_t; alpha x_0, sigma^2 I)
+    score_loss = of(score_from_x_0(x_0_hat, x_t, alpha, sigma) - conditional_score)
+    x_0_loss = of(x_0_hat - x_0)
+    eps_loss = of(eps_from_x_0(x_0_hat, x_t, alpha, sigma) - eps)
+    a, s = alpha.flatten(), sigma.flatten()
+    assert torch.allclose(score_loss, a**2 / s**4 * x_0_loss, rtol=1e-3)
+    assert torch.allclose(eps_loss, a**2 / s**2 * x_0_loss, rtol=1e-3)
+    assert torch.allclose(s**2 * score_loss, eps_loss, rtol=1e-3)
+    ours = objective("x_0", "snr").loss(lambda x, c_noise: x_0_hat, process, x_0=x_0, t=t, eps=eps)
+    assert torch.allclose(ours, s**2 * score_loss, rtol=1e-3)
 
 
-def test_simple_on_eps_is_the_loss_of_ho_et_al() -> None:
-    schedule = make_schedule("linear", 1000)
-    t = torch.tensor([1, 400])
-    x_0, eps, guess = torch.randn(3, 2, 1, 4, 4).unbind()
-    loss = Objective("eps", "simple", 5.0).loss(lambda x_t, t: guess, schedule, x_0=x_0, t=t, eps=eps)
-    assert torch.allclose(loss, ((eps - guess) ** 2).mean(dim=(1, 2, 3)))
+def test_denoising_score_matching_finds_the_score_of_the_noisy_data() -> None:
+    """Of all functions a x + b the one with the least denoising loss is grad log q(x_t), known for normal data."""
+    process, mean, std, n = make_schedule("cosine", 1000), 0.3, 0.5, 200_000
+    t = torch.tensor([400])
+    generator = torch.Generator().manual_seed(0)
+    x_0 = mean + std * torch.randn(n, 1, 1, 1, generator=generator)
+    eps = torch.randn(n, 1, 1, 1, generator=generator)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    x_t = (alpha * x_0 + sigma * eps).flatten().double()
+    inputs = torch.stack([x_t, torch.ones_like(x_t)], dim=1)
+    target = -(eps / sigma).flatten().double()  # the conditional score of Vincent 2011
+    fit = torch.linalg.lstsq(inputs, target[:, None]).solution.flatten()
+    a, s = float(alpha), float(sigma)
+    variance = a**2 * std**2 + s**2
+    error = 5 / (s * math.sqrt(n))
+    assert float(fit[0]) == pytest.approx(-1 / variance, abs=error / math.sqrt(variance))
+    assert float(fit[1]) == pytest.approx(a * mean / variance, abs=2 * error)
 
 
 def test_the_loss_is_computed_in_float32_when_the_network_answers_in_bf16() -> None:
     schedule = make_schedule("cosine", 10)
-    x_0, eps = torch.randn(2, 2, 1, 4, 4).unbind()
-    objective = Objective("v", "min_snr", 5.0)
-    loss = objective.loss(lambda x_t, t: x_t.bfloat16(), schedule, x_0=x_0, t=torch.tensor([1, 9]), eps=eps)
+    x_0, eps = draws((2, 1, 4, 4))
+    o = objective("v", "min_snr")
+    loss = o.loss(lambda x, c_noise: x.bfloat16(), schedule, x_0=x_0, t=torch.tensor([1, 9]), eps=eps)
     assert loss.dtype == torch.float32
+
+
+def test_the_hybrid_loss_teaches_the_variance_by_the_bound_and_the_mean_by_the_simple_loss_alone() -> None:
+    """Nichol and Dhariwal 2021, Sec. 3.1: the gradient of L_vlb is stopped at the mean."""
+    schedule = make_schedule("cosine", 100)
+    x_0, eps = draws((3, 1, 4, 4))
+    t = torch.tensor([1, 40, 100])
+    answer = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    hybrid = objective("eps", "simple", learned_variance=True)
+    loss = hybrid.loss(lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
+    (gradient,) = torch.autograd.grad(loss.sum(), answer)
+    plain = objective("eps", "simple").loss(lambda x, c_noise: answer[:, :1], schedule, x_0=x_0, t=t, eps=eps)
+    (of_mean,) = torch.autograd.grad(plain.sum(), answer)
+    assert torch.equal(gradient[:, :1], of_mean[:, :1])
+    assert bool((gradient[:, 1:].abs().amax(dim=(1, 2, 3)) > 0).all())
+    twice = objective("eps", "simple", learned_variance=True, vlb_weight=0.002)
+    more = twice.loss(lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
+    assert torch.allclose((more - plain) / (loss - plain), torch.full((3,), 2.0), rtol=1e-3)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import samplers
-from ddpm.diffusion.guidance import classifier_free, clipped
+from ddpm.diffusion import grids, samplers
 from ddpm.diffusion.schedules import Schedule, make_schedule
 
 MEAN, STD = 0.3, 0.5
@@ -50,10 +49,10 @@ def last(steps: object) -> Tensor:
 
 
 def test_the_grid_goes_from_T_to_0_in_even_steps() -> None:
-    assert samplers.uniform_grid(1000, 4) == [1000, 750, 500, 250, 0]
-    assert samplers.uniform_grid(10, 10) == list(range(10, -1, -1))
+    assert grids.uniform_grid(1000, 4) == [1000, 750, 500, 250, 0]
+    assert grids.uniform_grid(10, 10) == list(range(10, -1, -1))
     for steps in range(1, 51):
-        grid = samplers.uniform_grid(50, steps)
+        grid = grids.uniform_grid(50, steps)
         assert len(grid) == steps + 1
         assert all(t > s for t, s in pairwise(grid))
 
@@ -64,7 +63,7 @@ def test_the_exact_gaussian_denoiser_gives_its_gaussian(name: str, sampler: str)
     schedule = make_schedule(name, 1000)
     n = 20_000
     noise = normal((n, 1, 1, 1))
-    grid = samplers.uniform_grid(1000, 500)
+    grid = grids.uniform_grid(1000, 500)
     denoise = gaussian_denoiser(schedule)
     if sampler == "ddpm":
         x = last(samplers.ddpm(denoise, schedule, noise(), grid, noise))
@@ -82,7 +81,7 @@ def test_the_exact_denoiser_of_a_finite_set_gives_its_members_equally_often(eta:
     data = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     n = 2000
     noise = normal((n, 1, 4, 4))
-    grid = samplers.uniform_grid(1000, 200)
+    grid = grids.uniform_grid(1000, 200)
     x = last(samplers.ddim(finite_set_denoiser(schedule, data), schedule, noise(), grid, noise, eta=eta))
     distances = (x[:, None] - data[None]).flatten(2).norm(dim=-1)
     nearest, which = distances.min(dim=1)
@@ -95,7 +94,7 @@ def test_the_exact_denoiser_of_a_finite_set_gives_its_members_equally_often(eta:
 def test_ddim_with_eta_one_equals_ddpm(steps: int) -> None:
     schedule = make_schedule("cosine", 1000)
     denoise = gaussian_denoiser(schedule)
-    grid = samplers.uniform_grid(1000, steps)
+    grid = grids.uniform_grid(1000, steps)
     a, b = normal((64, 1, 4, 4)), normal((64, 1, 4, 4))
     ddpm = last(samplers.ddpm(denoise, schedule, a(), grid, a))
     ddim = last(samplers.ddim(denoise, schedule, b(), grid, b, eta=1.0))
@@ -109,16 +108,35 @@ def test_ddim_without_noise_never_draws_any() -> None:
         raise AssertionError("drew noise")
 
     x_T = torch.randn(2, 1, 2, 2)
-    last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, samplers.uniform_grid(100, 10), forbidden, eta=0.0))
+    last(samplers.ddim(gaussian_denoiser(schedule), schedule, x_T, grids.uniform_grid(100, 10), forbidden, eta=0.0))
 
 
-def test_guidance_goes_on_in_the_direction_of_the_label() -> None:
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.zeros_like(x_t) if labels is None else labels[:, None, None, None] * torch.ones_like(x_t)
+def test_ddpm_with_a_fixed_large_variance_reaches_the_gaussian_too_and_is_more_spread_on_the_way() -> None:
+    """Ho et al. 2020, Sec. 3.2: beta is right for data of unit variance, beta-tilde for a point; STD lies between."""
+    schedule = make_schedule("linear", 1000)
+    grid = grids.uniform_grid(1000, 1000)
+    spread, ends = [], []
+    for variance in ("small", "large"):
+        noise = normal((2000, 1, 1, 1))
+        steps = list(samplers.ddpm(gaussian_denoiser(schedule), schedule, noise(), grid, noise, variance=variance))
+        spread.append(steps[-200].x_t.std())
+        ends.append(steps[-1].x_t)
+    assert spread[1] > spread[0]
+    for x in ends:
+        assert abs(x.mean() - MEAN) < 4 * STD / math.sqrt(2000) + 0.015
+        assert abs(x.std() - STD) < 4 * STD / math.sqrt(4000) + 0.02
 
-    x, t, labels = torch.zeros(2, 1, 1, 1), torch.tensor([5, 5]), torch.tensor([0.2, 0.4])
-    guided = classifier_free(denoise, scale=3.0)
-    assert torch.allclose(guided(x, t, labels).flatten(), torch.tensor([0.6, 1.2]))
-    assert torch.equal(guided(x, t, None), torch.zeros_like(x))
-    assert classifier_free(denoise, scale=1.0) is denoise
-    assert torch.allclose(clipped(guided)(x, t, labels).flatten(), torch.tensor([0.6, 1.0]))
+
+def test_a_learned_variance_of_fraction_zero_is_small_and_of_one_is_large() -> None:
+    schedule = make_schedule("cosine", 1000)
+    exact = gaussian_denoiser(schedule)
+    grid = grids.uniform_grid(1000, 20)
+    for fraction, name in ((0.0, "small"), (1.0, "large")):
+
+        def both(x_t: Tensor, t: Tensor, fraction: float = fraction) -> tuple[Tensor, Tensor]:
+            return exact(x_t, t), torch.full_like(x_t, fraction)
+
+        a, b = normal((4, 1, 4, 4)), normal((4, 1, 4, 4))
+        learned = last(samplers.ddpm(both, schedule, a(), grid, a, variance="learned"))
+        fixed = last(samplers.ddpm(exact, schedule, b(), grid, b, variance=name))
+        assert torch.allclose(learned, fixed, atol=1e-4)

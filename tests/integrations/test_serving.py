@@ -137,6 +137,25 @@ def test_what_an_answer_says_of_itself_gives_the_same_images_again(champion_serv
     assert again["images"] == first["images"]
 
 
+def test_a_picture_and_a_mask_are_answered_with_images_that_keep_what_is_known(champion_server: str) -> None:
+    def encoded(pixels: list[int]) -> str:
+        file = io.BytesIO()
+        picture = Image.new("L", (8, 8))
+        picture.putdata(pixels)
+        picture.save(file, "PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+    given = list(range(0, 256, 4))
+    request = {"task": "inpaint", "image": encoded(given), "mask": encoded([0] * 32 + [255] * 32), "number": 2}
+    status, body = post(champion_server, {"inputs": [request | {"steps": 4, "seed": 1}]})
+    assert status == 200
+    [answer] = body["predictions"]
+    made = [list(Image.open(io.BytesIO(base64.b64decode(text))).getdata()) for text in answer["images"]]
+    assert [pixels[:32] for pixels in made] == [given[:32]] * 2
+    assert made[0][32:] != made[1][32:]
+    assert (answer["task"], answer["seed"], answer["steps"], answer["jump"]) == ("inpaint", 1, 4, 5)
+
+
 def test_every_request_of_a_call_has_its_own_answer(champion_server: str) -> None:
     status, body = post(champion_server, {"inputs": [{"number": 1, "steps": 1}, {"number": 2, "steps": 1}]})
     assert status == 200
@@ -150,6 +169,7 @@ def test_every_request_of_a_call_has_its_own_answer(champion_server: str) -> Non
         ([{}, {"steps": 51}], "inputs[1]: steps is 51, expected a whole number from 1 to 50"),
         ([{"label": "dog"}], "expected an index from 0 to 3 or a class of: class 0, class 1"),
         ([{"colour": "red"}], "'colour' is no known field"),
+        ([{"task": "inpaint", "image": "?"}], "inputs[0]: image is no base64"),
         ([{"number": 40, "steps": 1}] * 2, "80 images asked for in one call, expected at most 64"),
         (["three"], "Expected dict, but got str"),
     ],

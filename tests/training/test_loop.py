@@ -8,19 +8,23 @@ import pytest
 import torch
 
 from ddpm import config
-from ddpm.diffusion.objectives import Objective
-from ddpm.diffusion.schedules import make_schedule
+from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.errors import UserError
+from ddpm.model_file import objective_of, process_of
 from ddpm.networks.unet import UNet
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
-from ddpm.training.loop import State, learning_rate, new_state, train
+from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
+from ddpm.training.session import Meter
+from ddpm.training.times import HISTORY, Importance, make_times
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(37) % 3
+PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 SETTINGS = dataclasses.replace(
-    config.load(Path(__file__).parents[2] / "params.yaml").train,
+    PARAMS.train,
     images=16 * 12,
     batch_size=16,
     warmup_images=32,
@@ -39,12 +43,20 @@ def batches(settings: config.Train = SETTINGS, images: np.ndarray = IMAGES) -> B
     return Batches(images, LABELS, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip, device=CPU)
 
 
-def steps(state: State, settings: config.Train = SETTINGS, images: np.ndarray = IMAGES):  # type: ignore[no-untyped-def]
+def steps(  # type: ignore[no-untyped-def]
+    state: State,
+    settings: config.Train = SETTINGS,
+    images: np.ndarray = IMAGES,
+    objective: config.Objective = PARAMS.objective,
+    T: int = 1000,
+):
+    process = make_schedule("cosine", T)
     return train(
         state,
         batches(settings, images),
-        schedule=make_schedule("cosine", 1000),
-        objective=Objective("v", "min_snr", 5.0),
+        process=process,
+        times=make_times(process, objective, memory=state.times),
+        objective=objective_of({"objective": config.as_dict(objective)}),
         settings=settings,
         label_dropout=0.2,
         device=CPU,
@@ -174,3 +186,99 @@ def test_the_moving_average_is_never_the_network_that_trains() -> None:
         State(state.network, state.ema, state.optimizer), State(state.ema.network, state.ema, state.optimizer)
     )
     assert all(not p.requires_grad for p in state.ema.network.parameters())
+
+
+LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
+
+
+def test_a_training_that_learns_which_times_matter_goes_on_exactly_as_well(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, images=16 * 30)
+
+    def begin() -> State:
+        torch.manual_seed(0)
+        architecture: dict = dict(width=8, multipliers=(1, 2), blocks=1, attention=(), head_channels=8, dropout=0.0)
+        return new_state(UNet(channels=1, size=8, classes=3, out_channels=2, **architecture), settings=settings)
+
+    undisturbed, stopped, resumed = begin(), begin(), begin()
+    times = [step.t for step in steps(undisturbed, settings, objective=LEARNED, T=4)]
+    assert int(undisturbed.times["seen"].sum()) == 16 * 30
+    for step in steps(stopped, settings, objective=LEARNED, T=4):
+        if step.images_seen == 16 * 20:  # long after the memory is full and the draw is no more uniform
+            checkpoint.save(tmp_path, stopped, fingerprint="f", extra={})
+            break
+    checkpoint.restore(tmp_path, resumed, fingerprint="f")
+    rest = [step.t for step in steps(resumed, settings, objective=LEARNED, T=4)]
+    assert all(torch.equal(a, b) for a, b in zip(times[20:], rest, strict=True))
+    assert same(resumed, undisturbed)
+    assert torch.equal(resumed.times["losses"], undisturbed.times["losses"])
+
+
+def test_importance_sampling_prefers_large_losses_and_leaves_the_expectation_as_it_was() -> None:
+    process = make_schedule("cosine", 5)
+    loss_at = torch.tensor([0.0, 4.0, 1.0, 1.0, 2.0, 8.0])
+    memory: dict[str, torch.Tensor] = {}
+    times = Importance(process, memory)
+    assert torch.equal(times.probabilities(), torch.full((5,), 0.2))
+    t = torch.arange(1, 6).repeat(HISTORY)
+    times.learn(t, loss_at[t])
+    assert torch.allclose(times.probabilities(), loss_at[1:] / loss_at.sum(), atol=1e-3)
+    t, weight = Importance(process, memory).draw(20_000, CPU)
+    assert float((weight * loss_at[t]).mean()) == pytest.approx(float(loss_at[1:].mean()), rel=5e-3)
+
+
+def test_log_normal_times_are_those_of_karras_et_al() -> None:
+    exploding = VarianceExploding(0.002, 80.0)
+    objective = dataclasses.replace(PARAMS.objective, time_sampling="log_normal", log_normal=(-1.2, 1.2))
+    torch.manual_seed(0)
+    t, weight = make_times(exploding, objective, memory={}).draw(40_000, CPU)
+    assert float(t.log().mean()) == pytest.approx(-1.2, abs=0.03)
+    assert float(t.log().std()) == pytest.approx(1.2, abs=0.03)
+    assert torch.equal(weight, torch.ones(40_000))
+
+
+@pytest.mark.parametrize(
+    ("process", "times"),
+    [
+        (make_schedule("cosine", 8), [1, 2, 3, 4, 5, 6, 7, 8]),
+        (make_continuous_schedule("cosine", 1.0), [0.01, 0.25, 0.26, 0.5, 0.51, 0.75, 0.76, 1.0]),
+        (VarianceExploding(0.01, 100.0), [0.01, 0.09, 0.11, 0.9, 1.1, 9.0, 11.0, 100.0]),
+    ],
+)
+def test_the_quarters_of_the_noise_range_are_even_on_the_scale_of_the_process(
+    process: Process, times: list[float]
+) -> None:
+    assert quarter(process, torch.tensor(times)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("schedule", [{"time": "continuous"}, {"name": "variance_exploding", "time": "continuous"}])
+@pytest.mark.parametrize("target", ["eps", "x_0", "v", "edm"])
+def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
+    process = process_of({"schedule": {"name": "cosine", "T": 1000} | schedule})
+    objective = dataclasses.replace(PARAMS.objective, target=target, weight="simple")  # type: ignore[arg-type]
+    settings = dataclasses.replace(SETTINGS, images=16 * 3, warmup_images=16, decay_images=16)
+    state = fresh(settings)
+    for step in train(
+        state,
+        batches(settings),
+        process=process,
+        times=make_times(process, objective, memory=state.times),
+        objective=objective_of({"objective": config.as_dict(objective)}),
+        settings=settings,
+        label_dropout=0.2,
+        device=CPU,
+        precision="float32",
+    ):
+        assert not step.skipped
+        assert 0.1 < step.loss < 2  # a target of about unit variance, of which the network still says nothing
+        assert float(step.t.min()) > 0
+        assert float(step.t.max()) <= process.T
+
+
+def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_drawn() -> None:
+    meter = Meter()
+    t = torch.tensor([1, 1, 1, 3])  # a time drawn three times as often counts a third each time
+    losses, weights = torch.tensor([4.0, 4.0, 4.0, 1.0]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
+    step = Step(4, 1.0, losses, weights, t, torch.tensor([0, 0, 0, 0]), 1.0, 0.1, skipped=False)
+    meter.add(step)
+    assert meter.row(step)["loss_q1"] == pytest.approx(2.5)
+    assert meter.row(step)["loss_q2"] is None

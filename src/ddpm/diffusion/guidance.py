@@ -1,13 +1,19 @@
-"""What surrounds a denoiser: guidance and clipping. A sampler sees the result and does not know."""
+"""What surrounds a denoiser: guidance, clipping and thresholding. A sampler sees the result and does not know."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
+from ddpm.diffusion.processes import Process
+
 LabelledDenoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Active = Callable[[Tensor], bool]
+"""Whether guidance is on at the times t [N], which are one time N times over."""
 
 
-def classifier_free(denoise: LabelledDenoise, *, scale: float) -> LabelledDenoise:
+def classifier_free(
+    denoise: LabelledDenoise, *, scale: float, rescale: float = 0.0, active: Active | None = None
+) -> LabelledDenoise:
     """x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
 
     Stated in x_0; the same in eps or v, since these are affine in x_0 at fixed x_t. A scale of 1 is the conditional
@@ -15,16 +21,70 @@ def classifier_free(denoise: LabelledDenoise, *, scale: float) -> LabelledDenois
     """
     if scale == 1:
         return denoise
+    toward = autoguided(denoise, lambda x_t, t, _: denoise(x_t, t, None), scale=scale, rescale=rescale, active=active)
+    return lambda x_t, t, labels: (denoise if labels is None else toward)(x_t, t, labels)
+
+
+def autoguided(
+    denoise: LabelledDenoise,
+    weaker: LabelledDenoise,
+    *,
+    scale: float,
+    rescale: float = 0.0,
+    active: Active | None = None,
+) -> LabelledDenoise:
+    """x_0 = weaker + scale * (denoise - weaker): away from what a smaller or earlier model gets wrong.
+
+    Karras et al. 2024 (Autoguidance), Eq. 3. `rescale` and `active` are those of `rescaled` and `within`. Where
+    guidance is off, or scale is 1, `weaker` is not asked.
+    """
 
     def guided(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        unconditional = denoise(x_t, t, None)
-        if labels is None:
-            return unconditional
-        return unconditional + scale * (denoise(x_t, t, labels) - unconditional)
+        if scale == 1 or not (active is None or active(t)):
+            return denoise(x_t, t, labels)
+        base = weaker(x_t, t, labels)
+        x_0 = denoise(x_t, t, labels)
+        return rescaled(base + scale * (x_0 - base), x_0, share=rescale)
 
     return guided
+
+
+def within(process: Process, interval: tuple[float, float]) -> Active:
+    """Guidance only where sigma_t / alpha_t lies in (low, high].  Kynkäänniemi et al. 2024, Eq. 5."""
+    low, high = interval
+
+    def active(t: Tensor) -> bool:
+        sigma, alpha = process.sigma(t[:1]).item(), process.alpha(t[:1]).item()
+        return low * alpha < sigma and not sigma > high * alpha  # so put that no end (inf) means none at alpha = 0
+
+    return active
+
+
+def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
+    """`share` of the way to the conditional estimate's standard deviation, per image.  Lin et al. 2023, Eq. 15 and 16.
+
+    Theirs is of the network's v, ours of x_0: so it holds whatever the network predicts.
+    """
+    if share == 0:
+        return guided
+    std = [x.flatten(1).std(dim=1).view(-1, 1, 1, 1) for x in (conditional, guided)]
+    return share * guided * (std[0] / std[1]) + (1 - share) * guided
 
 
 def clipped(denoise: LabelledDenoise) -> LabelledDenoise:
     """The estimate held to the range of images, [-1, 1], as in Ho et al.'s published code."""
     return lambda x_t, t, labels: denoise(x_t, t, labels).clamp(-1, 1)
+
+
+def thresholded(denoise: LabelledDenoise, *, quantile: float) -> LabelledDenoise:
+    """Dynamic thresholding: clipped to [-s, s] and divided by s, s the quantile of |x_0| per image, at least 1.
+
+    Saharia et al. 2022 (Imagen), Sec. 2.3 and appendix A.
+    """
+
+    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        x_0 = denoise(x_t, t, labels)
+        s = x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+        return x_0.clamp(-s, s) / s
+
+    return estimate

@@ -1,44 +1,74 @@
-"""What the network predicts (eps, x_0 or v), how each becomes the others, and how the loss is weighted.
+"""What the network predicts, how its answer becomes an image, and how the loss is weighted over noise levels.
 
-All follow from x_t = alpha x_0 + sigma eps; alpha and sigma are [N,1,1,1], everything else [N,C,H,W].
+Every prediction is one row of one table: with F the network,
+
+    x_0 = c_skip x_t + c_out F(c_in x_t, c_noise)                    Karras et al. 2022, Eq. 7
+
+and every loss is a weight on the one error |x_0_hat - x_0|^2. alpha and sigma are [N,1,1,1], images [N,C,H,W].
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.schedules import Schedule
+from ddpm.diffusion.likelihood import Estimate, bound_term
+from ddpm.diffusion.processes import Process
 
-_Conversion = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor], Tensor]
+"""(c_in x_t [N,C,H,W], c_noise [N]) -> F, [N,C,H,W]; or [N,2C,H,W] where the variance is learned."""
 
-# Target from (x_0, eps, alpha, sigma). v: Salimans and Ho 2022, Sec. 4 and appendix D.
-TARGETS: dict[str, _Conversion] = {
-    "eps": lambda x_0, eps, alpha, sigma: eps,
-    "x_0": lambda x_0, eps, alpha, sigma: x_0,
-    "v": lambda x_0, eps, alpha, sigma: alpha * eps - sigma * x_0,
-}
 
-# x_0 from (prediction, x_t, alpha, sigma). eps: Ho et al. 2020, Eq. 15; v: x_0 = alpha x_t - sigma v.
-TO_X_0: dict[str, _Conversion] = {
-    "eps": lambda eps, x_t, alpha, sigma: (x_t - sigma * eps) / alpha,
-    "x_0": lambda x_0, x_t, alpha, sigma: x_0,
-    "v": lambda v, x_t, alpha, sigma: alpha * x_t - sigma * v,
-}
+class Preconditioning(NamedTuple):
+    """[N,1,1,1] each; c_noise is the process's."""
 
-# Loss weights from (snr, gamma), for a squared error in each target.
-# simple: Ho et al. 2020, Eq. 14, weight 1 on the target that the network predicts.
-# min_snr: Hang et al. 2023, Eq. 8, min(SNR, gamma) on the x_0 error, which is
-# SNR times smaller than the eps error and SNR + 1 times smaller than the v error.
-WEIGHTS: dict[str, dict[str, Callable[[Tensor, float], Tensor]]] = {
-    "simple": dict.fromkeys(TARGETS, lambda snr, gamma: torch.ones_like(snr)),
-    "min_snr": {
-        "eps": lambda snr, gamma: snr.clamp(max=gamma) / snr,
-        "x_0": lambda snr, gamma: snr.clamp(max=gamma),
-        "v": lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1),
-    },
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+
+
+def _eps(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
+    """The noise: x_0 = (x_t - sigma eps) / alpha.  Ho et al. 2020, Eq. 15."""
+    return Preconditioning(1 / alpha, -sigma / alpha, _unit(alpha, sigma))
+
+
+def _x_0(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
+    """The image itself."""
+    return Preconditioning(torch.zeros_like(alpha), torch.ones_like(alpha), _unit(alpha, sigma))
+
+
+def _v(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
+    """v = alpha eps - sigma x_0, x_0 = alpha x_t - sigma v: Salimans and Ho 2022, Sec. 4 and appendix D.
+
+    Theirs is variance-preserving; elsewhere it is theirs of x_t / sqrt(alpha^2 + sigma^2).
+    """
+    unit = _unit(alpha, sigma)
+    return Preconditioning(alpha * unit**2, -sigma * unit, unit)
+
+
+def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Preconditioning:
+    """Inputs and targets of unit variance for images of variance sigma_data^2: Karras et al. 2022, Tab. 1.
+
+    Theirs has alpha = 1; elsewhere it is theirs of x_t / alpha. With sigma_data = 1 it is v with its sign turned.
+    """
+    c_in = _unit(alpha * sigma_data, sigma)
+    return Preconditioning(alpha * (sigma_data * c_in) ** 2, sigma * sigma_data * c_in, c_in)
+
+
+def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """1 over the standard deviation of x_t; 1 in a variance-preserving process (up to rounding)."""
+    return (alpha**2 + sigma**2).rsqrt()
+
+
+# A name is a contract with every model file that carries it.
+TARGETS: dict[str, Callable[[Tensor, Tensor, float], Preconditioning]] = {
+    "eps": _eps,
+    "x_0": _x_0,
+    "v": _v,
+    "edm": _edm,
 }
 
 
@@ -47,35 +77,70 @@ def eps_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tens
     return (x_t - alpha * x_0) / sigma
 
 
-@dataclass(frozen=True)
+def score_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """grad log q(x_t) if E[x_0 | x_t] is x_0: Tweedie's formula, -eps / sigma.  Song et al. 2021, Sec. 3."""
+    return -eps_from_x_0(x_0, x_t, alpha, sigma) / sigma
+
+
+@dataclass(frozen=True, kw_only=True)
 class Objective:
-    """A target and a loss weight."""
+    """What is predicted, and what is minimised."""
 
     target: str
     """A key of TARGETS."""
     weight: str
     """A key of WEIGHTS."""
     min_snr_gamma: float
+    p2_gamma: float
+    sigma_data: float
+    """Standard deviation of the pixels; for `edm`."""
+    learned_variance: bool
+    """The network's other half says, per pixel, where the variance of a step lies."""
+    vlb_weight: float
+    """lambda of Nichol and Dhariwal 2021, Eq. 16."""
 
-    def loss(
-        self,
-        predict: Callable[[Tensor, Tensor], Tensor],
-        schedule: Schedule,
-        *,
-        x_0: Tensor,
-        t: Tensor,
-        eps: Tensor,
-    ) -> Tensor:
-        """Weighted squared error per image, mean over its pixels: float32 [N].
+    def estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
+        """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
+        c_skip, c_out, c_in = self.preconditioning(process, t)
+        answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
+        if not self.learned_variance:
+            return Estimate(c_skip * x_t + c_out * answer)
+        prediction, place = answer.chunk(2, dim=1)
+        return Estimate(c_skip * x_t + c_out * prediction, (place + 1) / 2)
 
-        `predict(x_t, t)` is the network; t is [N] in 1..T.  Ho et al. 2020, Algorithm 1.
+    def loss(self, network: Network, process: Process, *, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Per image, mean over its pixels: float32 [N].  Ho et al. 2020, Algorithm 1.
+
+        With a learned variance, L_simple + lambda L_vlb (Nichol and Dhariwal 2021, Eq. 16): L_vlb = T L_t in
+        bits/dim, in which the mean is held fixed so that it teaches the variance alone.
         """
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        prediction = predict(q_sample(schedule, x_0, t, eps), t).to(torch.float32)
-        target = TARGETS[self.target](x_0, eps, alpha, sigma)
-        weight = WEIGHTS[self.weight][self.target](schedule.snr(t), self.min_snr_gamma)
-        return (weight * (prediction - target) ** 2).mean(dim=(1, 2, 3))
+        x_t = q_sample(process, x_0, t, eps)
+        estimate = self.estimate(network, process, x_t, t)
+        loss = (self.weights(process, t) * (estimate.x_0 - x_0) ** 2).mean(dim=(1, 2, 3))
+        if not self.learned_variance:
+            return loss
+        fixed_mean = Estimate(estimate.x_0.detach(), estimate.fraction)
+        return loss + self.vlb_weight * process.T * bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
 
-    def x_0(self, prediction: Tensor, schedule: Schedule, *, x_t: Tensor, t: Tensor) -> Tensor:
-        """The image that a prediction means."""
-        return TO_X_0[self.target](prediction, x_t, schedule.alpha(t), schedule.sigma(t))
+    def preconditioning(self, process: Process, t: Tensor) -> Preconditioning:
+        """The row of the table at t."""
+        return TARGETS[self.target](process.alpha(t), process.sigma(t), self.sigma_data)
+
+    def weights(self, process: Process, t: Tensor) -> Tensor:
+        """The weight of the squared x_0 error: [N,1,1,1]."""
+        return WEIGHTS[self.weight](self, process, t)
+
+
+# The weight of |x_0_hat - x_0|^2 for every name. An error of eps is SNR times that, of the score SNR/sigma^2 times.
+WEIGHTS: dict[str, Callable[[Objective, Process, Tensor], Tensor]] = {
+    # Weight 1 on the error of F itself, whatever F predicts: for eps the L_simple of Ho et al. 2020, Eq. 14.
+    "simple": lambda o, process, t: o.preconditioning(process, t).c_out ** -2,
+    # Weight 1 on the error of eps, also Ho's, whatever F predicts: Salimans and Ho 2022, Sec. 4.
+    "snr": lambda o, process, t: process.snr(t),
+    # Hang et al. 2023, Eq. 8.
+    "min_snr": lambda o, process, t: process.snr(t).clamp(max=o.min_snr_gamma),
+    # Choi et al. 2022, Eq. 8 with k = 1: 1/(k + SNR)^gamma on the error of eps.
+    "p2": lambda o, process, t: process.snr(t) * (1 + process.snr(t)) ** -o.p2_gamma,
+    # Karras et al. 2022, Tab. 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with alpha = 1.
+    "edm": lambda o, process, t: process.snr(t) + o.sigma_data**-2,
+}

@@ -1,29 +1,32 @@
-"""Samplers: from noise to image along a grid of times.
+"""Samplers: from noise to image along a grid of times. Here the ancestral ones, and what all samplers share.
 
-A sampler is a generator over (denoise, schedule, x_T, grid, noise). It knows nothing of networks, labels,
+A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, labels,
 guidance or files: those live in `denoise(x_t, t) -> x_0`, the estimate of the image in x_t for t [N].
 `noise()` returns standard normal [N,C,H,W], fresh at every call, so the caller owns the randomness.
+A grid is a list of falling times, whole or real, that ends in 0; x_T belongs to the first of them.
+
+The other samplers are in `solvers` (of the probability-flow ODE) and `langevin`; `catalogue` has them all by name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.gaussian import q_posterior
+from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance, transition
 from ddpm.diffusion.objectives import eps_from_x_0
-from ddpm.diffusion.schedules import Schedule
+from ddpm.diffusion.processes import Process
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[], Tensor]
 
 
 class Step(NamedTuple):
-    """Where the sampler stands after one network evaluation."""
+    """Where the sampler stands after one step."""
 
-    t: int
+    t: float
     """Time reached: the next smaller value of the grid."""
     x_t: Tensor
     """[N,C,H,W]; the sample itself when t is 0."""
@@ -31,45 +34,73 @@ class Step(NamedTuple):
     """The denoiser's estimate that led here."""
 
 
-def uniform_grid(T: int, steps: int) -> list[int]:
-    """T = t_0 > t_1 > ... > t_steps = 0, evenly spaced ("trailing", Lin et al. 2023, Tab. 2); steps is at most T."""
-    return [round(T * (steps - i) / steps) for i in range(steps + 1)]
+def ddpm(
+    denoise: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | float]],
+    process: Process,
+    x_T: Tensor,
+    grid: Sequence[float],
+    noise: Noise,
+    *,
+    variance: str = "small",
+) -> Iterator[Step]:
+    """Ancestral sampling.  Ho et al. 2020, Algorithm 2.
 
-
-def ddpm(denoise: Denoise, schedule: Schedule, x_T: Tensor, grid: list[int], noise: Noise) -> Iterator[Step]:
-    """Ancestral sampling, variance beta-tilde ("fixed small").  Ho et al. 2020, Algorithm 2 and Sec. 3.2.
-
+    `variance` is that of p(x_s | x_t): beta-tilde_t ("small"), beta_t ("large"; both Sec. 3.2) or "learned" (Nichol
+    and Dhariwal 2021, Eq. 15); then `denoise` gives the pair (x_0, fraction), an `Estimate`.
     On a sparse grid it is the chain that visits only those times (Nichol and Dhariwal 2021, Sec. 4).
+
+    diffusers' DDPMScheduler agrees for "small" and "large" where its time is ours minus 1 (`timestep_spacing`
+    trailing, `clip_sample` off) and for "learned_range", but for its last step on a sparse grid: there it adds noise
+    where Algorithm 2 has none.
     """
     x_t = x_T
-    for t, s, t_int in _steps(grid, x_T):
-        x_0 = denoise(x_t, t)
-        mean, variance = q_posterior(schedule, x_0, x_t, t, s)
-        x_t = mean + variance.sqrt() * noise() if t_int > 0 else mean
-        yield Step(t_int, x_t, x_0)
+    for t, s in _pairs(grid, x_T):
+        estimate = denoise(x_t, t)
+        x_0, fraction = estimate if isinstance(estimate, tuple) else (estimate, None)
+        x_t, small = q_posterior(process, x_0, x_t, t, s)
+        if s[0] > 0:
+            spread = _variance(variance, process, t, s, small=small, fraction=fraction)
+            x_t = x_t + spread.sqrt() * noise()
+        yield Step(s[0].item(), x_t, x_0)
+
+
+def _variance(
+    name: str, process: Process, t: Tensor, s: Tensor, *, small: Tensor, fraction: Tensor | float | None
+) -> Tensor:
+    if name == "small":
+        return small
+    if name == "large":
+        return transition(process, t, s)[1]
+    assert fraction is not None, "this denoiser gives no variance"
+    return reverse_log_variance(process, fraction, t, s).exp()
 
 
 def ddim(
-    denoise: Denoise, schedule: Schedule, x_T: Tensor, grid: list[int], noise: Noise, *, eta: float
+    denoise: Denoise, process: Process, x_T: Tensor, grid: Sequence[float], noise: Noise, *, eta: float
 ) -> Iterator[Step]:
-    """Song, Meng and Ermon 2020, Eq. 12, with sigma of Eq. 16: eta = 0 is deterministic, eta = 1 is `ddpm`."""
+    """Song, Meng and Ermon 2020, Eq. 12, with sigma of Eq. 16: eta = 0 is deterministic, eta = 1 is `ddpm`.
+
+    eta = 0 is the solver of order 1 of the probability-flow ODE.  diffusers' DDIMScheduler agrees where its time
+    is ours minus 1 and `set_alpha_to_one` makes its last step end at the image.
+    """
     x_t = x_T
-    for t, s, t_int in _steps(grid, x_T):
+    for t, s in _pairs(grid, x_T):
         x_0 = denoise(x_t, t)
-        eps = eps_from_x_0(x_0, x_t, schedule.alpha(t), schedule.sigma(t))
-        _, variance = q_posterior(schedule, x_0, x_t, t, s)
-        direction = (schedule.sigma(s) ** 2 - eta**2 * variance).clamp(min=0).sqrt()
-        x_t = schedule.alpha(s) * x_0 + direction * eps
-        if eta > 0 and t_int > 0:
+        eps = eps_from_x_0(x_0, x_t, process.alpha(t), process.sigma(t))
+        _, variance = q_posterior(process, x_0, x_t, t, s)
+        direction = (process.sigma(s) ** 2 - eta**2 * variance).clamp(min=0).sqrt()
+        x_t = process.alpha(s) * x_0 + direction * eps
+        if eta > 0 and s[0] > 0:
             x_t = x_t + eta * variance.sqrt() * noise()
-        yield Step(t_int, x_t, x_0)
+        yield Step(s[0].item(), x_t, x_0)
 
 
-def _steps(grid: list[int], x: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Pairs (t, s) of the grid as integer [N] on x's device, with s also as a plain number."""
-    for t, s in pairwise(grid):
-        yield (
-            torch.full((len(x),), t, device=x.device, dtype=torch.long),
-            torch.full((len(x),), s, device=x.device, dtype=torch.long),
-            s,
-        )
+def at(t: float, x: Tensor) -> Tensor:
+    """The time for every image of x: [N] on its device, int64 for a whole t of the chain and float64 for a real one."""
+    real = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
+    return torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else real)
+
+
+def _pairs(grid: Sequence[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Successive times (t, s) of the grid, as [N]."""
+    return ((at(t, x), at(s, x)) for t, s in pairwise(grid))

@@ -1,10 +1,12 @@
-"""Noise schedules: how fast the forward process q turns an image into noise.
+"""Noise schedules: how fast a variance-preserving process turns an image into noise, in steps or in continuous time.
 
 Time is the papers': t = 1..T are the steps of the chain and t = 0 is the image itself, so every array has
 T + 1 entries and `alphas_bar[t]` is the paper's alpha_bar_t. (diffusers counts from 0: its t is ours minus 1.)
+In continuous time t is any real in 0..T: the discrete process is the continuous one, seen at the integers.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,24 +14,73 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+Curve = Callable[[Tensor], Tensor]
+"""alpha_bar as a function of u = t/T in [0, 1], falling from 1."""
+
+
+class VariancePreserving(ABC):
+    """alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), so that alpha^2 + sigma^2 = 1.
+
+    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)                       Ho et al. 2020, Eq. 4
+    """
+
+    prior_std = 1.0
+    """Standard deviation of x_T."""
+
+    @property
+    @abstractmethod
+    def T(self) -> float:
+        """The largest time."""
+
+    @abstractmethod
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """float64 [N] for t [N]; float32 where the device has no float64."""
+
+    @abstractmethod
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """Times for training, uniform over the process: [n]."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Factor of the image in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
+        return _per_image(self.alpha_bar(t).sqrt())
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
+        return _per_image((1 - self.alpha_bar(t)).sqrt())
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 [N,1,1,1], infinite at t = 0."""
+        alpha_bar = self.alpha_bar(t)
+        return _per_image(alpha_bar / (1 - alpha_bar))
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """What the network is told of t: float32 [N], its place in the process on a scale to 1000, whatever T is."""
+        return t.to(torch.float32) * (1000 / self.T)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.to(torch.float32).view(-1, 1, 1, 1)
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+
 
 @dataclass(frozen=True, eq=False)
-class Schedule:
-    """A variance-preserving forward process, from its betas; arrays are float64 and cast when used.
+class Schedule(VariancePreserving):
+    """The chain of T steps, from its betas; arrays are float64 and cast when used.
 
     q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)        Ho et al. 2020, Eq. 2
-    q(x_t | x_0)     = N(alpha_t x_0, sigma_t^2 I)                   Ho et al. 2020, Eq. 4
-    with alpha_t = sqrt(alpha_bar_t) and sigma_t = sqrt(1 - alpha_bar_t).
     """
 
     betas: Tensor
-    """float64 [T+1]; betas[0] = 0, the others in (0, 1)."""
-    _tables: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    """float64 [T+1]; betas[0] = 0, the others in (0, 1); betas[T] = 1 where the terminal SNR is zero."""
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         assert self.betas.dtype == torch.float64
         assert self.betas[0] == 0
-        assert bool(((self.betas[1:] > 0) & (self.betas[1:] < 1)).all())
+        assert bool(((self.betas[1:] > 0) & (self.betas[1:] <= 1)).all())
 
     @property
     def T(self) -> int:
@@ -41,71 +92,139 @@ class Schedule:
         """alpha_bar_t, the product of 1 - beta_s over s = 1..t: float64 [T+1], alphas_bar[0] = 1."""
         return torch.cumprod(1 - self.betas, dim=0)
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the image in x_t: float32 [N,1,1,1] for integer t [N] in 0..T."""
-        return self._at("alpha", t)
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """At real t by linear interpolation of the logarithm (Lu et al. 2022, App. D.1)."""
+        table = self._table(t.device)
+        if not t.is_floating_point():
+            return table[t]
+        before = t.floor().clamp(0, self.T - 1).to(torch.long)
+        weight = t.to(table.dtype) - before
+        return table[before] ** (1 - weight) * table[before + 1] ** weight  # powers, since a terminal 0 has no log
 
-    def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t: float32 [N,1,1,1] for integer t [N] in 0..T."""
-        return self._at("sigma", t)
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """int64 [n], uniform in 1..T."""
+        return torch.randint(1, self.T + 1, (n,), device=device)
 
-    def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 [N,1,1,1], infinite at t = 0."""
-        return self._at("snr", t)
-
-    def c_noise(self, t: Tensor) -> Tensor:
-        """What the network is told of t: float32 [N], its place in the process on a scale to 1000, whatever T is."""
-        return t.to(torch.float32) * (1000 / self.T)
-
-    def _at(self, name: str, t: Tensor) -> Tensor:
-        key = (name, t.device)
-        if key not in self._tables:
-            values = {
-                "alpha": self.alphas_bar.sqrt(),
-                "sigma": (1 - self.alphas_bar).sqrt(),
-                "snr": self.alphas_bar / (1 - self.alphas_bar),
-            }[name]
-            self._tables[key] = values.to(torch.float32).to(t.device)
-        return self._tables[key][t].view(-1, 1, 1, 1)
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._tables:
+            self._tables[device] = self.alphas_bar.to(_wide(device)).to(device)
+        return self._tables[device]
 
 
-def _from_alphas_bar(alpha_bar: Callable[[Tensor], Tensor], T: int) -> Tensor:
-    """betas_1..T of the process with the given alpha_bar(t/T), clipped below 1 so that no step destroys everything.
+@dataclass(frozen=True, eq=False)
+class ContinuousSchedule(VariancePreserving):
+    """The same process at every real t in (0, T], where alpha_bar is a closed function of u = t/T.
 
-    Nichol and Dhariwal 2021, Sec. 3.2: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most 0.999.
+    The limit of the chain for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
     """
-    values = alpha_bar(torch.arange(T + 1, dtype=torch.float64) / T)
-    return (1 - values[1:] / values[:-1]).clamp(max=0.999)
+
+    curve: Curve
+    duration: float
+    """T: the unit in which time is told, and nothing else."""
+
+    @property
+    def T(self) -> float:
+        """The largest time."""
+        return self.duration
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        return self.curve(t.to(_wide(t.device)) / self.duration)
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """float32 [n], uniform in [1e-5 T, T]: Song et al. 2021, appendix C, since at 0 the SNR is infinite."""
+        return self.duration * (1e-5 + (1 - 1e-5) * torch.rand(n, device=device))
 
 
-def _linear(T: int) -> Tensor:
+def _vp_sde(u: Tensor) -> Tensor:
+    """Song et al. 2021, Eq. 33 of the appendix: exp(-integral of beta), beta(u) from 0.1 to 20 in a line."""
+    low, high = 0.1, 20.0
+    return torch.exp(-(low * u + (high - low) * u**2 / 2))
+
+
+def _cosine(u: Tensor) -> Tensor:
+    """Nichol and Dhariwal 2021, Eq. 17: cos^2((u + s) / (1 + s) * pi / 2) over its value at 0, s = 0.008."""
+    s = 0.008
+    return torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2 / math.cos(s / (1 + s) * math.pi / 2) ** 2
+
+
+def _sigmoid(u: Tensor) -> Tensor:
+    """Jabri et al. 2022, Algorithm 1 (`sigmoid`, start -3, end 3, tau 1): a normalised falling sigmoid."""
+    start, end, tau = -3.0, 3.0, 1.0
+    v_start, v_end = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=u.dtype)).tolist()
+    return (v_end - torch.sigmoid((u * (end - start) + start) / tau)) / (v_end - v_start)
+
+
+# A name is a contract with every model file that carries it: add names, never change what one means.
+CURVES: dict[str, Curve] = {"linear": _vp_sde, "cosine": _cosine, "sigmoid": _sigmoid}
+
+
+def _linear_betas(T: int) -> Tensor:
     """Ho et al. 2020, Sec. 4: from 1e-4 to 0.02 for T = 1000, scaled by 1000/T as in Nichol and Dhariwal's code."""
     scale = 1000 / T
     return torch.linspace(1e-4 * scale, 0.02 * scale, T, dtype=torch.float64).clamp(max=0.999)
 
 
-def _cosine(T: int) -> Tensor:
-    """Nichol and Dhariwal 2021, Eq. 17: alpha_bar(u) = cos^2((u + s) / (1 + s) * pi / 2), s = 0.008."""
-    s = 0.008
-    return _from_alphas_bar(lambda u: torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2, T)
+def _betas(curve: Curve, T: int) -> Tensor:
+    """betas_1..T of the chain on a curve, clipped below 1 so that no step destroys everything.
+
+    Nichol and Dhariwal 2021, Sec. 3.2: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most 0.999.
+    """
+    values = curve(torch.arange(T + 1, dtype=torch.float64) / T)
+    return (1 - values[1:] / values[:-1]).clamp(max=0.999)
 
 
-def _sigmoid(T: int) -> Tensor:
-    """Jabri et al. 2022, Algorithm 1 (`sigmoid`, start -3, end 3, tau 1): a normalised falling sigmoid."""
-    start, end, tau = -3.0, 3.0, 1.0
-    v_start, v_end = torch.sigmoid(torch.tensor([start / tau, end / tau], dtype=torch.float64))
+def _above_zero(curve: Curve) -> Curve:
+    """The curve held above 0, where no step could be inverted."""
+    return lambda u: curve(u).clamp(min=1e-9, max=1)
+
+
+# betas_1..T for every name.
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "linear": _linear_betas,
+    "cosine": lambda T: _betas(_cosine, T),
+    "sigmoid": lambda T: _betas(_above_zero(_sigmoid), T),
+}
+
+
+def shifted(alpha_bar: Tensor, factor: float) -> Tensor:
+    """alpha_bar of the process with factor^2 times less SNR: log SNR - 2 log(factor).
+
+    Hoogeboom et al. 2023, Sec. 3.1: factor = d/64 for images of d pixels and a schedule made for 64, since the mean
+    of the (d/64)^2 pixels that stand for one would otherwise carry that much less noise.
+    """
+    return alpha_bar / (alpha_bar + (1 - alpha_bar) * factor**2)
+
+
+def zero_terminal_snr(alpha_bar: Tensor, *, first: float, last: float) -> Tensor:
+    """alpha_bar with its square root moved and stretched so that `last` becomes 0 and `first` stays.
+
+    Lin et al. 2023, Algorithm 1: without it x_T still holds a trace of the image, which sampling then lacks.
+    """
+    a, b = math.sqrt(first), math.sqrt(last)
+    return ((alpha_bar.sqrt() - b) * a / (a - b)).clamp(min=0) ** 2
+
+
+def make_schedule(name: str, T: int, *, shift: float = 1, zero_terminal: bool = False) -> Schedule:
+    """The chain of that name with T steps; optionally shifted, then rescaled to end in pure noise."""
+    schedule = Schedule(torch.cat([torch.zeros(1, dtype=torch.float64), SCHEDULES[name](T)]))
+    if shift == 1 and not zero_terminal:
+        return schedule
+    alphas_bar = shifted(schedule.alphas_bar, shift)
+    if zero_terminal:
+        first, last = float(alphas_bar[1]), float(alphas_bar[-1])
+        alphas_bar[1:] = zero_terminal_snr(alphas_bar[1:], first=first, last=last)
+    return Schedule(torch.cat([torch.zeros(1, dtype=torch.float64), 1 - alphas_bar[1:] / alphas_bar[:-1]]))
+
+
+def make_continuous_schedule(
+    name: str, T: float, *, shift: float = 1, zero_terminal: bool = False
+) -> ContinuousSchedule:
+    """The process of that name in continuous time 0..T, with the same options."""
+    curve = _above_zero(CURVES[name])
+    last = float(shifted(curve(torch.ones((), dtype=torch.float64)), shift))
 
     def alpha_bar(u: Tensor) -> Tensor:
-        falling = (v_end - torch.sigmoid((u * (end - start) + start) / tau)) / (v_end - v_start)
-        return falling.clamp(min=1e-9)  # the curve ends at exactly 0, where no step could be inverted
+        values = shifted(curve(u), shift)
+        return zero_terminal_snr(values, first=1.0, last=last) if zero_terminal else values
 
-    return _from_alphas_bar(alpha_bar, T)
-
-
-# A name is a contract with every model file that carries it: add names, never change what one means.
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": _linear, "cosine": _cosine, "sigmoid": _sigmoid}
-
-
-def make_schedule(name: str, T: int) -> Schedule:
-    """The schedule of that name with T steps."""
-    return Schedule(torch.cat([torch.zeros(1, dtype=torch.float64), SCHEDULES[name](T)]))
+    return ContinuousSchedule(alpha_bar, float(T))

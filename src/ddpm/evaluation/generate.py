@@ -1,12 +1,22 @@
 """Images from a model: image k of seed s is the same image, whatever the batch, the order or the number."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ddpm.diffusion import guidance as around
 from ddpm.diffusion import samplers
+from ddpm.diffusion.catalogue import SAMPLERS
+from ddpm.diffusion.grids import GRIDS
+from ddpm.diffusion.guidance import LabelledDenoise
+from ddpm.diffusion.likelihood import Estimate
+from ddpm.diffusion.settings import Settings
+from ddpm.errors import UserError
 from ddpm.images import to_uint8
 from ddpm.runtime import Precision
 from ddpm.seeding import seed_of
@@ -43,21 +53,90 @@ def sampling_steps(
     guidance: float,
     device: torch.device,
     precision: Precision,
+    **more: Any,
 ) -> Iterator[samplers.Step]:
-    """The reverse process of the images with these indices, step by step; labels are theirs, [N]."""
+    """The reverse process of the images with these indices, step by step; labels are theirs, [N].
+
+    `steps` are evaluations of the denoiser per image (with guidance, each is of two networks); a sampler whose step
+    takes several makes fewer steps. `more` are `diffusion.settings.Settings`.
+    Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
+    """
+    settings, process, chosen = Settings(**more), model.schedule, SAMPLERS[sampler]
     shape = (model.spec["channels"], model.spec["size"], model.spec["size"])
     noise = PerImageNoise(seed, indices, shape, device)
-    labelled = model.denoiser(guidance=guidance, precision=precision)
     labels = None if labels is None else labels.to(device)
+    grid = GRIDS[settings.time_grid](process, chosen.steps(steps, settings.langevin_steps), settings.rho)
+    first, last = (process.sigma(samplers.at(t, torch.zeros(1))).item() for t in (grid[0], process.T))
+    denoise = _denoiser(model, guidance=guidance, settings=settings, precision=precision, device=device)
+    return chosen.run(
+        lambda x_t, t: denoise(x_t, t, labels),
+        process,
+        process.prior_std * first / last * noise(),
+        grid,
+        noise,
+        **chosen.told(settings, eta),
+    )
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return labelled(x_t, t, labels)
 
-    schedule = model.schedule
-    grid = samplers.uniform_grid(schedule.T, steps)
-    if sampler == "ddpm":
-        return samplers.ddpm(denoise, schedule, noise(), grid, noise)
-    return samplers.ddim(denoise, schedule, noise(), grid, noise, eta=eta)
+def _denoiser(
+    model: "Model", *, guidance: float, settings: Settings, precision: Precision, device: torch.device
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor | Estimate]:
+    """x_0 in [-1, 1], guided; with its variance where the settings want a learned one."""
+    estimate = model.estimator(precision=precision)
+    low, high = settings.guidance_interval
+    bounds = (low, math.inf if high is None else high)
+    options: dict[str, Any] = {
+        "scale": guidance,
+        "rescale": settings.guidance_rescale,
+        "active": None if bounds == (0, math.inf) else around.within(model.schedule, bounds),
+    }
+    guided: Callable[[LabelledDenoise], LabelledDenoise] = partial(around.classifier_free, **options)
+    if settings.guide is not None:
+        weaker = _guide(settings.guide, model, device).estimator(precision=precision)
+        guided = partial(around.autoguided, weaker=lambda x_t, t, labels: weaker(x_t, t, labels).x_0, **options)
+    bounded: Callable[[LabelledDenoise], LabelledDenoise] = around.clipped
+    if settings.threshold is not None:
+        bounded = partial(around.thresholded, quantile=settings.threshold)
+
+    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor | Estimate:
+        fraction: Tensor | float = 1.0
+
+        def x_0(x_t: Tensor, t: Tensor, asked: Tensor | None) -> Tensor:
+            nonlocal fraction
+            answer = estimate(x_t, t, asked)
+            if asked is labels:  # guidance asks without labels, too; the variance is the conditional one's
+                fraction = answer.fraction
+            return answer.x_0
+
+        image = bounded(guided(x_0))(x_t, t, labels)
+        return Estimate(image, fraction) if settings.variance == "learned" else image
+
+    if settings.variance == "learned" and not model.spec["objective"].get("learned_variance", False):
+        raise UserError(
+            "the variance is to be the learned one, but this model was trained without; "
+            "set sample.variance to small or large"
+        )
+    return denoise
+
+
+def _guide(path: str, model: "Model", device: torch.device) -> "Model":
+    guide = _loaded(path, Path(path).stat().st_mtime_ns if Path(path).exists() else 0, device)
+    for key in ("channels", "size", "classes"):
+        if guide.spec[key] != model.spec[key]:
+            raise UserError(
+                f"the guide {path} has {key} {guide.spec[key]}, the model {model.spec[key]}; "
+                "guide with a model of the same data"
+            )
+    if guide.spec["schedule"] != model.spec["schedule"]:
+        raise UserError(f"the guide {path} has another schedule than the model; guide with one of the same process")
+    return guide
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, changed: int, device: torch.device) -> "Model":
+    from ddpm import model_file
+
+    return model_file.load(path, device)
 
 
 @torch.inference_mode()
@@ -76,11 +155,12 @@ def generate(
     precision: Precision = "float32",
     progress: bool = False,
     first: int = 0,
+    **more: Any,
 ) -> Tensor:
     """Images first..first+n-1 of the seed: uint8 [n,C,H,W] on the CPU.
 
-    `labels` are int64 [n] or None. `batch` images are generated at a time, which changes no image
-    by more than rounding.
+    `labels` are int64 [n] or None; `more` are `diffusion.settings.Settings`. `batch` images are generated at a time,
+    which changes no image by more than rounding.
     """
     from tqdm import tqdm
 
@@ -99,6 +179,7 @@ def generate(
                 guidance=guidance,
                 device=device,
                 precision=precision,
+                **more,
             )
             images.append(to_uint8(last.x_t).cpu())
             bar.update(stop - start)

@@ -54,7 +54,7 @@ def animate(
 ) -> None:
     """The reverse process from noise to 20 images as a GIF that rests on its end.
 
-    `settings` are seed, sampler, steps, eta and guidance: with those of an evaluation, its first images.
+    `settings` are those of a `Sampling`: with those of an evaluation, its first images.
     """
     labels = _rows_of_labels(model, 20)
     steps = list(
@@ -74,7 +74,7 @@ def preview(model: "Model", device: torch.device, precision: Precision) -> "Imag
         seed=0,
         labels=_rows_of_labels(model, 100),
         sampler="ddim",
-        steps=min(20, model.schedule.T),
+        steps=int(min(20, model.schedule.T)),
         eta=0.0,
         guidance=1.0,
         batch=100,

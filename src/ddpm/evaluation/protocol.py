@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ddpm.diffusion.settings import Settings
 from ddpm.errors import UserError
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Settings):
     """How images were generated: with the same model, these give the same images."""
 
     seed: int
@@ -167,4 +168,7 @@ def read_sampling(folder: Path, *, n: int) -> Sampling:
 
 
 def _from(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+    """Only a setting of sampling may be absent: it then has the neutral value, as before there was such a setting."""
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    neutral = {field.name for field in fields(Settings)}
+    return cls(**{name: values[name] for name in known if name in values or name not in neutral})

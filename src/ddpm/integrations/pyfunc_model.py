@@ -3,6 +3,9 @@
 A request is {"number": 4, "label": 3, "seed": 1, "steps": 20, "guidance": 1.5}, every field optional
 (request.py has bounds and defaults). Its answer is {"images": [base64 of a PNG, …], "labels": [class name, …],
 "seed": …, "sampler": …, "steps": …, "eta": …, "guidance": …}: what is needed to have the same images again.
+
+With a picture in hand: {"task": "inpaint", "image": base64 of a PNG, "mask": base64 of a PNG} and the other tasks
+of picture_request.py, whose answer is {"images": […], "task": …, "seed": …, …}.
 """
 
 import base64
@@ -16,7 +19,10 @@ from torch import Tensor
 
 from ddpm import model_file
 from ddpm.errors import UserError
+from ddpm.integrations import picture_request
 from ddpm.integrations import request as asked
+from ddpm.integrations.picture_request import PictureRequest
+from ddpm.model_file import Model
 from ddpm.runtime import choose_device
 
 
@@ -31,10 +37,10 @@ class DiffusionModel(PythonModel):
         self, model_input: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """One answer for each request; all are checked before the first is drawn."""
-        requests = []
+        requests: list[asked.Request | PictureRequest] = []
         for place, fields in enumerate(model_input):
             try:
-                requests.append(asked.complete(fields, self.model))
+                requests.append(_completed(fields, self.model))
             except UserError as error:
                 raise MlflowException.invalid_parameter_value(f"inputs[{place}]: {error}") from None
         total = sum(request.number for request in requests)
@@ -44,9 +50,19 @@ class DiffusionModel(PythonModel):
             )
         return [self._answer(request) for request in requests]
 
-    def _answer(self, request: asked.Request) -> dict[str, Any]:
-        images = asked.draw(self.model, request)
-        return {"images": [_png(image) for image in images]} | asked.described(request, self.model)
+    def _answer(self, request: asked.Request | PictureRequest) -> dict[str, Any]:
+        if isinstance(request, PictureRequest):
+            images, said = picture_request.draw(self.model, request), picture_request.described(request, self.model)
+        else:
+            images, said = asked.draw(self.model, request), asked.described(request, self.model)
+        return {"images": [_png(image) for image in images]} | said
+
+
+def _completed(fields: dict[str, Any], model: Model) -> asked.Request | PictureRequest:
+    """Without a task, or with `sample`, images of the model's own; else of the given picture."""
+    if fields.get("task", "sample") == "sample":
+        return asked.complete({name: value for name, value in fields.items() if name != "task"}, model)
+    return picture_request.complete(fields, model)
 
 
 def _png(image: Tensor) -> str:

@@ -2,13 +2,15 @@
 
 import math
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.catalogue import SAMPLERS
+from ddpm.diffusion.settings import Settings
 from ddpm.errors import UserError
 from ddpm.evaluation.generate import generate
 from ddpm.model_file import Model
@@ -45,35 +47,29 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     """The request, with the model's defaults where a field is absent or null.
 
     number 1..max_number (default 1); label: a class's index or name (default: the classes in turn); seed
-    0..2^63-1 (default: a fresh one); steps 1..T; guidance 0..20; sampler ddim or ddpm; eta 0..1.
+    0..2^63-1 (default: a fresh one); steps 1..T; guidance 0..20; sampler a key of SAMPLERS; eta 0..1.
     Raises UserError, one sentence, for an unknown field or a value out of bounds.
     """
     known = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
-    for name in fields:
-        if name not in known:
-            raise UserError(f"{name!r} is no known field, expected some of {', '.join(known)}")
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = given_fields(fields, known)
     classes, T = model.spec["classes"], model.spec["schedule"]["T"]
-    default = FALLBACK | model.lineage.get("params", {}).get("sample", {})
+    default = _as_trained(model)
     default["steps"] = min(default["steps"], T)
     if not classes:
         default["guidance"] = 1.0
     sampler = given.get("sampler", default["sampler"])
-    if sampler not in ("ddim", "ddpm"):
-        raise UserError(f"sampler is {sampler!r}, expected ddim or ddpm")
-    guidance = _real("guidance", given.get("guidance", default["guidance"]), 0.0, MAX_GUIDANCE)
-    if guidance != 1 and not (classes and model.spec["network"]["label_dropout"] > 0):
-        raise UserError(
-            f"guidance is {guidance}, expected 1: this model was trained without "
-            f"{'label dropout' if classes else 'classes'}, so it has nothing to guide with"
-        )
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    guidance = real("guidance", given.get("guidance", default["guidance"]), 0.0, MAX_GUIDANCE)
+    if guidance != 1 and not default.get("guide"):
+        require_label_dropout(f"guidance is {guidance}, expected 1", "it has nothing to guide with", model)
     return Request(
-        number=_whole("number", given.get("number", 1), 1, max_number),
-        label=_label(given.get("label"), classes),
-        seed=_whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
+        number=whole("number", given.get("number", 1), 1, max_number),
+        label=label_index(given.get("label"), classes),
+        seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         sampler=sampler,
-        steps=_whole("steps", given.get("steps", default["steps"]), 1, T),
-        eta=_real("eta", given.get("eta", default["eta"]), 0.0, 1.0),
+        steps=whole("steps", given.get("steps", default["steps"]), 1, T),
+        eta=real("eta", given.get("eta", default["eta"]), 0.0, 1.0),
         guidance=guidance,
     )
 
@@ -93,6 +89,10 @@ def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
     device = next(model.network.parameters()).device
     precision = choose_precision("auto", device, model.spec["size"])
     model.network.to(memory_format=memory_format(device, precision))
+    told = _as_trained(model)
+    more = {field.name: told[field.name] for field in fields(Settings) if field.name in told}
+    if request.sampler != "ddpm":
+        more.pop("variance", None)  # the others have none to choose
     return generate(
         model,
         n=request.number,
@@ -106,7 +106,13 @@ def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
         device=device,
         precision=precision,
         progress=progress,
+        **more,
     )
+
+
+def _as_trained(model: Model) -> dict[str, Any]:
+    """How the model is sampled where nobody says otherwise: the `sample` section it was trained beside."""
+    return FALLBACK | model.lineage.get("params", {}).get("sample", {})
 
 
 def as_picture(image: Tensor) -> "Image":
@@ -123,20 +129,35 @@ def described(request: Request, model: Model) -> dict[str, Any]:
     return {"labels": names} | {k: v for k, v in asdict(request).items() if k not in ("label", "number")}
 
 
-def _whole(name: str, value: Any, low: int, high: int) -> int:
+def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """The fields that are not null. Raises UserError for one that is not known."""
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{name!r} is no known field, expected some of {', '.join(known)}")
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def require_label_dropout(what: str, therefore: str, model: Model) -> None:
+    """Raises UserError, `what`: …, so `therefore`, if the model has no prediction without a label beside those with."""
+    if not (model.spec["classes"] and model.spec["network"]["label_dropout"] > 0):
+        lacking = "label dropout" if model.spec["classes"] else "classes"
+        raise UserError(f"{what}: this model was trained without {lacking}, so {therefore}")
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UserError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
     return value
 
 
-def _real(name: str, value: Any, low: float, high: float) -> float:
+def real(name: str, value: Any, low: float, high: float) -> float:
     real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not real or not low <= value <= high:
         raise UserError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
     return float(value)
 
 
-def _label(label: Any, classes: list[str]) -> int | None:
+def label_index(label: Any, classes: list[str]) -> int | None:
     if label is None:
         return None
     if not classes:

@@ -91,7 +91,7 @@ class _Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """(x_t [N,C,H,W], t [N], labels [N] or None) -> prediction [N,C,H,W].
+    """(x_t [N,C,H,W], t [N], labels [N] or None) -> prediction [N,C,H,W], or with `out_channels` instead of C.
 
     Any H and W: the input is padded to a multiple of the total down-sampling and the output cropped back.
     Labels are 0..classes-1; None, or the label `classes`, asks for the unconditional prediction.
@@ -110,6 +110,7 @@ class UNet(nn.Module):
         attention: tuple[int, ...],
         head_channels: int,
         dropout: float,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -160,7 +161,7 @@ class UNet(nn.Module):
         assert not skips
 
         self.norm_out = _norm(c)
-        self.conv_out = _zero(nn.Conv2d(c, channels, 3, padding=1))
+        self.conv_out = _zero(nn.Conv2d(c, out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]

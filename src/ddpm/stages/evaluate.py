@@ -1,4 +1,4 @@
-"""DVC stage `evaluate`: FID, IS, KID, precision, recall and memorization, each with its protocol, beside the floor."""
+"""DVC stage `evaluate`: what the model and its images are worth, each figure with its protocol."""
 
 import argparse
 from pathlib import Path
@@ -9,26 +9,26 @@ from ddpm.workspace import run_stage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "images", "extractor", "run", "metrics", "neighbours"):
+    for option in ("prepared", "images", "extractor", "model", "run", "metrics", "neighbours", "likelihood", "terms"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
     params = config.load()
 
     import numpy as np
 
-    from ddpm import runtime
+    from ddpm import model_file, runtime
     from ddpm.data.dataset import read_split
-    from ddpm.evaluation import protocol, report
+    from ddpm.evaluation import augmentation, bits_per_dim, protocol, report
     from ddpm.files import write_json
     from ddpm.integrations import fidelity, mlflow_store
 
     device = runtime.choose_device(params.runtime.device)
-    train, test = (read_split(args.prepared, name).images for name in ("train", "test"))
+    train, held_out = read_split(args.prepared, "train"), read_split(args.prepared, "test")
     generated = np.load(args.images / "images.npy", mmap_mode="r")
     record, by_pixels, by_features = fidelity.measure_images(
         generated,
-        train,
-        test,
+        train.images,
+        held_out.images,
         extractor=fidelity.load_extractor(args.extractor, device),
         settings=params.evaluate,
         sampling=protocol.read_sampling(args.images, n=len(generated)),
@@ -36,13 +36,33 @@ def main() -> None:
         progress=params.runtime.progress,
     )
     report.draw_neighbours(
-        args.neighbours, generated=generated, train=train, by_pixels=by_pixels, by_features=by_features
+        args.neighbours, generated=generated, train=train.images, by_pixels=by_pixels, by_features=by_features
     )
-    write_json(args.metrics, record.to_json())
+    taught = augmentation.measure(
+        train,
+        args.images,
+        held_out,
+        wanted=params.evaluate.augmentation,
+        settings=params.features,
+        device=device,
+        progress=params.runtime.progress,
+    )
+    write_json(args.metrics, record.to_json() | augmentation.figures(taught))
+    likelihood = bits_per_dim.measure(
+        model_file.load(args.model, device),
+        held_out.images,
+        held_out.labels,
+        n=params.evaluate.bits_per_dim,
+        batch=params.runtime.sample_batch,
+        progress=params.runtime.progress,
+    )
+    write_json(args.likelihood, likelihood.figures())
+    likelihood.write_terms(args.terms)
 
     tracker = mlflow_store.attach(args.run)
-    tracker.log(record.numbers(), images_seen=0)  # one value each, of the finished model: no curve
-    for path in (args.metrics, args.neighbours):
+    numbers = record.numbers() | likelihood.numbers() | augmentation.numbers(taught)
+    tracker.log(numbers, images_seen=0)  # of the finished model: no curve
+    for path in (args.metrics, args.neighbours, args.likelihood, args.terms):
         tracker.artifact(path, "evaluation")
     tracker.finish()
 

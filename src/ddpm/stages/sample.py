@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from ddpm import config
@@ -20,6 +21,7 @@ def main() -> None:
     from ddpm import model_file, runtime
     from ddpm.data.dataset import read_facts
     from ddpm.evaluation import generate, pictures
+    from ddpm.evaluation.protocol import Sampling
     from ddpm.files import write_json
     from ddpm.integrations import mlflow_store
 
@@ -27,7 +29,7 @@ def main() -> None:
     device = runtime.choose_device(params.runtime.device)
     precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
     model = model_file.load(args.model, device)
-    settings = {name: getattr(params.sample, name) for name in ("seed", "sampler", "steps", "eta", "guidance")}
+    settings = {field.name: getattr(params.sample, field.name) for field in fields(Sampling)}
     n = min(facts.train, 10_000) if params.sample.images == "auto" else params.sample.images
     labels = generate.balanced_labels(n, len(facts.classes), params.sample.seed) if facts.classes else None
 

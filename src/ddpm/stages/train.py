@@ -33,7 +33,6 @@ def main() -> None:
         split.images,
         split.labels,
         data_hash=facts.content_hash,
-        schedule=params.schedule,
         objective=params.objective,
         settings=params.train,
         runtime=params.runtime,

@@ -59,6 +59,7 @@ def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, 
 def _tensors(state: State) -> dict[str, Tensor]:
     tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.network.state_dict().items()}
+    tensors |= {f"times.{name}": value for name, value in state.times.items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -84,6 +85,7 @@ def _read(path: Path, state: State, fingerprint: str) -> dict[str, Any]:
         moments.setdefault(int(index), {})[key] = value
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.times = part("times.")
     state.images_seen = int(header["images_seen"])
     state.nonfinite_steps = int(header["nonfinite_steps"])
     return json.loads(header["extra"])

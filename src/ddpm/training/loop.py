@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ddpm.config import Train
 from ddpm.diffusion.objectives import Objective
-from ddpm.diffusion.schedules import Schedule
+from ddpm.diffusion.processes import Process
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.ema import Ema
 from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
 from ddpm.training.batches import Batches
+from ddpm.training.times import Times
 
 
 @dataclass
@@ -28,6 +29,8 @@ class State:
     images_seen: int = 0
     nonfinite_steps: int = 0
     """Skipped so far, in all."""
+    times: dict[str, Tensor] = field(default_factory=dict)
+    """What the choice of t has learned from the losses, see `times.Importance`; empty where it learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,12 @@ class Step:
     """Mean over the batch of the weighted loss."""
     losses: Tensor
     """Per image: float32 [B], on the device."""
+    weights: Tensor
+    """[B]: by which the mean of the losses is that of evenly drawn times; 1 unless t is sampled by importance."""
     t: Tensor
-    """int64 [B], in 1..T."""
+    """[B], on the device."""
+    quarter: Tensor
+    """int64 [B]: in which quarter of the noise range t lies, 0 the least noise."""
     gradient_norm: float
     learning_rate: float
     skipped: bool
@@ -70,11 +77,19 @@ def learning_rate(images_seen: int, settings: Train) -> float:
     return rate
 
 
+def quarter(process: Process, t: Tensor) -> Tensor:
+    """Quarter of the noise range, 0 to 3, that t lies in, on the scale that the network sees: int64 [N]."""
+    clean, noisy = process.c_noise(torch.tensor([0.0, process.T], device=t.device))
+    place = (process.c_noise(t) - clean) / (noisy - clean)
+    return ((4 * place).ceil() - 1).clamp(0, 3).to(torch.int64)
+
+
 def train(
     state: State,
     batches: Batches,
     *,
-    schedule: Schedule,
+    process: Process,
+    times: Times,
     objective: Objective,
     settings: Train,
     label_dropout: float,
@@ -102,21 +117,21 @@ def train(
             group["lr"] = rate
 
         x_0 = to_model_range(images).to(memory_format=layout)
-        t = torch.randint(1, schedule.T + 1, (len(x_0),), device=device)
+        t, weight = times.draw(len(x_0), device)
         eps = torch.randn_like(x_0)
         if labels is not None:
             hidden = torch.rand(len(labels), device=device) < label_dropout
             labels = labels.masked_fill(hidden, null_label)
 
-        def predict(x_t: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
+        def predict(x: Tensor, c_noise: Tensor, labels: Tensor | None = labels) -> Tensor:
             with autocast(device, precision):
-                return network(x_t, schedule.c_noise(t), labels)
+                return network(x, c_noise, labels)
 
-        losses = objective.loss(predict, schedule, x_0=x_0, t=t, eps=eps)
+        losses = objective.loss(predict, process, x_0=x_0, t=t, eps=eps)
         state.optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        (weight * losses).mean().backward()
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip))
-        loss = float(losses.detach().mean())
+        loss = float((weight * losses.detach()).mean())
 
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
@@ -132,12 +147,15 @@ def train(
             skipped_in_a_row = 0
             state.optimizer.step()
             state.ema.update(network, images_seen=state.images_seen, batch_size=len(images))
+            times.learn(t, losses.detach())
 
         yield Step(
             images_seen=state.images_seen,
             loss=loss,
             losses=losses.detach(),
+            weights=weight,
             t=t,
+            quarter=quarter(process, t),
             gradient_norm=norm,
             learning_rate=rate,
             skipped=skipped,

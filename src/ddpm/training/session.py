@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ddpm.config import Objective as ObjectiveSettings
-from ddpm.config import Runtime, Schedule, Tracking, Train, as_dict
-from ddpm.diffusion.objectives import Objective
-from ddpm.diffusion.schedules import make_schedule
+from ddpm.config import Objective, Runtime, Tracking, Train, as_dict
 from ddpm.errors import UserError
-from ddpm.model_file import build_network
+from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.runtime import Precision
 from ddpm.seeding import seed_of
 from ddpm.tracking import Tracker
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
+from ddpm.training.times import make_times
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +37,6 @@ class Stopped(SystemExit):
 class Meter:
     """Means over a logging interval; loss_q1..4 are the quarters of the noise range, least noise first."""
 
-    T: int
     steps: int = 0
     loss: float = 0.0
     norm: float = 0.0
@@ -47,10 +44,9 @@ class Meter:
     counts: list[float] = field(default_factory=lambda: [0.0] * 4)
 
     def add(self, step: Step) -> None:
-        quarter = (step.t - 1) * 4 // self.T
         sums = torch.zeros(2, 4, device=step.t.device)
-        sums[0].index_add_(0, quarter, step.losses)
-        sums[1].index_add_(0, quarter, torch.ones_like(step.losses))
+        sums[0].index_add_(0, step.quarter, step.weights * step.losses)
+        sums[1].index_add_(0, step.quarter, step.weights)
         losses, counts = sums.tolist()
         self.steps += 1
         self.loss += step.loss
@@ -71,9 +67,9 @@ class Training:
 
     state: State
     batches: Batches
-    schedule: Schedule
-    objective: ObjectiveSettings
-    label_dropout: float
+    spec: dict[str, Any]
+    """See model_file."""
+    objective: Objective
     settings: Train
     runtime: Runtime
     device: torch.device
@@ -91,13 +87,15 @@ class Training:
         return sum(p.numel() for p in self.state.network.parameters())
 
     def steps(self) -> Iterator[Step]:
+        process = process_of(self.spec)
         return train(
             self.state,
             self.batches,
-            schedule=make_schedule(**as_dict(self.schedule)),
-            objective=Objective(**as_dict(self.objective)),
+            process=process,
+            times=make_times(process, self.objective, memory=self.state.times),
+            objective=objective_of(self.spec),
             settings=self.settings,
-            label_dropout=self.label_dropout,
+            label_dropout=self.spec["network"]["label_dropout"],
             device=self.device,
             precision=self.precision,
         )
@@ -116,8 +114,7 @@ def begin(
     labels: np.ndarray | None,
     *,
     data_hash: str,
-    schedule: Schedule,
-    objective: ObjectiveSettings,
+    objective: Objective,
     settings: Train,
     runtime: Runtime,
     device: torch.device,
@@ -146,9 +143,8 @@ def begin(
             flip=settings.flip,
             device=device,
         ),
-        schedule=schedule,
+        spec=spec,
         objective=objective,
-        label_dropout=spec["network"]["label_dropout"],
         settings=settings,
         runtime=runtime,
         device=device,
@@ -185,9 +181,9 @@ def run(
     """
     from tqdm import tqdm
 
-    state, total, T = training.state, training.settings.images, training.schedule.T
+    state, total = training.state, training.settings.images
     curves: list[dict[str, float | None]] = training.extra.setdefault("curves", [])
-    meter = Meter(**training.extra.get("meter", {"T": T}))
+    meter = Meter(**training.extra.get("meter", {}))
 
     def save() -> None:
         training.extra["meter"] = vars(meter).copy()
@@ -212,7 +208,7 @@ def run(
             if _crossed(step, tracking.log_every_images) or step.images_seen >= total:
                 row = meter.row(step)
                 curves.append(row)
-                meter = Meter(T)
+                meter = Meter()
                 now = time.monotonic()
                 speed = (step.images_seen - logged_images) / (now - logged_at)
                 logged_at, logged_images = now, step.images_seen

@@ -1,0 +1,91 @@
+"""What a consumer asks of a model: images of its own, or of a given picture."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.cli.model import load
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddpm.model_file import Model
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Images from the champion, a version or a file, as one picture or as a folder of them."""
+    _require_free(args.out)
+    model, called = load(args)
+    from ddpm.integrations import request as asked
+
+    names = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
+    fields = {name: getattr(args, name) for name in names} | {"label": _label(args, model)}
+    request = asked.complete(fields, model, max_number=sys.maxsize)
+    images = asked.draw(model, request, progress=sys.stderr.isatty())
+    settings = asked.described(request, model)
+    del settings["labels"]
+    _write(images, args.out, called, settings)
+
+
+def inpaint(args: argparse.Namespace) -> None:
+    """What is white in the mask painted anew, the rest to the bit."""
+    _picture(args, {"task": "inpaint", "mask": args.mask, "jump": args.jump, "resamplings": args.resamplings})
+
+
+def restore(args: argparse.Namespace) -> None:
+    """An image from a smaller, blurred, noisy or colourless one."""
+    own = {"super-resolution": (), "colourise": (), "deblur": ("blur",), "denoise": ("noise",)}
+    for name in ("blur", "noise"):
+        if getattr(args, name) is not None and name not in own[args.task]:
+            raise UserError(f"--{name} is given, but task {args.task} has no use for it; leave it out")
+    _picture(args, {"task": args.task} | {name: getattr(args, name) for name in own[args.task]})
+
+
+def edit(args: argparse.Namespace) -> None:
+    """An image drawn anew from a chosen noise level."""
+    _picture(args, {"task": "edit", "strength": args.strength})
+
+
+def interpolate(args: argparse.Namespace) -> None:
+    """The images between two."""
+    _picture(args, {"task": "interpolate", "other": args.other})
+
+
+def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
+    _require_free(args.out)
+    model, called = load(args)
+    from ddpm.integrations import picture_request
+
+    common = {name: getattr(args, name) for name in ("image", "number", "seed", "steps", "guidance")}
+    request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
+    said = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
+    _write(picture_request.draw(model, request), args.out, called, said)
+
+
+def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
+    """A class's name as it is, its index as a number."""
+    if isinstance(args.label, str) and args.label not in model.spec["classes"] and args.label.isdecimal():
+        return int(args.label)
+    return args.label
+
+
+def _require_free(out: Path) -> None:
+    if out.suffix.lower() != ".png" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and not an empty folder; name a new folder, or a .png for one picture")
+
+
+def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -> None:
+    from ddpm.evaluation import pictures
+    from ddpm.integrations import request as asked
+
+    if out.suffix.lower() == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pictures.grid(images, columns=max(1, round(len(images) ** 0.5))).save(out)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        for k, image in enumerate(images):
+            asked.as_picture(image).save(out / f"{k:06d}.png")
+    said = ", ".join(f"{key} {value}" for key, value in settings.items())
+    print(f"{len(images)} images of {called} in {out} ({said})")

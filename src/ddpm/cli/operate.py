@@ -1,0 +1,137 @@
+"""What an operator asks of the registry: versions, promotion, rollback, and what the last run made."""
+
+import argparse
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.cli.model import registered_name
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from ddpm.integrations.registry import Version
+
+FIGURES = (
+    ("fid", "FID", "lower is better"),
+    ("kid", "KID", "lower is better"),
+    ("isc", "IS", "higher is better"),
+    ("precision", "precision", "higher is better"),
+    ("recall", "recall", "higher is better"),
+    ("memorized_share", "memorized", "share of near copies of training images"),
+)
+
+
+def versions(args: argparse.Namespace) -> None:
+    """Every version, newest first."""
+    from ddpm.integrations import registry
+
+    found = registry.versions(registered_name(args))
+    if not found:
+        raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
+    head = ("version", "aliases", "fid", "kid", "floor fid", "decision", "when", "run")
+    rows = [
+        (
+            v.number,
+            ", ".join(v.aliases),
+            *(v.tags.get(key, "") for key in ("fid", "kid", "floor.fid", "decision")),
+            f"{v.created.astimezone():%Y-%m-%d %H:%M}",
+            v.run_id or "",
+        )
+        for v in found
+    ]
+    widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def promote(args: argparse.Namespace) -> None:
+    """A person's yes."""
+    from ddpm.integrations import registry
+
+    move = registry.promote(registered_name(args), args.number, reason=args.reason)
+    before = f", in the place of version {move.previous}" if move.previous else ""
+    print(f"version {move.version} of {registered_name(args)} is the champion{before}")
+
+
+def rollback(args: argparse.Namespace) -> None:
+    """Back to the champion before this one."""
+    from ddpm.integrations import registry
+
+    move = registry.rollback(registered_name(args), reason=args.reason)
+    print(
+        f"version {move.version} of {registered_name(args)} is the champion again, version {move.previous} is not; "
+        f"`ddpm promote {move.previous} --reason …` undoes it"
+    )
+
+
+def report(args: argparse.Namespace) -> None:
+    """What a run of the pipeline made, and where to look at it."""
+    import json
+
+    from ddpm.integrations import mlflow_store, registry
+
+    try:
+        record = json.loads(args.metrics.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{args.metrics} was not found; `dvc repro` makes it") from None
+    print(f"{'':12}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
+    for key, title, meaning in FIGURES:
+        print(f"{title:12}{_figure(record.get(key)):>10}{_figure(record['floor'].get(key)):>10}   {meaning}")
+    print()
+
+    made = mlflow_store.read_run(args.run_json)
+    known = registry.versions(registered_name(args))
+    found = next((v for v in known if v.tags.get("model_sha256") == made["model_sha256"]), None)
+    champion = next((v for v in known if registry.CHAMPION in v.aliases), None)
+    _say("model", _standing(found, champion))
+    if found is not None:
+        _say("because", found.tags.get("reasons", ""))
+    _say("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
+    _say("MLflow", _mlflow_command(), whole=True)
+    _say("Prefect", f"PREFECT_SERVER_ANALYTICS_ENABLED=false {_program('prefect')} server start", whole=True)
+    _say("", "then open http://127.0.0.1:4200")
+
+
+def _standing(found: "Version | None", champion: "Version | None") -> str:
+    if found is None:
+        return "is not registered; `dvc repro -f -s register` does it"
+    decision = found.tags.get("decision", "not judged yet")
+    said = f"{found.name} version {found.number}: {decision}"
+    if champion is None:
+        return f"{said}; there is no champion"
+    if champion.number == found.number:
+        return f"{said}; it is the champion"
+    return f"{said}; champion is version {champion.number} (FID {champion.tags.get('fid', 'unknown')})"
+
+
+def _mlflow_command() -> str:
+    from ddpm.integrations import mlflow_store
+
+    uri = mlflow_store.tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return f"open {mlflow_store.shown_uri()}"
+    return (
+        f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server "
+        f"--workers 1 --backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
+    )
+
+
+def _program(name: str) -> str:
+    """As it is called from here, whether or not the environment is active."""
+    path = Path(sys.executable).parent / name
+    try:
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(str(path))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _say(title: str, text: str, *, whole: bool = False) -> None:
+    lines = text.splitlines() if whole else textwrap.wrap(text, width=96)
+    for k, line in enumerate(lines):
+        print(f"{title if k == 0 else '':12}{line}")

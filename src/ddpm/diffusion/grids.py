@@ -1,0 +1,105 @@
+"""Grids: at which times a sampler stops between noise and image.
+
+A grid is a list of falling times that ends in 0: one entry more than the sampler takes steps. Times are real where a
+grid is laid in the noise level, sigma-bar = sigma_t / alpha_t = exp(-lambda_t), the noise in x_t / alpha_t.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from ddpm.diffusion.processes import Process, VarianceExploding
+
+MAX_NOISE = math.exp(5.1)
+"""Largest noise level of `karras` and `log_snr`, for processes that go on to levels that no longer differ, or to
+infinity. Lu et al.'s published code starts there (lambda = -5.1) with the cosine schedule."""
+SIGMA_DATA = 0.5
+"""Standard deviation of images in [-1, 1].  Karras et al. 2022, Tab. 1."""
+
+
+def uniform_grid(T: float, steps: int) -> list[float]:
+    """Evenly spaced in t ("trailing", Lin et al. 2023, Tab. 2). Where T is whole, so are the times, at most T steps."""
+    if isinstance(T, int):
+        return [round(T * (steps - i) / steps) for i in range(steps + 1)]
+    return [T * (steps - i) / steps for i in range(steps + 1)]
+
+
+def quadratic(process: Process, steps: int) -> list[float]:
+    """Evenly spaced in sqrt(t), so denser towards the image.  Song, Meng and Ermon 2020, appendix D.2."""
+    roots = _even(math.sqrt(process.T), math.sqrt(_earliest(process)), steps)
+    return [process.T, *(root**2 for root in roots[1:]), 0]
+
+
+def karras(process: Process, steps: int, *, rho: float) -> list[float]:
+    """Evenly spaced in sigma-bar^(1/rho), over the process's own range.  Karras et al. 2022, Eq. 5."""
+    high, low = _noise_range(process)
+    levels = [root**rho for root in _even(high ** (1 / rho), low ** (1 / rho), steps)]
+    return [*_times(process, levels), 0]
+
+
+def log_snr(process: Process, steps: int) -> list[float]:
+    """Evenly spaced in lambda = log(alpha / sigma).  Lu et al. 2022 (DPM-Solver), Sec. 3.3."""
+    high, low = _noise_range(process)
+    return [*_times(process, [math.exp(x) for x in _even(math.log(high), math.log(low), steps)]), 0]
+
+
+def optimized(process: Process, steps: int) -> list[float]:
+    """The grid of least error for few Euler (DDIM) steps on Gaussian data: evenly spaced in arctan(sigma-bar / c).
+
+    For data N(0, c^2) the path is y(s) = y(0) sqrt(1 + s^2 / c^2) in s = sigma-bar, a step of length d errs by
+    d^2 y'' / 2, and the rest of the path scales that by y(0) / y(s). The sum is least where every step adds alike:
+    d ~ c^2 + s^2, so s = c tan(theta) with theta in even steps. It is also the schedule that Sabour et al. 2024
+    (Align Your Steps, Sec. 3) find for Gaussian data from their bound on the KL divergence. c is SIGMA_DATA.
+    """
+    top = math.atan2(process.sigma(_tensor(process.T)).item(), SIGMA_DATA * process.alpha(_tensor(process.T)).item())
+    levels = [SIGMA_DATA * math.tan(top * (steps - i) / steps) for i in range(1, steps)]
+    return [process.T, *_times(process, levels), 0]
+
+
+# A grid from (process, steps, rho).
+GRIDS: dict[str, Callable[[Process, int, float], list[float]]] = {
+    "uniform": lambda process, steps, rho: uniform_grid(process.T, steps),
+    "quadratic": lambda process, steps, rho: quadratic(process, steps),
+    "karras": lambda process, steps, rho: karras(process, steps, rho=rho),
+    "log_snr": lambda process, steps, rho: log_snr(process, steps),
+    "optimized": lambda process, steps, rho: optimized(process, steps),
+}
+
+
+def time_of(process: Process, noise: float) -> float:
+    """The time at which sigma_t / alpha_t is `noise`, by bisection; 0 or T where the process does not reach it."""
+    low, high = 0.0, float(process.T)
+    for _ in range(50):
+        middle = (low + high) / 2
+        t = _tensor(middle)
+        if process.sigma(t).item() < noise * process.alpha(t).item():
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _even(first: float, last: float, n: int) -> list[float]:
+    return [first + (last - first) * i / max(n - 1, 1) for i in range(n)]
+
+
+def _earliest(process: Process) -> float:
+    """The smallest time that a sampler asks the network about: 1 on the discrete chain."""
+    if isinstance(process, VarianceExploding):
+        return process.sigma_min
+    return 1 if isinstance(process.T, int) else process.T / 1000
+
+
+def _noise_range(process: Process) -> tuple[float, float]:
+    low, high = _tensor(_earliest(process)), _tensor(process.T)
+    lowest = (process.sigma(low) / process.alpha(low)).item()
+    return min((process.sigma(high) / process.alpha(high)).item(), MAX_NOISE), lowest
+
+
+def _times(process: Process, levels: list[float]) -> list[float]:
+    return [time_of(process, level) for level in levels]
+
+
+def _tensor(t: float) -> torch.Tensor:
+    return torch.tensor([t], dtype=torch.float64)

@@ -1,0 +1,174 @@
+"""How probable a model finds an image, twice and independently: by the variational bound, and exactly by an ODE.
+
+Both speak of images in [-1, 1] with 256 levels, and of bits per dimension (colour value of a pixel).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.gaussian import q_posterior, q_sample, reverse_log_variance
+from ddpm.diffusion.processes import Process
+
+LEVEL = 1 / 127.5
+"""Distance of two neighbouring levels of 8 bits in [-1, 1]."""
+
+
+class Estimate(NamedTuple):
+    """What a model says of x_t: p(x_s | x_t) has the mean of q(x_s | x_t, x_0) and a variance of its own."""
+
+    x_0: Tensor
+    """[N,C,H,W]."""
+    fraction: Tensor | float = 1.0
+    """Where log variance lies between log beta-tilde (0) and log beta (1), see `reverse_log_variance`."""
+
+
+Estimator = Callable[[Tensor, Tensor], Estimate]
+"""(x_t [N,C,H,W], t [N]) -> Estimate."""
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [N,C,H,W], t [N]) -> x_0."""
+Noise = Callable[[], Tensor]
+"""Standard normal [N,C,H,W], fresh at every call."""
+
+
+def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
+    """KL(q || p) of normal distributions, per dimension, in nats."""
+    ratio = (log_var_q - log_var_p).exp() + (mean_q - mean_p) ** 2 * (-log_var_p).exp()
+    return 0.5 * (log_var_p - log_var_q + ratio - 1)
+
+
+def discretized_gaussian_nll(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """-log of the mass of a normal distribution within half a level of x_0, per dimension, in nats.
+
+    The lowest level takes all below it and the highest all above.  Ho et al. 2020, Eq. 13.
+    """
+    std = (0.5 * log_var).exp()
+    above = torch.special.ndtr((x_0 + LEVEL / 2 - mean) / std).masked_fill(x_0 > 1 - LEVEL / 2, 1.0)
+    below = torch.special.ndtr((x_0 - LEVEL / 2 - mean) / std).masked_fill(x_0 < -1 + LEVEL / 2, 0.0)
+    return -(above - below).clamp(min=1e-12).log()
+
+
+def bits(nats: Tensor) -> Tensor:
+    """Nats per dimension [N,C,H,W] -> bits/dim [N]."""
+    return nats.flatten(1).mean(dim=1) / math.log(2)
+
+
+def bound_term(process: Process, estimate: Estimate, *, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """One term of the bound, bits/dim [N]: KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t) where s = 0.
+
+    Ho et al. 2020, Eq. 5: L_{t-1} and L_0 for s = t - 1.
+    """
+    mean, _ = q_posterior(process, estimate.x_0, x_t, t, s)
+    log_var = reverse_log_variance(process, estimate.fraction, t, s).expand_as(mean)
+    true_mean, true_var = q_posterior(process, x_0, x_t, t, s)
+    kl = gaussian_kl(true_mean, true_var.clamp(min=1e-20).log(), mean, log_var)
+    nll = discretized_gaussian_nll(x_0, mean, log_var)
+    return bits(torch.where(s.view(-1, 1, 1, 1) == 0, nll, kl))
+
+
+def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
+    """L_T of Ho et al. 2020, Eq. 5, for a chain that begins at t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
+    times = torch.full((len(x_0),), t, device=x_0.device)
+    mean = process.alpha(times) * x_0
+    log_var, log_prior = (2 * std.log().expand_as(mean) for std in (process.sigma(times), _prior_std(process, times)))
+    return bits(gaussian_kl(mean, log_var, torch.zeros_like(mean), log_prior))
+
+
+def _prior_std(process: Process, t: Tensor) -> Tensor:
+    """Of the normal distribution that stands for x_t at the noisy end, T or nearly: [N,1,1,1]."""
+    return process.prior_std * process.sigma(t) / process.sigma(torch.full_like(t, process.T))
+
+
+class Bound(NamedTuple):
+    """The variational bound of every image, and what it is made of; bits/dim."""
+
+    total: Tensor
+    """[N]: prior plus the sum over steps."""
+    prior: Tensor
+    """[N]: L_T, or that of the grid's first time."""
+    steps: Tensor
+    """[N,steps], for the grid's steps in its order: ..., L_1, and last the decoder's L_0."""
+
+
+def variational_bound(
+    estimate: Estimator, process: Process, x_0: Tensor, grid: list[int] | list[float], noise: Noise
+) -> Bound:
+    """-log2 p(x_0) is at most this, on average over the noise: Ho et al. 2020, Eq. 5.
+
+    `grid` falls from T, or nearly, to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
+    """
+    terms = []
+    for t, s in _pairs(grid, x_0):
+        x_t = q_sample(process, x_0, t, noise())
+        terms.append(bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
+    prior, steps = prior_term(process, x_0, grid[0]), torch.stack(terms, dim=1)
+    return Bound(prior + steps.sum(dim=1), prior, steps)
+
+
+def log_likelihood(
+    denoise: Denoise, process: Process, x: Tensor, grid: list[float], probes: Callable[[], Tensor] | None
+) -> Tensor:
+    """log p(x) in nats, [N], of the density that the probability-flow ODE carries from noise to images.
+
+    Song et al. 2021, Eq. 39 and appendix D.2. Every process is one rotation: with tan(phi) = sigma/alpha,
+    z = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps moves by dz/dphi = v (Salimans and Ho 2022,
+    appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
+    the largest to the smallest, above 0; x is taken as x_t there.
+    `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
+    backward pass per dimension. The denoiser must not clip: the density needs its derivative.
+    """
+    times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
+    alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]
+    scales = [torch.hypot(alpha, sigma) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+    phis = [torch.atan2(sigma, alpha) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+
+    def flow(z: Tensor, i: int, signs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """v [N,C,H,W] and the trace of its derivative [N] at time i."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            v = (phis[i].cos() * z - denoise(scales[i] * z, times[i])) / phis[i].sin()
+            trace = _trace(v, z, signs)
+        return v.detach(), trace
+
+    z, grown = x / scales[0], torch.zeros(len(x), device=x.device)
+    for i, j in pairwise(range(len(times))):
+        signs = None if probes is None else probes()
+        step = phis[j] - phis[i]
+        v, trace = flow(z, i, signs)
+        v_ahead, trace_ahead = flow(z + step * v, j, signs)
+        z = z + step * (v + v_ahead) / 2
+        grown = grown + step.flatten() * (trace + trace_ahead) / 2
+
+    prior = torch.distributions.Normal(0.0, _prior_std(process, times[-1]) / scales[-1])
+    return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
+
+
+def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
+    """From log density of dequantised images (x_0 plus uniform noise of one LEVEL) to bits/dim of the levels: [N].
+
+    Theis et al. 2016, Sec. 3.1.
+    """
+    return -(log_likelihood / dims + math.log(LEVEL)) / math.log(2)
+
+
+def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
+    """Trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
+    if signs is not None:
+        (vjp,) = torch.autograd.grad(v, z, signs)
+        return (vjp * signs).flatten(1).sum(dim=1)
+    trace = torch.zeros(len(z), device=z.device)
+    for k in range(z[0].numel()):
+        one = torch.zeros_like(z)
+        one.flatten(1)[:, k] = 1
+        (vjp,) = torch.autograd.grad(v, z, one, retain_graph=True)
+        trace = trace + vjp.flatten(1)[:, k]
+    return trace
+
+
+def _pairs(grid: list[int] | list[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for t, s in pairwise(grid):
+        yield torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)

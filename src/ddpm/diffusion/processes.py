@@ -1,0 +1,100 @@
+"""Forward processes, all of one kind: x_t = alpha_t x_0 + sigma_t eps for t in 0..T.
+
+Variance-preserving ones, in steps or in continuous time, are in `schedules`; the variance-exploding one is here.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+
+
+class Process(Protocol):
+    """What a sampler, an objective or a likelihood needs to know of a forward process; t is [N] in 0..T."""
+
+    @property
+    def T(self) -> float:
+        """The largest time; an integer where time is discrete."""
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of x_T, of which sampling starts."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Factor of the image in x_t: float32 [N,1,1,1]."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Standard deviation of the noise in x_t: float32 [N,1,1,1]."""
+
+    def snr(self, t: Tensor) -> Tensor:
+        """alpha_t^2 / sigma_t^2: float32 [N,1,1,1]."""
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """What the network is told of t: float32 [N]."""
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """Times for training, uniform over the process: [n]."""
+
+
+@dataclass(frozen=True)
+class VarianceExploding:
+    """alpha = 1 and sigma_t = t: the image stays and noise is added to it.
+
+    Song and Ermon 2019 and Song et al. 2021, appendix B ("VE SDE"), with time told in sigma, as in Karras et al.
+    2022, Tab. 1. A model's times lie in [sigma_min, sigma_max]; t = 0 is the image itself.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def T(self) -> float:
+        """The largest time, which is the largest sigma."""
+        return self.sigma_max
+
+    @property
+    def prior_std(self) -> float:
+        """x_T is noise of sigma_max, beside which the image does not count."""
+        return self.sigma_max
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1: float32 [N,1,1,1]."""
+        return torch.ones_like(t, dtype=torch.float32).view(-1, 1, 1, 1)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """t: float32 [N,1,1,1]."""
+        return t.to(torch.float32).view(-1, 1, 1, 1)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """1/t^2: float32 [N,1,1,1], infinite at t = 0."""
+        return self.sigma(t) ** -2
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """ln(sigma)/4 (Karras et al. 2022, Tab. 1), in thousandths: the scale of the other processes."""
+        return 250 * t.to(torch.float32).clamp(min=self.sigma_min).log()
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """float32 [n], log-uniform in [sigma_min, sigma_max]: Song et al. 2021, where log sigma is linear in time."""
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return (low + (high - low) * torch.rand(n, device=device)).exp()
+
+
+def make_process(
+    *,
+    name: str,
+    T: int,
+    time: str,
+    shift: float,
+    zero_terminal_snr: bool,
+    sigma_min: float,
+    sigma_max: float,
+) -> Process:
+    """The process that `schedule` in params.yaml describes."""
+    if name == "variance_exploding":
+        return VarianceExploding(sigma_min, sigma_max)
+    make = {"discrete": make_schedule, "continuous": make_continuous_schedule}[time]
+    return make(name, T, shift=shift, zero_terminal=zero_terminal_snr)

@@ -1,0 +1,39 @@
+"""What sampling may be told beyond sampler, steps, eta and guidance; a value left out changes nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The defaults are neutral: they are how images were made before there was such a setting."""
+
+    time_grid: str = "uniform"
+    """A key of `grids.GRIDS`."""
+    rho: float = 7.0
+    """Of the grid `karras`."""
+    variance: str = "small"
+    """ddpm: small, large or learned."""
+    order: int = 2
+    """unipc."""
+    churn: float = 0.0
+    """heun: S_churn."""
+    churn_range: tuple[float, float | None] = (0.0, None)
+    """heun: S_min and S_max, in sigma / alpha."""
+    churn_noise: float = 1.0
+    """heun: S_noise."""
+    langevin_steps: int = 1
+    """langevin and predictor_corrector: Langevin steps at every noise level."""
+    langevin_snr: float = 0.16
+    """Size of these steps: norm of the drift over norm of the noise."""
+    guide: str | None = None
+    """File of a weaker model to guide against (autoguidance), in place of the model without its label."""
+    guidance_interval: tuple[float, float | None] = (0.0, None)
+    """Noise levels sigma / alpha with guidance."""
+    guidance_rescale: float = 0.0
+    """Share of the standard deviation that guidance adds which is taken back."""
+    threshold: float | None = None
+    """Dynamic thresholding at this quantile; None clips to [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        for name in ("churn_range", "guidance_interval"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))

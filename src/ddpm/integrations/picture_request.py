@@ -1,0 +1,217 @@
+"""What may be asked with a picture in hand: inpainting, restoration, editing, interpolation. Fields, bounds, defaults.
+
+A picture is a file (PNG, or what Pillow reads) in base64 over HTTP, and a path on the command line; it has the
+model's size, and its channels become the model's. A mask is white where the model shall paint.
+"""
+
+import base64
+import binascii
+import io
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion import restoration
+from ddpm.errors import UserError
+from ddpm.evaluation import uses
+from ddpm.integrations.request import (
+    BATCH,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_SEED,
+    given_fields,
+    label_index,
+    real,
+    require_label_dropout,
+    whole,
+)
+from ddpm.model_file import Model
+from ddpm.runtime import choose_precision, memory_format
+
+MAX_BYTES = 2**23
+"""Of a picture's file."""
+ITERATIONS = 6
+"""Of the inversion per step; with fewer, held-out digits do not come back to the last grey level."""
+SMALLEST_GAIN = 0.02
+"""What a blur weakens further is lost in the rounding to 256 grey levels."""
+
+# Per task its fields beside those of all tasks, as (low, high, default); whole numbers where the default is one.
+# A default of None has to be given. Second pictures are `mask` and `other`.
+TASKS: dict[str, dict[str, tuple[float, float, float | None]]] = {
+    "inpaint": {"jump": (1, 100, 5), "resamplings": (1, 50, 10)},
+    "super-resolution": {},
+    "colourise": {},
+    "deblur": {"blur": (0.1, 100.0, None)},
+    "denoise": {"noise": (0.5, 1000.0, None)},
+    "edit": {"strength": (0.01, 1.0, 0.6)},
+    "interpolate": {},
+}
+SECOND = {"inpaint": "mask", "interpolate": "other"}
+STEPS = {"inpaint": 50, "edit": 50}
+"""Default steps; 25 for the other tasks."""
+COMMON = ("task", "image", "number", "label", "seed", "steps", "guidance")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureRequest:
+    """A question with every blank filled."""
+
+    task: str
+    image: Tensor
+    """uint8 [C,h,w]; smaller than the model's only for super-resolution, grey for colourisation."""
+    second: Tensor | None
+    """The mask (bool [1,h,w], true where to paint) or the other image."""
+    number: int
+    label: int | None
+    """Index of a class; None: whatever fits the picture."""
+    seed: int
+    steps: int
+    guidance: float
+    settings: dict[str, float]
+    """The task's own."""
+
+
+def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> PictureRequest:
+    """The request, checked, with defaults where a field is absent or null.
+
+    task: a key of TASKS; image, and mask or other: the picture; number 1..max_number (default 1; interpolate: 2 or
+    more, both ends included, default 8); label: index or name (default: none); seed, steps, guidance as for sampling.
+    Raises UserError, one sentence, for an unknown field or a value out of bounds.
+    """
+    task = fields.get("task")
+    if task not in TASKS:
+        raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
+    second = SECOND.get(task)
+    given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
+    channels, size, T = model.spec["channels"], model.spec["size"], model.spec["schedule"]["T"]
+    if task == "colourise" and channels != 3:
+        raise UserError("task is colourise, but this model's images are grey; ask a model of colour images")
+    label = label_index(given.get("label"), model.spec["classes"])
+    if label is None and model.spec["classes"]:
+        require_label_dropout("label is missing", "it draws nothing without a label; give one", model)
+    guidance = real("guidance", given.get("guidance", 1.0), 0.0, MAX_GUIDANCE)
+    if guidance != 1:
+        require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
+        if label is None:
+            raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
+    image = read_picture("image", given.get("image"), channels=1 if task == "colourise" else channels)
+    _require_size("image", image, model, smaller=task == "super-resolution")
+    other = None
+    if second is not None:
+        other = read_picture(second, given.get(second), channels=1 if second == "mask" else channels)
+        _require_size(second, other, model)
+        other = other >= 128 if second == "mask" else other
+    settings = {
+        name: _bounded(name, given.get(name, default), low, min(high, size) if name == "blur" else high, default)
+        for name, (low, high, default) in TASKS[task].items()
+    }
+    fewest, usual = (2, 8) if task == "interpolate" else (1, 1)
+    return PictureRequest(
+        task=task,
+        image=image,
+        second=other,
+        number=whole("number", given.get("number", min(usual, max_number)), fewest, max_number),
+        label=label,
+        seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
+        steps=whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T),
+        guidance=guidance,
+        settings=settings,
+    )
+
+
+def draw(model: Model, request: PictureRequest) -> Tensor:
+    """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
+    device = next(model.network.parameters()).device
+    precision = choose_precision("auto", device, model.spec["size"])
+    model.network.to(memory_format=memory_format(device, precision))
+    parts = []
+    for start in range(0, request.number, BATCH):
+        indices = range(start, min(start + BATCH, request.number))
+        labels = None if request.label is None else torch.full((len(indices),), request.label)
+        artist = uses.Artist(model, request.seed, labels, request.guidance, device, precision, indices)
+        parts.append(_drawn(artist, request))
+    return torch.cat(parts)
+
+
+def described(request: PictureRequest, model: Model) -> dict[str, Any]:
+    """The request as plain values, without its pictures and number, with the class's name."""
+    label = None if request.label is None else model.spec["classes"][request.label]
+    common = {name: getattr(request, name) for name in ("task", "seed", "steps", "guidance")}
+    return common | {"label": label} | request.settings
+
+
+def _drawn(artist: uses.Artist, request: PictureRequest) -> Tensor:
+    images = request.image[None].expand(len(artist.indices), -1, -1, -1)
+    settings, steps = request.settings, request.steps
+    if request.task == "inpaint":
+        assert request.second is not None
+        jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
+        return uses.inpaint(artist, images, ~request.second[None], steps=steps, jump=jump, resamplings=resamplings)
+    if request.task == "interpolate":
+        assert request.second is not None
+        weight = torch.tensor(artist.indices) / (request.number - 1)
+        return uses.interpolate(
+            artist, images, request.second[None].expand_as(images), weight, steps=steps, iterations=ITERATIONS
+        )
+    if request.task == "edit":
+        return uses.edit(artist, images, strength=settings["strength"], steps=steps)
+    if request.task == "denoise":
+        return uses.denoise(artist, images, std=settings["noise"], steps=steps)
+    size = artist.model.spec["size"]
+    operator = {
+        "super-resolution": lambda: restoration.average_pooling(size // request.image.shape[1]),
+        "colourise": restoration.grey,
+        "deblur": lambda: restoration.gaussian_blur(size, width=settings["blur"], smallest=SMALLEST_GAIN),
+    }[request.task]()
+    return uses.restore(artist, images, operator, steps=steps)
+
+
+def read_picture(name: str, given: Any, *, channels: int) -> Tensor:
+    """uint8 [channels,h,w] of a path or of a file in base64. Raises UserError for what is no picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    if given is None:
+        raise UserError(f"{name} is missing; give a picture")
+    try:
+        if isinstance(given, Path):
+            content = given.read_bytes()
+        elif isinstance(given, str) and len(given) <= MAX_BYTES * 4 // 3 + 4:
+            content = base64.b64decode(given, validate=True)
+        elif isinstance(given, str):
+            raise UserError(f"{name} has {len(given)} characters, expected a picture of at most {MAX_BYTES} bytes")
+        else:
+            raise UserError(f"{name} is a {type(given).__name__}, expected a picture's file in base64")
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.width * picture.height > 2**24:
+                raise UserError(f"{name} is {picture.width}x{picture.height} pixels, expected at most 16 million")
+            pixels = picture.convert("L" if channels == 1 else "RGB")
+    except binascii.Error:
+        raise UserError(f"{name} is no base64; encode the bytes of a PNG file") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise UserError(f"{name} is no picture that can be read; give a PNG file") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
+    flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
+    return flat.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
+
+
+def _require_size(name: str, picture: Tensor, model: Model, *, smaller: bool = False) -> None:
+    height, width = picture.shape[1:]
+    size = model.spec["size"]
+    if smaller:
+        if height != width or height >= size or size % height:
+            parts = ", ".join(f"{size // k}x{size // k}" for k in range(2, size + 1) if size % k == 0)
+            raise UserError(f"{name} is {width}x{height} pixels, expected one of {parts} to become {size}x{size}")
+    elif (height, width) != (size, size):
+        raise UserError(f"{name} is {width}x{height} pixels, expected {size}x{size}, the size of the model's images")
+
+
+def _bounded(name: str, value: Any, low: float, high: float, default: float | None) -> float:
+    if value is None:
+        raise UserError(f"{name} is missing; give a number from {low:g} to {high:g}")
+    return whole(name, value, int(low), int(high)) if isinstance(default, int) else real(name, value, low, high)

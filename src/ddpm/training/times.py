@@ -1,0 +1,94 @@
+"""Which times a training step sees: uniform over the process, log-normal in sigma, or those that matter most."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ddpm.config import Objective
+from ddpm.diffusion.processes import Process
+
+HISTORY = 10
+"""Losses remembered per time: Nichol and Dhariwal 2021, Sec. 3.3."""
+
+
+class Times(Protocol):
+    """Draws the times of a step and may learn from their losses."""
+
+    def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Times [n], and the weights [n] of their losses that make the expectation that of `Process.draw`."""
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        """What the step's times cost: [n] each."""
+
+
+class Uniform:
+    """The process's own times, all alike."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.process.draw(n, device), torch.ones(n, device=device)
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        pass
+
+
+class LogNormal:
+    """ln sigma ~ N(mean, std^2), at most ln sigma_max.  Karras et al. 2022, Tab. 1.
+
+    For a process whose time is sigma. The weight is 1: the density is part of their objective.
+    """
+
+    def __init__(self, process: Process, *, mean: float, std: float) -> None:
+        self.process, self.mean, self.std = process, mean, std
+
+    def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        sigma = (self.mean + self.std * torch.randn(n, device=device)).exp()
+        return sigma.clamp(max=self.process.T), torch.ones(n, device=device)
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        pass
+
+
+class Importance:
+    """t in 1..T with p_t in proportion to sqrt(E[L_t^2]) over its last losses.  Nichol and Dhariwal 2021, Eq. 18.
+
+    Uniform until every t has been seen HISTORY times. `memory` is all that it knows and is changed in place,
+    so that a checkpoint can hold it: `losses` float32 [T,HISTORY] and `seen` int64 [T].
+    """
+
+    def __init__(self, process: Process, memory: dict[str, Tensor]) -> None:
+        T = int(process.T)
+        memory.setdefault("losses", torch.zeros(T, HISTORY))
+        memory.setdefault("seen", torch.zeros(T, dtype=torch.int64))
+        self.losses, self.seen = memory["losses"], memory["seen"]
+
+    def probabilities(self) -> Tensor:
+        """p_t for t = 1..T: float32 [T]. A thousandth is uniform, so that no time is ever forgotten."""
+        T = len(self.seen)
+        if int(self.seen.min()) < HISTORY:
+            return torch.full((T,), 1 / T)
+        size = self.losses.square().mean(dim=1).sqrt()
+        return 0.999 * size / size.sum() + 0.001 / T
+
+    def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        p = self.probabilities()
+        index = torch.multinomial(p, n, replacement=True)
+        return (index + 1).to(device), (1 / (len(p) * p[index])).to(device)
+
+    def learn(self, t: Tensor, losses: Tensor) -> None:
+        for index, loss in zip((t - 1).tolist(), losses.tolist(), strict=True):
+            self.losses[index, int(self.seen[index]) % HISTORY] = loss
+            self.seen[index] += 1
+
+
+def make_times(process: Process, settings: Objective, *, memory: dict[str, Tensor]) -> Times:
+    """What `objective.time_sampling` in params.yaml names; `memory` belongs to the training's state."""
+    if settings.time_sampling == "importance":
+        return Importance(process, memory)
+    if settings.time_sampling == "log_normal":
+        mean, std = settings.log_normal
+        return LogNormal(process, mean=mean, std=std)
+    return Uniform(process)
