@@ -25,7 +25,7 @@ MAX_GUIDANCE = 20.0
 MAX_SEED = 2**63 - 1
 BATCH = 64
 
-FALLBACK: dict[str, Any] = {"sampler": "ddim", "steps": 25, "eta": 0.0, "guidance": 1.0}
+FALLBACK: dict[str, Any] = {"sampler": "dpmpp_2m", "time_grid": "karras", "steps": 10, "eta": 0.0, "guidance": 1.0}
 """For a model whose file does not say how it is to be sampled (lineage, params, sample)."""
 
 
