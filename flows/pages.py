@@ -66,7 +66,7 @@ def metrics(measured: Mapping[str, Any], standing: Registered | None) -> str:
         title = f"champion, version {standing.against.number}"
         records = [standing.against.record("record"), standing.against.record("record_again")]
         champion = next((each for each in records if each and not gate.differences(measured, each)), {})
-    lines = [f"| | this model | {title} | floor: held-out real images |", "|---|---|---|---|"]
+    lines = [f"| | this model | {title} | floor: real images, measured the same way |", "|---|---|---|---|"]
     for name, label, meaning in FIGURES:
         figures = [_figure(record, name) for record in (measured, champion, measured.get("floor") or {})]
         lines.append(f"| **{label}**, {meaning} | {' | '.join(figures)} |")

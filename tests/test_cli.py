@@ -101,7 +101,7 @@ def test_sampling_from_a_file_needs_neither_mlflow_nor_a_project(
     assert done.returncode == 0, done.stderr
     said, imported = done.stdout.splitlines()
     assert imported == "[]"
-    assert said.startswith("6 images of model.safetensors in new/threes.png (seed 1, sampler ddim, steps 3")
+    assert said.startswith("6 images of model.safetensors in new/threes.png (seed 1, sampler dpmpp_2m, steps 3")
     with Image.open(tmp_path / "new" / "threes.png") as picture:
         assert picture.width > 8
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "new"}

@@ -119,7 +119,7 @@ class Record:
             "fid_spread": self.spread.fid,
             "spread": {"blocks": self.spread.blocks, "n": self.spread.n, "reason": self.spread.reason},
             "floor": asdict(self.floor) | {"n": self.floor_n},
-            "protocol": asdict(self.protocol),
+            "protocol": json.loads(json.dumps(asdict(self.protocol))),  # pairs as JSON has them: lists
         }
 
     def numbers(self) -> dict[str, float]:
@@ -145,7 +145,7 @@ class Record:
 
 def same_protocol(a: Protocol, b: Protocol) -> list[str]:
     """What differs, as `key: value in a, value in b`; empty if the figures compare."""
-    one, other = asdict(a), asdict(b)
+    one, other = (json.loads(json.dumps(asdict(protocol))) for protocol in (a, b))
     return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
 
 
