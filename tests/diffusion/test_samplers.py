@@ -1,51 +1,15 @@
 """Samplers given an exact denoiser reach the distribution that it belongs to."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
+from exact import MEAN, STD, finite_set_denoiser, gaussian_denoiser, last, normal
 from torch import Tensor
 
 from ddpm.diffusion import grids, samplers
-from ddpm.diffusion.schedules import Schedule, make_schedule
-
-MEAN, STD = 0.3, 0.5
-
-
-def gaussian_denoiser(schedule: Schedule, mean: float = MEAN, std: float = STD) -> samplers.Denoise:
-    """E[x_0 | x_t] for x_0 ~ N(mean, std^2): linear regression of x_0 on x_t."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        return mean + gain * (x_t - alpha * mean)
-
-    return denoise
-
-
-def finite_set_denoiser(schedule: Schedule, data: Tensor) -> samplers.Denoise:
-    """E[x_0 | x_t] for x_0 uniform on a finite set [M,C,H,W]: a softmax over its members."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
-        weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
-        return torch.einsum("nm,mchw->nchw", weights, data)
-
-    return denoise
-
-
-def normal(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(shape, generator=generator)
-
-
-def last(steps: object) -> Tensor:
-    *_, step = steps  # type: ignore[misc]
-    assert step.t == 0
-    return step.x_t
+from ddpm.diffusion.schedules import make_schedule
 
 
 def test_the_grid_goes_from_T_to_0_in_even_steps() -> None:

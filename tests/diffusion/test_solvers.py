@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from exact import MEAN, STD, finite_set_denoiser, gaussian_denoiser, last, normal
 from torch import Tensor
 
 from ddpm.diffusion import grids, langevin, samplers, solvers
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_schedule
 
-MEAN, STD = 0.3, 0.5
 LOWEST, HIGHEST = -8.0, 3.0
 
 
@@ -37,39 +37,6 @@ class Toy:
     def sigma(self, t: Tensor) -> Tensor:
         lam = HIGHEST - t.double().view(-1, 1, 1, 1)
         return torch.sigmoid(-2 * lam).sqrt() if self.preserving else torch.exp(-lam)
-
-
-def gaussian(process: Any) -> samplers.Denoise:
-    """E[x_0 | x_t] for x_0 ~ N(MEAN, STD^2)."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x_t - alpha * MEAN)
-
-    return denoise
-
-
-def finite_set(process: Any, data: Tensor) -> samplers.Denoise:
-    """E[x_0 | x_t] for x_0 uniform on data [M,C,H,W]: a softmax over its members."""
-
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
-        weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
-        return torch.einsum("nm,mchw->nchw", weights, data)
-
-    return denoise
-
-
-def normal(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(shape, generator=generator)
-
-
-def last(steps: Any) -> Tensor:
-    *_, step = steps
-    assert step.t == 0
-    return step.x_t
 
 
 ODE_SOLVERS: dict[str, tuple[Callable[..., Any], float]] = {
@@ -97,7 +64,7 @@ def test_the_error_falls_with_the_order_that_the_paper_claims(name: str, preserv
     errors = []
     for steps in (160, 640):
         grid = grids.uniform_grid(process.T, steps)
-        errors.append((last(solver(gaussian(process), process, x_T, grid, None)) - exact).abs().max().item())
+        errors.append((last(solver(gaussian_denoiser(process), process, x_T, grid, None)) - exact).abs().max().item())
     measured = math.log(errors[0] / errors[1], 4)
     assert order - 0.12 < measured < order + 0.4
 
@@ -122,7 +89,7 @@ def test_the_exact_denoiser_of_a_finite_set_leads_to_its_members_equally_often(n
     n = 400
     noise = normal((n, 1, 4, 4))
     grid = grids.log_snr(process, 60)
-    x = last(EVERY[name](finite_set(process, data), process, process.prior_std * noise(), grid, noise))
+    x = last(EVERY[name](finite_set_denoiser(process, data), process, process.prior_std * noise(), grid, noise))
     nearest, which = (x[:, None] - data[None]).flatten(2).norm(dim=-1).min(dim=1)
     assert nearest.max() < 0.05
     shares = torch.bincount(which, minlength=5) / n
@@ -136,7 +103,7 @@ def test_the_exact_denoiser_of_a_gaussian_leads_to_its_mean_and_variance(name: s
     noise = normal((n, 1, 6, 6))
     grid = grids.log_snr(process, 100)
     # Langevin steps of this size widen the distribution by 1 / sqrt(1 - snr^2) and forget slowly: allowed for below.
-    x = last(EVERY[name](gaussian(process), process, process.prior_std * noise(), grid, noise))
+    x = last(EVERY[name](gaussian_denoiser(process), process, process.prior_std * noise(), grid, noise))
     slack = {"ddim": 0.02, "langevin": 0.03, "ddpm": 0.03}.get(name, 0.01)
     assert abs(x.mean() - MEAN) < 4 * STD / math.sqrt(36 * n) + slack
     assert abs(x.std() - STD) < 4 * STD / math.sqrt(2 * 36 * n) + slack
@@ -153,12 +120,12 @@ def test_churn_of_zero_draws_no_noise_and_churn_draws_it_in_its_range_only() -> 
 
     grid = grids.karras(process, 10, rho=7)
     x_T = source()
-    last(solvers.heun(gaussian(process), process, x_T, grid, counted))
+    last(solvers.heun(gaussian_denoiser(process), process, x_T, grid, counted))
     assert len(drawn) == 0
     noise_levels = [(process.sigma(t) / process.alpha(t)).item() for t in torch.tensor([grid[:-1]]).T]
     inside = sum(0.1 <= level <= 10.0 for level in noise_levels)
     assert 0 < inside < 10
-    last(solvers.heun(gaussian(process), process, x_T, grid, counted, churn=5.0, churn_range=(0.1, 10.0)))
+    last(solvers.heun(gaussian_denoiser(process), process, x_T, grid, counted, churn=5.0, churn_range=(0.1, 10.0)))
     assert len(drawn) == inside
 
 
@@ -168,7 +135,7 @@ def test_a_process_that_ends_in_pure_noise_can_be_sampled(name: str) -> None:
     process = make_schedule("cosine", 1000, zero_terminal=True)
     assert process.alpha(torch.tensor([1000])) == 0
     noise = normal((200, 1, 6, 6))
-    x = last(EVERY[name](gaussian(process), process, noise(), grids.optimized(process, 60), noise))
+    x = last(EVERY[name](gaussian_denoiser(process), process, noise(), grids.optimized(process, 60), noise))
     if name != "langevin":  # walks in x / alpha, which it cannot leave infinity in
         assert abs(x.mean() - MEAN) < 0.05
         assert abs(x.std() - STD) < 0.05
