@@ -13,6 +13,19 @@ from ddpm.errors import UserError
 
 _T = TypeVar("_T")
 
+SamplerName = Literal[
+    "ddpm",
+    "ddim",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2m_sde",
+    "unipc",
+    "langevin",
+    "predictor_corrector",
+]
+"""The keys of `diffusion.catalogue.SAMPLERS`, named here because that imports torch."""
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _section(cls: type[_T]) -> type[_T]:
@@ -245,17 +258,7 @@ class Train:
 class Sample:
     """How images are generated for the grid and the evaluation."""
 
-    sampler: Literal[
-        "ddpm",
-        "ddim",
-        "heun",
-        "dpmpp_2m",
-        "dpmpp_3m",
-        "dpmpp_2m_sde",
-        "unipc",
-        "langevin",
-        "predictor_corrector",
-    ]
+    sampler: SamplerName
     steps: int
     """Network evaluations per image, at most schedule.T; guidance doubles their cost, not their number."""
     time_grid: Literal["uniform", "quadratic", "karras", "log_snr", "optimized"]

@@ -4,23 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ddpm.cli import images, operate
+from ddpm.config import SamplerName
 from ddpm.errors import UserError
 
-SAMPLERS = (
-    "ddpm",
-    "ddim",
-    "heun",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "dpmpp_2m_sde",
-    "unipc",
-    "langevin",
-    "predictor_corrector",
-)
-"""The keys of `diffusion.catalogue.SAMPLERS`, which would import torch before --help is shown."""
+SAMPLERS = get_args(SamplerName)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
