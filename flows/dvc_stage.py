@@ -180,11 +180,18 @@ def _outcome(status: int, lines: list[str]) -> Outcome:
     said = _dvc_error(lines)
     exited = re.search(r"exited with (-?\d+)$", said)
     code = int(exited[1]) if exited else status
-    if code < 0:
-        return Outcome(False, f"it was killed by {signal.Signals(-code).name}", try_again=True)
+    killed_by = _signal(code)
+    if killed_by:
+        return Outcome(False, f"it was killed by {killed_by.name}", try_again=True)
     if exited:
         return Outcome(False, f"it exited with {code} and said nothing; its log has the rest", try_again=True)
     return Outcome(False, said or f"dvc exited with {status}", try_again="is busy" in said)
+
+
+def _signal(code: int) -> signal.Signals | None:
+    """What ended a process: subprocess says -9; a shell that stayed between it and dvc says 128 + 9."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def _dvc_error(lines: list[str]) -> str:

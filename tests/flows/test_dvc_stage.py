@@ -44,7 +44,14 @@ def test_a_crash_is_told_in_its_own_words_and_is_worth_another_try(project: Proj
     assert outcome == dvc_stage.Outcome(False, "RuntimeError: the device went away", try_again=True)
 
 
-def test_a_killed_stage_names_the_signal_and_is_worth_another_try(project: Project) -> None:
+@pytest.mark.parametrize("shell", ["becomes the stage", "stays beside it"])
+def test_a_killed_stage_names_the_signal_and_is_worth_another_try(
+    project: Project, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_it = {"becomes the stage": 'shift; eval "exec $1"', "stays beside it": 'shift; eval "$1"; exit $?'}[shell]
+    (tmp_path / "shell").write_text(f"#!/bin/sh\n{run_it}\n")
+    (tmp_path / "shell").chmod(0o755)
+    monkeypatch.setenv("SHELL", str(tmp_path / "shell"))
     project.say("long")
     run("validate")
 
