@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test test-slow check format setup lock clean
+.PHONY: run test test-slow check format setup bench-setup lock clean
 
 run: setup  ## the whole pipeline on what params.yaml says, then what it made
 	@$(BIN)/dvc repro
@@ -43,11 +43,17 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
+bench-setup: setup  ## the peers that the benchmarks run beside this project
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-bench.lock
+
 lock:  ## make requirements.lock again, from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+	@cp requirements.lock requirements-bench.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-bench.lock
 
 clean:  ## everything but your images, your MLflow runs and your DVC cache
 	@rm -rf $(VENV) .state build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache dvc_plots data/prepared data/generated models reports
