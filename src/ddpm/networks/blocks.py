@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.networks import kernels
+
 
 def zero(module: nn.Module) -> nn.Module:
     """A layer that starts as zero, so that a residual branch starts as nothing."""
@@ -22,6 +24,21 @@ Norm = Callable[[int], nn.Module]
 def group_norm(channels: int, *, groups: int | None, eps: float) -> nn.GroupNorm:
     """Without a number, up to 32 groups of at least four channels."""
     return nn.GroupNorm(groups or math.gcd(32, channels // 4), channels, eps=eps)
+
+
+def normalised(x: Tensor, norm: nn.Module, *, told: Tensor | None = None, silu: bool = False) -> Tensor:
+    """norm(x), scaled by 1 + s and shifted by b where `told` [N,2C] says s and b, then SiLU where asked."""
+    if isinstance(norm, nn.GroupNorm) and kernels.suits(x):
+        scale, shift = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)
+        if told is not None:
+            more, offset = told.float().chunk(2, dim=1)
+            scale, shift = scale * (1 + more), shift * (1 + more) + offset
+        return kernels.group_norm(x, scale, shift, groups=norm.num_groups, eps=norm.eps, silu=silu)
+    y = norm(x)
+    if told is not None:
+        more, offset = told[:, :, None, None].chunk(2, dim=1)
+        y = y * (1 + more) + offset
+    return F.silu(y) if silu else y
 
 
 def timestep_frequencies(dim: int, *, shift: int = 0, device: torch.device | None = None) -> Tensor:
@@ -77,16 +94,14 @@ class ResidualBlock(nn.Module):
             return F.interpolate(x, scale_factor=2, mode="nearest")
         return x
 
-    def _told(self, h: Tensor, emb: Tensor) -> Tensor:
-        told = self.emb(emb)[:, :, None, None]
-        if self.embedding == "add":
-            return self.norm2(h + told)
-        scale, shift = told.chunk(2, dim=1)
-        return self.norm2(h) * (1 + scale) + shift
-
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(self._resampled(F.silu(self.norm1(x))))
-        h = self.conv2(self.dropout(F.silu(self._told(h, emb))))
+        h = self.conv1(self._resampled(normalised(x, self.norm1, silu=True)))
+        told = self.emb(emb)
+        if self.embedding == "add":
+            h = normalised(h + told[:, :, None, None], self.norm2, silu=True)
+        else:
+            h = normalised(h, self.norm2, told=told, silu=True)
+        h = self.conv2(self.dropout(h))
         return self.skip(self._resampled(x)) + h
 
 
@@ -134,9 +149,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(n, 3, self.heads, c // self.heads, height * width)
+        qkv = self.qkv(normalised(x, self.norm)).reshape(n, 3, self.heads, c // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # [N, heads, H*W, C/heads] each
-        h = F.scaled_dot_product_attention(q, k, v)
+        if kernels.suits(q):
+            h = kernels.attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
+        else:
+            h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(h.transpose(-1, -2).reshape(n, c, height, width))
 
 

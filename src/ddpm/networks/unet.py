@@ -16,6 +16,7 @@ from ddpm.networks.blocks import (
     Stage,
     Upsample,
     group_norm,
+    normalised,
     timestep_embedding,
     timestep_frequencies,
     zero,
@@ -150,7 +151,7 @@ class UNet(nn.Module):
             if stage.takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stage(h, emb)
-        return self.conv_out(F.silu(self.norm_out(h)))[..., :height, :width]
+        return self.conv_out(normalised(h, self.norm_out, silu=True))[..., :height, :width]
 
 
 def padded(size: int, factor: int) -> int:

@@ -1,0 +1,130 @@
+"""What torch computes slowly on a CPU in bf16, composed of what it computes fast: the same values to bf16 rounding.
+
+docs/performance.md has the measurements. Everywhere else (float32, CUDA, MPS) torch's own kernels are the faster ones.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+_SCORES_BYTES = 1 << 20
+"""Attention scores held at a time: as much as stays in a core's cache."""
+
+
+def suits(x: Tensor) -> bool:
+    """Whether the functions of this file are the fast way for `x`."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16
+
+
+def group_norm(x: Tensor, scale: Tensor, shift: Tensor, *, groups: int, eps: float, silu: bool) -> Tensor:
+    """Group normalisation of x [N,C,H,W], then `scale` and `shift` [N,C] per image and channel, then SiLU where asked.
+
+    Statistics are float32; x is best channels_last, as the result is.
+    """
+    return _GroupNorm.apply(x, scale.float(), shift.float(), groups, eps, silu)  # type: ignore[no-any-return]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q, k, v [B,L,d].  Vaswani et al. 2017, Eq. 1.
+
+    Scores are made anew in the backward pass and never held for more than a few of the B at a time.
+    """
+    return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())  # type: ignore[no-any-return]
+
+
+class _GroupNorm(Function):
+    """y = a x + b with a, b [N,C]: a pass for the sums and one for the result, as few again for the gradient.
+
+    torch's own kernel is ten times slower backwards.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+        n, c, height, width = x.shape
+        flat = x.permute(0, 2, 3, 1).reshape(n, height * width, c)  # a view where x is channels_last
+        count = height * width * c // groups
+        mean = _group_sums(flat.sum(1, dtype=torch.float32), groups) / count
+        square = _group_sums((flat * flat).sum(1, dtype=torch.float32), groups) / count
+        rstd = ((square - mean * mean).clamp(min=0) + eps).rsqrt()  # both [N,groups]
+        mean, rstd = _per_channel(mean, c), _per_channel(rstd, c)
+        a = rstd * scale
+        y = torch.addcmul((shift - mean * a).to(x.dtype)[:, None], flat, a.to(x.dtype)[:, None])
+        ctx.save_for_backward(flat, y if silu else None, scale, mean, rstd)
+        ctx.shape, ctx.groups, ctx.silu = x.shape, groups, silu
+        return _image(F.silu(y) if silu else y, x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        flat, y, scale, mean, rstd = ctx.saved_tensors
+        n, c, height, width = ctx.shape
+        dy = gradient.permute(0, 2, 3, 1).reshape(n, height * width, c)
+        if ctx.silu:
+            dy = torch.ops.aten.silu_backward(dy, y)
+        d_shift = dy.sum(1, dtype=torch.float32)
+        d_scale = ((dy * flat).sum(1, dtype=torch.float32) - mean * d_shift) * rstd  # sum of dy x_hat
+        count = height * width * c // ctx.groups
+        mean_dy = _per_channel(_group_sums(d_shift * scale, ctx.groups) / count, c)
+        mean_dy_x_hat = _per_channel(_group_sums(d_scale * scale, ctx.groups) / count, c)
+        # dx = rstd (scale dy - mean_dy - x_hat mean_dy_x_hat), as a dy + b x + c.
+        b = -mean_dy_x_hat * rstd * rstd
+        rest = torch.addcmul((-mean_dy * rstd - b * mean).to(dy.dtype)[:, None], flat, b.to(dy.dtype)[:, None])
+        dx = torch.addcmul(rest, dy, (rstd * scale).to(dy.dtype)[:, None])
+        return _image(dx, ctx.shape), d_scale, d_shift, None, None, None
+
+
+def _group_sums(per_channel: Tensor, groups: int) -> Tensor:
+    """[N,C] -> [N,groups]."""
+    return per_channel.unflatten(1, (groups, -1)).sum(2)
+
+
+def _per_channel(per_group: Tensor, channels: int) -> Tensor:
+    """[N,groups] -> [N,C]."""
+    return per_group.repeat_interleave(channels // per_group.shape[1], dim=1)
+
+
+def _image(flat: Tensor, shape: torch.Size) -> Tensor:
+    """[N,H*W,C] -> [N,C,H,W], channels_last."""
+    n, c, height, width = shape
+    return flat.view(n, height, width, c).permute(0, 3, 1, 2)
+
+
+class _Attention(Function):
+    """Two matrix products and a softmax, a cacheful at a time; torch's fused kernel takes twice as long in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q * q.shape[-1] ** -0.5
+        ctx.save_for_backward(q, k, v)
+        h = torch.empty_like(q)
+        for part in _parts(q):
+            torch.bmm(_weights(q[part], k[part]), v[part], out=h[part])
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for part in _parts(q):
+            p = _weights(q[part], k[part])
+            dp = torch.bmm(gradient[part], v[part].transpose(1, 2))
+            torch.bmm(p.transpose(1, 2), gradient[part], out=dv[part])
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            torch.bmm(ds, k[part], out=dq[part])
+            torch.bmm(ds.transpose(1, 2), q[part], out=dk[part])
+        return dq * q.shape[-1] ** -0.5, dk, dv
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    return torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)
+
+
+def _parts(q: Tensor) -> list[slice]:
+    step = max(1, _SCORES_BYTES // (q.element_size() * q.shape[1] ** 2))
+    return [slice(start, start + step) for start in range(0, len(q), step)]
