@@ -159,6 +159,30 @@ def test_the_network_of_ho_et_al_has_its_35_7_million_parameters_and_the_same_ou
     assert difference(network, other, CIFAR10, n=1) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_size": 64},  # UNet2DModel's own defaults
+        EXAMPLE | {"sample_size": 64, "block_out_channels": (128, 128, 256, 256, 512, 512)},
+        CIFAR10
+        | {  # google/ddpm-cat-256
+            "sample_size": 256,
+            "block_out_channels": [128, 128, 256, 256, 512, 512],
+            "down_block_types": EXAMPLE["down_block_types"],
+            "up_block_types": EXAMPLE["up_block_types"],
+        },
+    ],
+    ids=["UNet2DModel()", "train_unconditional", "ddpm-cat-256"],
+)
+def test_every_tensor_of_a_network_of_full_size_has_its_place_there_and_back(options: dict[str, Any]) -> None:
+    with torch.device("meta"):  # shapes without numbers
+        other = diffusers.UNet2DModel(**options)
+    architecture, state = from_diffusers(other.config, other.state_dict())
+    assert sum(tensor.numel() for tensor in state.values()) == sum(p.numel() for p in other.parameters())
+    _, back = to_diffusers(architecture, state)
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in other.state_dict().items()}
+
+
 @pytest.mark.parametrize("embedding", ["scale_shift", "add"])
 @pytest.mark.parametrize("resample", ["residual", "conv"])
 @pytest.mark.parametrize("classes", [0, 4])
