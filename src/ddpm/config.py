@@ -201,6 +201,9 @@ class Objective:
 class Network:
     """The U-Net."""
 
+    patch: int
+    """So many pixels, high and wide, are the channels of one position: 2 is a quarter of the work, for images whose
+    single pixels say little."""
     width: int
     """Channels at the highest resolution."""
     multipliers: tuple[int, ...]
@@ -208,7 +211,7 @@ class Network:
     blocks: int
     """Residual blocks per resolution."""
     attention: tuple[int, ...]
-    """Resolutions, in pixels, with self-attention."""
+    """Resolutions, in positions (pixels where patch is 1), with self-attention."""
     head_channels: int
     dropout: float
     label_dropout: float
@@ -223,7 +226,7 @@ class Network:
     needs a number, or a width that is a multiple of 128."""
 
     def __post_init__(self) -> None:
-        _positive(self, "width", "blocks", "head_channels")
+        _positive(self, "patch", "width", "blocks", "head_channels")
         _share(self, "dropout", "label_dropout")
         _require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
         _require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")

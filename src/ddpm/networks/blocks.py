@@ -41,6 +41,13 @@ def normalised(x: Tensor, norm: nn.Module, *, told: Tensor | None = None, silu: 
     return F.silu(y) if silu else y
 
 
+def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """conv of x with every pixel taken four times."""
+    if x.device.type == "cpu":
+        return kernels.upsampled_conv(x, conv)
+    return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
 def timestep_frequencies(dim: int, *, shift: int = 0, device: torch.device | None = None) -> Tensor:
     """10000^(-k / (dim/2 - shift)) for k = 0..dim/2-1: float32 [dim/2].  Vaswani et al. 2017, Sec. 3.5.
 
@@ -95,7 +102,8 @@ class ResidualBlock(nn.Module):
         return x
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(self._resampled(normalised(x, self.norm1, silu=True)))
+        h = normalised(x, self.norm1, silu=True)
+        h = upsampled_conv(h, self.conv1) if self.resample == "up" else self.conv1(self._resampled(h))
         told = self.emb(emb)
         if self.embedding == "add":
             h = normalised(h + told[:, :, None, None], self.norm2, silu=True)
@@ -133,7 +141,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return upsampled_conv(x, self.conv)
 
 
 class SelfAttention(nn.Module):
@@ -154,7 +162,7 @@ class SelfAttention(nn.Module):
         if kernels.suits(q):
             h = kernels.attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
         else:
-            h = F.scaled_dot_product_attention(q, k, v)
+            h = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
         return x + self.proj(h.transpose(-1, -2).reshape(n, c, height, width))
 
 

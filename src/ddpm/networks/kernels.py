@@ -1,13 +1,13 @@
-"""What torch computes slowly on a CPU in bf16, composed of what it computes fast: the same values to bf16 rounding.
+"""What torch computes slowly on a CPU, composed of what it computes fast: the same values to rounding.
 
-docs/performance.md has the measurements. Everywhere else (float32, CUDA, MPS) torch's own kernels are the faster ones.
+docs/performance.md has the measurements. On CUDA and MPS torch's own kernels are the faster ones.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -16,7 +16,7 @@ _SCORES_BYTES = 1 << 20
 
 
 def suits(x: Tensor) -> bool:
-    """Whether the functions of this file are the fast way for `x`."""
+    """Whether `group_norm` and `attention` are the fast way for `x`: bf16 on a CPU."""
     return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
@@ -34,6 +34,29 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Scores are made anew in the backward pass and never held for more than a few of the B at a time.
     """
     return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())  # type: ignore[no-any-return]
+
+
+def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """conv, 3x3 with a border of one, of x [N,C,H,W] with every pixel taken four times: [N,C_out,2H,2W].
+
+    Every second row of the large image sees two rows of the small one: a kernel's rows (a, b, c) act as (a, b + c) on
+    even rows and as (a + b, c) on odd ones, and columns likewise. Four 2x2 convolutions on the small image have
+    4/9 of the products.
+    """
+    (a, b, c) = conv.weight.unbind(2)
+    even, odd = torch.stack([a, b + c], dim=2), torch.stack([a + b, c], dim=2)
+    x = F.pad(x, (1, 1, 1, 1))
+    rows = []
+    for first_row, kernel in enumerate((even, odd)):
+        a, b, c = kernel.unbind(3)
+        kernels = torch.stack([a, b + c], dim=3), torch.stack([a + b, c], dim=3)
+        parts = [
+            F.conv2d(x[:, :, first_row : x.shape[2] - 1 + first_row, left : x.shape[3] - 1 + left], kernel, conv.bias)
+            for left, kernel in enumerate(kernels)
+        ]
+        rows.append(torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=3))  # [N,H,W,2,C]
+    large = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2)
+    return large.permute(0, 3, 1, 2)
 
 
 class _GroupNorm(Function):

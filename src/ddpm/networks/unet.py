@@ -41,8 +41,9 @@ class UNet(nn.Module):
     """(x_t [N,C,H,W], t [N], labels [N] or None) -> prediction [N,C,H,W], or with `out_channels` instead of C.
 
     Any H and W: the input is padded to a multiple of the total down-sampling and the output cropped back.
+    `patch` x `patch` pixels stand as channels of one position (Hoogeboom et al. 2023, Sec. 3.3): 1 is every pixel.
     Labels are 0..classes-1; None, or the label `classes`, asks for the unconditional prediction.
-    `attention` lists resolutions in pixels, for images of `size` pixels.
+    `attention` lists resolutions in positions, for images of `size` pixels.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by such a block) or conv
     (`Downsample`, `Upsample`); `groups` of group normalisation, None: up to 32 of at least four channels.
     """
@@ -62,13 +63,15 @@ class UNet(nn.Module):
         embedding: str = "scale_shift",
         resample: str = "residual",
         groups: int | None = None,
+        patch: int = 1,
         out_channels: int | None = None,
         convention: Convention = Convention(),
     ) -> None:
         super().__init__()
         self.classes = classes
         self.width = width
-        self.factor = 2 ** (len(multipliers) - 1)
+        self.patch = patch
+        self.factor = patch * 2 ** (len(multipliers) - 1)
         self.frequency_shift = convention.frequency_shift
         c_emb = 4 * width
         self.time = nn.Sequential(nn.Linear(width, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
@@ -94,9 +97,9 @@ class UNet(nn.Module):
         def up(c: int) -> Stage:
             return Stage(Upsample(c) if resample == "conv" else residual(c, c, "up"), None)
 
-        resolutions = [padded(size, self.factor) >> level for level in range(len(multipliers))]
+        resolutions = [padded(size, self.factor) // patch >> level for level in range(len(multipliers))]
 
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         c = width
         skips = [c]
         self.down = nn.ModuleList()
@@ -127,7 +130,7 @@ class UNet(nn.Module):
         assert not skips
 
         self.norm_out = norm(c)
-        self.conv_out = zero(nn.Conv2d(c, out_channels or channels, 3, padding=1))
+        self.conv_out = zero(nn.Conv2d(c, (out_channels or channels) * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
@@ -140,7 +143,7 @@ class UNet(nn.Module):
             emb = emb + self.label(null if labels is None else labels)
         emb = F.silu(emb)
 
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, emb)
@@ -151,7 +154,8 @@ class UNet(nn.Module):
             if stage.takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stage(h, emb)
-        return self.conv_out(normalised(h, self.norm_out, silu=True))[..., :height, :width]
+        h = self.conv_out(normalised(h, self.norm_out, silu=True))
+        return F.pixel_shuffle(h, self.patch)[..., :height, :width]
 
 
 def padded(size: int, factor: int) -> int:
