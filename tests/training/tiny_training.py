@@ -43,7 +43,7 @@ SPEC: dict[str, Any] = {
     },
 }
 SETTINGS = config.Train(
-    images=16 * 200,
+    images=16 * 80,
     batch_size=16,
     lr=0.002,
     warmup_images=64,
@@ -56,6 +56,8 @@ SETTINGS = config.Train(
     max_nonfinite_steps=10,
     seed=0,
 )
+NOWHERE = Path("no-checkpoints")
+"""The state folder of trainings that save nothing; it is never made."""
 TRACKING = config.Tracking(experiment="tiny", log_every_images=320, grid_every_images=10_000)
 
 

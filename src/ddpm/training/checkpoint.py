@@ -65,8 +65,11 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
     except (SafetensorError, OSError) as error:
         _remove_leftovers(folder)
         raise NotWrittenError(f"{folder} could not be written to ({error})") from error
-    for other in {*checkpoints(folder)[:-KEPT], *folder.glob(f"{position}-*")} - {path}:
-        other.unlink()
+    others = [other for other in checkpoints(folder) if other != path]
+    same_position = [other for other in others if other.name.startswith(position)]
+    before = [other for other in others if other not in same_position]
+    for old in same_position + before[: -(KEPT - 1)]:
+        old.unlink()
     return path
 
 
