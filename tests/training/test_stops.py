@@ -112,9 +112,10 @@ class AtTheFirstRow(NullTracker):
 def test_a_training_goes_on_while_the_disk_is_full_and_ends_with_the_same_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calm = tiny.begin(tmp_path / "calm")
+    short = dataclasses.replace(tiny.SETTINGS, images=16 * 40)
+    calm = tiny.begin(tmp_path / "calm", settings=short)
     curves = tiny.run(calm)
-    training = tiny.begin(tmp_path / "full", checkpoint_seconds=1e-9)
+    training = tiny.begin(tmp_path / "full", settings=short, checkpoint_seconds=1e-9)
     try:
         assert tiny.run(training, AtTheFirstRow(tiny.fill_disk)) == curves
     finally:
