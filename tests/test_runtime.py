@@ -14,27 +14,26 @@ from ddpm.runtime import is_out_of_memory, kind_of_machine, set_determinism
 SETTINGS = """
 import json, os, torch
 from ddpm import runtime
-runtime.set_determinism({wanted})
+for wanted in (False, True):
+    runtime.set_determinism(wanted)
+    print(json.dumps({
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warns_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": torch.backends.cudnn.deterministic,
+        "benchmark": torch.backends.cudnn.benchmark,
+        "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }))
 assert not torch.cuda.is_initialized(), "cuBLAS reads its setting when it starts"
-print(json.dumps({{
-    "algorithms": torch.are_deterministic_algorithms_enabled(),
-    "warns_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-    "cudnn": torch.backends.cudnn.deterministic,
-    "benchmark": torch.backends.cudnn.benchmark,
-    "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
-    "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-}}))
 """
 
 
-def settings(*, wanted: bool) -> dict[str, object]:
+def test_deterministic_leaves_a_gpu_no_choice_between_kernels_and_without_it_torch_chooses() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
-    script = [sys.executable, "-c", SETTINGS.format(wanted=wanted)]
-    return json.loads(subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout)
-
-
-def test_deterministic_leaves_a_gpu_no_choice_between_kernels() -> None:
-    assert settings(wanted=True) == {
+    script = [sys.executable, "-c", SETTINGS]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    without, deterministic = (json.loads(line) for line in done.stdout.splitlines())
+    assert deterministic == {
         "algorithms": True,
         "warns_only": False,
         "cudnn": True,
@@ -42,11 +41,7 @@ def test_deterministic_leaves_a_gpu_no_choice_between_kernels() -> None:
         "tf32": [False, False],
         "cublas": ":4096:8",
     }
-
-
-def test_without_it_torch_chooses() -> None:
-    told = settings(wanted=False)
-    assert (told["algorithms"], told["cudnn"], told["cublas"]) == (False, False, None)
+    assert (without["algorithms"], without["cudnn"], without["cublas"]) == (False, False, None)
 
 
 def test_a_workspace_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:

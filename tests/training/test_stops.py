@@ -158,6 +158,7 @@ def test_a_training_that_can_save_nothing_from_the_start_is_refused(tmp_path: Pa
 def test_two_processes_with_other_hash_seeds_write_the_same_model_file(
     undisturbed: tuple[str, str, float, float], tmp_path: Path
 ) -> None:
+    # The script asks for deterministic kernels as well, which a CPU has no others than.
     device, expected, *_ = undisturbed
     script = [sys.executable, str(Path(tiny.__file__)), str(tmp_path)]
     done = subprocess.run(script, env=os.environ | {"PYTHONHASHSEED": "17"}, capture_output=True, text=True, check=True)

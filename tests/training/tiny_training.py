@@ -1,6 +1,7 @@
 """A training of a tiny network on made-up images, as a process of its own that tests may stop in every way.
 
-`python tests/training/tiny_training.py FOLDER` trains to the end and prints the sha256 of FOLDER/model.safetensors.
+`python tests/training/tiny_training.py FOLDER` trains deterministically to the end and prints the sha256 of
+FOLDER/model.safetensors.
 """
 
 import dataclasses
@@ -134,4 +135,5 @@ def sha256_of(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    runtime.set_determinism(True)
     print(finish(Path(sys.argv[1])))

@@ -173,7 +173,7 @@ def begin(
     extra, refused = checkpoint.restore(training.folder, training.state, fingerprint=fingerprint)
     for sentence in refused:
         print(sentence)
-    if refused and extra is None:
+    if refused and extra is None and runtime.resume != "required":
         print("no checkpoint is left to go on from; the training starts anew")
     if extra is not None:
         training.extra, training.saved_images = extra, training.state.images_seen
