@@ -1,5 +1,6 @@
 """The model file: whole or refused, the same bytes for the same model, nothing pickled."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,21 @@ def test_a_file_that_is_missing_torn_or_foreign_is_refused_in_one_sentence(
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="was not written by this project"):
         model_file.load(path)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_file_of_before(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    import resource
+
+    path = tmp_path / "model.safetensors"
+    before = tiny_model(path)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a full disk, a file that may not grow is an OSError
+    try:
+        with pytest.raises(UserError, match=r"model\.safetensors could not be written .*make space there"):
+            tiny_model(path, seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == before

@@ -401,6 +401,8 @@ class Runtime:
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]
     checkpoint_seconds: float
+    deterministic: bool
+    """A GPU computes with deterministic kernels only, so that a training repeats and resumes bit by bit."""
     progress: bool
 
     def __post_init__(self) -> None:

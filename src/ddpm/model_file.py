@@ -106,17 +106,24 @@ def build_network(spec: dict[str, Any]) -> UNet:
 
 
 def save(path: Path | str, *, network: nn.Module, spec: dict[str, Any], lineage: dict[str, Any]) -> str:
-    """Writes the file aside, flushes it and renames it; returns its sha256."""
+    """Writes the file aside, flushes it and renames it; returns its sha256.
+
+    Raises UserError where the disk is full or refuses; then a file that was there before is as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     # One key: safetensors writes several in random order, and the same model shall be the same file.
     header = {FORMAT: json.dumps({"spec": spec, "lineage": lineage}, sort_keys=True)}
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside, header)
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    os.replace(aside, path)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside, header)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(aside, path)
+    except (SafetensorError, OSError) as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error}); make space there and start again") from None
     return digest
 
 

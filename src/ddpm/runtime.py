@@ -1,5 +1,6 @@
-"""What the machine offers: device, precision, memory layout."""
+"""What the machine offers: device, precision, memory layout, and how exactly it repeats itself."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -50,3 +51,38 @@ def memory_format(device: torch.device, precision: Precision) -> torch.memory_fo
     if device.type == "cuda" or precision == "bf16":
         return torch.channels_last
     return torch.contiguous_format
+
+
+def set_determinism(wanted: bool) -> None:
+    """Makes a GPU repeat its results bit by bit, at the cost of speed; a CPU does so anyway.
+
+    To be called before CUDA is used: cuBLAS reads its setting when it starts. An operation that has no deterministic
+    form on the device then raises RuntimeError instead of being a little different each time
+    (torch.use_deterministic_algorithms; PyTorch's notes on reproducibility). TF32 is switched off as well, since which
+    kernels use it depends on the GPU.
+    """
+    if not wanted:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # would choose kernels by their speed today
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def kind_of_machine(device: torch.device) -> dict[str, str | int]:
+    """What the last bits of a result depend on beside parameters, data and code (docs/exactness.md)."""
+    kind: dict[str, str | int] = {"device": str(device), "torch": torch.__version__}
+    if device.type == "cuda":
+        return kind | {"name": torch.cuda.get_device_name(device)}
+    return kind | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, the device's, or that of torch's CPU allocator, whose error has no own type."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        said in str(error) for said in ("can't allocate memory", "std::bad_alloc")
+    )

@@ -150,8 +150,8 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     state = fresh()
     for _ in steps(state):
         checkpoint.save(tmp_path, state, fingerprint="f", extra={})
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint-000000000176.safetensors", "checkpoint-000000000192.safetensors"]
+    assert checkpoint.checkpoints(tmp_path) == sorted(tmp_path.iterdir())
+    assert [path.name.split("-")[1] for path in sorted(tmp_path.iterdir())] == ["000000000176", "000000000192"]
     checkpoint.clear(tmp_path)
     assert not tmp_path.exists()
 

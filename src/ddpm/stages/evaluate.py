@@ -22,6 +22,7 @@ def main() -> None:
     from ddpm.files import write_json
     from ddpm.integrations import fidelity, mlflow_store
 
+    runtime.set_determinism(params.runtime.deterministic)
     device = runtime.choose_device(params.runtime.device)
     train, held_out = read_split(args.prepared, "train"), read_split(args.prepared, "test")
     generated = np.load(args.images / "images.npy", mmap_mode="r")

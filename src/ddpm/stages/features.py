@@ -29,6 +29,7 @@ def main() -> None:
         accuracy, dim, sha256 = None, extractor.INCEPTION_DIM, extractor.INCEPTION_SHA256
     else:
         extractor.require_enough_images(settings.dim, counts)
+        runtime.set_determinism(params.runtime.deterministic)
         trained = extractor_training.train_extractor(
             read_split(args.prepared, "train"),
             read_split(args.prepared, "test"),

@@ -26,6 +26,7 @@ def main() -> None:
     from ddpm.integrations import mlflow_store
 
     facts = read_facts(args.prepared)
+    runtime.set_determinism(params.runtime.deterministic)
     device = runtime.choose_device(params.runtime.device)
     precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
     model = model_file.load(args.model, device)

@@ -25,6 +25,7 @@ def main() -> None:
     told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
     spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
     spec |= {name: told[name] for name in ("schedule", "objective", "network")}
+    runtime.set_determinism(params.runtime.deterministic)
     device = runtime.choose_device(params.runtime.device)
     precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
 
@@ -51,7 +52,7 @@ def main() -> None:
     )
     with tracking.finishing(tracker):
         training.extra["run_id"] = tracker.run_id
-        machine = {"device": str(device), "precision": precision, "parameters": training.parameters}
+        machine = runtime.kind_of_machine(device) | {"precision": precision, "parameters": training.parameters}
         tracker.params(tracking.flat(**told))
         tracker.tags({f"machine.{name}": str(value) for name, value in machine.items()})
         curves = session.run(

@@ -1,7 +1,13 @@
-"""A training's whole state in one safetensors file, written so that a kill at any moment loses at most an interval."""
+"""A training's whole state in one safetensors file, written so that a kill at any moment loses at most an interval.
 
+A checkpoint is named `checkpoint-<images seen>-<first 16 hex digits of its sha256>.safetensors`: a file whose
+content is not what its name says, in whichever byte, is no checkpoint.
+"""
+
+import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +17,94 @@ from torch import Tensor
 
 from ddpm.training.loop import State
 
-FORMAT = "ddpm-checkpoint-1"
+FORMAT = "ddpm-checkpoint-2"
 KEPT = 2
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW remembers of each parameter."""
+
+
+class NotWrittenError(Exception):
+    """The checkpoint could not be written; those before it stand as they were. Says why, in part of a sentence."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a whole and fitting checkpoint holds, before any of it is in a state."""
+
+    images_seen: int
+    nonfinite_steps: int
+    extra: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
 def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any]) -> Path:
-    """Writes `checkpoint-<images seen>.safetensors` aside, flushes, renames, and drops all but the last two.
+    """Writes a checkpoint aside, flushes it, renames it, and drops all but the last two.
 
     `extra` is plain data that belongs to the position: curves so far, the tracker's run.
+    Raises NotWrittenError where the disk is full or refuses; then nothing is left of the attempt.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"checkpoint-{state.images_seen:012d}.safetensors"
-    aside = path.with_suffix(".part")
     header = {
-        "format": FORMAT,
         "fingerprint": fingerprint,
-        "images_seen": str(state.images_seen),
-        "nonfinite_steps": str(state.nonfinite_steps),
-        "extra": json.dumps(extra),
+        "images_seen": state.images_seen,
+        "nonfinite_steps": state.nonfinite_steps,
+        "extra": extra,
     }
-    save_file(_tensors(state), aside, header)
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    folder_handle = os.open(folder, os.O_RDONLY)
-    os.fsync(folder_handle)  # makes the rename itself durable
-    os.close(folder_handle)
-    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-KEPT]:
+    position = f"checkpoint-{state.images_seen:012d}"
+    aside = folder / f"{position}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_tensors(state), aside, {FORMAT: json.dumps(header)})
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        path = folder / f"{position}-{_digest(aside)}.safetensors"
+        os.replace(aside, path)
+        _flush_names(folder)
+    except (SafetensorError, OSError) as error:
+        _remove_leftovers(folder)
+        raise NotWrittenError(f"{folder} could not be written to ({error})") from error
+    others = [other for other in checkpoints(folder) if other != path]
+    same_position = [other for other in others if other.name.startswith(position)]
+    before = [other for other in others if other not in same_position]
+    for old in same_position + before[: -(KEPT - 1)]:
         old.unlink()
     return path
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """All of a training, oldest first; whether they are whole, `restore` finds out."""
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
 def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Puts the newest usable checkpoint into `state`.
+    """Puts the newest usable checkpoint into `state`, which stays untouched by any that is not.
 
     Returns its `extra`, or None when there is none to use, and one sentence for every checkpoint that was refused.
+    What a write left that was cut off is removed.
     """
     refused: list[str] = []
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    _remove_leftovers(folder)
+    for path in reversed(checkpoints(folder)):
         try:
-            return _read(path, state, fingerprint), refused
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            refused.append(f"{path.name} was refused ({error}); the one before it is used instead")
+            content = _read(path, fingerprint)
+            _require_fit(content, state)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            refused.append(f"{path.name} was refused ({error}), so the one before it is tried")
+        else:
+            _put(content, state)
+            return content.extra, refused
     return None, refused
+
+
+def clear(folder: Path) -> None:
+    """Removes a training's checkpoints, once its model is written."""
+    _remove_leftovers(folder)
+    for path in checkpoints(folder):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
@@ -65,52 +116,97 @@ def _tensors(state: State) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _read(path: Path, state: State, fingerprint: str) -> dict[str, Any]:
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _flush_names(folder: Path) -> None:
+    """Makes a rename in the folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a killed write leaves: our `.part`, and `.tmp…`, the name under which safetensors fills a file."""
+    for pattern in ("checkpoint-*.part", ".tmp*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _read(path: Path, fingerprint: str) -> _Content:
+    """The checkpoint's content. Raises ValueError, KeyError or SafetensorError for a torn file or a foreign one."""
+    said = path.stem.rpartition("-")[2]
+    if (found := _digest(path)) != said:
+        raise ValueError(f"its content has the hash {found}, expected {said}: it is torn or was changed")
     with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError(f"format {header.get('format')!r}, expected {FORMAT!r}")
+        stored = (file.metadata() or {}).get(FORMAT)
+        if stored is None:
+            raise ValueError(f"its header has no {FORMAT!r}: another version or program wrote it")
+        header = json.loads(stored)
         if header["fingerprint"] != fingerprint:
             raise ValueError("written by a training with other parameters, data or code")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return _Content(int(header["images_seen"]), int(header["nonfinite_steps"]), header["extra"], tensors)
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    state.network.load_state_dict(part("network."))
-    state.ema.network.load_state_dict(part("ema."))
+def _require_fit(content: _Content, state: State) -> None:
+    """Raises ValueError unless every tensor has a place of its shape and type in the state, and every place one."""
+    parts = {"network.": state.network.state_dict(), "ema.": state.ema.network.state_dict(), "times.": state.times}
+    for prefix, places in parts.items():
+        if places or prefix != "times.":  # a choice of times that has seen nothing has no places yet
+            _require_same_layout(prefix, content.part(prefix), places)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    for index, moments in _moments(content).items():
+        if index >= len(parameters) or set(moments) != _MOMENTS:
+            raise ValueError(f"optimizer.{index} holds {sorted(moments)}, which the optimizer has no place for")
+        shape = parameters[index].shape
+        if any(moments[name].shape != shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError(
+                f"optimizer.{index} has the shape {list(moments['exp_avg'].shape)}, expected {list(shape)}"
+            )
+
+
+def _require_same_layout(prefix: str, tensors: dict[str, Tensor], places: dict[str, Tensor]) -> None:
+    if odd := sorted(set(tensors) ^ set(places)):
+        raise ValueError(f"{prefix}{odd[0]} is in the checkpoint or in the training, but not in both")
+    for name, place in places.items():
+        there = tensors[name]
+        if (there.shape, there.dtype) != (place.shape, place.dtype):
+            raise ValueError(
+                f"{prefix}{name} is {there.dtype} {list(there.shape)}, expected {place.dtype} {list(place.shape)}"
+            )
+
+
+def _moments(content: _Content) -> dict[int, dict[str, Tensor]]:
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer.").items():
+    for name, value in content.part("optimizer.").items():
         index, key = name.split(".")
         moments.setdefault(int(index), {})[key] = value
+    return moments
+
+
+def _put(content: _Content, state: State) -> None:
+    state.network.load_state_dict(content.part("network."))
+    state.ema.network.load_state_dict(content.part("ema."))
     groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.times = part("times.")
-    state.images_seen = int(header["images_seen"])
-    state.nonfinite_steps = int(header["nonfinite_steps"])
-    return json.loads(header["extra"])
-
-
-def clear(folder: Path) -> None:
-    """Removes a training's checkpoints, once its model is written."""
-    for path in folder.glob("checkpoint-*"):
-        path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    state.optimizer.load_state_dict({"state": _moments(content), "param_groups": groups})
+    state.times = content.part("times.")
+    state.images_seen = content.images_seen
+    state.nonfinite_steps = content.nonfinite_steps
 
 
 def fingerprint(parts: dict[str, Any]) -> str:
     """What a training is a function of, as one short name: 16 hex digits."""
-    from hashlib import sha256
-
-    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def code_hash(*paths: Path) -> str:
     """sha256 over Python files and all those in folders: their names and contents."""
-    from hashlib import sha256
-
-    digest = sha256()
+    digest = hashlib.sha256()
     for place in paths:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(f"{path.relative_to(place.parent)}\0".encode() + path.read_bytes() + b"\0")

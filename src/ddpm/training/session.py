@@ -15,7 +15,7 @@ import torch
 from ddpm.config import Objective, Runtime, Tracking, Train, as_dict
 from ddpm.errors import UserError
 from ddpm.model_file import build_network, objective_of, process_of
-from ddpm.runtime import Precision
+from ddpm.runtime import Precision, is_out_of_memory
 from ddpm.seeding import seed_of
 from ddpm.tracking import Tracker
 from ddpm.training import checkpoint
@@ -80,6 +80,8 @@ class Training:
     code_hash: str
     extra: dict[str, Any]
     """Travels with every checkpoint: curves so far, the interval's means so far, the tracker's run."""
+    saved_images: int = 0
+    """Images seen at the last checkpoint; a training that is killed goes on from there."""
 
     @property
     def parameters(self) -> int:
@@ -101,7 +103,18 @@ class Training:
         )
 
     def save(self) -> None:
-        checkpoint.save(self.folder, self.state, fingerprint=self.fingerprint, extra=self.extra)
+        """Writes a checkpoint. A training that runs goes on while the disk is full: there may be space the next time.
+
+        Raises UserError where not even the first can be written: that training would run unprotected.
+        """
+        try:
+            checkpoint.save(self.folder, self.state, fingerprint=self.fingerprint, extra=self.extra)
+        except checkpoint.NotWrittenError as error:
+            if not self.state.images_seen:
+                raise UserError(f"{error}, so no state can be saved; make space there and start again") from None
+            print(f"{error}; the training goes on, but saved are only its first {self.saved_images} images")
+        else:
+            self.saved_images = self.state.images_seen
 
     def forget(self) -> None:
         """Removes the checkpoints: the model they led to is written."""
@@ -160,8 +173,10 @@ def begin(
     extra, refused = checkpoint.restore(training.folder, training.state, fingerprint=fingerprint)
     for sentence in refused:
         print(sentence)
+    if refused and extra is None and runtime.resume != "required":
+        print("no checkpoint is left to go on from; the training starts anew")
     if extra is not None:
-        training.extra = extra
+        training.extra, training.saved_images = extra, training.state.images_seen
         print(f"going on after {training.state.images_seen} images, from {training.folder}")
     elif runtime.resume == "required":
         raise UserError(
@@ -177,7 +192,7 @@ def run(
     """Trains to the end and returns the curves, one row per `tracking.log_every_images`.
 
     `picture` draws samples of the average. On SIGTERM and SIGINT the step is finished, the state is saved,
-    and Stopped ends the process.
+    and Stopped ends the process. Raises UserError where memory runs out; the last checkpoint stays.
     """
     from tqdm import tqdm
 
@@ -201,7 +216,7 @@ def run(
         desc="training",
         disable=not training.runtime.progress,
     )
-    with bar, _signals() as asked_to_stop:
+    with bar, _signals() as asked_to_stop, _memory_told(training):
         for step in training.steps():
             meter.add(step)
             bar.update(step.images_seen - bar.n)
@@ -220,7 +235,10 @@ def run(
                 tracker.image("samples", picture(), images_seen=step.images_seen)
             if asked_to_stop:
                 save()
-                print(f"stopped after {step.images_seen} images and saved; the same command goes on from here")
+                print(
+                    f"stopped after {step.images_seen} images, of which {training.saved_images} are saved; "
+                    "the same command goes on from there"
+                )
                 raise Stopped(128 + asked_to_stop[0])
             if time.monotonic() - saved_at > training.runtime.checkpoint_seconds:
                 save()
@@ -247,6 +265,21 @@ def _signals() -> Iterator[list[signal.Signals]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _memory_told(training: Training) -> Iterator[None]:
+    """Memory that ran out as one sentence. The state is in the middle of a step then, so it is not saved."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory of {training.device} ran out with {training.settings.batch_size} images in a step; lower "
+            "runtime.device_batch (images at a time, on which no result depends) and start the same command again, "
+            f"which goes on after {training.saved_images} images"
+        ) from error
 
 
 def write_curves(path: Path, curves: list[dict[str, float | None]]) -> None:

@@ -1,0 +1,70 @@
+"""The losses of the first 20 steps of small trainings that together pass through all that a step computes.
+
+`python tests/training/first_losses.py > tests/training/first_losses.json` pins them anew, after a change that is
+meant to change numbers.
+"""
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import tiny_training as tiny
+import torch
+
+from ddpm.config import Objective
+from ddpm.training import session
+
+STEPS = 20
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "v, min-SNR": {"target": "v", "weight": "min_snr"},
+    "eps, learned variance, importance": {
+        "target": "eps",
+        "weight": "simple",
+        "learned_variance": True,
+        "time_sampling": "importance",
+    },
+    "edm": {"target": "edm", "weight": "edm", "time_sampling": "log_normal"},
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "v, min-SNR": {"name": "cosine", "T": 1000},
+    "eps, learned variance, importance": {"name": "linear", "T": 10},
+    "edm": {"name": "variance_exploding", "T": 1000, "time": "continuous"},
+}
+DEFAULTS = Objective(
+    target="v",
+    weight="min_snr",
+    min_snr_gamma=5.0,
+    p2_gamma=1.0,
+    sigma_data=0.5,
+    learned_variance=False,
+    vlb_weight=0.001,
+    time_sampling="uniform",
+    log_normal=(-1.2, 1.2),
+)
+
+
+def losses(name: str) -> list[float]:
+    """Of the first steps, in float32 on the CPU."""
+    objective = dataclasses.replace(DEFAULTS, **OBJECTIVES[name])
+    spec = tiny.SPEC | {"schedule": SCHEDULES[name], "objective": dataclasses.asdict(objective)}
+    torch.manual_seed(0)
+    training = session.begin(
+        spec,
+        tiny.IMAGES,
+        tiny.LABELS,
+        data_hash="made up",
+        objective=objective,
+        settings=tiny.SETTINGS,
+        runtime=dataclasses.replace(tiny.PARAMS.runtime, resume="never"),
+        device=torch.device("cpu"),
+        precision="float32",
+        state_folder=tiny.NOWHERE,
+    )
+    steps = training.steps()
+    return [next(steps).loss for _ in range(STEPS)]
+
+
+if __name__ == "__main__":
+    json.dump({name: losses(name) for name in OBJECTIVES}, sys.stdout, indent=1)
+    print()

@@ -1,0 +1,139 @@
+"""A training of a tiny network on made-up images, as a process of its own that tests may stop in every way.
+
+`python tests/training/tiny_training.py FOLDER` trains deterministically to the end and prints the sha256 of
+FOLDER/model.safetensors.
+"""
+
+import dataclasses
+import hashlib
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ddpm import config, model_file, runtime
+from ddpm.errors import UserError
+from ddpm.tracking import NullTracker, Tracker
+from ddpm.training import session
+
+PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(37) % 3
+OBJECTIVE: dict[str, Any] = {"target": "v", "weight": "min_snr", "min_snr_gamma": 5.0}
+SPEC: dict[str, Any] = {
+    "channels": 1,
+    "size": 8,
+    "classes": ["a", "b", "c"],
+    "schedule": {"name": "cosine", "T": 1000},
+    "objective": OBJECTIVE,
+    "network": {
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [4],
+        "head_channels": 8,
+        "dropout": 0.1,
+        "label_dropout": 0.2,
+    },
+}
+SETTINGS = config.Train(
+    images=16 * 80,
+    batch_size=16,
+    lr=0.002,
+    warmup_images=64,
+    decay_images=320,
+    weight_decay=0.0,
+    beta2=0.99,
+    grad_clip=1.0,
+    flip=True,
+    ema_halflife_images=100,
+    max_nonfinite_steps=10,
+    seed=0,
+)
+NOWHERE = Path("no-checkpoints")
+"""The state folder of trainings that save nothing; it is never made."""
+TRACKING = config.Tracking(experiment="tiny", log_every_images=320, grid_every_images=10_000)
+
+
+def begin(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cpu", **changes: Any) -> session.Training:
+    """From the last checkpoint in `folder`, where there is one; `changes` are of `runtime`."""
+    settled: dict[str, Any] = {"checkpoint_seconds": 0.05, "progress": False, "deterministic": True}
+    told = dataclasses.replace(PARAMS.runtime, **settled | changes)
+    if device == "cuda":
+        runtime.set_determinism(told.deterministic)
+    return session.begin(
+        SPEC,
+        IMAGES,
+        LABELS,
+        data_hash="made up",
+        objective=dataclasses.replace(PARAMS.objective, **OBJECTIVE, learned_variance=False, time_sampling="uniform"),
+        settings=settings,
+        runtime=told,
+        device=torch.device(device),
+        precision="float32",
+        state_folder=folder,
+    )
+
+
+def run(training: session.Training, tracker: Tracker | None = None) -> list[dict[str, float | None]]:
+    """To the end."""
+    picture = Image.new("L", (8, 8))
+    return session.run(training, tracker=tracker or NullTracker(), tracking=TRACKING, picture=lambda: picture)
+
+
+def finish(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cpu") -> str:
+    """Trains from where it stands to the end and writes model.safetensors, whose sha256 it returns."""
+    training = begin(folder, settings=settings, device=device)
+    began = time.monotonic()
+    run(training)
+    (folder / "seconds").write_text(str(time.monotonic() - began))
+    network = training.state.ema.network
+    sha256 = model_file.save(folder / "model.safetensors", network=network, spec=SPEC, lineage={})
+    training.forget()
+    return sha256
+
+
+def as_process(folder: Path, settings: config.Train = SETTINGS, device: str = "cpu", memory: int | None = None) -> None:
+    """`finish` with its output in `folder`/log, where SIGUSR1 lets memory run out and SIGUSR2 fills the disk.
+
+    `memory`: bytes that the process may take beyond what it has at the start.
+    """
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    signal.signal(signal.SIGUSR1, lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+    signal.signal(signal.SIGUSR2, lambda *_: fill_disk())
+    if memory is not None:
+        have = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (have + memory, resource.RLIM_INFINITY))
+    try:
+        finish(folder, settings=settings, device=device)
+    except UserError as error:
+        print(f"error: {error}", flush=True)
+        raise SystemExit(1) from None
+
+
+def fill_disk() -> None:
+    """Files of this process may no more grow beyond 20 kB, so a checkpoint cannot be written."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+def empty_disk() -> None:
+    """Files may grow again."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    runtime.set_determinism(True)
+    print(finish(Path(sys.argv[1])))
