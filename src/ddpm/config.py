@@ -77,6 +77,10 @@ class Data:
     archive_max_bytes: int
     """An archive that unpacks to more is refused."""
     archive_max_files: int
+    store: str | None
+    """Where the shards go: an fsspec URL such as s3://bucket/prefix; null keeps them beside their index."""
+    shard_bytes: int
+    """Largest size of one shard; a set that fits is one shard."""
 
     def __post_init__(self) -> None:
         known = self.source in ("digits", "folder", "archive") or (
@@ -91,7 +95,7 @@ class Data:
             f"size is {self.size}, expected 4 to 4096 pixels or null",
         )
         _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1")
-        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files")
+        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files", "shard_bytes")
 
 
 @_section
@@ -380,7 +384,9 @@ class Runtime:
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Literal["auto", "float32", "bf16"]
     workers: int
-    """Processes that decode images; 0 is one per core."""
+    """Processes that decode images on this machine; 0 is one per core."""
+    cluster: str | None
+    """Address of the Dask scheduler whose workers prepare the images; null: a local cluster where it pays."""
     sample_batch: int
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]

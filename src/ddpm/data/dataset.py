@@ -63,7 +63,8 @@ def read_split(folder: Path, name: Literal["train", "test"]) -> Split:
     """Raises UserError where no data were prepared."""
     import numpy as np
 
-    images, labels = folder / name / "images.npy", folder / name / "labels.npy"
-    if not images.exists():
-        raise UserError(f"{images} was not found; make it with `dvc repro prepare`")
+    from ddpm.data.shards import read_index
+
+    read_index(folder / name)
+    images, labels = folder / name / "shard-00000.npy", folder / name / "labels.npy"
     return Split(np.load(images, mmap_mode="r"), np.load(labels) if labels.exists() else None)

@@ -9,11 +9,10 @@ older revision stays valid.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 
@@ -66,75 +65,33 @@ def write_index(folder: Path, index: Index) -> None:
     write_json(folder / INDEX, asdict(index))
 
 
-class ShardWriter:
-    """Writes the images of one split, front to back, as shards of at most `shard_bytes` (or of one image).
+def write_shard(
+    folder: Path, number: int, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int], store: str | None
+) -> Shard:
+    """The shard of that number of the split in `folder`: `images`, in pieces uint8 [m,C,H,W], together [n, *shape].
 
-    A context manager; leaving it without an error writes the index. With a `store` every shard is uploaded as soon
-    as it is full, and its file removed. Plain writes: a writable memory map would count as memory of this process
-    until the last page is on the disk.
-
-    Raises UserError where the store refuses a shard.
+    With a `store` it is uploaded and its file removed. Plain writes: a writable memory map would count as memory of
+    this process until the last page is on the disk. Raises UserError where the store refuses the shard.
     """
-
-    def __init__(
-        self, folder: Path, *, images: int, shape: tuple[int, int, int], shard_bytes: int, store: str | None = None
-    ) -> None:
-        """`images` of `shape` [C,H,W] will be written."""
-        self._folder, self._images, self._shape, self._store = folder, images, shape, store
-        self._per_shard = images_per_shard(shape, shard_bytes)
-        self._done: list[Shard] = []
-        self._file: BinaryIO | None = None
-        self._left = 0  # images that the open shard still takes
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def write(self, images: np.ndarray) -> None:
-        """uint8 [n,C,H,W], the next ones of the split."""
-        while len(images):
-            if self._file is None:
-                self._open()
-            part, images = images[: self._left], images[self._left :]
-            self._put(np.ascontiguousarray(part).data)
-            self._left -= len(part)
-            if self._left == 0:
-                self._close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-        if kind is None:
-            written = sum(shard.images for shard in self._done)
-            assert written == self._images, f"{written} of {self._images} images were written"
-            write_index(self._folder, Index(self._store, tuple(self._done)))
-
-    def _open(self) -> None:
-        start = self._per_shard * len(self._done)
-        self._left = min(self._per_shard, self._images - start)
-        assert self._left > 0, "more images than were announced"
-        self._name = f"shard-{len(self._done):05d}.npy"
-        self._file = (self._folder / self._name).open("wb")
-        self._hash = hashlib.sha256()
-        self._put(_header((self._left, *self._shape)))
-
-    def _put(self, data: "bytes | memoryview") -> None:
-        assert self._file is not None
-        self._file.write(data)
-        self._hash.update(data)
-
-    def _close(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
-        start = self._per_shard * len(self._done)
-        shard = Shard(self._name, min(self._per_shard, self._images - start), self._hash.hexdigest())
-        self._done.append(shard)
-        if self._store is not None:
-            _upload(self._folder / shard.name, _object_url(self._store, shard.sha256))
-            (self._folder / shard.name).unlink()
+    path = folder / f"shard-{number:05d}.npy"
+    hashed = hashlib.sha256()
+    written = 0
+    with path.open("wb") as file:
+        header = _header((n, *shape))
+        file.write(header)
+        hashed.update(header)
+        for piece in images:
+            assert (piece.dtype, piece.shape[1:]) == (np.uint8, shape), (piece.dtype, piece.shape)
+            data = np.ascontiguousarray(piece).data
+            file.write(data)
+            hashed.update(data)
+            written += len(piece)
+    assert written == n, f"{written} of {n} images were written"
+    shard = Shard(path.name, n, hashed.hexdigest())
+    if store is not None:
+        _upload(path, _object_url(store, shard.sha256))
+        path.unlink()
+    return shard
 
 
 def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
