@@ -49,6 +49,27 @@ def tiny_model() -> Callable[..., str]:
     return save_tiny_model
 
 
+def save_split(
+    folder: Path, images: Any, labels: Any = None, *, shard_bytes: int = 1 << 30, store: str | None = None
+) -> None:
+    """One split of prepared data: its shards, here or in the store, their index, and the labels."""
+    import numpy as np
+
+    from ddpm.data.shards import ShardWriter
+
+    shape = images.shape[1:]
+    with ShardWriter(folder, images=len(images), shape=shape, shard_bytes=shard_bytes, store=store) as writer:
+        writer.write(images)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels)
+
+
+@pytest.fixture(scope="session")
+def write_split() -> Callable[..., None]:
+    """`save_split`."""
+    return save_split
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database before anything is in it; making one takes seconds."""
