@@ -1,8 +1,8 @@
 """Shards of an object store in a folder of this machine, shared by all its processes and bounded in bytes.
 
-FOLDER/<sha256>.npy      a whole shard; its time of modification is that of its last use
-FOLDER/<sha256>.part     one that is being fetched, or was when its process died
-FOLDER/locks/            held while fetching
+FOLDER/<sha256>.npy           a whole shard; its time of modification is that of its last use
+FOLDER/<sha256>.<bytes>.part  one that is being fetched and will have so many bytes, or was when its process died
+FOLDER/locks/                 held while fetching
 """
 
 import errno
@@ -20,6 +20,7 @@ from ddpm.errors import UserError
 
 PAUSES = (0.5, 2.0, 8.0)
 """Seconds before the second, third and last attempt to read from a store."""
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class ShardCache:
             )
         with self._lock(sha256[:2]):
             if not mark_used(path):  # else whoever held the lock before has fetched it
-                self._make_room(n_bytes)
-                aside = path.with_suffix(".part")
+                aside = self._reserved(sha256, n_bytes)
                 try:
                     download(url, aside, sha256=sha256)
                     os.replace(aside, path)
@@ -53,21 +53,42 @@ class ShardCache:
                     aside.unlink(missing_ok=True)
         return path
 
-    def _make_room(self, n_bytes: int) -> None:
-        with self._lock("room"):
-            files = []
-            for path in (*self.folder.glob("*.npy"), *self.folder.glob("*.part")):
-                try:
-                    stat = path.stat()
-                except FileNotFoundError:  # renamed or dropped meanwhile
-                    continue
-                files.append((stat.st_mtime_ns, stat.st_size, path))
-            total = sum(size for _, size, _ in files)
-            for _, size, path in sorted(files):
-                if total + n_bytes <= self.limit_bytes:
-                    return
-                path.unlink(missing_ok=True)
-                total -= size
+    def _reserved(self, sha256: str, n_bytes: int) -> Path:
+        """An empty .part file, for which there is room; waits while others fetch so much that there is none."""
+        aside = self.folder / f"{sha256}.{n_bytes}.part"
+        while True:
+            with self._lock("room"):
+                if self._has_room(n_bytes, own_lock=sha256[:2]):
+                    aside.touch()
+                    return aside
+            time.sleep(_POLL_SECONDS)
+
+    def _has_room(self, n_bytes: int, *, own_lock: str) -> bool:
+        """Drops what it must, unless even that were not enough."""
+        coming = 0
+        for part in self.folder.glob("*.part"):
+            if part.name[:2] == own_lock or self._is_free(part.name[:2]):  # nobody writes it any more
+                part.unlink(missing_ok=True)
+            else:
+                coming += int(part.suffixes[-2][1:])
+        if coming + n_bytes > self.limit_bytes:
+            return False
+        files = [(path.stat(), path) for path in self.folder.glob("*.npy")]  # only who holds this lock drops any
+        total = coming + sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if total + n_bytes <= self.limit_bytes:
+                break
+            path.unlink()
+            total -= stat.st_size
+        return True
+
+    def _is_free(self, name: str) -> bool:
+        with (self.folder / "locks" / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
