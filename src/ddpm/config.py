@@ -247,10 +247,13 @@ class Train:
     ema_halflife_images: int
     max_nonfinite_steps: int
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
+    shuffle_shards: int
+    """Where the data have several shards: so many of them are mixed at a time, over all machines together. More mix
+    better and take more room in the caches; a multiple of the number of processes lets each read only its share."""
     seed: int
 
     def __post_init__(self) -> None:
-        _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images")
+        _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
         _require(
             self.warmup_images + self.decay_images <= self.images,
             f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
@@ -392,9 +395,13 @@ class Runtime:
     resume: Literal["auto", "never", "required"]
     checkpoint_seconds: float
     progress: bool
+    cache: str
+    """Folder of the shards that were fetched from data.store, shared by all processes of this machine."""
+    cache_bytes: int
+    """The most that it holds; the least recently used shard makes room."""
 
     def __post_init__(self) -> None:
-        _positive(self, "sample_batch", "checkpoint_seconds")
+        _positive(self, "sample_batch", "checkpoint_seconds", "cache_bytes")
         _require(self.workers >= 0, f"workers is {self.workers}, expected 0 or above")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import UserError
-from ddpm.images import to_model_range
+from ddpm.images import Images, to_model_range
 from ddpm.networks.classifier import Classifier
 
 Kind = Literal["classifier", "rotation", "inception"]
@@ -126,9 +126,9 @@ def require_enough_images(dim: int, counts: Mapping[str, int]) -> None:
 
 
 def describe(
-    extractor: FeatureExtractor, images: np.ndarray, *, device: torch.device, progress: bool, what: str
+    extractor: FeatureExtractor, images: Images, *, device: torch.device, progress: bool, what: str, turns: int = 0
 ) -> Described:
-    """Features and logits of all images, uint8 [N,C,H,W]; read a batch at a time, so they may be memory-mapped."""
+    """Features and logits of all images, each turned left by so many quarters; read a batch at a time."""
     from tqdm import tqdm
 
     features: list[Tensor] = []
@@ -136,7 +136,7 @@ def describe(
     with tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not progress) as bar:
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
-            for kept, part in zip((features, logits), extractor(batch), strict=True):
+            for kept, part in zip((features, logits), extractor(batch.rot90(turns, (2, 3))), strict=True):
                 kept.append(part.to("cpu", torch.float32))
             bar.update(len(batch))
     return Described(torch.cat(features), torch.cat(logits))

@@ -12,17 +12,19 @@ from torch import Tensor
 from ddpm.config import Features
 from ddpm.errors import UserError
 from ddpm.evaluation.extractor import Extractor, Kind, describe
-from ddpm.images import to_model_range
+from ddpm.images import Images, Sharded, to_model_range
 from ddpm.networks.classifier import Classifier
 from ddpm.seeding import seed_of
+
+SHARDS = 64
+"""Images are drawn from at most so many shards of the data, so that no draw has to fetch another one."""
 
 
 class LabelledImages(typing.Protocol):
     """A split of the data."""
 
     @property
-    def images(self) -> np.ndarray:
-        """uint8 [N,C,H,W]"""
+    def images(self) -> Images: ...
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -69,7 +71,8 @@ def train_extractor(
     """
     from tqdm import tqdm
 
-    n_train, channels, size, _ = train.images.shape
+    _, channels, size, _ = train.images.shape
+    to_row, ends = _some_shards(train.images, seed=settings.seed)
     outputs = classes if kind == "classifier" else 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("extractor", settings.seed))
@@ -83,7 +86,8 @@ def train_extractor(
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         for step in bar:
             draw = torch.Generator().manual_seed(seed_of("extractor", settings.seed, step * settings.batch_size))
-            rows = torch.randint(n_train, (settings.batch_size,), generator=draw).numpy()
+            places = torch.randint(int(ends[-1]), (settings.batch_size,), generator=draw).numpy()
+            rows = places + to_row[np.searchsorted(ends, places, side="right")]
             images = torch.from_numpy(train.images[rows])
             if kind == "classifier":
                 assert train.labels is not None
@@ -130,11 +134,20 @@ def shifted(images: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _accuracy(extractor: Extractor, test: LabelledImages, *, device: torch.device) -> float:
-    def right(images: np.ndarray, targets: Tensor) -> int:
-        described = describe(extractor, images, device=device, progress=False, what="held-out images")
+    def right(targets: Tensor, turns: int = 0) -> int:
+        described = describe(extractor, test.images, device=device, progress=False, what="held-out images", turns=turns)
         return int((described.logits.argmax(dim=1) == targets).sum())
 
     n = len(test.images)
     if extractor.kind == "classifier":
-        return right(test.images, torch.from_numpy(np.asarray(test.labels))) / n
-    return sum(right(np.rot90(test.images, k, axes=(2, 3)), torch.full((n,), k)) for k in range(4)) / (4 * n)
+        return right(torch.from_numpy(np.array(test.labels))) / n
+    return sum(right(torch.full((n,), k), turns=k) for k in range(4)) / (4 * n)
+
+
+def _some_shards(images: Images, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of at most SHARDS shards: what to add to a place in them to have the row in the set, and where each ends."""
+    sizes = np.array(images.sizes if isinstance(images, Sharded) else [len(images)], np.int64)
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed_of("extractor shards", seed)))
+    chosen = np.sort(order[:SHARDS].numpy())
+    ends = np.cumsum(sizes[chosen])
+    return np.cumsum(sizes)[chosen] - ends, ends

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ddpm.evaluation.extractor import Described, FeatureExtractor, describe, req
 from ddpm.evaluation.generate import balanced_labels, generate
 from ddpm.evaluation.memorization import Copies, find_copies
 from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread
+from ddpm.images import Images
 from ddpm.runtime import choose_device, choose_precision
 from ddpm.seeding import seed_of
 
@@ -67,9 +67,9 @@ class Inception:
 
 
 def measure_images(
-    generated: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
+    generated: Images,
+    train: Images,
+    test: Images,
     *,
     extractor: FeatureExtractor,
     settings: config.Evaluate,
@@ -155,8 +155,8 @@ def remeasure(
     )
     record, *_ = measure_images(
         images.numpy(),
-        read_split(prepared, "train").images,
-        read_split(prepared, "test").images,
+        read_split(prepared, "train", runtime).images,
+        read_split(prepared, "test", runtime).images,
         extractor=load_extractor(extractor, device),
         settings=evaluate,
         sampling=sampling,
@@ -215,9 +215,7 @@ def _spread(made: Described, reference: Described, *, blocks: int) -> Spread:
     return Spread(fid=statistics.stdev(fids), blocks=blocks, n=n, reason=None)
 
 
-def _require_comparable(
-    generated: np.ndarray, train: np.ndarray, test: np.ndarray, *, dim: int, settings: config.Evaluate
-) -> None:
+def _require_comparable(generated: Images, train: Images, test: Images, *, dim: int, settings: config.Evaluate) -> None:
     if not generated.shape[1:] == test.shape[1:] == train.shape[1:]:
         made, real = ("x".join(map(str, images.shape[1:])) for images in (generated, test))
         raise UserError(f"the generated images are {made}, the real ones {real}; train a model on these data first")
@@ -246,7 +244,7 @@ def _known(**options: Any) -> dict[str, Any]:
     return options
 
 
-def _hash(images: np.ndarray) -> str:
+def _hash(images: Images) -> str:
     """sha256 of shape and pixels, read in pieces."""
     digest = hashlib.sha256(str(images.shape).encode())
     step = max(1, HASH_BYTES // images[0].nbytes)

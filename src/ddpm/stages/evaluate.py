@@ -23,7 +23,8 @@ def main() -> None:
     from ddpm.integrations import fidelity, mlflow_store
 
     device = runtime.choose_device(params.runtime.device)
-    train, held_out = read_split(args.prepared, "train"), read_split(args.prepared, "test")
+    train = read_split(args.prepared, "train", params.runtime)
+    held_out = read_split(args.prepared, "test", params.runtime)
     generated = np.load(args.images / "images.npy", mmap_mode="r")
     record, by_pixels, by_features = fidelity.measure_images(
         generated,

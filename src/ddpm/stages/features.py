@@ -30,8 +30,8 @@ def main() -> None:
     else:
         extractor.require_enough_images(settings.dim, counts)
         trained = extractor_training.train_extractor(
-            read_split(args.prepared, "train"),
-            read_split(args.prepared, "test"),
+            read_split(args.prepared, "train", params.runtime),
+            read_split(args.prepared, "test", params.runtime),
             kind=kind,
             classes=len(facts.classes),
             settings=settings,

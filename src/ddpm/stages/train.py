@@ -21,7 +21,7 @@ def main() -> None:
     from ddpm.integrations import mlflow_store
     from ddpm.training import session
 
-    facts, split = read_facts(args.prepared), read_split(args.prepared, "train")
+    facts, split = read_facts(args.prepared), read_split(args.prepared, "train", params.runtime)
     told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
     spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
     spec |= {name: told[name] for name in ("schedule", "objective", "network")}

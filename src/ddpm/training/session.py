@@ -14,6 +14,7 @@ import torch
 
 from ddpm.config import Objective, Runtime, Tracking, Train, as_dict
 from ddpm.errors import UserError
+from ddpm.images import Images
 from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.runtime import Precision
 from ddpm.seeding import seed_of
@@ -110,7 +111,7 @@ class Training:
 
 def begin(
     spec: dict[str, Any],
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray | None,
     *,
     data_hash: str,
@@ -142,6 +143,7 @@ def begin(
             seed=settings.seed,
             flip=settings.flip,
             device=device,
+            shuffle_shards=settings.shuffle_shards,
         ),
         spec=spec,
         objective=objective,
