@@ -249,7 +249,7 @@ class Train:
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
     shuffle_shards: int
     """Where the data have several shards: so many of them are mixed at a time, over all machines together. More mix
-    better and take more room in the caches; a multiple of the number of processes lets each read only its share."""
+    better and take more room in the caches; a multiple of the number of machines lets each read only its share."""
     seed: int
 
     def __post_init__(self) -> None:

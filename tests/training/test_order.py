@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddpm.seeding import seed_of
+from ddpm.training import batches as batches_module
 from ddpm.training.batches import Batches
 from ddpm.training.order import ManyShards, OneShard, make_order
 
@@ -153,3 +154,17 @@ def test_a_hundred_million_images_need_no_permutation_of_them_all() -> None:
     assert peak < 4 * 2 * 8 * shards + 3 * 64 * 1000 * 8
     assert isinstance(order, ManyShards)
     assert isinstance(make_order([100], seed=0, shuffle_shards=64), OneShard)
+
+
+def test_images_go_to_the_device_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "_COPY_BYTES", 100)  # six of 16 bytes
+    pieces: list[int] = []
+
+    class Watched(InShards):
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            pieces.append(len(self.images[rows]))
+            return self.images[rows]
+
+    resident = batches_module._on_device(Watched(IMAGES, SIZES), torch.device("cpu"))
+    assert torch.equal(resident, torch.from_numpy(IMAGES))
+    assert pieces == [6] * 7 + [5]
