@@ -381,6 +381,13 @@ class Runtime:
     precision: Literal["auto", "float32", "bf16"]
     workers: int
     """Processes that decode images; 0 is one per core."""
+    processes: int
+    """That train, sample and extract features together; 0 is one per GPU, and one on a CPU. A launcher above the
+    stage (torchrun) decides instead."""
+    parallel: Literal["ddp", "fsdp"]
+    """What each of them holds in training: the whole network, or its share of one that does not fit."""
+    device_batch: int | None
+    """Images of a training step on a device at a time, the gradients of which are accumulated; null is all."""
     sample_batch: int
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]
@@ -389,7 +396,10 @@ class Runtime:
 
     def __post_init__(self) -> None:
         _positive(self, "sample_batch", "checkpoint_seconds")
-        _require(self.workers >= 0, f"workers is {self.workers}, expected 0 or above")
+        for key in ("workers", "processes"):
+            _require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}, expected 0 or above")
+        if self.device_batch is not None:
+            _positive(self, "device_batch")
 
 
 @_section

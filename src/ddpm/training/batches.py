@@ -35,16 +35,19 @@ class Batches:
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 4
         self._resident = torch.from_numpy(np.array(images)).to(device) if fits else None
 
-    def at(self, images_seen: int) -> tuple[Tensor, Tensor | None]:
-        """The batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device."""
-        indices = self._indices(images_seen)
+    def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """The batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device.
+
+        Of `part`, only these places of the batch are read and returned.
+        """
+        indices = self._indices(images_seen)[part]
         if self._resident is not None:
             batch = self._resident[torch.from_numpy(indices).to(self.device)]
         else:
             batch = torch.from_numpy(self.images[indices]).to(self.device)
         if self.flip:
-            mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(len(indices)) < 0.5
-            where = torch.from_numpy(mirrored).to(self.device)[:, None, None, None]
+            mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(self.batch_size) < 0.5
+            where = torch.from_numpy(mirrored[part]).to(self.device)[:, None, None, None]
             batch = torch.where(where, batch.flip(-1), batch)
         labels = None if self.labels is None else self.labels[torch.from_numpy(indices).to(self.device)]
         return batch, labels
