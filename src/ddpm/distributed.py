@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddpm.config import Runtime
 from ddpm.errors import UserError
@@ -75,22 +75,38 @@ def dealt(n: int, batch: int) -> Iterator[tuple[int, slice]]:
         yield number % processes(), slice(start, min(start + batch, n))
 
 
-def collect(part: "Tensor | None", *, owner: int, like: "Tensor") -> "Tensor":
-    """On rank 0 what process `owner` has as `part`; elsewhere `like`, which says shape and type. CPU tensors."""
+def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool) -> "Tensor | None":
+    """All n rows in order, from what each process made of its batches (see `dealt`) by their first row; on the CPU.
+
+    On rank 0, and on the others only if `everywhere`, else None there. Every process must call it.
+    """
     import torch
     import torch.distributed as dist
 
-    if owner == rank() == 0:
-        assert part is not None
-        return part
-    if owner == rank():
-        assert part is not None
-        dist.send(part.contiguous(), dst=0)
-    elif rank() == 0:
-        received = torch.empty_like(like)
-        dist.recv(received, src=owner)
-        return received
-    return like
+    if processes() == 1:
+        return torch.cat([own[start] for start in sorted(own)])
+    told: list[Any] = [(own[0].shape[1:], own[0].dtype)] if leads() else [None]  # the first batch is always rank 0's
+    dist.broadcast_object_list(told, src=0)
+    row, dtype = told[0]
+    rows_here = torch.empty((n, *row), dtype=dtype) if leads() or everywhere else None
+    for owner, rows in dealt(n, batch):
+        piece = own[rows.start].contiguous() if owner == rank() else None
+        if rows_here is None:
+            if piece is not None:
+                dist.send(piece, dst=0)
+            continue
+        if piece is not None:
+            rows_here[rows] = piece
+        if everywhere:
+            dist.broadcast(rows_here[rows], src=owner)
+        elif piece is None:
+            dist.recv(rows_here[rows], src=owner)
+    return rows_here
+
+
+def share_of(n: int) -> slice:
+    """This process's part of n things, equal to within one."""
+    return slice(n * rank() // processes(), n * (rank() + 1) // processes())
 
 
 def with_workers(main: Callable[[], None]) -> Callable[[], None]:

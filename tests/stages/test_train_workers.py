@@ -52,6 +52,13 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(b[name], value) for name, value in a.items())
 
@@ -82,13 +89,13 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_wit
     output, _ = stage.communicate(timeout=60)
     assert stage.returncode == 128 + signal.SIGTERM, output
     assert "the same command goes on from here" in output
-    assert not any(process.is_running() for process in below)
+    assert not any(map(is_alive, below))
 
     stage = start(prepared)
     below = workers(stage)
     wait_for_checkpoint(prepared, stage, beyond=0)
     stage.kill()
-    wait_for(lambda: not any(process.is_running() for process in below), seconds=30)
+    wait_for(lambda: not any(map(is_alive, below)), seconds=30)
     stage.communicate()
     assert "going on after" in finish(prepared)
     assert same(undisturbed, weights(prepared))

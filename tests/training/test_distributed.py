@@ -12,7 +12,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-
 from ddpm.errors import UserError
 from ddpm.training import checkpoint
 from ddpm.training.distributed import parts_of
