@@ -390,6 +390,13 @@ class Runtime:
     """Processes that decode images on this machine; 0 is one per core."""
     cluster: str | None
     """Address of the Dask scheduler whose workers prepare the images; null: a local cluster where it pays."""
+    processes: int
+    """That train, sample and extract features together; 0 is one per GPU, and one on a CPU. A launcher above the
+    stage (torchrun) decides instead."""
+    parallel: Literal["ddp", "fsdp"]
+    """What each of them holds in training: the whole network, or its share of one that does not fit."""
+    device_batch: int | None
+    """Images of a training step on a device at a time, the gradients of which are accumulated; null is all."""
     sample_batch: int
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]
@@ -402,7 +409,10 @@ class Runtime:
 
     def __post_init__(self) -> None:
         _positive(self, "sample_batch", "checkpoint_seconds", "cache_bytes")
-        _require(self.workers >= 0, f"workers is {self.workers}, expected 0 or above")
+        for key in ("workers", "processes"):
+            _require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}, expected 0 or above")
+        if self.device_batch is not None:
+            _positive(self, "device_batch")
 
 
 @_section

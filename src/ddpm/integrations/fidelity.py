@@ -66,6 +66,29 @@ class Inception:
         return self.network(images.expand(-1, 3, -1, -1))
 
 
+def describe_sets(
+    generated: Images,
+    train: Images,
+    test: Images,
+    *,
+    extractor: FeatureExtractor,
+    settings: config.Evaluate,
+    device: torch.device,
+    progress: bool,
+    together: bool = False,
+) -> tuple[Described, Described, Described]:
+    """The three sets of images, uint8 [N,C,H,W], as the extractor sees them; `together`: see `extractor.describe`.
+
+    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    """
+    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
+    made, seen, reference = (
+        describe(extractor, images, device=device, progress=progress, what=what, together=together)
+        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+    )
+    return made, seen, reference
+
+
 def measure_images(
     generated: Images,
     train: Images,
@@ -76,18 +99,18 @@ def measure_images(
     sampling: Sampling,
     device: torch.device,
     progress: bool,
+    described: tuple[Described, Described, Described] | None = None,
 ) -> tuple[Record, Copies, Copies]:
     """Figures of generated images against held-out real ones (test); and the copies, by pixels and by features.
 
-    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made.
+    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made; `described` are the features of
+    the three sets where they are at hand (`describe_sets`).
     Raises UserError for images of another shape than the real ones, and for too few of any kind.
     """
-    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
     import torch_fidelity
 
-    made, seen, reference = (
-        describe(extractor, images, device=device, progress=progress, what=what)
-        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+    made, seen, reference = described or describe_sets(
+        generated, train, test, extractor=extractor, settings=settings, device=device, progress=progress
     )
     by_pixels, by_features = (
         find_copies(*items, quantile=settings.memorized_quantile, device=device, progress=progress, space=space)

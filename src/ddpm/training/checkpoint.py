@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddpm.distributed import leads
+from ddpm.training.distributed import placed_like, whole
 from ddpm.training.loop import State
 
 FORMAT = "ddpm-checkpoint-1"
@@ -19,9 +21,13 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
     """Writes `checkpoint-<images seen>.safetensors` aside, flushes, renames, and drops all but the last two.
 
     `extra` is plain data that belongs to the position: curves so far, the tracker's run.
+    Every process must call it, since a sharded state is gathered; rank 0 alone writes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    tensors = _tensors(state)
     path = folder / f"checkpoint-{state.images_seen:012d}.safetensors"
+    if not leads():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     header = {
         "format": FORMAT,
@@ -30,7 +36,7 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
         "nonfinite_steps": str(state.nonfinite_steps),
         "extra": json.dumps(extra),
     }
-    save_file(_tensors(state), aside, header)
+    save_file(tensors, aside, header)
     with open(aside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(aside, path)
@@ -62,7 +68,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
     tensors |= {f"times.{name}": value for name, value in state.times.items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _read(path: Path, state: State, fingerprint: str) -> dict[str, Any]:
@@ -77,12 +83,16 @@ def _read(path: Path, state: State, fingerprint: str) -> dict[str, Any]:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    state.network.load_state_dict(part("network."))
-    state.ema.network.load_state_dict(part("ema."))
+    for network, name in ((state.network, "network."), (state.ema.network, "ema.")):
+        own = network.state_dict()
+        values = part(name)
+        network.load_state_dict({k: placed_like(value, own[k]) if k in own else value for k, value in values.items()})
+    parameters = list(state.network.parameters())
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in part("optimizer.").items():
         index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = value
+        placed = value if key == "step" else placed_like(value, parameters[int(index)])
+        moments.setdefault(int(index), {})[key] = placed
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.times = part("times.")
