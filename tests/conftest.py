@@ -49,6 +49,30 @@ def tiny_model() -> Callable[..., str]:
     return save_tiny_model
 
 
+def save_split(
+    folder: Path, images: Any, labels: Any = None, *, shard_bytes: int = 1 << 30, store: str | None = None
+) -> None:
+    """One split of prepared data: its shards, here or in the store, their index, and the labels."""
+    import numpy as np
+
+    from ddpm.data.shards import Index, images_per_shard, write_index, write_shard
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = images.shape[1:]
+    per_shard = images_per_shard(shape, shard_bytes)
+    parts = [images[start : start + per_shard] for start in range(0, len(images), per_shard)]
+    shards = [write_shard(folder, k, [part], n=len(part), shape=shape, store=store) for k, part in enumerate(parts)]
+    write_index(folder, Index(store, tuple(shards)))
+    if labels is not None:
+        np.save(folder / "labels.npy", labels)
+
+
+@pytest.fixture(scope="session")
+def write_split() -> Callable[..., None]:
+    """`save_split`."""
+    return save_split
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database before anything is in it; making one takes seconds."""

@@ -77,6 +77,10 @@ class Data:
     archive_max_bytes: int
     """An archive that unpacks to more is refused."""
     archive_max_files: int
+    store: str | None
+    """Where the shards go: an fsspec URL such as s3://bucket/prefix; null keeps them beside their index."""
+    shard_bytes: int
+    """Largest size of one shard; a set that fits is one shard."""
 
     def __post_init__(self) -> None:
         known = self.source in ("digits", "folder", "archive") or (
@@ -91,7 +95,7 @@ class Data:
             f"size is {self.size}, expected 4 to 4096 pixels or null",
         )
         _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1")
-        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files")
+        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files", "shard_bytes")
 
 
 @_section
@@ -259,10 +263,13 @@ class Train:
     ema_halflife_images: int
     max_nonfinite_steps: int
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
+    shuffle_shards: int
+    """Where the data have several shards: so many of them are mixed at a time, over all machines together. More mix
+    better and take more room in the caches; a multiple of the number of machines lets each read only its share."""
     seed: int
 
     def __post_init__(self) -> None:
-        _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images")
+        _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
         _require(
             self.warmup_images + self.decay_images <= self.images,
             f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
@@ -396,7 +403,16 @@ class Runtime:
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Literal["auto", "float32", "bf16"]
     workers: int
-    """Processes that decode images; 0 is one per core."""
+    """Processes that decode images on this machine; 0 is one per core."""
+    cluster: str | None
+    """Address of the Dask scheduler whose workers prepare the images; null: a local cluster where it pays."""
+    processes: int
+    """That train, sample and extract features together; 0 is one per GPU, and one on a CPU. A launcher above the
+    stage (torchrun) decides instead."""
+    parallel: Literal["ddp", "fsdp"]
+    """What each of them holds in training: the whole network, or its share of one that does not fit."""
+    device_batch: int | None
+    """Images of a training step on a device at a time, the gradients of which are accumulated; null is all."""
     sample_batch: int
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]
@@ -404,10 +420,17 @@ class Runtime:
     deterministic: bool
     """A GPU computes with deterministic kernels only, so that a training repeats and resumes bit by bit."""
     progress: bool
+    cache: str
+    """Folder of the shards that were fetched from data.store, shared by all processes of this machine."""
+    cache_bytes: int
+    """The most that it holds; the least recently used shard makes room."""
 
     def __post_init__(self) -> None:
-        _positive(self, "sample_batch", "checkpoint_seconds")
-        _require(self.workers >= 0, f"workers is {self.workers}, expected 0 or above")
+        _positive(self, "sample_batch", "checkpoint_seconds", "cache_bytes")
+        for key in ("workers", "processes"):
+            _require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}, expected 0 or above")
+        if self.device_batch is not None:
+            _positive(self, "device_batch")
 
 
 @_section

@@ -1,7 +1,46 @@
-"""The one way between stored images (uint8) and the model's range, shared by training, evaluation and serving."""
+"""Stored images (uint8): how they are read, and the one way between them and the model's range."""
 
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 import torch
 from torch import Tensor
+
+
+class Images(Protocol):
+    """uint8 [N,C,H,W]: an array, a memory-mapped file, or shards that are fetched as they are read.
+
+    They may be more than memory holds: read some rows at a time, all only where their number is bounded.
+    """
+
+    @property
+    def shape(self) -> tuple[Any, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        """One image [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
+
+
+@runtime_checkable
+class Sharded(Images, Protocol):
+    """Images in several files, which may be fetched from a store as they are read."""
+
+    sizes: tuple[int, ...]
+    """Images per shard."""
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Fetches these shards in the background; returns at once."""
+
+    def require_room(self, shards: int) -> None:
+        """Raises UserError where so many shards cannot be held at a time."""
 
 
 def to_model_range(images: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 import psutil
 
+from ddpm.distributed import is_worker
 from ddpm.errors import UserError
 
 LOCK = Path(".state/pipeline.lock")
@@ -161,9 +162,11 @@ def _enter() -> None:
     """Take or share the workspace, and watch the launcher from here on."""
     me = psutil.Process()
     ancestors = me.parents()
-    _refuse_without_launcher(ancestors)
-    candidate = next((process for process in ancestors if _is_dvc(process)), me)
-    _take(candidate=candidate, what=_describe(candidate), stage=me)
+    # Workers of one stage share the folder: for it, their launcher is the stage.
+    stage = ancestors[0] if is_worker() and ancestors else me
+    _refuse_without_launcher(stage, ancestors)
+    candidate = next((process for process in ancestors if _is_dvc(process)), stage)
+    _take(candidate=candidate, what=_describe(candidate), stage=stage)
     lock = _Lock.read()
     assert lock is not None
     owner = lock.owner.process()
@@ -173,15 +176,16 @@ def _enter() -> None:
         threading.Thread(target=_watch, args=(chain, lock.owner), daemon=True, name="launcher-watch").start()
 
 
-def _refuse_without_launcher(ancestors: list[psutil.Process]) -> None:
+def _refuse_without_launcher(stage: psutil.Process, ancestors: list[psutil.Process]) -> None:
     """A stage can outlive its launcher before it gets here: imports take seconds."""
+    above = ancestors[ancestors.index(stage) + 1 :] if stage in ancestors else ancestors
     flow = os.environ.get(LAUNCHER_VARIABLE)
     if flow:
         pid, create_time = flow.split(":")
         if _Identity(int(pid), float(create_time)).process() not in ancestors:
             raise UserError("the flow that started this stage has ended; start the flow again")
     # dvc starts a stage in its own process group; whoever adopts an orphan belongs to another.
-    if "DVC_STAGE" in os.environ and (not ancestors or _group(ancestors[0].pid) != os.getpgrp()):
+    if "DVC_STAGE" in os.environ and (not above or _group(above[0].pid) != _group(stage.pid)):
         raise UserError("the dvc that started this stage has ended; start dvc again")
 
 
@@ -208,7 +212,7 @@ def _take(*, candidate: psutil.Process, what: str, stage: psutil.Process | None)
             running = lock.stage.process() if lock and lock.stage else None
             if lock and owner and owner not in family:
                 raise InUseError(_refusal(lock.what, pid=owner.pid, since=lock.since))
-            if running is None or running == me:
+            if running is None or running in family:
                 if lock and owner:
                     replace(lock, stage=_Identity.of(stage) if stage else None).write()
                     return False

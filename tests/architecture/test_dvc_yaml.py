@@ -14,7 +14,17 @@ STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())[
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 # These say where to run, what to print and whom to tell; none changes what a stage writes as its result.
-NO_RESULT = {"__init__", "config", "errors", "files", "runtime", "tracking", "workspace", "integrations/mlflow_store"}
+NO_RESULT = {
+    "__init__",
+    "config",
+    "distributed",
+    "errors",
+    "files",
+    "runtime",
+    "tracking",
+    "workspace",
+    "integrations/mlflow_store",
+}
 # Pictures that only MLflow shows: editing them must not train anew.
 SHOWN_ONLY = {"train": {"evaluation/pictures"}}
 NO_RESULT_SECTIONS = {"runtime", "tracking"}

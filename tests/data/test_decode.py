@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.data.decode import Target, decode, pixel_limit
+from ddpm.data.decode import decode, pixel_limit
+from ddpm.data.pixels import Target
 from ddpm.data.reasons import DAMAGED, NO_IMAGE, REASONS, SPECIAL_FILE, TOO_LARGE, UNKNOWN_VALUES, UNREADABLE
 
 GREY = Target(size=8, channels=1, fit="crop")

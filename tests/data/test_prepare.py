@@ -234,7 +234,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(run: Run, tmp_path:
         files = sorted(path for path in (tmp_path / "prepared").rglob("*") if path.is_file())
         contents.append({str(path): path.read_bytes() for path in files})
     assert contents[0] == contents[1] == contents[2]
-    assert len(contents[0]) == 6
+    assert len(contents[0]) == 8
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])

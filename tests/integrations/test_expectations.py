@@ -15,7 +15,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ddpm import config
-from ddpm.data.dataset import read_facts
+from ddpm.data.dataset import read_facts, read_split
 from ddpm.data.prepare import prepare
 from ddpm.data.rules import Outcome, failure, rules
 from ddpm.data.tables import read_tables
@@ -106,16 +106,6 @@ def test_a_limit_that_is_just_reached_holds(prepared: Path, tmp_path: Path) -> N
     assert [outcome.rule.name for outcome in outcomes.values() if not outcome.passed] == []
 
 
-def damage_rows(prepared: Path) -> None:
-    path = prepared / "train" / "images.npy"
-    np.save(path, np.load(path)[:-1])
-
-
-def damage_size(prepared: Path) -> None:
-    path = prepared / "test" / "images.npy"
-    np.save(path, np.load(path)[:, :, :8])
-
-
 def damage_manifest(prepared: Path) -> None:
     import pandas as pd
 
@@ -126,10 +116,11 @@ def damage_manifest(prepared: Path) -> None:
     frame.drop(frame.index[0]).to_parquet(path)
 
 
-def test_data_that_were_damaged_later_are_found(prepared: Path, tmp_path: Path) -> None:
+def test_data_that_were_damaged_later_are_found(prepared: Path, write_split, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "prepared")
-    damage_rows(tmp_path / "prepared")
-    damage_size(tmp_path / "prepared")
+    train, test = (np.array(read_split(prepared, name).images) for name in ("train", "test"))
+    write_split(tmp_path / "prepared" / "train", train[:-1])
+    write_split(tmp_path / "prepared" / "test", test[:, :, :8])
     damage_manifest(tmp_path / "prepared")
     outcomes = outcomes_of(tmp_path / "prepared", tmp_path / "docs")
     broken = {outcome.rule.name: outcome.rows for outcome in outcomes.values() if not outcome.passed}

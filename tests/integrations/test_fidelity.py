@@ -327,11 +327,10 @@ def test_inception_takes_grey_and_colour_images_by_the_weights_that_the_file_nam
 
 
 def test_another_models_images_are_made_and_measured_by_the_same_protocol(
-    measure, digits, trained: Extractor, tiny_model, tmp_path: Path
+    measure, digits, trained: Extractor, tiny_model, write_split, tmp_path: Path
 ) -> None:
     for name, part in zip(("train", "test"), digits, strict=True):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "images.npy", part.images)
+        write_split(tmp_path / name, part.images)
     trained.save(tmp_path / "extractor.safetensors")
     tiny_model(tmp_path / "champion.safetensors")
     candidate = measure(digits[0].images[:120]).to_json()

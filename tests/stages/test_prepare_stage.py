@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from ddpm.data.dataset import read_facts
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "ddpm.stages.prepare", "--raw", "raw", "--prepared", "data/prepared"]
+COMMAND = [sys.executable, "-m", "ddpm.stages.prepare", "--raw", "raw"]
+COMMAND += ["--prepared", "data/prepared", "--state", ".state/prepare"]
 
 
 def project(folder: Path, **changes: dict[str, Any]) -> Path:

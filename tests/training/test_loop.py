@@ -72,20 +72,6 @@ def same(a: State, b: State) -> bool:
     )
 
 
-def test_every_epoch_sees_every_image_once_though_batches_cross_its_end() -> None:
-    data = batches()
-    seen = np.concatenate([data._indices(start) for start in range(0, 37 * 16, 16)])
-    for epoch in range(16):
-        assert sorted(seen[epoch * 37 : (epoch + 1) * 37]) == list(range(37))
-    assert not np.array_equal(seen[:37], seen[37:74])
-
-
-def test_the_order_is_a_function_of_the_position_alone() -> None:
-    ahead = batches()
-    ahead.at(160)
-    assert torch.equal(ahead.at(32)[0], batches().at(32)[0])
-
-
 def test_flipping_mirrors_about_half_of_the_images() -> None:
     settings = dataclasses.replace(SETTINGS, flip=True, batch_size=400)
     flipped, plain = batches(settings).at(0)[0], batches(dataclasses.replace(settings, flip=False)).at(0)[0]

@@ -1,9 +1,9 @@
 """The prepared images as the later stages read them. NumPy only; `read_facts` not even that.
 
-dataset.json             Facts
-manifest.parquet         one row per file that was found (prepare.MANIFEST names the columns)
-{train,test}/images.npy  uint8 [N,C,H,W]
-{train,test}/labels.npy  int64 [N]; only where the source has classes
+dataset.json              Facts
+manifest.parquet          one row per file that was found (prepare.MANIFEST names the columns)
+{train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, here or in a store (see shards.py)
+{train,test}/labels.npy   int64 [N] of all shards; only where the source has classes
 """
 
 import json
@@ -15,6 +15,9 @@ from ddpm.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ddpm.config import Runtime
+    from ddpm.images import Images
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Split:
-    images: "np.ndarray"
-    """uint8 [N,C,H,W], memory-mapped and read-only."""
+    images: "Images"
+    """uint8 [N,C,H,W], read-only: memory-mapped, or a ShardedImages where there are several shards or a store."""
     labels: "np.ndarray | None"
     """int64 [N]."""
 
@@ -59,11 +62,36 @@ def read_facts(folder: Path) -> Facts:
     return Facts(**{field.name: read[field.name] for field in fields(Facts) if field.name in read})
 
 
-def read_split(folder: Path, name: Literal["train", "test"]) -> Split:
-    """Raises UserError where no data were prepared."""
+def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime | None" = None) -> Split:
+    """The split; `runtime` says where shards of a store are cached, and only reading such images needs it.
+
+    Raises UserError where no data were prepared, or a shard is damaged.
+    """
     import numpy as np
 
-    images, labels = folder / name / "images.npy", folder / name / "labels.npy"
-    if not images.exists():
-        raise UserError(f"{images} was not found; make it with `dvc repro prepare`")
-    return Split(np.load(images, mmap_mode="r"), np.load(labels) if labels.exists() else None)
+    from ddpm.data.shard_cache import ShardCache
+    from ddpm.data.shard_reader import ShardedImages
+    from ddpm.data.shards import read_index
+
+    index, path = read_index(folder / name), folder / name / "labels.npy"
+    labels = np.load(path, mmap_mode="r" if len(index.shards) > 1 else None) if path.exists() else None
+    if index.store is None and len(index.shards) == 1:
+        return Split(_only_shard(Path(index.location(folder / name, index.shards[0])), index.images), labels)
+    facts = read_facts(folder)
+    cache = None if runtime is None else ShardCache(Path(runtime.cache), runtime.cache_bytes)
+    shape = (facts.channels, facts.size, facts.size)
+    return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels)
+
+
+def _only_shard(path: Path, n: int) -> "np.ndarray":
+    from ddpm.data.shard_reader import map_file
+
+    try:
+        images = map_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; make it again with `dvc repro -f prepare`") from None
+    if len(images) != n:
+        raise UserError(
+            f"{path} holds {len(images)} images, but its index says {n}; make both again with `dvc repro -f prepare`"
+        )
+    return images

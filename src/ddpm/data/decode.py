@@ -1,24 +1,21 @@
-"""One image of any mode and size becomes uint8 [C,H,W], or the reason why it cannot.
-
-What is done, in this order: the orientation that EXIF asks for; 16-bit grey scaled to 8; transparency laid over
-white; grey or RGB; a centre crop to the square, or bars around it (black; white where the image is transparent);
-Lanczos to the size. Of an animation the first frame counts.
-"""
+"""Files become records and pixels, or the reason why they cannot."""
 
 import hashlib
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import cache
-from io import BufferedReader
-from typing import Any, Literal
+from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
+from ddpm.data import pixels as pixels_module
+from ddpm.data.pixels import Target, UnknownValuesError, is_grey, pixels_of
 from ddpm.data.reasons import DAMAGED, NO_IMAGE, REASONS, SPECIAL_FILE, TOO_LARGE, UNKNOWN_VALUES, UNREADABLE
 
 _FORMATS = (
@@ -26,7 +23,9 @@ _FORMATS = (
     *("PPM", "TGA", "ICO", "QOI", "SGI", "PCX", "DIB"),
 )
 """Formats of pixels. Others that Pillow opens run programs (EPS) or draw (WMF)."""
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+_READ_WHOLE_BYTES = 1 << 24
+"""A larger file is hashed and decoded piece by piece."""
+_STATISTICS_BYTES = 1 << 20
 
 Input = str | Callable[[], tuple[Image.Image, int]]
 """Path of a file, or a function that gives the image and its label (-1: none)."""
@@ -34,6 +33,7 @@ Input = str | Callable[[], tuple[Image.Image, int]]
 RECORD = np.dtype(
     [
         ("reason", "u1"),  # 0: decoded, else the place in REASONS, counted from 1
+        ("header", "u1"),  # NO_HEADER, COLOUR or GREY
         ("width", "i4"),
         ("height", "i4"),
         ("mode", "S8"),
@@ -46,26 +46,24 @@ RECORD = np.dtype(
 )
 """What is kept of an image besides its prepared pixels; zeros where it is not known."""
 
+NO_HEADER, COLOUR, GREY = 0, 1, 2
+"""What an image says of itself before its pixels are decoded; NO_HEADER where it cannot be used."""
 
-@dataclass(frozen=True)
-class Target:
-    """What every image becomes."""
-
-    size: int
-    channels: int
-    fit: Literal["crop", "pad"]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an image says of itself before its pixels are decoded."""
-
-    shorter_side: int
-    grey: bool
+# Digests are set as byte strings, which numpy takes from a tuple; in memory they are the same.
+_ROW = np.dtype([(name, "S32" if "sha256" in name else RECORD[name]) for name in RECORD.names or ()])
 
 
 class _RejectedError(Exception):
     """The image cannot be used; the only argument is the reason."""
+
+
+class _Seen:
+    """What is known of an image so far."""
+
+    __slots__ = ("header", "height", "label", "mode", "sha256", "width")
+
+    def __init__(self) -> None:
+        self.header, self.width, self.height, self.mode, self.sha256, self.label = NO_HEADER, 0, 0, "", b"", -1
 
 
 def code_of(reason: str | None) -> int:
@@ -73,95 +71,153 @@ def code_of(reason: str | None) -> int:
     return 0 if reason is None else REASONS.index(reason) + 1
 
 
+@cache
+def decoder_fingerprint() -> str:
+    """sha256 of what the records and pixels of a file depend on beside target and limit: this code and Pillow's."""
+    hashed = hashlib.sha256()
+    for module in (__file__, pixels_module.__file__):
+        with open(module, "rb") as file:
+            hashed.update(file.read())
+    libraries = ("pil", "jpg", "libjpeg_turbo", "jpg_2000", "zlib", "libtiff", "webp", "avif")
+    hashed.update(repr([(name, features.version(name)) for name in libraries]).encode())
+    return hashed.hexdigest()
+
+
+class _Limit:
+    """Pillow's limit belongs to the whole process: threads that decode side by side set and lift it once."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.pixels_before: int | None = None
+        self.warnings_before = warnings.catch_warnings()
+
+
+_limit = _Limit()
+
+
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Inside, Pillow refuses an image of more pixels by its header, before it allocates anything."""
-    before = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged metadata, which is not used
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    """Inside, Pillow refuses an image of more pixels by its header, before it allocates anything.
+
+    Blocks of several threads may overlap where their limits are equal.
+    """
+    with _limit.lock:
+        _limit.users += 1
+        if _limit.users == 1:
+            _limit.pixels_before, _limit.warnings_before = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+            _limit.warnings_before.__enter__()
+            warnings.simplefilter("ignore")  # of damaged metadata, which is not used
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.users -= 1
+            if _limit.users == 0:
+                Image.MAX_IMAGE_PIXELS = _limit.pixels_before
+                _limit.warnings_before.__exit__(None, None, None)
 
 
-def read_headers(inputs: Sequence[Input]) -> list[Header | None]:
-    """The headers, in order; None where the image cannot be used."""
-    headers: list[Header | None] = []
-    for item in inputs:
+def read_headers(inputs: Sequence[Input]) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [N] the shorter side in pixels, uint8 [N] NO_HEADER, COLOUR or GREY."""
+    sides, headers = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.uint8)
+    for row, item in enumerate(inputs):
+        seen = _Seen()
         try:
-            with _opened(item) as image:
-                headers.append(Header(min(image.size), _is_grey(image)))
+            with _opened(item, seen, hashed=False):
+                sides[row], headers[row] = min(seen.width, seen.height), seen.header
         except _RejectedError:
-            headers.append(None)
-    return headers
+            pass
+    return sides, headers
 
 
 def decode(inputs: Sequence[Input], target: Target) -> tuple[np.ndarray, np.ndarray]:
     """Records [N] of RECORD, and the pixels uint8 [n,C,H,W] of the n images among them that could be decoded."""
-    records = np.zeros(len(inputs), RECORD)
-    records["label"] = -1
-    pixels = np.empty((len(inputs), target.channels, target.size, target.size), np.uint8)
+    rows = np.empty((len(inputs), target.bytes), np.uint8)
     n = 0
-    for row, item in enumerate(inputs):
-        record = records[row]  # a view
+    found = []
+    for item in inputs:
+        seen, reason = _Seen(), 0
         try:
-            with _opened(item, record) as image:
-                pixels[n] = _pixels(image, target)
+            with _opened(item, seen, hashed=True) as image:
+                rows[n] = np.frombuffer(pixels_of(image, target), np.uint8)
+            n += 1
         except _RejectedError as rejected:
-            record["reason"] = code_of(str(rejected))
-            continue
-        record["pixel_sha256"] = np.frombuffer(hashlib.sha256(pixels[n]).digest(), np.uint8)
-        n += 1
+            reason = code_of(str(rejected))
+        size = (seen.width, seen.height)
+        found.append((reason, seen.header, *size, seen.mode.encode(), seen.sha256, b"", 0, 0, seen.label))
+    records = np.array(found, _ROW).view(RECORD)
+    pixels = rows[:n].reshape(n, target.size, target.size, target.channels).transpose(0, 3, 1, 2)
+    pixels = np.ascontiguousarray(pixels)
     decoded = records["reason"] == 0
-    records["mean"][decoded] = pixels[:n].mean(axis=(1, 2, 3))
-    records["std"][decoded] = pixels[:n].std(axis=(1, 2, 3))
-    return records, pixels[:n]
+    digests = b"".join([hashlib.sha256(image.data).digest() for image in pixels])
+    records["pixel_sha256"][decoded] = np.frombuffer(digests, np.uint8).reshape(n, 32)
+    records["mean"][decoded], records["std"][decoded] = _mean_and_std(pixels.reshape(n, target.bytes))
+    return records, pixels
+
+
+def _mean_and_std(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [N] each, of uint8 [N,P]. Sums of integers, which float64 holds exactly; so the order cannot matter."""
+    n, size = pixels.shape
+    mean, std = np.zeros(n), np.zeros(n)
+    step = max(1, _STATISTICS_BYTES // size)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        values = pixels[part].astype(np.float64)
+        total, squares = values.sum(axis=1), np.einsum("np,np->n", values, values)
+        # Python's integers: P times the squares may exceed 64 bits.
+        variance = [size * int(square) - int(one) ** 2 for one, square in zip(total, squares, strict=True)]
+        mean[part], std[part] = total / size, np.sqrt(np.array(variance, np.float64)) / size
+    return mean, std
 
 
 @contextmanager
-def _opened(item: Input, record: np.void | None = None) -> Iterator[Image.Image]:
-    """The image, its pixels not yet decoded; hash, size and mode go into the record.
+def _opened(item: Input, seen: _Seen, *, hashed: bool) -> Iterator[Image.Image]:
+    """The image, its pixels not yet decoded; what is known of it goes into `seen`.
 
     Whatever goes wrong, inside the block too, is raised as _RejectedError.
     """
     try:
         if callable(item):
-            image, label = item()
-            if record is not None:
-                record["label"] = label
-                record["sha256"] = _digest(hashlib.sha256(image.tobytes()))
-            yield _measured(image, record)
+            image, seen.label = item()
+            if hashed:
+                seen.sha256 = hashlib.sha256(image.tobytes()).digest()
+            yield _measured(image, seen)
         else:
-            with _regular_file(item) as file:
-                if record is not None:
-                    record["sha256"] = _digest(hashlib.file_digest(file, "sha256"))
-                    file.seek(0)
-                with Image.open(file, formats=_formats()) as image:
-                    yield _measured(image, record)
+            with _content(item, seen, hashed=hashed) as file, Image.open(file, formats=_formats()) as image:
+                yield _measured(image, seen)
     except (_RejectedError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise _RejectedError(NO_IMAGE) from None
+    except UnknownValuesError:
+        raise _RejectedError(UNKNOWN_VALUES) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _RejectedError(TOO_LARGE) from None
     except Exception:  # decoders raise nearly anything for bytes that break their format
         raise _RejectedError(DAMAGED) from None
 
 
-def _regular_file(path: str) -> BufferedReader:
+def _content(path: str, seen: _Seen, *, hashed: bool) -> BinaryIO:
+    """The file, or its bytes where it is small; its hash goes into `seen`."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             raise _RejectedError(SPECIAL_FILE)
-        return open(path, "rb")
+        if not hashed or status.st_size > _READ_WHOLE_BYTES:
+            file = open(path, "rb")  # noqa: SIM115 (closed by the caller)
+        else:
+            with open(path, "rb", buffering=0) as small:
+                content = small.read()
+            seen.sha256 = hashlib.sha256(content).digest()
+            return BytesIO(content)
     except OSError:
         raise _RejectedError(UNREADABLE) from None
-
-
-def _digest(hashed: Any) -> np.ndarray:
-    return np.frombuffer(hashed.digest(), np.uint8)
+    if hashed:
+        seen.sha256 = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0)
+    return file
 
 
 @cache
@@ -170,76 +226,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _measured(image: Image.Image, record: np.void | None) -> Image.Image:
-    if record is not None:
-        record["width"], record["height"] = image.size
-        record["mode"] = image.mode
+def _measured(image: Image.Image, seen: _Seen) -> Image.Image:
+    seen.width, seen.height = image.size
+    seen.mode = image.mode
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise _RejectedError(TOO_LARGE)
+    with suppress(Exception):  # of a broken palette, which may still be decoded
+        seen.header = GREY if is_grey(image) else COLOUR
     return image
-
-
-def _is_grey(image: Image.Image) -> bool:
-    if image.mode == "P" and image.palette is not None:
-        table = np.frombuffer(image.palette.tobytes(), np.uint8)
-        table = table.reshape(-1, len(image.palette.mode))[:, :3]
-        return bool((table == table[:, :1]).all())
-    return image.mode in _GREY_MODES or image.mode.startswith("I;16")
-
-
-def _pixels(image: Image.Image, target: Target) -> np.ndarray:
-    """uint8 [C,size,size]."""
-    side = min(image.size) if target.fit == "crop" else max(image.size)
-    # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target is left for Lanczos.
-    width, height = (-(-2 * target.size * edge // side) for edge in image.size)
-    image.draft(None, (width, height))
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    flat, background = _flattened(image)
-    square = _square(flat.convert("L" if target.channels == 1 else "RGB"), target, background)
-    return np.asarray(square).reshape(target.size, target.size, target.channels).transpose(2, 0, 1)
-
-
-def _flattened(image: Image.Image) -> tuple[Image.Image, int]:
-    """The image as 1, L or RGB, and the level 0..255 of bars beside it."""
-    if image.mode == "I" or image.mode.startswith("I;16"):  # "I" is Pillow's mode of some 16-bit formats
-        return _scaled(np.asarray(image), 65535), 0
-    if image.mode == "F":
-        return _scaled(np.asarray(image), 1), 0
-    if image.has_transparency_data:
-        layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB"), 255
-    return image if image.mode in ("1", "L") else image.convert("RGB"), 0
-
-
-def _scaled(values: np.ndarray, highest: int) -> Image.Image:
-    """0..highest to 0..255, rounded to the nearest level."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= highest):  # also true for NaN
-        raise _RejectedError(UNKNOWN_VALUES)
-    return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8))
-
-
-def _square(image: Image.Image, target: Target, background: int) -> Image.Image:
-    """[size,size], by centre crop or by bars on both sides."""
-    size = target.size
-    width, height = image.size
-    if target.fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return _resized(image, (size, size), (left, top, left + side, top + side))
-    side = max(width, height)
-    inner = (max(1, round(width * size / side)), max(1, round(height * size / side)))
-    inside = _resized(image, inner, (0, 0, width, height))
-    if inner == (size, size):
-        return inside
-    canvas = Image.new(image.mode, (size, size), (background,) * len(image.getbands()))
-    canvas.paste(inside, ((size - inner[0]) // 2, (size - inner[1]) // 2))
-    return canvas
-
-
-def _resized(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    if size == (box[2] - box[0], box[3] - box[1]):
-        return image.crop(box)
-    return image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -1,21 +1,31 @@
-"""Chunks of work on all cores, results in order, few of them in memory at a time."""
+"""Who does the work: this process, a Dask cluster on all cores, a cluster elsewhere, or threads.
+
+Work is a function of a picklable piece that leaves its result in a file or returns something small, and gives the
+same whoever runs it, once or twice: a worker that dies loses nothing, its pieces are done again by another.
+"""
 
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from typing import Literal, TypeVar
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddpm.data.decode import pixel_limit
 from ddpm.errors import UserError
 
-_Work = TypeVar("_Work")
+if TYPE_CHECKING:
+    from distributed import Client
+
+_Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
+START_SECONDS = 6.0
+"""Work that takes this process longer is worth starting a local cluster, which takes about two seconds."""
 _IN_FLIGHT_PER_WORKER = 3
+_CONNECT_SECONDS = 60
 
 
 def cores() -> int:
@@ -23,57 +33,145 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_order(
-    function: Callable[[_Work], _Result],
-    work: Iterable[_Work],
-    *,
-    workers: int,
-    pool: Literal["processes", "threads"],
-    max_pixels: int,
-) -> Iterator[_Result]:
-    """`function` of every piece of work, in the order of the work, whatever finishes first.
+class Crew:
+    """Workers for the length of a `with` block, started when there is enough for them to do.
 
-    One worker is the calling thread itself. Raises UserError when a process dies.
+    `workers` processes on this machine, or as many threads; with an address the cluster decides. Everything that a
+    local cluster writes besides its results goes to `scratch`; it has no dashboard and listens on this machine only.
     """
-    with pixel_limit(max_pixels):
-        if workers == 1:
-            yield from map(function, work)
+
+    def __init__(self, *, workers: int, cluster: str | None, threads: bool, scratch: Path) -> None:
+        self._workers, self._cluster, self._threads, self._scratch = workers, cluster, threads, scratch
+        self._stack = ExitStack()
+        self._client: Client | None = None
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def run(self, function: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> Iterator[tuple[int, _Result]]:
+        """(place in `pieces`, result) of every piece, in whatever order they finish.
+
+        Raises UserError where the cluster cannot be reached or loses too many workers, and whatever `function` raises.
+        """
+        rest = iter(enumerate(pieces))
+        if self._threads:
+            yield from self._in_threads(function, rest)
             return
-        with _executor(workers, pool, max_pixels) as executor:
-            running: deque[Future[_Result]] = deque()
-            try:
-                for piece in work:
-                    running.append(executor.submit(function, piece))
-                    if len(running) >= _IN_FLIGHT_PER_WORKER * workers:
-                        yield running.popleft().result()
-                while running:
-                    yield running.popleft().result()
-            except BrokenProcessPool:
-                raise UserError(
-                    "a process that decodes images was killed, most likely for want of memory; "
-                    "lower runtime.workers or data.max_pixels"
-                ) from None
-            finally:
-                executor.shutdown(wait=False, cancel_futures=True)
+        if self._cluster is None and self._client is None:
+            yield from self._here(function, rest, len(pieces))
+        first = next(rest, None)
+        if first is not None:
+            yield from self._on_cluster(function, _chain(first, rest))
+
+    def _here(
+        self, function: Callable[[_Piece], _Result], rest: Iterator[tuple[int, _Piece]], n: int
+    ) -> Iterator[tuple[int, _Result]]:
+        """Until all is done, or as much remains as is worth a cluster."""
+        busy = 0.0
+        for done in range(1, n + 1):
+            place, piece = next(rest)
+            start = time.perf_counter()
+            result = function(piece)
+            busy += time.perf_counter() - start
+            yield place, result
+            if self._workers > 1 and busy / done * (n - done) > START_SECONDS:
+                return
+
+    def _in_threads(
+        self, function: Callable[[_Piece], _Result], rest: Iterator[tuple[int, _Piece]]
+    ) -> Iterator[tuple[int, _Result]]:
+        with ThreadPoolExecutor(self._workers) as executor:
+            running: dict[Future[_Result], int] = {}
+            for place, piece in rest:
+                running[executor.submit(function, piece)] = place
+                if len(running) >= _IN_FLIGHT_PER_WORKER * self._workers:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(future), future.result()
+            for future in list(running):
+                yield running[future], future.result()
+
+    def _on_cluster(
+        self, function: Callable[[_Piece], _Result], rest: Iterable[tuple[int, _Piece]]
+    ) -> Iterator[tuple[int, _Result]]:
+        """A few pieces per worker are under way at a time, so that a scheduler never holds them all."""
+        from distributed import CancelledError, KilledWorker, as_completed
+        from distributed.comm import CommClosedError
+
+        client = self._connected()
+        window = _IN_FLIGHT_PER_WORKER * max(1, sum(client.nthreads().values()))
+        running: dict[Any, int] = {}
+        rest = iter(rest)
+        completed = as_completed()
+        try:
+            while True:
+                while len(running) < window and (next_one := next(rest, None)) is not None:
+                    future = client.submit(function, next_one[1], pure=False)
+                    running[future] = next_one[0]
+                    completed.add(future)
+                if not running:
+                    return
+                future = next(completed)
+                result = future.result()
+                yield running.pop(future), result
+        except KilledWorker:
+            raise UserError(
+                "a process that decodes images was killed again and again, most likely for want of memory; "
+                "lower runtime.workers or data.max_pixels"
+            ) from None
+        except (CancelledError, CommClosedError) as error:
+            raise UserError(
+                f"the Dask cluster at {client.scheduler.address if client.scheduler else self._cluster} "
+                f"went away ({error}); start it again, and what was decoded will not be decoded again"
+            ) from None
+
+    def _connected(self) -> "Client":
+        if self._client is None:
+            self._client = self._local() if self._cluster is None else self._remote(self._cluster)
+        return self._client
+
+    def _local(self) -> "Client":
+        import dask
+        from distributed import Client, LocalCluster
+
+        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(dir=self._scratch, prefix="dask-"))
+        self._stack.enter_context(
+            dask.config.set({"distributed.admin.log-format": "%(message)s", "temporary-directory": scratch})
+        )
+        cluster = self._stack.enter_context(
+            LocalCluster(
+                n_workers=self._workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                worker_dashboard_address=None,
+                memory_limit=0,
+                local_directory=scratch,
+                silence_logs=50,
+            )
+        )
+        return self._stack.enter_context(Client(cluster))
+
+    def _remote(self, address: str) -> "Client":
+        from distributed import Client
+
+        try:
+            client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            sentence = " ".join(str(error).split())
+            raise UserError(
+                f"runtime.cluster is {address}, where no Dask scheduler with a worker answered ({sentence}); start "
+                "`dask scheduler` and `dask worker`, correct the address, or set it to null for this machine"
+            ) from None
+        return client
 
 
-def _executor(workers: int, pool: str, max_pixels: int) -> Executor:
-    if pool == "threads":
-        return ThreadPoolExecutor(workers)
-    # Fork is unsafe beside threads, and the stage has one that watches its launcher.
-    return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(max_pixels,)
-    )
-
-
-def _start_worker(max_pixels: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    pixel_limit(max_pixels).__enter__()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot close its pool; without this its workers would wait for work forever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _chain(first: tuple[int, _Piece], rest: Iterator[tuple[int, _Piece]]) -> Iterator[tuple[int, _Piece]]:
+    yield first
+    yield from rest

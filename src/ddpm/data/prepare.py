@@ -1,68 +1,73 @@
-"""From a source to `data/prepared`: arrays, a manifest and the facts of the data.
+"""From a source to `data/prepared`: shards of images, a manifest and the facts of the data.
 
-Two ways through the pixels: every image is decoded once, on all cores, into one scratch file; when it is known which
-are duplicates and which are held out, they are copied to their split. Neither holds more than a few chunks in memory;
-besides them there are about 300 bytes per image, most of it its path.
+Every image is decoded once, into a partition of many (partitions.py); when it is known which are duplicates and which
+are held out, they are copied to the shards of their split. Partitions of a folder's images stay for the next run,
+which decodes only what is new or has changed, and gives the same result as one without them. Neither step holds more
+than a few megabytes of pixels in memory; besides them there are about 300 bytes per image, most of it its path and
+hashes.
 """
 
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ddpm.config import Data
+from ddpm.data.assemble import ShardTask, assemble, shard_task
 from ddpm.data.dataset import Facts
-from ddpm.data.decode import RECORD, Input, Target, code_of, decode, read_headers
+from ddpm.data.decode import code_of
+from ddpm.data.decoding import Decoded, decode_all
 from ddpm.data.layout import OPEN, TEST, TRAIN
 from ddpm.data.manifest import write_manifest
-from ddpm.data.parallel import cores, map_in_order
+from ddpm.data.parallel import Crew, cores
 from ddpm.data.reasons import DUPLICATE, REASONS
+from ddpm.data.shards import Index, images_per_shard, write_index
 from ddpm.data.sources import Found, find
 from ddpm.data.split import draw_test, duplicates
+from ddpm.data.upkeep import tidy
 from ddpm.errors import UserError
 
-LARGEST_CHOSEN_SIZE = 256
-"""A larger size is trained only when somebody asked for it."""
-_REACHED_BY = 0.95
-"""Share of the images that must not be smaller than the size that is chosen for them."""
-_POOL_FROM = 500
-"""Fewer images are decoded before a pool of processes has started."""
-_CHUNK_BYTES = 8 << 20
-_CHUNK_IMAGES = 128
 SPLIT_NAMES = {TRAIN: "train", TEST: "test"}
 
 
-def prepare(data: Data, *, raw: Path, prepared: Path, workers: int, progress: bool) -> Facts:
-    """Fill `prepared`; the result does not depend on `workers` (0: one per core).
+def prepare(
+    data: Data,
+    *,
+    raw: Path,
+    prepared: Path,
+    workers: int,
+    progress: bool,
+    state: Path | None = None,
+    cluster: str | None = None,
+) -> Facts:
+    """Fill `prepared`; the result does not depend on `workers` (0: one per core), `cluster` or `state`.
 
-    The folder appears whole, at the end: a run that is killed leaves none, or the old one.
+    The folder appears whole, at the end: a run that is killed leaves none, or the old one. What it had decoded of a
+    folder's images stays in `state`, where later runs keep as much disk as their prepared pixels take, at most twice
+    that after many changes; deleting it costs time and nothing else. `cluster` is the address of a Dask scheduler
+    whose workers share this disk and have this project installed; None makes workers here when there is much to do.
     Raises UserError when nothing was found, nothing could be kept, or a split is empty.
     """
     if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
         raise UserError(f"data.path is {raw}, which holds the output {prepared} too; give a folder of images only")
     with _whole_or_nothing(prepared) as (folder, scratch):
         found = find(data, raw=raw, scratch=scratch)
-        workers = (workers or cores()) if len(found.paths) >= _POOL_FROM else 1
-        run = partial(_in_chunks, found, workers=workers, max_pixels=data.max_pixels, progress=progress)
-        target = _target(data, run)
-        records = _decode(found, run, target, scratch / "pixels")
-        decoded = records["reason"] == 0
-        if not decoded.any():
-            raise UserError(f"none of the {len(decoded)} files in {raw} can be used: {_counts(records)}")
-        labels, classes = _labels(data, found, records, decoded)
-        splits = _splits(data, found, records, decoded, labels)
-        arrays = _write_arrays(
-            folder, scratch / "pixels", target, splits[decoded], labels[decoded] if classes else None
-        )
+        keep = state is not None and data.source == "folder"
+        root = state if state is not None and keep else scratch / "partitions"
+        crew = Crew(workers=workers or cores(), cluster=cluster, threads=found.kind == "memory", scratch=scratch)
+        with crew:
+            decoded = decode_all(data, found, root=root, raw=raw, crew=crew, progress=progress)
+            records, usable = decoded.records, decoded.pixel_rows >= 0
+            if not usable.any():
+                raise UserError(f"none of the {len(usable)} files in {raw} can be used: {_counts(records)}")
+            labels, classes = _labels(data, found, records, usable)
+            splits = _splits(data, found, records, usable, labels)
+            _write_splits(data, decoded, splits, labels if classes else None, folder=folder, crew=crew)
         write_manifest(
             folder / "manifest.parquet",
             paths=found.paths,
@@ -74,15 +79,15 @@ def prepare(data: Data, *, raw: Path, prepared: Path, workers: int, progress: bo
         facts = Facts(
             name=found.name,
             source=data.source,
-            channels=target.channels,
-            size=target.size,
+            channels=decoded.target.channels,
+            size=decoded.target.size,
             classes=classes,
             train=int((splits == TRAIN).sum()),
             test=int((splits == TEST).sum()),
             found=len(found.paths),
             kept=int((records["reason"] == 0).sum()),
             rejected=_counts(records),
-            content_hash=hashlib.sha256(f"{target.size} {target.channels} {classes} {arrays}".encode()).hexdigest(),
+            content_hash=_content_hash(decoded, splits, labels, classes),
             ignored=found.ignored,
         )
         assert facts.kept + sum(facts.rejected.values()) == facts.found
@@ -90,7 +95,17 @@ def prepare(data: Data, *, raw: Path, prepared: Path, workers: int, progress: bo
         (folder / "dataset.json").write_text(
             json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        return facts
+    if keep:
+        records["reason"][usable] = 0  # a duplicate was decoded like any other
+        tidy(
+            decoded.folder,
+            decoded.located,
+            keys=decoded.keys,
+            records=records,
+            pixel_rows=decoded.pixel_rows,
+            target=decoded.target,
+        )
+    return facts
 
 
 @contextmanager
@@ -109,87 +124,6 @@ def _whole_or_nothing(prepared: Path) -> Iterator[tuple[Path, Path]]:
         folder.rename(prepared)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _in_chunks(
-    found: Found,
-    function: Callable[[Sequence[Input]], Any],
-    what: str,
-    *,
-    chunk: int,
-    workers: int,
-    max_pixels: int,
-    progress: bool,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """(rows, result of `function`) for every `chunk` of the usable files, in order."""
-    usable = np.flatnonzero([reason is None for reason in found.reasons])
-    chunks = [usable[start : start + chunk] for start in range(0, len(usable), chunk)]
-    results = map_in_order(
-        function,
-        ([found.inputs[row] for row in rows] for rows in chunks),
-        workers=workers,
-        pool="processes" if found.kind == "files" else "threads",
-        max_pixels=max_pixels,
-    )
-    with tqdm(total=len(usable), desc=what, unit="image", disable=not progress, mininterval=0.5) as bar:
-        for rows, result in zip(chunks, results, strict=True):
-            yield rows, result
-            bar.update(len(rows))
-
-
-def _target(data: Data, run: Callable[..., Iterator[tuple[np.ndarray, Any]]]) -> Target:
-    """Size and channels as set, or what the headers of all images say.
-
-    Size: the shorter side that half of the images or more have in common; without one, or where it would enlarge
-    more than one image in twenty, the largest multiple of 8 that does not. Channels: 1 when every image is grey.
-    """
-    if data.size is not None and data.channels is not None:
-        return Target(data.size, data.channels, data.fit)
-    sides: Counter[int] = Counter()
-    grey = True
-    for _, headers in run(read_headers, "look", chunk=_CHUNK_IMAGES):
-        sides.update(header.shorter_side for header in headers if header)
-        grey = grey and all(header.grey for header in headers if header)
-    return Target(
-        size=data.size if data.size is not None else _size_of(sides),
-        channels=data.channels if data.channels is not None else (1 if grey else 3),
-        fit=data.fit,
-    )
-
-
-def _size_of(sides: Counter[int]) -> int:
-    """`sides`: how many images have a shorter side of so many pixels."""
-
-    def share_not_smaller(size: int) -> float:
-        return sum(n for side, n in sides.items() if side >= size) / sides.total()
-
-    if not sides:  # nothing can be decoded; the reasons come with decoding
-        return LARGEST_CHOSEN_SIZE
-    size = max(sides, key=lambda side: sides[side])
-    if sides[size] < sides.total() / 2 or share_not_smaller(size) < _REACHED_BY:
-        size = max((side for side in range(8, max(sides) + 1, 8) if share_not_smaller(side) >= _REACHED_BY), default=8)
-    if not 4 <= size <= LARGEST_CHOSEN_SIZE:
-        raise UserError(
-            f"by their own sizes the images would become {size} pixels wide and high, and only 4 to "
-            f"{LARGEST_CHOSEN_SIZE} are taken without being asked for; set data.size in params.yaml, for instance to 64"
-        )
-    return size
-
-
-def _decode(
-    found: Found, run: Callable[..., Iterator[tuple[np.ndarray, Any]]], target: Target, pixels: Path
-) -> np.ndarray:
-    """Records [found] of all files; the pixels of those that could be decoded go to the file, in order."""
-    records = np.zeros(len(found.paths), RECORD)
-    records["reason"] = [code_of(reason) for reason in found.reasons]
-    records["label"] = -1
-    bytes_per_image = target.channels * target.size**2
-    chunk = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // bytes_per_image))
-    with pixels.open("wb") as file:
-        for rows, (decoded, images) in run(partial(decode, target=target), "decode", chunk=chunk):
-            records[rows] = decoded
-            file.write(images)
-    return records
 
 
 def _labels(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -224,35 +158,43 @@ def _counts(records: np.ndarray) -> dict[str, int]:
     return {reason: int(n) for reason, n in zip(REASONS, counts, strict=True) if n}
 
 
-def _write_arrays(
-    folder: Path, pixels: Path, target: Target, splits: np.ndarray, labels: np.ndarray | None
-) -> list[str]:
-    """images.npy and labels.npy of both splits, and the sha256 of their contents.
+def _write_splits(
+    data: Data, decoded: Decoded, splits: np.ndarray, labels: np.ndarray | None, *, folder: Path, crew: Crew
+) -> None:
+    """Shards, their index and labels.npy of both splits."""
+    tasks: list[ShardTask] = []
+    per_shard = images_per_shard(decoded.target.shape, data.shard_bytes)
+    for code, name in SPLIT_NAMES.items():
+        (folder / name).mkdir()
+        rows = np.flatnonzero(splits == code)
+        for number, start in enumerate(range(0, len(rows), per_shard)):
+            tasks.append(
+                shard_task(
+                    decoded.located,
+                    decoded.pixel_rows,
+                    rows[start : start + per_shard],
+                    partitions=decoded.folder,
+                    folder=(folder / name).resolve(),
+                    number=number,
+                    target=decoded.target,
+                    store=data.store,
+                )
+            )
+        if labels is not None:
+            np.save(folder / name / "labels.npy", labels[rows])
+    shards = dict(crew.run(assemble, tasks))
+    for name in SPLIT_NAMES.values():
+        own = [k for k, task in enumerate(tasks) if task.folder.name == name]
+        write_index(folder / name, Index(data.store, tuple(shards[k] for k in own)))
 
-    `pixels` holds one image for every entry of `splits` and `labels`. Written front to back with plain writes:
-    a writable memory map would count as memory of this process until the last page is on the disk.
-    """
-    shape = (target.channels, target.size, target.size)
-    chunk = max(1, _CHUNK_BYTES // int(np.prod(shape)))
-    hashes = {code: hashlib.sha256() for code in SPLIT_NAMES}
-    with ExitStack() as stack:
-        source = stack.enter_context(pixels.open("rb"))
-        files = {}
-        for code, name in SPLIT_NAMES.items():
-            (folder / name).mkdir()
-            files[code] = stack.enter_context((folder / name / "images.npy").open("wb"))
-            header = {"descr": "|u1", "fortran_order": False, "shape": (int((splits == code).sum()), *shape)}
-            np.lib.format.write_array_header_1_0(files[code], header)
-        for start in range(0, len(splits), chunk):
-            part = splits[start : start + chunk]
-            images = np.fromfile(source, np.uint8, len(part) * int(np.prod(shape))).reshape(-1, *shape)
-            for code, file in files.items():
-                selected = images[part == code]
-                file.write(selected)
-                hashes[code].update(selected)
-    if labels is not None:
-        for code, name in SPLIT_NAMES.items():
-            selected = labels[splits == code]
-            np.save(folder / name / "labels.npy", selected)
-            hashes[code].update(selected)
-    return [hashed.hexdigest() for hashed in hashes.values()]
+
+def _content_hash(decoded: Decoded, splits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> str:
+    """sha256 over the shape, the classes and, in order, the sha256 of every image's pixels and its label."""
+    hashed = hashlib.sha256(f"{decoded.target.size} {decoded.target.channels} {classes}".encode())
+    for code, name in SPLIT_NAMES.items():
+        rows = np.flatnonzero(splits == code)
+        hashed.update(f"{name} {len(rows)}".encode())
+        hashed.update(decoded.records["pixel_sha256"][rows].data)
+        if classes:
+            hashed.update(labels[rows].data)
+    return hashed.hexdigest()

@@ -16,7 +16,7 @@ def read_tables(prepared: Path, facts: Facts) -> "dict[str, pd.DataFrame]":
     images:  its kept rows, with original_shorter_side
     train, test: the images of a split; those of test with same_as_in_train, the path of a training image
              that has the same prepared pixels
-    arrays:  one row per split: shape and type of images.npy, and how many rows it and labels.npy lack
+    arrays:  one row per split: shape and type of its images, and how many rows they and labels.npy lack
     classes: one row per class, by its training images; share_of_equal is 1 where all classes have as many
     """
     import pandas as pd

@@ -10,13 +10,14 @@ import torch
 from ddpm.config import Features
 from ddpm.errors import UserError
 from ddpm.evaluation.extractor_training import LabelledImages, train_extractor
+from ddpm.images import Images
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Images and their labels, as training takes them."""
 
-    images: np.ndarray
+    images: Images
     """uint8 [N,C,H,W]"""
     labels: np.ndarray
     """int64 [N]"""
@@ -74,7 +75,9 @@ def compare(
         raise UserError(
             "evaluate.augmentation is true, but the images have no classes for a classifier to name; set it to false"
         )
-    both = Labelled(np.concatenate([real.images, generated.images]), np.concatenate([real.labels, generated.labels]))
+    both = Labelled(
+        np.concatenate([real.images[:], generated.images[:]]), np.concatenate([real.labels, generated.labels])
+    )
     classes = int(max(labels.max() for labels in (both.labels, test.labels))) + 1
     accuracies = {
         name: train_extractor(

@@ -24,7 +24,7 @@ from ddpm.diffusion.likelihood import (
 )
 from ddpm.diffusion.processes import Process
 from ddpm.evaluation.generate import PerImageNoise
-from ddpm.images import to_model_range
+from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
 
 STEPS = 1000
@@ -66,7 +66,7 @@ class BitsPerDim:
 
 
 def measure(
-    model: Model, images: np.ndarray, labels: np.ndarray | None, *, n: int, batch: int, progress: bool
+    model: Model, images: Images, labels: np.ndarray | None, *, n: int, batch: int, progress: bool
 ) -> BitsPerDim:
     """Of n images evenly chosen from these held-out ones (uint8 [N,C,H,W]), given their labels.
 

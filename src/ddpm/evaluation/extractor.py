@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.distributed import assembled, dealt, leads, rank
 from ddpm.errors import UserError
-from ddpm.images import to_model_range
+from ddpm.images import Images, to_model_range
 from ddpm.networks.classifier import Classifier
 
 Kind = Literal["classifier", "rotation", "inception"]
@@ -126,20 +127,36 @@ def require_enough_images(dim: int, counts: Mapping[str, int]) -> None:
 
 
 def describe(
-    extractor: FeatureExtractor, images: np.ndarray, *, device: torch.device, progress: bool, what: str
+    extractor: FeatureExtractor,
+    images: Images,
+    *,
+    device: torch.device,
+    progress: bool,
+    what: str,
+    turns: int = 0,
+    together: bool = False,
 ) -> Described:
-    """Features and logits of all images, uint8 [N,C,H,W]; read a batch at a time, so they may be memory-mapped."""
+    """Features and logits of all images, each turned left by so many quarters; read a batch at a time.
+
+    `together`: all processes of the stage call it, extract the batches in turn, and have all features afterwards.
+    """
     from tqdm import tqdm
 
-    features: list[Tensor] = []
-    logits: list[Tensor] = []
-    with tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not progress) as bar:
-        for start in range(0, len(images), BATCH):
-            batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
-            for kept, part in zip((features, logits), extractor(batch), strict=True):
-                kept.append(part.to("cpu", torch.float32))
-            bar.update(len(batch))
-    return Described(torch.cat(features), torch.cat(logits))
+    features: dict[int, Tensor] = {}
+    logits: dict[int, Tensor] = {}
+    shown = progress and leads()
+    with tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not shown) as bar:
+        for owner, rows in dealt(len(images), BATCH):
+            bar.update(rows.stop - rows.start)
+            if together and owner != rank():
+                continue
+            batch = torch.from_numpy(np.array(images[rows])).to(device)
+            for kept, part in zip((features, logits), extractor(batch.rot90(turns, (2, 3))), strict=True):
+                kept[rows.start] = part.to("cpu", torch.float32)
+    if not together:
+        return Described(torch.cat(list(features.values())), torch.cat(list(logits.values())))
+    whole = [assembled(own, n=len(images), batch=BATCH, everywhere=True) for own in (features, logits)]
+    return Described(*(rows for rows in whole if rows is not None))
 
 
 def record_inception(path: Path, weights: Path) -> None:

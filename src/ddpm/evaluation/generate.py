@@ -16,6 +16,7 @@ from ddpm.diffusion.grids import GRIDS
 from ddpm.diffusion.guidance import LabelledDenoise
 from ddpm.diffusion.likelihood import Estimate
 from ddpm.diffusion.settings import Settings
+from ddpm.distributed import assembled, dealt, leads, processes, rank
 from ddpm.errors import UserError
 from ddpm.images import to_uint8
 from ddpm.runtime import Precision
@@ -184,6 +185,28 @@ def generate(
             images.append(to_uint8(last.x_t).cpu())
             bar.update(stop - start)
     return torch.cat(images)
+
+
+def generate_together(
+    model: "Model", *, n: int, labels: Tensor | None, batch: int, progress: bool = False, **settings: Any
+) -> Tensor | None:
+    """`generate` by all processes of the stage, to which the batches are dealt in turn; all must call it.
+
+    The images are those of one process: uint8 [n,C,H,W] on rank 0, None on the others.
+    """
+    own = {}
+    for owner, rows in dealt(n, batch if processes() > 1 else n):
+        if owner == rank():
+            own[rows.start] = generate(
+                model,
+                n=rows.stop - rows.start,
+                first=rows.start,
+                labels=None if labels is None else labels[rows],
+                batch=batch,
+                progress=progress and leads(),
+                **settings,
+            )
+    return assembled(own, n=n, batch=batch, everywhere=False)
 
 
 def balanced_labels(n: int, classes: int, seed: int) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ddpm.images import Images
+
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**25
 """A chunk has at most so many rows and numbers, so that 10,000 images against 60,000 need under 0.5 GB."""
@@ -39,9 +41,9 @@ class Copies:
 
 
 def find_copies(
-    generated: np.ndarray,
-    held_out: np.ndarray,
-    train: np.ndarray,
+    generated: Images,
+    held_out: Images,
+    train: Images,
     *,
     quantile: float,
     device: torch.device,
@@ -58,7 +60,7 @@ def find_copies(
     return Copies(made, limit, float(np.mean(made.distance <= limit)), float(np.mean(real.distance <= limit)))
 
 
-def nearest(items: np.ndarray, train: np.ndarray, *, device: torch.device, progress: bool, what: str) -> Nearest:
+def nearest(items: Images, train: Images, *, device: torch.device, progress: bool, what: str) -> Nearest:
     """The training item nearest to each item, by Euclidean distance. Both may be memory-mapped.
 
     Memory is bounded by the chunks. The distances of a whole chunk are rounded (they come from a matrix product),

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.evaluation.memorization import Copies
+from ddpm.images import Images
 
 COLUMNS = 10
 
 
-def draw_neighbours(
-    path: Path, *, generated: np.ndarray, train: np.ndarray, by_pixels: Copies, by_features: Copies
-) -> None:
+def draw_neighbours(path: Path, *, generated: Images, train: Images, by_pixels: Copies, by_features: Copies) -> None:
     """A PNG of the generated images that are most like a training image, and of the first ones as they came.
 
     Under each stand its nearest training images, by pixels and by features, with their distances;

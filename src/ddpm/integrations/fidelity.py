@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ddpm.evaluation.extractor import Described, FeatureExtractor, describe, req
 from ddpm.evaluation.generate import balanced_labels, generate
 from ddpm.evaluation.memorization import Copies, find_copies
 from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread
+from ddpm.images import Images
 from ddpm.runtime import choose_device, choose_precision
 from ddpm.seeding import seed_of
 
@@ -66,28 +66,51 @@ class Inception:
         return self.network(images.expand(-1, 3, -1, -1))
 
 
+def describe_sets(
+    generated: Images,
+    train: Images,
+    test: Images,
+    *,
+    extractor: FeatureExtractor,
+    settings: config.Evaluate,
+    device: torch.device,
+    progress: bool,
+    together: bool = False,
+) -> tuple[Described, Described, Described]:
+    """The three sets of images, uint8 [N,C,H,W], as the extractor sees them; `together`: see `extractor.describe`.
+
+    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    """
+    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
+    made, seen, reference = (
+        describe(extractor, images, device=device, progress=progress, what=what, together=together)
+        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+    )
+    return made, seen, reference
+
+
 def measure_images(
-    generated: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
+    generated: Images,
+    train: Images,
+    test: Images,
     *,
     extractor: FeatureExtractor,
     settings: config.Evaluate,
     sampling: Sampling,
     device: torch.device,
     progress: bool,
+    described: tuple[Described, Described, Described] | None = None,
 ) -> tuple[Record, Copies, Copies]:
     """Figures of generated images against held-out real ones (test); and the copies, by pixels and by features.
 
-    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made.
+    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made; `described` are the features of
+    the three sets where they are at hand (`describe_sets`).
     Raises UserError for images of another shape than the real ones, and for too few of any kind.
     """
-    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
     import torch_fidelity
 
-    made, seen, reference = (
-        describe(extractor, images, device=device, progress=progress, what=what)
-        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+    made, seen, reference = described or describe_sets(
+        generated, train, test, extractor=extractor, settings=settings, device=device, progress=progress
     )
     by_pixels, by_features = (
         find_copies(*items, quantile=settings.memorized_quantile, device=device, progress=progress, space=space)
@@ -155,8 +178,8 @@ def remeasure(
     )
     record, *_ = measure_images(
         images.numpy(),
-        read_split(prepared, "train").images,
-        read_split(prepared, "test").images,
+        read_split(prepared, "train", runtime).images,
+        read_split(prepared, "test", runtime).images,
         extractor=load_extractor(extractor, device),
         settings=evaluate,
         sampling=sampling,
@@ -215,9 +238,7 @@ def _spread(made: Described, reference: Described, *, blocks: int) -> Spread:
     return Spread(fid=statistics.stdev(fids), blocks=blocks, n=n, reason=None)
 
 
-def _require_comparable(
-    generated: np.ndarray, train: np.ndarray, test: np.ndarray, *, dim: int, settings: config.Evaluate
-) -> None:
+def _require_comparable(generated: Images, train: Images, test: Images, *, dim: int, settings: config.Evaluate) -> None:
     if not generated.shape[1:] == test.shape[1:] == train.shape[1:]:
         made, real = ("x".join(map(str, images.shape[1:])) for images in (generated, test))
         raise UserError(f"the generated images are {made}, the real ones {real}; train a model on these data first")
@@ -246,7 +267,7 @@ def _known(**options: Any) -> dict[str, Any]:
     return options
 
 
-def _hash(images: np.ndarray) -> str:
+def _hash(images: Images) -> str:
     """sha256 of shape and pixels, read in pieces."""
     digest = hashlib.sha256(str(images.shape).encode())
     step = max(1, HASH_BYTES // images[0].nbytes)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ddpm import config
+from ddpm.distributed import leads, with_workers
 from ddpm.workspace import run_stage
 
 
@@ -24,17 +25,29 @@ def main() -> None:
 
     runtime.set_determinism(params.runtime.deterministic)
     device = runtime.choose_device(params.runtime.device)
-    train, held_out = read_split(args.prepared, "train"), read_split(args.prepared, "test")
+    train = read_split(args.prepared, "train", params.runtime)
+    held_out = read_split(args.prepared, "test", params.runtime)
     generated = np.load(args.images / "images.npy", mmap_mode="r")
+    measure = fidelity.load_extractor(args.extractor, device)
+    sets = (generated, train.images, held_out.images)
+    described = fidelity.describe_sets(
+        *sets,
+        extractor=measure,
+        settings=params.evaluate,
+        device=device,
+        progress=params.runtime.progress,
+        together=True,
+    )
+    if not leads():
+        return
     record, by_pixels, by_features = fidelity.measure_images(
-        generated,
-        train.images,
-        held_out.images,
-        extractor=fidelity.load_extractor(args.extractor, device),
+        *sets,
+        extractor=measure,
         settings=params.evaluate,
         sampling=protocol.read_sampling(args.images, n=len(generated)),
         device=device,
         progress=params.runtime.progress,
+        described=described,
     )
     report.draw_neighbours(
         args.neighbours, generated=generated, train=train.images, by_pixels=by_pixels, by_features=by_features
@@ -69,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(with_workers(main))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ddpm import config
+from ddpm.distributed import leads, with_workers
 from ddpm.workspace import run_stage
 
 
@@ -25,24 +26,28 @@ def main() -> None:
     accuracy: float | None
     if kind == "inception":
         extractor.require_enough_images(extractor.INCEPTION_DIM, counts)
-        extractor.record_inception(args.extractor, Path(str(settings.inception_weights)))
+        if leads():
+            extractor.record_inception(args.extractor, Path(str(settings.inception_weights)))
         accuracy, dim, sha256 = None, extractor.INCEPTION_DIM, extractor.INCEPTION_SHA256
     else:
         extractor.require_enough_images(settings.dim, counts)
         runtime.set_determinism(params.runtime.deterministic)
         trained = extractor_training.train_extractor(
-            read_split(args.prepared, "train"),
-            read_split(args.prepared, "test"),
+            read_split(args.prepared, "train", params.runtime),
+            read_split(args.prepared, "test", params.runtime),
             kind=kind,
             classes=len(facts.classes),
             settings=settings,
             device=runtime.choose_device(params.runtime.device),
             progress=params.runtime.progress,
+            together=True,
         )
-        trained.save(args.extractor)
+        if leads():
+            trained.save(args.extractor)
         accuracy, dim, sha256 = trained.accuracy, trained.dim, trained.sha256
-    write_json(args.report, {"kind": kind, "accuracy": accuracy, "dim": dim, "sha256": sha256})
+    if leads():
+        write_json(args.report, {"kind": kind, "accuracy": accuracy, "dim": dim, "sha256": sha256})
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(with_workers(main))

@@ -1,4 +1,4 @@
-"""The images of a source become memory-mapped arrays, a manifest and the facts of the data."""
+"""The images of a source become shards, a manifest and the facts of the data."""
 
 import argparse
 from pathlib import Path
@@ -12,13 +12,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--state", type=Path, required=True)
     arguments = parser.parse_args()
     params = config.load()
     facts = prepare(
         params.data,
         raw=arguments.raw,
         prepared=arguments.prepared,
+        state=arguments.state,
         workers=params.runtime.workers,
+        cluster=params.runtime.cluster,
         progress=params.runtime.progress,
     )
     rejected = "".join(f", rejected {n}: {reason}" for reason, n in facts.rejected.items())

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ddpm import config
+from ddpm.distributed import with_workers
 from ddpm.workspace import run_stage
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     labels = generate.balanced_labels(n, len(facts.classes), params.sample.seed) if facts.classes else None
 
     began = time.monotonic()
-    images = generate.generate(
+    images = generate.generate_together(
         model,
         n=n,
         labels=labels,
@@ -45,6 +46,8 @@ def main() -> None:
         progress=params.runtime.progress,
         **settings,
     )
+    if images is None:  # rank 0 has them all
+        return
     speed = n / (time.monotonic() - began)
     args.images.mkdir(parents=True, exist_ok=True)
     np.save(args.images / "images.npy", images.numpy())
@@ -63,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(with_workers(main))

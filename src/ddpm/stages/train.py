@@ -2,9 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddpm import config
+from ddpm.distributed import leads, with_workers
 from ddpm.workspace import run_stage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def main() -> None:
@@ -21,7 +26,7 @@ def main() -> None:
     from ddpm.integrations import mlflow_store
     from ddpm.training import session
 
-    facts, split = read_facts(args.prepared), read_split(args.prepared, "train")
+    facts, split = read_facts(args.prepared), read_split(args.prepared, "train", params.runtime)
     told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
     spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
     spec |= {name: told[name] for name in ("schedule", "objective", "network")}
@@ -42,6 +47,14 @@ def main() -> None:
         state_folder=args.state,
     )
     average = model_file.Model(training.state.ema.network, spec, lineage={}, sha256="")
+
+    def picture() -> "Image":
+        return preview(average, device, precision)
+
+    if not leads():
+        session.run(training, tracker=tracking.NullTracker(), tracking=params.tracking, picture=picture)
+        training.average()
+        return
     run_name = f"{facts.name}-{training.fingerprint[:8]}"
     tracker = mlflow_store.start_run(
         experiment=params.tracking.experiment,
@@ -55,12 +68,10 @@ def main() -> None:
         machine = runtime.kind_of_machine(device) | {"precision": precision, "parameters": training.parameters}
         tracker.params(tracking.flat(**told))
         tracker.tags({f"machine.{name}": str(value) for name, value in machine.items()})
-        curves = session.run(
-            training, tracker=tracker, tracking=params.tracking, picture=lambda: preview(average, device, precision)
-        )
+        curves = session.run(training, tracker=tracker, tracking=params.tracking, picture=picture)
         lineage = {"data_hash": facts.content_hash, "data": facts.name, "params": told, "machine": machine}
         lineage |= {"code_hash": training.code_hash, "mlflow_run": run_name}
-        sha256 = model_file.save(args.model, network=average.network, spec=spec, lineage=lineage)
+        sha256 = model_file.save(args.model, network=training.average(), spec=spec, lineage=lineage)
         session.write_curves(args.curves, curves)
         summary = {"loss": curves[-1]["loss"], "images_seen": training.state.images_seen}
         write_json(args.report, summary | {"nonfinite_steps": training.state.nonfinite_steps})
@@ -72,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(with_workers(main))

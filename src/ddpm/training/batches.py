@@ -1,63 +1,89 @@
-"""Which images a step sees: a function of the position, so that an interrupted training goes on exactly."""
+"""The images that a step sees: a function of the position, so that an interrupted training goes on exactly."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.images import Images, Sharded
 from ddpm.seeding import seed_of
+from ddpm.training.order import make_order
+
+_COPY_BYTES = 64 << 20
 
 
 class Batches:
     """An endless shuffled sequence of images, addressed by the number of images seen before.
 
     On CUDA the whole uint8 array is held in device memory where it takes at most a quarter of what is free;
-    otherwise batches are gathered from the memory-mapped file. Nothing is decoded here.
+    otherwise batches are gathered from the memory-mapped files, and shards of a store are fetched ahead of their use.
+    Nothing is decoded here.
     """
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray | None,
         *,
         batch_size: int,
         seed: int,
         flip: bool,
         device: torch.device,
+        shuffle_shards: int = 1,
     ) -> None:
+        """`shuffle_shards` of images that come in several shards are mixed at a time, see order.ManyShards."""
         self.images = images
-        self.labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
+        self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
         self.device = device
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        sizes = images.sizes if isinstance(images, Sharded) else (len(images),)
+        self._order = make_order(sizes, seed=seed, shuffle_shards=shuffle_shards)
+        # The next shard of a stream is fetched when half of the one before is left.
+        self._ahead = self._order.streams * (max(sizes) // 2)
+        self._room_is_checked = False
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 4
-        self._resident = torch.from_numpy(np.array(images)).to(device) if fits else None
+        self._resident = _on_device(images, device) if fits else None
 
-    def at(self, images_seen: int) -> tuple[Tensor, Tensor | None]:
-        """The batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device."""
-        indices = self._indices(images_seen)
+    def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """The batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device.
+
+        Of `part`, only these places of the batch are read and returned.
+        """
+        positions = self._positions(images_seen)[part]
+        indices = self._order.indices(positions)
         if self._resident is not None:
             batch = self._resident[torch.from_numpy(indices).to(self.device)]
         else:
+            self._fetch_ahead(positions)
             batch = torch.from_numpy(self.images[indices]).to(self.device)
         if self.flip:
-            mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(len(indices)) < 0.5
-            where = torch.from_numpy(mirrored).to(self.device)[:, None, None, None]
+            mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(self.batch_size) < 0.5
+            where = torch.from_numpy(mirrored[part]).to(self.device)[:, None, None, None]
             batch = torch.where(where, batch.flip(-1), batch)
-        labels = None if self.labels is None else self.labels[torch.from_numpy(indices).to(self.device)]
-        return batch, labels
+        if self.labels is None:
+            return batch, None
+        return batch, torch.from_numpy(self.labels[indices].astype(np.int64)).to(self.device)
 
-    def _indices(self, images_seen: int) -> np.ndarray:
-        """int64 [B]; a batch may end one epoch and begin the next, and no image is ever left out of an epoch."""
-        n = len(self.images)
+    def _positions(self, images_seen: int) -> np.ndarray:
+        """int64 [B], stream by stream: a process that takes a run of them reads from few of the open shards."""
         positions = np.arange(images_seen, images_seen + self.batch_size)
-        indices = np.empty(self.batch_size, dtype=np.int64)
-        for epoch in range(positions[0] // n, positions[-1] // n + 1):
-            if epoch != self._epoch:
-                self._order = np.random.default_rng(seed_of("order", self.seed, epoch)).permutation(n)
-                self._epoch = epoch
-            here = positions // n == epoch
-            indices[here] = self._order[positions[here] % n]
-        return indices
+        return positions[np.argsort(positions % self._order.streams, kind="stable")]
+
+    def _fetch_ahead(self, positions: np.ndarray) -> None:
+        if not isinstance(self.images, Sharded):
+            return
+        if not self._room_is_checked and len(positions) > 1:
+            self._room_is_checked = True
+            share = len(positions) / self.batch_size
+            self.images.require_room(2 * max(1, round(share * self._order.streams)))
+        self.images.prefetch([*self._order.shards(positions), *self._order.shards(positions + self._ahead)])
+
+
+def _on_device(images: Images, device: torch.device) -> Tensor:
+    """All of them, copied piece by piece: the host holds no second copy."""
+    resident = torch.empty(tuple(images.shape), dtype=torch.uint8, device=device)
+    step = max(1, _COPY_BYTES * len(images) // max(images.nbytes, 1))
+    for start in range(0, len(images), step):
+        resident[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
+    return resident

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddpm.distributed import leads
+from ddpm.training.distributed import placed_like, whole
 from ddpm.training.loop import State
 
 FORMAT = "ddpm-checkpoint-2"
@@ -44,19 +46,23 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
     """Writes a checkpoint aside, flushes it, renames it, and drops all but the last two.
 
     `extra` is plain data that belongs to the position: curves so far, the tracker's run.
+    Every process must call it, since a sharded state is gathered; rank 0 alone writes.
     Raises NotWrittenError where the disk is full or refuses; then nothing is left of the attempt.
     """
+    tensors = _tensors(state)
+    position = f"checkpoint-{state.images_seen:012d}"
+    if not leads():
+        return folder / position
     header = {
         "fingerprint": fingerprint,
         "images_seen": state.images_seen,
         "nonfinite_steps": state.nonfinite_steps,
         "extra": extra,
     }
-    position = f"checkpoint-{state.images_seen:012d}"
     aside = folder / f"{position}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_tensors(state), aside, {FORMAT: json.dumps(header)})
+        save_file(tensors, aside, {FORMAT: json.dumps(header)})
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         path = folder / f"{position}-{_digest(aside)}.safetensors"
@@ -113,7 +119,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
     tensors |= {f"times.{name}": value for name, value in state.times.items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _digest(path: Path) -> str:
@@ -134,7 +140,7 @@ def _remove_leftovers(folder: Path) -> None:
     """What a killed write leaves: our `.part`, and `.tmp…`, the name under which safetensors fills a file."""
     for pattern in ("checkpoint-*.part", ".tmp*"):
         for path in folder.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process of this training may clean up too
 
 
 def _read(path: Path, fingerprint: str) -> _Content:
@@ -190,10 +196,16 @@ def _moments(content: _Content) -> dict[int, dict[str, Tensor]]:
 
 
 def _put(content: _Content, state: State) -> None:
-    state.network.load_state_dict(content.part("network."))
-    state.ema.network.load_state_dict(content.part("ema."))
+    for network, name in ((state.network, "network."), (state.ema.network, "ema.")):
+        own = network.state_dict()
+        network.load_state_dict({k: placed_like(value, own[k]) for k, value in content.part(name).items()})
+    parameters = list(state.network.parameters())
+    moments = {
+        index: {key: value if key == "step" else placed_like(value, parameters[index]) for key, value in held.items()}
+        for index, held in _moments(content).items()
+    }
     groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": _moments(content), "param_groups": groups})
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.times = content.part("times.")
     state.images_seen = content.images_seen
     state.nonfinite_steps = content.nonfinite_steps

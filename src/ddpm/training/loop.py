@@ -10,12 +10,23 @@ from torch import Tensor, nn
 from ddpm.config import Train
 from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process
+from ddpm.distributed import processes
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.ema import Ema
 from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
 from ddpm.training.batches import Batches
+from ddpm.training.distributed import (
+    Parallel,
+    accumulating,
+    is_sharded,
+    parts_of,
+    replicated,
+    shard,
+    whole,
+    whole_batch,
+)
 from ddpm.training.times import Times
 
 
@@ -35,7 +46,7 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did."""
+    """What one step did, on all processes together."""
 
     images_seen: int
     loss: float
@@ -54,8 +65,15 @@ class Step:
     """The loss or a gradient was not finite, so the weights stayed as they were."""
 
 
-def new_state(network: nn.Module, *, settings: Train) -> State:
-    """A training that has seen nothing; the network is already on its device."""
+def new_state(network: nn.Module, *, settings: Train, parallel: Parallel = "ddp") -> State:
+    """A training that has seen nothing; the network is already on its device.
+
+    With `fsdp`, weights, average and optimizer are sharded over the processes.
+    """
+    ema = Ema(network, halflife_images=settings.ema_halflife_images)
+    if parallel == "fsdp" and processes() > 1:
+        shard(network)
+        shard(ema.network)
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=settings.lr,
@@ -63,7 +81,7 @@ def new_state(network: nn.Module, *, settings: Train) -> State:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    return State(network, Ema(network, halflife_images=settings.ema_halflife_images), optimizer)
+    return State(network, ema, optimizer)
 
 
 def learning_rate(images_seen: int, settings: Train) -> float:
@@ -95,43 +113,61 @@ def train(
     label_dropout: float,
     device: torch.device,
     precision: Precision,
+    device_batch: int | None = None,
 ) -> Iterator[Step]:
     """Ho et al. 2020, Algorithm 1, from where `state` stands until `settings.images` have been seen.
 
-    Every random number of a step is a function of (seed, images seen), so that a training stopped and continued
-    is bitwise the training that was not.
+    Every random number of a step is a function of (seed, images seen, place in the global batch), so that a training
+    stopped and continued is bitwise the training that was not, and one divided over processes or, by `device_batch`,
+    over accumulation steps is the same to rounding. Only dropout inside the network also depends on where the parts
+    of a batch begin.
 
     Raises UserError after `settings.max_nonfinite_steps` skipped steps in a row.
     """
     layout = memory_format(device, precision)
-    network = state.network.train().to(memory_format=layout)
-    null_label = getattr(network, "classes", 0)
+    batch = settings.batch_size
+    parts = parts_of(batch, device_batch=device_batch)
+    network = _parallel(state.network.train(), batches, layout)
+    null_label = getattr(state.network, "classes", 0)
     skipped_in_a_row = 0
 
     while state.images_seen < settings.images:
-        torch.manual_seed(seed_of("step", settings.seed, state.images_seen))
-        images, labels = batches.at(state.images_seen)
-        state.images_seen += len(images)
+        before = state.images_seen
+        state.images_seen += batch
         rate = learning_rate(state.images_seen, settings)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
 
-        x_0 = to_model_range(images).to(memory_format=layout)
-        t, weight = times.draw(len(x_0), device)
-        eps = torch.randn_like(x_0)
-        if labels is not None:
-            hidden = torch.rand(len(labels), device=device) < label_dropout
-            labels = labels.masked_fill(hidden, null_label)
+        torch.manual_seed(seed_of("step", settings.seed, before))
+        t, weight = times.draw(batch, device)
+        eps = torch.randn_like(torch.empty((batch, *batches.images.shape[1:]), device=device, memory_format=layout))
+        if batches.labels is not None:
+            hidden = torch.rand(batch, device=device) < label_dropout
 
-        def predict(x: Tensor, c_noise: Tensor, labels: Tensor | None = labels) -> Tensor:
-            with autocast(device, precision):
-                return network(x, c_noise, labels)
-
-        losses = objective.loss(predict, process, x_0=x_0, t=t, eps=eps)
         state.optimizer.zero_grad(set_to_none=True)
-        (weight * losses).mean().backward()
-        norm = float(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip))
-        loss = float((weight * losses.detach()).mean())
+        losses_of_parts = []
+        for part in parts:
+            images, labels = batches.at(before, part)
+            x_0 = to_model_range(images).to(memory_format=layout)
+            if labels is not None:
+                labels = labels.masked_fill(hidden[part], null_label)
+            if part.start > 0:  # dropout: parts must not share a mask, whichever process computes them
+                torch.manual_seed(seed_of("dropout", settings.seed, before, part.start))
+
+            def predict(x: Tensor, c_noise: Tensor, labels: Tensor | None = labels) -> Tensor:
+                with autocast(device, precision):
+                    return network(x, c_noise, labels)
+
+            with accumulating(network, last=part is parts[-1]):
+                losses = objective.loss(predict, process, x_0=x_0, t=t[part], eps=eps[part])
+                # Parts are summed and processes averaged, so each part counts as its share of a process's images.
+                share = len(losses) * processes() / batch
+                ((weight[part] * losses).mean() * share).backward()
+            losses_of_parts.append(losses.detach())
+
+        all_losses = whole_batch(losses_of_parts, parts, batch)
+        norm = float(whole(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)))
+        loss = float((weight * all_losses).mean())
 
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
@@ -146,13 +182,13 @@ def train(
         else:
             skipped_in_a_row = 0
             state.optimizer.step()
-            state.ema.update(network, images_seen=state.images_seen, batch_size=len(images))
-            times.learn(t, losses.detach())
+            state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch)
+            times.learn(t, all_losses)
 
         yield Step(
             images_seen=state.images_seen,
             loss=loss,
-            losses=losses.detach(),
+            losses=all_losses,
             weights=weight,
             t=t,
             quarter=quarter(process, t),
@@ -160,3 +196,11 @@ def train(
             learning_rate=rate,
             skipped=skipped,
         )
+
+
+def _parallel(network: nn.Module, batches: Batches, layout: torch.memory_format) -> nn.Module:
+    """The network as the loop calls it: in this memory layout unless it is sharded, and part of its process group."""
+    if not is_sharded(network):  # whose shards are flat
+        network = network.to(memory_format=layout)
+    images, labels = batches.at(0, slice(1))
+    return replicated(network, to_model_range(images), torch.zeros(1, device=images.device), labels)

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ddpm.config import Objective, Runtime, Tracking, Train, as_dict
+from ddpm.distributed import any_of, leads, restarted, together
 from ddpm.errors import UserError
+from ddpm.images import Images
 from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.runtime import Precision, is_out_of_memory
 from ddpm.seeding import seed_of
 from ddpm.tracking import Tracker
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
+from ddpm.training.distributed import is_sharded, require_same, whole
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.times import make_times
 
@@ -100,7 +104,17 @@ class Training:
             label_dropout=self.spec["network"]["label_dropout"],
             device=self.device,
             precision=self.precision,
+            device_batch=self.runtime.device_batch,
         )
+
+    def average(self) -> nn.Module:
+        """The finished network, whole; a sharded one is gathered, so every process must ask."""
+        if not is_sharded(self.state.ema.network):
+            return self.state.ema.network
+        weights = {name: whole(tensor) for name, tensor in self.state.ema.network.state_dict().items()}
+        network = build_network(self.spec)
+        network.load_state_dict(weights)
+        return network.eval()
 
     def save(self) -> None:
         """Writes a checkpoint. A training that runs goes on while the disk is full: there may be space the next time.
@@ -118,12 +132,13 @@ class Training:
 
     def forget(self) -> None:
         """Removes the checkpoints: the model they led to is written."""
-        checkpoint.clear(self.folder)
+        if leads():
+            checkpoint.clear(self.folder)
 
 
 def begin(
     spec: dict[str, Any],
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray | None,
     *,
     data_hash: str,
@@ -147,7 +162,7 @@ def begin(
     )
     torch.manual_seed(seed_of("init", settings.seed))
     training = Training(
-        state=new_state(build_network(spec).to(device), settings=settings),
+        state=new_state(build_network(spec).to(device), settings=settings, parallel=runtime.parallel),
         batches=Batches(
             images,
             labels,
@@ -155,6 +170,7 @@ def begin(
             seed=settings.seed,
             flip=settings.flip,
             device=device,
+            shuffle_shards=settings.shuffle_shards,
         ),
         spec=spec,
         objective=objective,
@@ -167,17 +183,20 @@ def begin(
         code_hash=code_hash,
         extra={},
     )
-    if runtime.resume == "never":
+    if runtime.resume == "never" and not restarted():
         training.forget()
+        together()
         return training
     extra, refused = checkpoint.restore(training.folder, training.state, fingerprint=fingerprint)
-    for sentence in refused:
+    require_same(training.state.images_seen, what="the last checkpoint")
+    for sentence in refused if leads() else ():
         print(sentence)
-    if refused and extra is None and runtime.resume != "required":
+    if refused and extra is None and runtime.resume != "required" and leads():
         print("no checkpoint is left to go on from; the training starts anew")
     if extra is not None:
         training.extra, training.saved_images = extra, training.state.images_seen
-        print(f"going on after {training.state.images_seen} images, from {training.folder}")
+        if leads():
+            print(f"going on after {training.state.images_seen} images, from {training.folder}")
     elif runtime.resume == "required":
         raise UserError(
             f"runtime.resume is required, but {training.folder} holds no checkpoint of these parameters, "
@@ -214,7 +233,7 @@ def run(
         initial=state.images_seen,
         unit=" images",
         desc="training",
-        disable=not training.runtime.progress,
+        disable=not (training.runtime.progress and leads()),
     )
     with bar, _signals() as asked_to_stop, _memory_told(training):
         for step in training.steps():
@@ -233,14 +252,18 @@ def run(
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
             if _crossed(step, tracking.grid_every_images) or step.images_seen >= total:
                 tracker.image("samples", picture(), images_seen=step.images_seen)
-            if asked_to_stop:
+            overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
+            stop, due = any_of(bool(asked_to_stop), overdue)
+            if stop:
                 save()
-                print(
-                    f"stopped after {step.images_seen} images, of which {training.saved_images} are saved; "
-                    "the same command goes on from there"
-                )
-                raise Stopped(128 + asked_to_stop[0])
-            if time.monotonic() - saved_at > training.runtime.checkpoint_seconds:
+                together()  # who ends first is taken for lost
+                if leads():
+                    print(
+                        f"stopped after {step.images_seen} images, of which {training.saved_images} are saved; "
+                        "the same command goes on from there"
+                    )
+                raise Stopped(128 + (asked_to_stop or [signal.SIGTERM])[0])
+            if due:
                 save()
                 saved_at = time.monotonic()
     return curves

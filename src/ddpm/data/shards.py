@@ -1,0 +1,128 @@
+"""The images of a split as shards: plain .npy files, and an index that names them.
+
+shards.json       {"store": null or a URL, "shards": [{"name", "images", "sha256"}, …]}, in the order of the images
+shard-00000.npy   uint8 [n,C,H,W]; beside the index, or as STORE/<sha256>.npy in an object store
+
+An object is named by its content, so preparing anew uploads only the shards that have changed, and the index of an
+older revision stays valid.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.errors import UserError
+from ddpm.files import write_json
+
+INDEX = "shards.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    """Of the file beside the index."""
+    images: int
+    sha256: str
+    """Of the whole file, its header included; hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The shards of one split, in the order of its images."""
+
+    store: str | None
+    """An fsspec URL such as s3://bucket/prefix; None where the shards lie beside the index."""
+    shards: tuple[Shard, ...]
+
+    @property
+    def images(self) -> int:
+        """In all shards together."""
+        return sum(shard.images for shard in self.shards)
+
+    def location(self, folder: Path, shard: Shard) -> str:
+        """Where the shard of the split in `folder` lies: a path, or a URL in the store."""
+        return str(folder / shard.name) if self.store is None else _object_url(self.store, shard.sha256)
+
+
+def read_index(folder: Path) -> Index:
+    """Of the split in `folder`. Raises UserError where there is none, or it is no such index."""
+    path = folder / INDEX
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return Index(read["store"], tuple(Shard(**shard) for shard in read["shards"]))
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; make it with `dvc repro prepare`") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no index of shards; make it anew with `dvc repro --force prepare`") from None
+
+
+def write_index(folder: Path, index: Index) -> None:
+    write_json(folder / INDEX, asdict(index))
+
+
+def write_shard(
+    folder: Path, number: int, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int], store: str | None
+) -> Shard:
+    """The shard of that number of the split in `folder`: `images`, in pieces uint8 [m,C,H,W], together [n, *shape].
+
+    With a `store` it is uploaded and its file removed. Plain writes: a writable memory map would count as memory of
+    this process until the last page is on the disk. Raises UserError where the store refuses the shard.
+    """
+    path = folder / f"shard-{number:05d}.npy"
+    hashed = hashlib.sha256()
+    written = 0
+    with path.open("wb") as file:
+        header = _header((n, *shape))
+        file.write(header)
+        hashed.update(header)
+        for piece in images:
+            assert (piece.dtype, piece.shape[1:]) == (np.uint8, shape), (piece.dtype, piece.shape)
+            data = np.ascontiguousarray(piece).data
+            file.write(data)
+            hashed.update(data)
+            written += len(piece)
+    assert written == n, f"{written} of {n} images were written"
+    shard = Shard(path.name, n, hashed.hexdigest())
+    if store is not None:
+        _upload(path, _object_url(store, shard.sha256))
+        path.unlink()
+    return shard
+
+
+def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
+    """How many images of `shape` [C,H,W] a file of at most `shard_bytes` holds; at least one."""
+    return max(1, (shard_bytes - len(_header((1 << 40, *shape)))) // int(np.prod(shape)))
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _object_url(store: str, sha256: str) -> str:
+    return f"{store.rstrip('/')}/{sha256}.npy"
+
+
+def _upload(file: Path, url: str) -> None:
+    """An object of that name and size is there already: names are hashes of the content."""
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    try:
+        store, key = url_to_fs(url)
+        if store.exists(key) and store.size(key) == file.stat().st_size:
+            return
+        if isinstance(store, LocalFileSystem):  # object stores have no folders, and a bucket is not ours to make
+            store.makedirs(store._parent(key), exist_ok=True)
+        store.put_file(str(file), key)
+    except Exception as error:  # every kind of store has errors of its own
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"a shard could not be written to {url} ({sentence}); correct data.store, its credentials or the network"
+        ) from None

@@ -1,0 +1,222 @@
+"""The processes that share one stage: who they are, how they meet, and how they are started and replaced.
+
+A launcher that stands above the stage (torchrun, or whatever sets RANK and WORLD_SIZE) decides; where there is none,
+`runtime.processes` does, and the stage is the launcher of workers that run its own command line.
+torch is imported inside the functions: `workspace.run_stage` has settings to make before.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ddpm.config import Runtime
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESTARTS = 3
+"""How often lost workers are replaced in one run of a stage, before it fails."""
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others before it takes them for dead; rank 0 alone draws pictures and logs."""
+
+
+def is_worker() -> bool:
+    """Whether a launcher started this process as one of several (or as the only one)."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """This process among those of the stage, from 0; rank 0 writes all files and speaks to MLflow."""
+    return _number("RANK", 0)
+
+
+def processes() -> int:
+    """How many processes share this stage, on all machines."""
+    return _number("WORLD_SIZE", 1)
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes."""
+    return rank() == 0
+
+
+def restarted() -> bool:
+    """Whether this worker stands for one that was lost: what it saved is this run's, whatever runtime.resume says."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """For each flag, whether it is set in any process: the same answer in all of them."""
+    if processes() == 1:
+        return list(flags)
+    import torch
+    import torch.distributed as dist
+
+    votes = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes]
+
+
+def together() -> None:
+    """Waits until every process has come here."""
+    any_of(False)
+
+
+def dealt(n: int, batch: int) -> Iterator[tuple[int, slice]]:
+    """Who works on which of n items: (rank, rows), `batch` rows at a time, in order, dealt in turn.
+
+    A batch is what it would be in one process, so that it gives the same numbers.
+    """
+    for number, start in enumerate(range(0, n, batch)):
+        yield number % processes(), slice(start, min(start + batch, n))
+
+
+def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool) -> "Tensor | None":
+    """All n rows in order, from what each process made of its batches (see `dealt`) by their first row; on the CPU.
+
+    On rank 0, and on the others only if `everywhere`, else None there. Every process must call it.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if processes() == 1:
+        return torch.cat([own[start] for start in sorted(own)])
+    told: list[Any] = [(own[0].shape[1:], own[0].dtype)] if leads() else [None]  # the first batch is always rank 0's
+    dist.broadcast_object_list(told, src=0)
+    row, dtype = told[0]
+    rows_here = torch.empty((n, *row), dtype=dtype) if leads() or everywhere else None
+    for owner, rows in dealt(n, batch):
+        piece = own[rows.start].contiguous() if owner == rank() else None
+        if rows_here is None:
+            if piece is not None:
+                dist.send(piece, dst=0)
+            continue
+        if piece is not None:
+            rows_here[rows] = piece
+        if everywhere:
+            dist.broadcast(rows_here[rows], src=owner)
+        elif piece is None:
+            dist.recv(rows_here[rows], src=owner)
+    return rows_here
+
+
+def share_of(n: int) -> slice:
+    """This process's part of n things, equal to within one."""
+    return slice(n * rank() // processes(), n * (rank() + 1) // processes())
+
+
+def with_workers(main: Callable[[], None]) -> Callable[[], None]:
+    """`main` for `run_stage`, in as many processes as the launcher above or params.yaml says.
+
+    Raises UserError where a device cannot be shared so, and where workers failed more than RESTARTS times.
+    """
+
+    def run() -> None:
+        from ddpm import config
+
+        runtime = config.load().runtime
+        if is_worker():
+            with joined(runtime):
+                main()
+        elif (wanted := wanted_processes(runtime)) > 1:
+            _launch(wanted)
+        else:
+            main()
+
+    return run
+
+
+def wanted_processes(runtime: Runtime) -> int:
+    """runtime.processes; 0 is one per GPU, and one on a CPU.
+
+    Raises UserError for several on a device that they cannot share.
+    """
+    if runtime.processes == 1:
+        return 1
+    from ddpm.runtime import choose_device
+
+    device = choose_device(runtime.device).type
+    if device == "cpu":
+        return runtime.processes or 1
+    import torch
+
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    if runtime.processes > gpus:
+        raise UserError(
+            f"runtime.processes is {runtime.processes}, but there are {gpus} devices of the kind {device}, and no two "
+            f"processes share one; set it to at most {gpus}, or runtime.device to cpu"
+        )
+    return runtime.processes or gpus
+
+
+@contextmanager
+def joined(runtime: Runtime) -> Iterator[None]:
+    """This worker is in the process group inside the block: gloo between CPUs, NCCL between GPUs.
+
+    Tensors on the CPU may be exchanged in either.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from ddpm.runtime import choose_device
+
+    device = choose_device(runtime.device)
+    if device.type == "mps" and processes() > 1:
+        raise UserError("several processes cannot share MPS; start one, or set runtime.device to cpu")
+    if device.type == "cuda":
+        local, gpus = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+        if local >= gpus:
+            raise UserError(
+                f"process {local + 1} of this machine has no GPU of its own: there are {gpus}; start at most as many "
+                "processes as GPUs"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _launch(number: int) -> None:
+    """Run this process's own command line in `number` workers; lost ones are replaced, all from the last checkpoint.
+
+    PyTorch's elastic launcher: when a worker dies, the others are ended and all are started anew, at most
+    RESTARTS times.
+    """
+    from uuid import uuid4
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=number,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=RESTARTS,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(launch, sys.executable)(*sys.orig_argv[1:])
+    except SignalException as stopped:
+        sys.exit(128 + stopped.sigval)
+    except ChildFailedError as failed:
+        first, failure = failed.get_first_failure()
+        raise UserError(
+            f"worker {first} ended with status {failure.exitcode}, and so did those that replaced it "
+            f"({RESTARTS} times); what it said stands above"
+        ) from None
+
+
+def _number(variable: str, absent: int) -> int:
+    return int(os.environ.get(variable, absent)) if is_worker() else absent

@@ -1,0 +1,110 @@
+"""The train stage in two processes: it is launched, loses a worker, is stopped, and ends with the same model."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from ruamel.yaml import YAML
+from test_train_stage import COMMAND, environment, finish, prepared, start, wait_for_checkpoint, weights
+
+__all__ = ["prepared"]  # the fixture
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path) -> dict[str, torch.Tensor]:
+    """The model of two processes; prepared/params.yaml asks for two from here on."""
+    yaml = YAML(typ="safe")
+    params = yaml.load((prepared / "params.yaml").read_text())
+    params["runtime"] |= {"processes": 2, "device": "cpu"}
+    params["train"] |= {"images": 1280}
+    yaml.dump(params, prepared / "params.yaml")
+    finish(prepared)
+    return weights(prepared)
+
+
+def workers(stage: subprocess.Popen[str]) -> list[psutil.Process]:
+    """By rank, once they are there."""
+    wait_for(lambda: len(_ranked(stage)) == 2)
+    return [process for _, process in sorted(_ranked(stage).items())]
+
+
+def _ranked(stage: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    found = {}
+    for child in psutil.Process(stage.pid).children():
+        try:
+            if "RANK" in child.environ():
+                found[int(child.environ()["RANK"])] = child
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing happened in {seconds} s"
+        time.sleep(0.05)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(b[name], value) for name, value in a.items())
+
+
+def test_a_killed_worker_is_replaced_and_the_run_ends_with_bitwise_the_same_model(
+    prepared: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    curves = (prepared / "curves.csv").read_text()
+    stage = start(prepared)
+    wait_for_checkpoint(prepared, stage, beyond=0)
+    lost = workers(stage)[1]
+    lost.kill()
+    output, _ = stage.communicate(timeout=240)
+    assert stage.returncode == 0, output
+    assert "going on after" in output
+    assert same(undisturbed, weights(prepared))
+    assert (prepared / "curves.csv").read_text() == curves
+
+
+@pytest.mark.slow
+def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_with_it(
+    prepared: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    stage = start(prepared)
+    wait_for_checkpoint(prepared, stage, beyond=0)
+    below = workers(stage)
+    stage.send_signal(signal.SIGTERM)
+    output, _ = stage.communicate(timeout=60)
+    assert stage.returncode == 128 + signal.SIGTERM, output
+    assert "the same command goes on from here" in output
+    assert not any(map(is_alive, below))
+
+    stage = start(prepared)
+    below = workers(stage)
+    wait_for_checkpoint(prepared, stage, beyond=0)
+    stage.kill()
+    wait_for(lambda: not any(map(is_alive, below)), seconds=30)
+    stage.communicate()
+    assert "going on after" in finish(prepared)
+    assert same(undisturbed, weights(prepared))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_the_same_model(prepared: Path, undisturbed: dict[str, torch.Tensor]) -> None:
+    torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2".split()]
+    # Behind "--", where torchrun looks for no options of its own.
+    command = [*torchrun, "-m", "--", *COMMAND[1:]]
+    subprocess.run(command, cwd=prepared, env=environment() | {"OMP_NUM_THREADS": "1"}, check=True)
+    assert same(undisturbed, weights(prepared))

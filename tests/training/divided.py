@@ -1,0 +1,93 @@
+"""A short training, whole or divided: run by the tests in this process, and by torchrun in several.
+
+python divided.py FOLDER NAME [NAME …] leaves the checkpoint of each division as FOLDER/NAME/….
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddpm import config
+from ddpm.diffusion.schedules import make_schedule
+from ddpm.distributed import joined, together
+from ddpm.model_file import objective_of
+from ddpm.networks.unet import UNet
+from ddpm.training import checkpoint
+from ddpm.training.batches import Batches
+from ddpm.training.distributed import Parallel
+from ddpm.training.loop import State, Step, new_state, train
+from ddpm.training.times import make_times
+
+PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+BATCH = 10
+SETTINGS = dataclasses.replace(
+    PARAMS.train,
+    images=8 * BATCH,
+    batch_size=BATCH,
+    warmup_images=2 * BATCH,
+    decay_images=2 * BATCH,
+    ema_halflife_images=100,
+    grad_clip=1e9,  # a wrong scale of the gradient would be hidden by clipping
+    flip=True,
+)
+LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
+T = 4
+DIVISIONS: dict[str, tuple[Parallel, int | None]] = {
+    "whole": ("ddp", None),
+    "accumulated": ("ddp", 5),
+    "divided": ("ddp", None),
+    "divided and accumulated": ("ddp", 3),  # into 2, 3, 2 and 3 images
+    "sharded": ("fsdp", None),
+    "sharded and accumulated": ("fsdp", 3),
+}
+
+
+def begin(parallel: Parallel) -> State:
+    """A training of a tiny network, without dropout: its masks depend on the division."""
+    torch.manual_seed(0)
+    network = UNet(
+        channels=1, size=8, classes=3, out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,),
+        head_channels=8, dropout=0.0,
+    )  # fmt: skip
+    return new_state(network, settings=SETTINGS, parallel=parallel)
+
+
+def run(state: State, *, device_batch: int | None, settings: config.Train = SETTINGS) -> list[Step]:
+    device, process = torch.device("cpu"), make_schedule("cosine", T)
+    images = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
+    batches = Batches(
+        images, np.arange(37) % 3, batch_size=settings.batch_size, seed=0, flip=settings.flip, device=device
+    )
+    return list(
+        train(
+            state,
+            batches,
+            process=process,
+            times=make_times(process, LEARNED, memory=state.times),
+            objective=objective_of({"objective": config.as_dict(LEARNED)}),
+            settings=settings,
+            label_dropout=0.3,
+            device=device,
+            precision="float32",
+            device_batch=device_batch,
+        )
+    )
+
+
+def checkpoint_of(division: str, folder: Path) -> list[Step]:
+    """Trains so divided and leaves the checkpoint in `folder`/`division`."""
+    parallel, device_batch = DIVISIONS[division]
+    state = begin(parallel)
+    steps = run(state, device_batch=device_batch)
+    checkpoint.save(folder / division, state, fingerprint="f", extra={"losses": [step.loss for step in steps]})
+    return steps
+
+
+if __name__ == "__main__":
+    with joined(PARAMS.runtime):
+        for name in sys.argv[2:]:
+            checkpoint_of(name, Path(sys.argv[1]))
+        together()
