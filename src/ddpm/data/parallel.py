@@ -161,7 +161,7 @@ class Crew:
         from distributed import Client
 
         try:
-            client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
+            client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             sentence = " ".join(str(error).split())
