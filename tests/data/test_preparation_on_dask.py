@@ -21,7 +21,7 @@ from ddpm.data.prepare import prepare
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = """
+PROGRAM = f"""
 import dataclasses, sys
 from pathlib import Path
 from ddpm import config
@@ -29,9 +29,9 @@ from ddpm.data import parallel
 from ddpm.data.prepare import prepare
 parallel.START_SECONDS = 0.0
 raw, out, cluster = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
-data = dataclasses.replace(config.load(%r).data, source="folder", size=128, channels=3)
+data = dataclasses.replace(config.load({str(ROOT / "params.yaml")!r}).data, source="folder", size=128, channels=3)
 prepare(data, raw=raw, prepared=out / "prepared", state=out / "state", cluster=cluster, workers=2, progress=False)
-""" % str(ROOT / "params.yaml")
+"""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
