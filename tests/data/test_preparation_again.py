@@ -1,6 +1,7 @@
 """A second preparation decodes only what is new, and gives what one from nothing gives."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from ddpm import config
 from ddpm.data import target
 from ddpm.data.dataset import Facts, read_facts
 from ddpm.data.prepare import prepare
+from ddpm.data.shards import read_index
+from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -157,3 +160,28 @@ def test_shards_hold_at_most_their_bytes_and_change_no_content(run: Any, raw: Pa
     sizes = [path.stat().st_size for path in (tmp_path / "prepared").rglob("shard-*.npy")]
     assert len(sizes) == 4 + 1  # of 80 and 20 images, 22 in each
     assert 9000 < max(sizes) <= 10_000
+
+
+def test_a_store_gets_the_shards_by_their_hashes_and_only_changed_ones_again(
+    run: Any, raw: Path, tmp_path: Path
+) -> None:
+    whole = run()
+    store = tmp_path / "store"
+    settings: dict[str, Any] = {"store": f"file://{store}", "shard_bytes": 10_000}
+    assert run(**settings) == whole
+    assert not list((tmp_path / "prepared").rglob("shard-*.npy"))
+    index = read_index(tmp_path / "prepared" / "train")
+    assert index.images == whole.train
+    for shard in index.shards:
+        content = (store / f"{shard.sha256}.npy").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == shard.sha256
+    before = {path: path.stat().st_mtime_ns for path in store.iterdir()}
+    run(**settings)
+    assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
+
+
+def test_a_store_that_refuses_is_one_sentence(run: Any, raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(UserError, match=r"could not be written to file://.*correct data\.store"):
+        run(store=f"file://{tmp_path / 'store'}")
+    assert not (tmp_path / "prepared").exists()

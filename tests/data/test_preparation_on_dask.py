@@ -157,3 +157,16 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"runtime.cluster is {address}, where no Dask scheduler .* answered"):
             prepare(data, cluster=address, **arguments)
+
+
+def end_the_process(piece: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_work_that_kills_every_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds this module
+    with parallel.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
+        crew._client = crew._local()
+        with pytest.raises(UserError, match=r"was killed again and again, .* lower runtime\.workers"):
+            list(crew.run(end_the_process, [1]))
