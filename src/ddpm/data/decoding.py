@@ -108,7 +108,7 @@ class _Job:
             torn.unlink()
         located = locate(folder, self.keys, target)
         missing = usable[located.partition[usable] < 0]
-        step = images_per_partition(target)
+        step = images_per_partition(len(missing), target)
         parts = [missing[start : start + step] for start in range(0, len(missing), step)]
 
         def task(k: int) -> DecodeTask:

@@ -1,5 +1,6 @@
 """What the place of a file in a folder says: its class, its split, or that it is no part of the images."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -51,38 +52,43 @@ def place(paths: Sequence[str], *, with_labels: bool) -> Placed:
     `test/`, beside `val/`, `valid/` or `validation/`) is the split, and the next folder is the class, however
     deep the file lies in it. Without folders there are no classes.
     """
-    parts = _without_shared_folders([path.split("/") for path in paths])
-    splits = _splits([file[0].lower() if len(file) > 1 else "" for file in parts])
-    reasons: list[str | None] = [None] * len(parts)
-    if splits is None:
-        splits = [OPEN] * len(parts)
-    else:
+    shared = _shared_folders(paths)
+    reasons: list[str | None] = [None] * len(paths)
+    splits = [OPEN] * len(paths)
+    depth = shared  # of the folder that is the class
+    codes = _codes({_folder(path, shared).lower() for path in paths})
+    if codes is not None:
+        splits = [codes.get(_folder(path, shared).lower(), OPEN) for path in paths]
         reasons = [OUTSIDE_SPLITS if split == OPEN else None for split in splits]
-        parts = [file[1:] for file in parts]
-    usable = [file for file, reason in zip(parts, reasons, strict=True) if reason is None]
-    if not with_labels or all(len(file) < 2 for file in usable):
-        return Placed(splits, [-1] * len(parts), reasons, ())
-    classes = tuple(sorted({file[0] for file in usable if len(file) > 1}))
+        depth += 1
+    names = {_folder(path, depth) for path, reason in zip(paths, reasons, strict=True) if reason is None} - {""}
+    if not with_labels or not names:
+        return Placed(splits, [-1] * len(paths), reasons, ())
+    classes = tuple(sorted(names))
     index = {name: number for number, name in enumerate(classes)}
-    labels = []
-    for row, file in enumerate(parts):
-        labels.append(index[file[0]] if reasons[row] is None and len(file) > 1 else -1)
-        if reasons[row] is None and len(file) < 2:
-            reasons[row] = OUTSIDE_CLASSES
+    labels = [-1] * len(paths)
+    for row, path in enumerate(paths):
+        if reasons[row] is None:
+            labels[row] = index.get(_folder(path, depth), -1)
+            reasons[row] = None if labels[row] >= 0 else OUTSIDE_CLASSES
     return Placed(splits, labels, reasons, classes)
 
 
-def _without_shared_folders(parts: list[list[str]]) -> list[list[str]]:
-    shared = 0
-    while parts and all(len(file) > shared + 1 and file[shared] == parts[0][shared] for file in parts):
-        shared += 1
-    return [file[shared:] for file in parts]
+def _shared_folders(paths: Sequence[str]) -> int:
+    """How many folders all files share: as many as the first and the last by name do."""
+    if not paths:
+        return 0
+    first, last = (path.split("/")[:-1] for path in (min(paths), max(paths)))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def _splits(folders: list[str]) -> list[int] | None:
-    """Codes by the name of the first folder; None when these are not `train` and something held out."""
-    there = set(folders)
-    held_out = next((name for name in _HELD_OUT_NAMES if name in there), None)
-    if "train" not in there or held_out is None:
-        return None
-    return [{"train": TRAIN, held_out: TEST}.get(folder, OPEN) for folder in folders]
+def _folder(path: str, depth: int) -> str:
+    """The name of the folder at this depth, "" where the file stands above it."""
+    parts = path.split("/", depth + 1)
+    return parts[depth] if len(parts) > depth + 1 else ""
+
+
+def _codes(folders: set[str]) -> dict[str, int] | None:
+    """By the name of the first folder; None when these are not `train` and something held out."""
+    held_out = next((name for name in _HELD_OUT_NAMES if name in folders), None)
+    return {"train": TRAIN, held_out: TEST} if "train" in folders and held_out is not None else None

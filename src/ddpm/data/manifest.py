@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         pa.field("label", pa.string()),  # name of the class; null without classes
     ]
 )
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 10_000
 
 
 def write_manifest(

@@ -139,9 +139,7 @@ class Crew:
         from distributed import Client, LocalCluster
 
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(dir=self._scratch, prefix="dask-"))
-        self._stack.enter_context(
-            dask.config.set({"distributed.admin.log-format": "%(message)s", "temporary-directory": scratch})
-        )
+        self._stack.enter_context(dask.config.set({"temporary-directory": scratch}))
         cluster = self._stack.enter_context(
             LocalCluster(
                 n_workers=self._workers,
@@ -161,7 +159,7 @@ class Crew:
         from distributed import Client
 
         try:
-            client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False))
+            client = self._stack.enter_context(Client(address, timeout=_CONNECT_SECONDS))
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             sentence = " ".join(str(error).split())

@@ -28,7 +28,7 @@ ENTRY = np.dtype([("key", KEY), ("record", RECORD)])
 _DECODED_TOGETHER_BYTES = 8 << 20
 _NOT_KEPT = (code_of(UNREADABLE), code_of(SPECIAL_FILE))
 """Reasons that may pass without a change of the file."""
-_PARTITION_IMAGES, _PARTITION_BYTES = 2048, 64 << 20
+_PARTITIONS, _FEWEST_IMAGES, _MOST_IMAGES, _MOST_BYTES = 64, 64, 2048, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,12 @@ def decode_partition(task: DecodeTask) -> str:
     return name
 
 
-def images_per_partition(target: Target) -> int:
-    """At most: little enough for a worker's memory and to lose little with it, enough for few files."""
-    return max(1, min(_PARTITION_IMAGES, _PARTITION_BYTES // target.bytes))
+def images_per_partition(n: int, target: Target) -> int:
+    """Of n images: little enough for all workers to have their share and to lose little with one, enough for few files.
+
+    Results do not depend on it.
+    """
+    return max(1, min(max(n // _PARTITIONS, _FEWEST_IMAGES), _MOST_IMAGES, _MOST_BYTES // target.bytes))
 
 
 def put_partition(folder: Path, name: str, pixels: Path, entries: np.ndarray) -> None:

@@ -5,7 +5,7 @@ A new source is a function that returns a Found, and its name in `find`.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ddpm.config import Data
 from ddpm.data import layout
-from ddpm.data.archive import Member, unpack
+from ddpm.data.archive import unpack
 from ddpm.data.decode import Input
 from ddpm.data.layout import OPEN, TEST, TRAIN
 from ddpm.errors import UserError
@@ -91,8 +91,23 @@ def _folder(folder: Path, *, with_labels: bool) -> Found:
         raise UserError(f"data.path is {folder}, a file; set data.source to archive, or give a folder")
     if not folder.is_dir():
         raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
-    files = [Member(path, folder / path) for path in _walk(folder)]
-    return _from_files(folder.resolve().name, files, with_labels=with_labels)
+    found = _walk(folder)
+    names = sorted(name for name in found if not layout.is_ignored(name))
+    placed = layout.place(names, with_labels=with_labels)
+    return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=len(found) - len(names))
+
+
+class _Inside(Sequence[Input]):
+    """Paths of files in a folder, made when they are asked for: a million of them are a hundred megabytes."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.path.join(self._folder, self._names[row])
 
 
 def _walk(folder: Path) -> list[str]:
@@ -119,22 +134,30 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
     members = unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
-    return _from_files(path.name.split(".")[0], members, with_labels=data.labels)
+    counted = sorted((member for member in members if not layout.is_ignored(member.name)), key=lambda file: file.name)
+    names = [member.name for member in counted]
+    placed = layout.place(names, with_labels=data.labels)
+    reasons = [member.reason or reason for member, reason in zip(counted, placed.reasons, strict=True)]
+    return _placed(
+        path.name.split(".")[0],
+        names,
+        [str(member.file) for member in counted],
+        replace(placed, reasons=reasons),
+        ignored=len(members) - len(counted),
+    )
 
 
-def _from_files(name: str, files: list[Member], *, with_labels: bool) -> Found:
-    """Sorted by name, so that the order is the same on every file system and in every archive."""
-    counted = sorted((file for file in files if not layout.is_ignored(file.name)), key=lambda file: file.name)
-    placed = layout.place([file.name for file in counted], with_labels=with_labels)
+def _placed(name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: int) -> Found:
+    """`names` are sorted, so that the order is the same on every file system and in every archive."""
     return Found(
         name=name,
-        paths=[file.name for file in counted],
-        inputs=[str(file.file) for file in counted],
+        paths=names,
+        inputs=inputs,
         splits=placed.splits,
         labels=placed.labels,
-        reasons=[file.reason or reason for file, reason in zip(counted, placed.reasons, strict=True)],
+        reasons=placed.reasons,
         classes=placed.classes,
-        ignored=len(files) - len(counted),
+        ignored=ignored,
         kind="files",
     )
 

@@ -1,0 +1,172 @@
+"""Images prepared by a Dask cluster, here or elsewhere, whose workers are killed in the middle."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from ddpm import config
+from ddpm.data import parallel
+from ddpm.data.prepare import prepare
+from ddpm.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = f"""
+import dataclasses, sys
+from pathlib import Path
+from ddpm import config
+from ddpm.data import parallel
+from ddpm.data.prepare import prepare
+parallel.START_SECONDS = 0.0
+raw, out, cluster = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
+data = dataclasses.replace(config.load({str(ROOT / "params.yaml")!r}).data, source="folder", size=128, channels=3)
+prepare(data, raw=raw, prepared=out / "prepared", state=out / "state", cluster=cluster, workers=2, progress=False)
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images that take a process about two seconds."""
+    folder = tmp_path_factory.mktemp("raw")
+    for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (1300, 8, 8, 3), np.uint8)):
+        Image.fromarray(noise).save(folder / f"{k:04d}.bmp")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process makes of them."""
+    folder = tmp_path_factory.mktemp("one") / "prepared"
+    data = dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder", size=128, channels=3)
+    prepare(data, raw=raw, prepared=folder, workers=1, progress=False)
+    return contents(folder)
+
+
+def start(raw: Path, out: Path, *cluster: str) -> psutil.Popen:
+    command = [sys.executable, "-c", PROGRAM, str(raw), str(out), *cluster]
+    return psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], running: psutil.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited a minute"
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
+def partitions(out: Path) -> int:
+    return len(list((out / "state").rglob("*.npy")))
+
+
+def finish(running: psutil.Popen) -> None:
+    output, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, output + errors
+
+
+def test_a_killed_worker_of_the_local_cluster_loses_nothing(
+    raw: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    running = start(raw, tmp_path)
+    wait_for(lambda: partitions(tmp_path) >= 2, running)
+    workers_of(running)[0].kill()
+    finish(running)
+    assert contents(tmp_path / "prepared") == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared", "state"]
+
+
+def test_a_killed_preparation_takes_its_workers_with_it_and_goes_on_where_it_was(
+    raw: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    running = start(raw, tmp_path)
+    wait_for(lambda: partitions(tmp_path) >= 2, running)
+    workers = workers_of(running)
+    assert len(workers) == 2
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=15)
+    assert alive == []
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("*.npy")}
+    finish(start(raw, tmp_path))
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("*.npy")}
+    assert kept.items() <= after.items()
+    assert contents(tmp_path / "prepared") == expected
+    assert not list((tmp_path / "state").rglob("*.part"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
+    """The address of a scheduler, and its two workers, each a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    dask = [sys.executable, "-m", "dask"]
+    options = ["--no-dashboard", "--local-directory", str(tmp_path)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    commands = [[*dask, "scheduler", "--no-dashboard", "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]]
+    commands += [[*dask, "worker", address, "--nthreads", "1", "--no-nanny", *options]] * 2
+    processes = [
+        psutil.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, **quiet) for command in commands
+    ]
+    try:
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+def test_a_cluster_elsewhere_prepares_the_same_and_loses_nothing_with_a_worker(
+    raw: Path, expected: dict[str, bytes], cluster: tuple[str, list[psutil.Popen]], tmp_path: Path
+) -> None:
+    address, workers = cluster
+    out = tmp_path / "out"
+    running = start(raw, out, address)
+    wait_for(lambda: partitions(out) >= 2, running)
+    assert workers_of(running) == []
+    workers[0].kill()
+    finish(running)
+    assert workers[1].poll() is None
+    assert contents(out / "prepared") == expected
+
+
+def test_a_scheduler_that_does_not_answer_is_one_sentence(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "_CONNECT_SECONDS", 1)
+    data = dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder", size=8, channels=3)
+    arguments = {"raw": raw, "prepared": tmp_path / "prepared", "workers": 1, "progress": False}
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        with pytest.raises(UserError, match=f"runtime.cluster is {address}, where no Dask scheduler .* answered"):
+            prepare(data, cluster=address, **arguments)
+
+
+def end_the_process(piece: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_work_that_kills_every_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds this module
+    with parallel.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
+        crew._client = crew._local()
+        with pytest.raises(UserError, match=r"was killed again and again, .* lower runtime\.workers"):
+            list(crew.run(end_the_process, [1]))
