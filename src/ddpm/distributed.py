@@ -1,13 +1,11 @@
-"""The processes that share one stage: who they are, how they meet, and how they are started and replaced.
+"""The processes that share one stage: who they are, how they meet, and who works on what.
 
-A launcher that stands above the stage (torchrun, or whatever sets RANK and WORLD_SIZE) decides; where there is none,
-`runtime.processes` does, and the stage is the launcher of workers that run its own command line.
+A launcher (torchrun, or `ddpm.launch`) sets RANK and WORLD_SIZE; without them there is one process.
 torch is imported inside the functions: `workspace.run_stage` has settings to make before.
 """
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,10 +16,11 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESTARTS = 3
-"""How often lost workers are replaced in one run of a stage, before it fails."""
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others before it takes them for dead; rank 0 alone draws pictures and logs."""
+"""How long a process waits for the others before it takes them for dead; rank 0 alone logs and writes."""
+
+LAUNCHER_VARIABLE = "DDPM_WORKERS_OF"
+"""Environment variable by which a stage tells its workers who started them."""
 
 
 def is_worker() -> bool:
@@ -109,50 +108,6 @@ def share_of(n: int) -> slice:
     return slice(n * rank() // processes(), n * (rank() + 1) // processes())
 
 
-def with_workers(main: Callable[[], None]) -> Callable[[], None]:
-    """`main` for `run_stage`, in as many processes as the launcher above or params.yaml says.
-
-    Raises UserError where a device cannot be shared so, and where workers failed more than RESTARTS times.
-    """
-
-    def run() -> None:
-        from ddpm import config
-
-        runtime = config.load().runtime
-        if is_worker():
-            with joined(runtime):
-                main()
-        elif (wanted := wanted_processes(runtime)) > 1:
-            _launch(wanted)
-        else:
-            main()
-
-    return run
-
-
-def wanted_processes(runtime: Runtime) -> int:
-    """runtime.processes; 0 is one per GPU, and one on a CPU.
-
-    Raises UserError for several on a device that they cannot share.
-    """
-    if runtime.processes == 1:
-        return 1
-    from ddpm.runtime import choose_device
-
-    device = choose_device(runtime.device).type
-    if device == "cpu":
-        return runtime.processes or 1
-    import torch
-
-    gpus = torch.cuda.device_count() if device == "cuda" else 1
-    if runtime.processes > gpus:
-        raise UserError(
-            f"runtime.processes is {runtime.processes}, but there are {gpus} devices of the kind {device}, and no two "
-            f"processes share one; set it to at most {gpus}, or runtime.device to cpu"
-        )
-    return runtime.processes or gpus
-
-
 @contextmanager
 def joined(runtime: Runtime) -> Iterator[None]:
     """This worker is in the process group inside the block: gloo between CPUs, NCCL between GPUs.
@@ -180,42 +135,6 @@ def joined(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _launch(number: int) -> None:
-    """Run this process's own command line in `number` workers; lost ones are replaced, all from the last checkpoint.
-
-    PyTorch's elastic launcher: when a worker dies, the others are ended and all are started anew, at most
-    RESTARTS times.
-    """
-    from uuid import uuid4
-
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=number,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=RESTARTS,
-        monitor_interval=0.2,
-    )
-    try:
-        elastic_launch(launch, sys.executable)(*sys.orig_argv[1:])
-    except SignalException as stopped:
-        sys.exit(128 + stopped.sigval)
-    except ChildFailedError as failed:
-        first, failure = failed.get_first_failure()
-        raise UserError(
-            f"worker {first} ended with status {failure.exitcode}, and so did those that replaced it "
-            f"({RESTARTS} times); what it said stands above"
-        ) from None
 
 
 def _number(variable: str, absent: int) -> int:

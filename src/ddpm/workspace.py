@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import psutil
 
-from ddpm.distributed import is_worker
+from ddpm import distributed
 from ddpm.errors import UserError
 
 LOCK = Path(".state/pipeline.lock")
@@ -163,7 +163,7 @@ def _enter() -> None:
     me = psutil.Process()
     ancestors = me.parents()
     # Workers of one stage share the folder: for it, their launcher is the stage.
-    stage = ancestors[0] if is_worker() and ancestors else me
+    stage = ancestors[0] if distributed.is_worker() and ancestors else me
     _refuse_without_launcher(stage, ancestors)
     candidate = next((process for process in ancestors if _is_dvc(process)), stage)
     _take(candidate=candidate, what=_describe(candidate), stage=stage)
@@ -179,11 +179,11 @@ def _enter() -> None:
 def _refuse_without_launcher(stage: psutil.Process, ancestors: list[psutil.Process]) -> None:
     """A stage can outlive its launcher before it gets here: imports take seconds."""
     above = ancestors[ancestors.index(stage) + 1 :] if stage in ancestors else ancestors
-    flow = os.environ.get(LAUNCHER_VARIABLE)
-    if flow:
-        pid, create_time = flow.split(":")
-        if _Identity(int(pid), float(create_time)).process() not in ancestors:
-            raise UserError("the flow that started this stage has ended; start the flow again")
+    for variable, what in ((LAUNCHER_VARIABLE, "flow"), (distributed.LAUNCHER_VARIABLE, "launcher")):
+        if launcher := os.environ.get(variable):
+            pid, create_time = launcher.split(":")
+            if _Identity(int(pid), float(create_time)).process() not in ancestors:
+                raise UserError(f"the {what} that started this stage has ended; start the {what} again")
     # dvc starts a stage in its own process group; whoever adopts an orphan belongs to another.
     if "DVC_STAGE" in os.environ and (not above or _group(above[0].pid) != _group(stage.pid)):
         raise UserError("the dvc that started this stage has ended; start dvc again")

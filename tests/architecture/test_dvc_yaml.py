@@ -20,6 +20,7 @@ NO_RESULT = {
     "distributed",
     "errors",
     "files",
+    "launch",
     "runtime",
     "tracking",
     "workspace",

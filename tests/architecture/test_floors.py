@@ -13,7 +13,19 @@ SOURCE = ROOT / "src" / "ddpm"
 
 # From the ground up; a module may import its own package and anything on a lower floor.
 FLOORS = (
-    {"config", "distributed", "errors", "files", "images", "seeding", "runtime", "tracking", "diffusion", "networks"},
+    {
+        "config",
+        "distributed",
+        "errors",
+        "files",
+        "images",
+        "launch",
+        "seeding",
+        "runtime",
+        "tracking",
+        "diffusion",
+        "networks",
+    },
     {"model_file", "workspace"},
     {"data", "training", "evaluation", "promotion"},
     {"integrations"},

@@ -1,5 +1,6 @@
 """The train stage in two processes: it is launched, loses a worker, is stopped, and ends with the same model."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,23 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_bitwise_the_same_mode
 
 
 @pytest.mark.slow
+def test_an_error_that_a_person_must_mend_is_said_once_and_not_tried_again(
+    prepared: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    yaml = YAML(typ="safe")
+    params = yaml.load((prepared / "params.yaml").read_text())
+    params["train"] |= {"batch_size": 1}
+    folder = prepared.parent / "unmended"
+    shutil.copytree(prepared, folder)
+    yaml.dump(params, folder / "params.yaml")
+    stage = start(folder)
+    output, _ = stage.communicate(timeout=120)
+    assert stage.returncode == 1
+    assert output.count("train.batch_size is 1, which 2 processes") == 1
+    assert output.splitlines()[-1].startswith("error: train.batch_size is 1")
+
+
+@pytest.mark.slow
 def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_with_it(
     prepared: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
@@ -91,12 +109,15 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_wit
     assert "the same command goes on from here" in output
     assert not any(map(is_alive, below))
 
-    stage = start(prepared)
-    below = workers(stage)
-    wait_for_checkpoint(prepared, stage, beyond=0)
-    stage.kill()
-    wait_for(lambda: not any(map(is_alive, below)), seconds=30)
-    stage.communicate()
+    for in_training in (False, True):
+        names = [path.stem for path in (prepared / ".state").rglob("checkpoint-*.safetensors")]
+        stage = start(prepared)
+        below = workers(stage)
+        if in_training:
+            wait_for_checkpoint(prepared, stage, beyond=max(int(name.split("-")[1]) for name in names))
+        stage.kill()
+        wait_for(lambda below=below: not any(map(is_alive, below)), seconds=40)
+        stage.communicate()
     assert "going on after" in finish(prepared)
     assert same(undisturbed, weights(prepared))
 

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from ddpm import config
-from ddpm.distributed import leads, with_workers
+from ddpm.distributed import leads
+from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ddpm import config
-from ddpm.distributed import with_workers
+from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
 
 

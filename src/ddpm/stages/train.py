@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm import config
-from ddpm.distributed import leads, with_workers
+from ddpm.distributed import leads
+from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
 
 if TYPE_CHECKING:
