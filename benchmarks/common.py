@@ -97,10 +97,14 @@ def take_turns(measures: Mapping[str, Callable[[], float]], *, rounds: int) -> d
     return results
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Median of the rounds' ratios, with the smallest and the largest: `2.04 (1.98 to 2.11)`."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Of the rounds, one by one."""
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Median, and the smallest and the largest in brackets: `2.04 (1.98 to 2.11)`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def machine(device: str = "cpu") -> str:
