@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -151,12 +151,12 @@ def images_per_second(contender: Contender, work: Work, steps: int) -> float:
     return steps * work.batch_size / (time.perf_counter() - began)
 
 
-def flops_per_image(contender: Contender, work: Work) -> int:
-    """Of convolutions and matrix products, forward and backward; a multiplication and its addition count as two.
+def flops_of(contender: Contender, shape: Sequence[int], device: torch.device) -> int:
+    """Of convolutions and matrix products for one image [C,H,W], forward and backward.
 
-    Attention is counted as the products that it consists of, whatever kernel computes it.
+    A multiplication and its addition count as two. Attention is counted as the products that it consists of, whatever kernel computes it.
     """
-    image = torch.zeros(1, *work.images.shape[1:], device=work.device)
+    image = torch.zeros(1, *shape, device=device)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         contender.loss(image).backward()
     contender.network.zero_grad(set_to_none=True)
@@ -213,7 +213,7 @@ def measure(
     refuse_another_network(contenders, work)
     flops = {}
     for name, contender in contenders.items():
-        flops[name] = flops_per_image(contender, work)
+        flops[name] = flops_of(contender, work.images.shape[1:], work.device)
         contender.advance(2)  # what happens once: choice of kernels, compilation, buffers
     measures: dict[str, Callable[[], float]] = {
         name: lambda contender=contender: images_per_second(contender, work, steps)
