@@ -114,7 +114,8 @@ def machine(device: str = "cpu") -> str:
     where = _processor()
     if device.startswith("cuda"):
         where = f"{torch.cuda.get_device_name(device)}, {where}"
-    return f"{where}, {cores()} cores, torch {torch.__version__}, Python {platform.python_version()}, {date.today()}"
+    threads = f"torch {torch.__version__} on {torch.get_num_threads()} threads"
+    return f"{where}, {cores()} cores, {threads}, Python {platform.python_version()}, {date.today()}"
 
 
 def _processor() -> str:
