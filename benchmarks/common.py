@@ -107,6 +107,11 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """The spread of their ratios."""
+    return spread(ratios(ours, theirs))
+
+
 def machine(device: str = "cpu") -> str:
     """Processor or GPU, cores, versions and date, as one line below a table."""
     import torch

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from common import Images, command, load_images, machine, ratios, spread, table, take_turns, write
+from common import Images, command, load_images, machine, ratio, ratios, spread, table, take_turns, write
 from ours import Ours
 from peaks import conv_peak, matmul_peak
 from peers import Diffusers, Lucidrains, count
@@ -244,7 +244,7 @@ def report(work: Work, memory: dict[str, int], *, rounds: int, steps: int) -> st
             {
                 "": name,
                 "images/s": f"{statistics.median(results[name]):.1f}",
-                "this project over it": "" if name == OURS else spread(ratios(results[OURS], results[name])),
+                "this project over it": "" if name == OURS else ratio(results[OURS], results[name]),
                 "target": f"{targets[name]:.1f}" if name in targets else "",
                 "peak memory, MB": f"{memory[name] / 1e6:.0f}",
                 "parameters": f"{count(contender.network):,}",
