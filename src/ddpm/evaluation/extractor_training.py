@@ -13,6 +13,7 @@ from ddpm.config import Features
 from ddpm.errors import UserError
 from ddpm.evaluation.extractor import Extractor, Kind, describe
 from ddpm.images import to_model_range
+from ddpm.networks.adam import Adam
 from ddpm.networks.classifier import Classifier
 from ddpm.seeding import seed_of
 
@@ -75,7 +76,7 @@ def train_extractor(
         torch.manual_seed(seed_of("extractor", settings.seed))
         network = Classifier(channels=channels, size=size, classes=outputs, dim=settings.dim).to(device)
     steps = math.ceil(settings.images / settings.batch_size)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr)
+    optimizer = Adam(network.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
 
     bar = tqdm(range(steps), desc="extractor", unit_scale=settings.batch_size, unit="image", disable=not progress)

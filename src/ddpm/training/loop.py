@@ -12,6 +12,7 @@ from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
+from ddpm.networks.adam import AdamW
 from ddpm.networks.ema import Ema
 from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
@@ -56,7 +57,7 @@ class Step:
 
 def new_state(network: nn.Module, *, settings: Train) -> State:
     """A training that has seen nothing; the network is already on its device."""
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         network.parameters(),
         lr=settings.lr,
         betas=(0.9, settings.beta2),
