@@ -121,12 +121,24 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
         "",
     )
     yield "a whole copy of the images per machine", "", _size(data), "`runtime.cache_bytes` at least this: fetched once"
-    misses = max(0.0, 1 - CACHE_BYTES / (data / MACHINES))
+    kept = CACHE_BYTES / data
     yield (
-        "fetched anew per epoch with a cache of 1 TB",
-        "`1 - cache M / (N · 3 · 256²)` or more",
-        f"{misses:.0%}",
-        ("`runtime.cache`, `runtime.cache_bytes`"),
+        f"fetched in every epoch with a cache of {_size(CACHE_BYTES)}",
+        "`1 - cache / (N · 3 · 256²)`, shards come in random order",
+        f"{1 - kept:.0%}",
+        "`runtime.cache`, `runtime.cache_bytes`",
+    )
+    yield (
+        "least cache, per machine",
+        f"`2 · {STREAMS} / M` shards: those being read and the next",
+        _size(2 * STREAMS / MACHINES * SHARD_BYTES),
+        f"`train.shuffle_shards: {STREAMS}`, `runtime.cache_bytes`",
+    )
+    yield (
+        "out of the store, by all machines",
+        "`speed · 3 · 256²`",
+        f"{speed * IMAGE_BYTES / 1e6:.0f} MB/s",
+        "`data.store`",
     )
     yield (
         "finding a batch, of a step",
