@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,21 +66,34 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
 
 def _digits(*, with_labels: bool) -> Found:
     """The 1,797 handwritten digits of scikit-learn, 8x8; their 17 levels 0..16 become 0..255."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    pixels, labels = _read_digits()
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8)
     return Found(
         name="digits",
         paths=[f"digits/{row:04d}" for row in range(len(images))],
-        inputs=[partial(_pair, *pair) for pair in zip(images, digits.target.tolist(), strict=True)],
+        inputs=[partial(_pair, *pair) for pair in zip(images, labels, strict=True)],
         splits=[OPEN] * len(images),
         labels=None,
         reasons=[None] * len(images),
-        classes=tuple(str(name) for name in digits.target_names) if with_labels else (),
+        classes=tuple(str(digit) for digit in range(10)) if with_labels else (),
         ignored=0,
         kind="memory",
     )
+
+
+def _read_digits() -> tuple[np.ndarray, list[int]]:
+    """Grey levels 0..16 [1797,8,8] and labels 0..9, as `sklearn.datasets.load_digits` gives them.
+
+    Its file is read here, since importing scikit-learn to do so takes longer than all else in this stage.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("data.source is digits, which come with scikit-learn; install what requirements.lock names")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():
+        raise UserError(f"{path} was not found in scikit-learn; install the version that requirements.lock names")
+    rows = np.loadtxt(path, delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int).tolist()
 
 
 def _pair(image: np.ndarray, label: int) -> tuple[Image.Image, int]:

@@ -15,6 +15,7 @@ from ddpm.distributed import any_of, leads, processes, share_of
 from ddpm.errors import UserError
 from ddpm.evaluation.extractor import Extractor, Kind, describe
 from ddpm.images import Images, Sharded, to_model_range
+from ddpm.networks.adam import Adam
 from ddpm.networks.classifier import Classifier
 from ddpm.seeding import seed_of
 
@@ -86,7 +87,7 @@ def train_extractor(
         network = Classifier(channels=channels, size=size, classes=outputs, dim=settings.dim).to(device)
     logits_of: nn.Module = DistributedDataParallel(network) if together and processes() > 1 else network
     steps = math.ceil(settings.images / settings.batch_size)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr)
+    optimizer = Adam(network.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
 
     shown = progress and leads()

@@ -13,6 +13,7 @@ from ddpm.diffusion.processes import Process
 from ddpm.distributed import processes
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
+from ddpm.networks.adam import AdamW
 from ddpm.networks.ema import Ema
 from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
@@ -74,7 +75,7 @@ def new_state(network: nn.Module, *, settings: Train, parallel: Parallel = "ddp"
     if parallel == "fsdp" and processes() > 1:
         shard(network)
         shard(ema.network)
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         network.parameters(),
         lr=settings.lr,
         betas=(0.9, settings.beta2),

@@ -1,0 +1,213 @@
+"""Arithmetic of a training on 100 million 256x256 images with 64 GPUs, from measured parts and named assumptions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+IMAGES = 100_000_000
+IMAGE_BYTES = 3 * 256 * 256
+GPUS, MACHINES = 64, 8
+BATCH = 2048
+EPOCHS = 10
+SHARD_BYTES = 1_000_000_000  # data.shard_bytes
+CACHE_BYTES = 1_000_000_000_000  # runtime.cache_bytes, per machine
+STREAMS = 64  # train.shuffle_shards
+CHECKPOINT_SECONDS = 1800  # runtime.checkpoint_seconds
+PREPARE_CORES = 256
+
+# Not measured here.
+GPU_FLOPS = 989e12
+UTILISATION = 0.4
+GPU_BYTES = 141e9
+NETWORK = 100e9 / 8
+DISK = 3e9
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, bytes, and bytes per second, on this machine."""
+
+    prepare_seconds: float
+    jpeg_bytes: float
+    manifest_bytes: float
+    cold_read: float
+    warm_read: float
+    checkpoint_write: float
+    order_seconds: float
+    noise_seconds: float
+    all_reduce: float
+    parameters: int
+    step_flops: int
+    activation_bytes: int
+
+    def rows(self) -> list[dict[str, str]]:
+        return _rows(
+            ("name", "part", "measured"),
+            ("`t_decode`", "`prepare`, CPU seconds per 256x256 JPEG", f"{1000 * self.prepare_seconds:.2f} ms"),
+            ("`b_jpeg`", "bytes per JPEG file, quality 90, smooth noise", f"{self.jpeg_bytes / 1e3:.1f} kB"),
+            ("`b_row`", "bytes of the manifest per image", f"{self.manifest_bytes:.0f} B"),
+            ("`r_cold`", "gathering random images of a shard, from disk", f"{self.cold_read / 1e6:.0f} MB/s"),
+            ("`r_warm`", "the same, from memory", f"{self.warm_read / 1e6:.0f} MB/s"),
+            ("`w_save`", "`checkpoint.save`, flushed, per second", f"{self.checkpoint_write / 1e6:.0f} MB/s"),
+            ("`t_order`", f"finding the images of a batch of {BATCH} in {IMAGES:,}", _ms(self.order_seconds)),
+            ("`t_noise`", "one normal number, one CPU core", f"{1e9 * self.noise_seconds:.2f} ns"),
+            ("`r_gloo`", "all-reduce of 134 MB, two processes, gloo", f"{self.all_reduce / 1e6:.0f} MB/s"),
+            ("`P`", "parameters of ADM's network for 256x256", f"{self.parameters / 1e6:.0f} M"),
+            ("`F`", "FLOPs of its training step, per image (counted)", f"{self.step_flops / 1e12:.2f} T"),
+            (
+                "`A`",
+                "bytes kept for its backward pass, per image, bf16 (counted)",
+                f"{self.activation_bytes / 1e9:.2f} GB",
+            ),
+        )
+
+
+def plan(measured: Measured) -> Iterator[str]:
+    """The sections after the measured parts."""
+    yield "### Assumptions, not measured here"
+    yield table(
+        _rows(
+            ("name", "assumption", "value"),
+            ("`N`, `E`", "images, epochs", f"{IMAGES:,}, {EPOCHS}"),
+            ("`G`, `M`", "GPUs, machines", f"{GPUS}, {MACHINES}"),
+            ("`B`", "global batch", f"{BATCH}"),
+            ("`f`", "bf16 peak of an H200, by its data sheet", f"{GPU_FLOPS / 1e12:.0f} TFLOP/s"),
+            ("`u`", "share of it that is reached", f"{UTILISATION:.0%}"),
+            ("`m`", "memory of an H200", f"{GPU_BYTES / 1e9:.0f} GB"),
+            ("`n`", "network of a machine, to the store and to the others", f"{NETWORK / 1e9:.1f} GB/s"),
+            ("`d`", "its NVMe disk, reading and writing", f"{DISK / 1e9:.0f} GB/s"),
+            ("`c`", "cores that prepare", f"{PREPARE_CORES}"),
+        )
+    )
+    yield "### What the training needs"
+    yield table(_rows(("need", "arithmetic", "comes to", "setting"), *_needs(measured)))
+
+
+def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
+    data = IMAGES * IMAGE_BYTES
+    speed = GPUS * GPU_FLOPS * UTILISATION / parts.step_flops
+    step = BATCH / speed
+    read = speed * IMAGE_BYTES / MACHINES
+    weights = 4 * parts.parameters
+    state = 4 * weights
+    local = BATCH // GPUS
+    fits = int((GPU_BYTES - 5 * weights) // parts.activation_bytes)
+    gradients = 2 * (GPUS - 1) / GPUS * weights / NETWORK
+    sharded = GPU_BYTES - 5 * weights / GPUS
+    save = state / parts.checkpoint_write
+    lost = CHECKPOINT_SECONDS / 2
+    yield "raw files", "`N b_jpeg`", _size(IMAGES * parts.jpeg_bytes), "`data.path`"
+    yield "prepared images", "`N · 3 · 256²`, uint8", _size(data), "`data.store`"
+    shards = -(-data // SHARD_BYTES)
+    yield "shards", f"the above / {_size(SHARD_BYTES)}", f"{shards:,}", "`data.shard_bytes`"
+    yield (
+        "decoded once more, for the next preparation",
+        "the prepared images again",
+        _size(data),
+        "scratch of `prepare`",
+    )
+    yield "manifest", "`N b_row`", _size(IMAGES * parts.manifest_bytes), ""
+    yield "labels", "`8 N`, memory-mapped", _size(8 * IMAGES), ""
+    yield "preparing, memory of the driver", "`300 N` (paths and hashes)", _size(300 * IMAGES), ""
+    hours = IMAGES * parts.prepare_seconds / PREPARE_CORES / 3600
+    yield "preparing, time", "`N t_decode / c`", f"{hours:.1f} h", "`runtime.cluster`, `runtime.workers`"
+    yield "training speed", "`G f u / F`", f"{speed:,.0f} images/s", "`runtime.processes` or torchrun"
+    yield "a step", "`B F / (G f u)`", _ms(step), "`train.batch_size`"
+    yield "training", "`E N F / (G f u)`", f"{EPOCHS * IMAGES / speed / 86400:.1f} days", "`train.images`"
+    yield "reading, per machine", "`speed · 3 · 256² / M`", f"{read / 1e6:.0f} MB/s of `n`, `d`", "`data.store`"
+    yield (
+        "reading, share of `r_cold`, of `r_warm`",
+        "",
+        f"{read / parts.cold_read:.0%}, {read / parts.warm_read:.0%}",
+        "",
+    )
+    yield "a whole copy of the images per machine", "", _size(data), "`runtime.cache_bytes` at least this: fetched once"
+    kept = CACHE_BYTES / data
+    yield (
+        f"fetched in every epoch with a cache of {_size(CACHE_BYTES)}",
+        "`1 - cache / (N · 3 · 256²)`, shards come in random order",
+        f"{1 - kept:.0%}",
+        "`runtime.cache`, `runtime.cache_bytes`",
+    )
+    yield (
+        "least cache, per machine",
+        f"`2 · {STREAMS} / M` shards: those being read and the next",
+        _size(2 * STREAMS / MACHINES * SHARD_BYTES),
+        f"`train.shuffle_shards: {STREAMS}`, `runtime.cache_bytes`",
+    )
+    yield (
+        "out of the store, by all machines",
+        "`speed · 3 · 256²`",
+        f"{speed * IMAGE_BYTES / 1e6:.0f} MB/s",
+        "`data.store`",
+    )
+    yield (
+        "finding a batch, of a step",
+        "`t_order / step`",
+        f"{parts.order_seconds / step:.1%}",
+        "`train.shuffle_shards`",
+    )
+    noise = BATCH * IMAGE_BYTES * parts.noise_seconds
+    yield (
+        "noise of the whole batch, if drawn on one CPU core",
+        "`B · 3 · 256² · t_noise`",
+        _ms(noise),
+        "drawn on the GPU",
+    )
+    yield "its memory in every process", "`4 B · 3 · 256²`", _size(4 * BATCH * IMAGE_BYTES), "`train.batch_size`"
+    yield "weights, gradients, two moments, average", "`5 · 4 P`", _size(5 * weights), "`runtime.parallel: ddp`"
+    yield "the same, sharded", "`5 · 4 P / G`", _size(5 * weights / GPUS), "`runtime.parallel: fsdp`"
+    yield "images on a GPU at a time, at most (ddp)", "`(m - 20 P) / A`", f"{fits} of {local}", "`runtime.device_batch`"
+    with_fsdp = int(sharded // parts.activation_bytes)
+    yield (
+        "images on a GPU at a time, at most (fsdp)",
+        "`(m - 20 P / G) / A`",
+        f"{with_fsdp} of {local}",
+        ("`runtime.device_batch`"),
+    )
+    yield (
+        "gradients between machines, not hidden",
+        "`2 (G-1)/G · 4 P / n`, a ring",
+        f"{_ms(gradients)} a step",
+        ("`runtime.device_batch`: one exchange a step"),
+    )
+    yield "the same by gloo", "`4 P / r_gloo`", _ms(weights / parts.all_reduce), "NCCL is taken on GPUs"
+    yield "a checkpoint", "`4 · 4 P`", _size(state), ""
+    yield (
+        "writing it, all waiting",
+        "`16 P / w_save` (at `d`)",
+        f"{save:.0f} s ({state / DISK:.0f} s)",
+        ("`runtime.checkpoint_seconds`"),
+    )
+    yield (
+        "share of the time, every half hour",
+        f"`write / {CHECKPOINT_SECONDS} s`",
+        f"{save / CHECKPOINT_SECONDS:.1%}",
+        (f"`runtime.checkpoint_seconds: {CHECKPOINT_SECONDS}`"),
+    )
+    yield (
+        "work lost with a machine",
+        "half an interval, and the restart",
+        f"{lost / 60:.0f} min · {GPUS} GPUs",
+        ("`runtime.checkpoint_seconds`"),
+    )
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown, all of it text."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _rows(header: tuple[str, ...], *rows: tuple[str, ...]) -> list[dict[str, str]]:
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f} ms" if seconds < 10 else f"{seconds:,.0f} s"
+
+
+def _size(n: float) -> str:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= scale:
+            return f"{n / scale:,.1f} {unit}"
+    return f"{n / 1e3:,.1f} kB"

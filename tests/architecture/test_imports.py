@@ -1,0 +1,144 @@
+"""No stage and no command pays for a library that it does not use: what a real run has imported when it ends."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+
+# The libraries that take more than a tenth of a second to import. `torch._dynamo` is torch's compiler.
+HEAVY = {
+    *("torch", "torch._dynamo", "sympy", "torchvision", "torch_fidelity", "matplotlib", "sklearn", "scipy", "PIL"),
+    *("mlflow", "great_expectations", "prefect", "pandas", "pyarrow", "dask", "distributed", "fsspec", "diffusers"),
+}
+# MLflow, great_expectations and pyarrow import these themselves.
+MLFLOW = {"mlflow", "pandas", "pyarrow", "scipy"}
+USED = {
+    "prepare": {"PIL", "pyarrow", "pandas"},
+    "validate": {"great_expectations", "pandas", "pyarrow", "scipy"},
+    "features": {"torch"},
+    "train": {"torch", "PIL"} | MLFLOW,
+    "sample": {"torch", "PIL"} | MLFLOW,
+    "evaluate": {"torch", "torch_fidelity", "matplotlib", "PIL"} | MLFLOW,
+    "register": {"torch"} | MLFLOW,
+}
+SMALL = {
+    "features": {"images": 1280},
+    "schedule": {"T": 50},
+    "network": {"width": 8, "head_channels": 8},
+    "train": {"images": 256, "warmup_images": 64, "decay_images": 64},
+    "sample": {"steps": 3, "images": 200, "grid": 16},
+    "evaluate": {"kid_subsets": 2},
+    "promote": {"max_over_floor": 1e9},
+    "runtime": {"progress": False},
+}
+WATCHED = """
+import atexit, runpy, sys
+heavy, module, sys.argv = sys.argv[1].split(), sys.argv[2], sys.argv[2:]
+atexit.register(lambda: print("imported:", *(name for name in heavy if name in sys.modules)))
+if module == "ddpm":
+    from ddpm.cli import main
+    sys.exit(main())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def imported(*command: str, folder: Path) -> set[str]:
+    """What of HEAVY the command `ddpm` or a module's run in `folder` has imported at its end, which is to be good."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "MLFLOW_TRACKING_URI")}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, " ".join(sorted(HEAVY)), *command],
+        cwd=folder,
+        env=clean,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("imported:")[2].split())
+
+
+@pytest.fixture(scope="module")
+def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Callable[[str], set[str]]:
+    """Runs a stage of dvc.yaml on the digits, once, and says what it imported; earlier stages must have run."""
+    folder = tmp_path_factory.mktemp("imports")
+    (folder / "data/raw").mkdir(parents=True)
+    shutil.copy(empty_store, folder / "mlflow.db")
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for section, values in SMALL.items():
+        params[section].update(values)
+    yaml.dump(params, folder / "params.yaml")
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    known: dict[str, set[str]] = {}
+
+    def run(stage: str) -> set[str]:
+        for name in list(stages)[: list(stages).index(stage) + 1]:
+            if name not in known:
+                command = stages[name]["cmd"].replace("${data.path}", "data/raw").replace('"', "").split()
+                known[name] = imported(*command[command.index("-m") + 1 :], folder=folder)
+        return known[stage]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        *("prepare", "validate", "features", "train"),
+        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "evaluate", "register")),
+    ],
+)
+def test_a_stage_imports_the_libraries_that_it_uses_and_no_other(
+    stage: str, run_stage: Callable[[str], set[str]]
+) -> None:
+    assert run_stage(stage) == USED[stage]
+
+
+def test_every_stage_is_watched() -> None:
+    assert set(USED) == set(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
+
+
+@pytest.mark.parametrize("command", ["--help", "sample --help", "versions --help"])
+def test_help_imports_nothing_heavy(command: str, tmp_path: Path) -> None:
+    assert imported("ddpm", *command.split(), folder=tmp_path) == set()
+
+
+def test_drawing_from_a_file_imports_torch_and_the_picture_library_alone(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "model.safetensors")
+    command = "ddpm sample --model model.safetensors --number 2 --steps 2 --out two.png"
+    assert imported(*command.split(), folder=tmp_path) == {"torch", "PIL"}
+
+
+def test_asking_the_registry_imports_no_torch(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    program = (
+        "import sys\nfrom ddpm.integrations import registry\n"
+        "assert registry.versions('ddpm') == [] and 'mlflow' in sys.modules and 'torch' not in sys.modules"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "MLFLOW_TRACKING_URI")}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=clean, check=True)
+
+
+def test_torch_fidelity_comes_without_torchvision_which_can_still_be_imported(tmp_path: Path) -> None:
+    program = """
+import sys
+from ddpm.integrations.lean_fidelity import import_torch_fidelity
+import_torch_fidelity()
+import torch, torch_fidelity
+assert "torch._dynamo" not in sys.modules and "torchvision" not in sys.modules
+from torch_fidelity.sample_similarity_lpips import torchvision_load_pretrained_vgg16
+from torch_fidelity import feature_extractor_clip
+image = torch.zeros(3, 2, 2)
+assert feature_extractor_clip.torchvision.transforms.functional.normalize(image, [0.5] * 3, [0.5] * 3).min() == -1
+import torchvision.datasets
+assert isinstance(torchvision.datasets.CIFAR10, type) and "torchvision" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

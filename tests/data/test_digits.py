@@ -1,0 +1,13 @@
+"""The embedded digits are scikit-learn's, though scikit-learn is not imported to read them."""
+
+import numpy as np
+
+from ddpm.data.sources import _read_digits
+
+
+def test_the_digits_are_those_that_scikit_learn_gives() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = _read_digits()
+    assert np.array_equal(pixels, load_digits().images)
+    assert labels == load_digits().target.tolist()
