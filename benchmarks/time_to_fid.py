@@ -10,7 +10,6 @@ folder; without it, the embedded digits. Weights stay in `--models`, where bench
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,39 +17,15 @@ import torch
 from common import Images, command, load_images, machine, table, write
 from contenders import EMA, RAW, Contender
 from contenders.kept import MODELS, NAMES, Trained, make_contender, train, trained_before
-from contenders.ours import read_params
+from contenders.measured import Measured, final, measure
+from contenders.ours import default_overlay, read_params
 from judge import DIM, Judge, train_judge
 
 from ddpm.evaluation.pictures import grid
 from ddpm.runtime import choose_device
 
-HERE = Path(__file__).parent
 SHOWN = 100
 """Images on a picture."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """FID of a contender: of every kind of its weights by the first images, of the kept one by all."""
-
-    first: dict[str, float]
-    weights: str
-    fid: float
-
-
-def measure(
-    contender: Contender, folder: Path, weights: list[str], judge: Judge, *, n: int, first: int, pictures: Path | None
-) -> Measured:
-    """FID of `n` images by the weights it hands out or, where it leaves that open, the better by the `first` images."""
-    drawn = {name: contender.drawer(folder, name)(first, 0, contender.default) for name in weights}
-    fids = {name: judge.fid(images) for name, images in drawn.items()}
-    best = contender.weights if contender.weights in fids else min(fids, key=lambda name: fids[name])
-    images = drawn[best]
-    if n > first:
-        images = torch.cat([images, contender.drawer(folder, best)(n - first, 1, contender.default)])
-    if pictures is not None:
-        save_pictures(pictures, {f"{contender.name}_{name}": shown for name, shown in drawn.items()})
-    return Measured(fids, best, judge.fid(images))
 
 
 def save_pictures(folder: Path, images: dict[str, torch.Tensor]) -> None:
@@ -91,8 +66,8 @@ def snapshot_rows(
 ) -> list[dict[str, str]]:
     """A line for every state of the average on the way; its learning rate had not decayed yet."""
     rows = []
-    for name in (w for w in trained.weights if w not in (RAW, EMA)):
-        there = measure(contender, folder, [name], judge, n=n, first=first, pictures=None)
+    for name in sorted(set(trained.weights) - {RAW, EMA}, key=trained.weights.index):
+        there = measure(contender, folder, [name], judge, n=n, first=first)
         blank = dict.fromkeys(("images seen", "images/s", "FID raw (first)", "FID EMA (first)", "seconds"), "")
         rows.append(row(contender, trained, there, floor=floor) | blank)
     return rows
@@ -135,8 +110,7 @@ def main() -> None:
     images = load_images(args.data, size=32 if args.data else 8)
     args.images = min(args.images, len(images.train))
     args.first = min(args.first, args.images)
-    overlay = args.overlay or (HERE / "mnist.yaml" if images.train.shape[-1] in range(28, 33) else None)
-    params = read_params(args.params, overlay)
+    params = read_params(args.params, args.overlay or default_overlay(images))
     snapshots = tuple(60 * minutes for minutes in args.snapshots)
     contenders = [make_contender(name, params, snapshots=snapshots) for name in args.contenders]
 
@@ -155,8 +129,9 @@ def main() -> None:
     rows, fids = [], {}
     for contender, done in zip(contenders, trainings, strict=True):
         folder, count = args.models / contender.name, {"n": args.images, "first": args.first}
-        final = [name for name in done.weights if name in (RAW, EMA)]
-        measured = measure(contender, folder, final, judge, **count, pictures=args.pictures)
+        measured = measure(contender, folder, final(done.weights), judge, **count)
+        if args.pictures:
+            save_pictures(args.pictures, {f"{contender.name}_{name}": m for name, m in measured.images.items()})
         rows.append(row(contender, done, measured, floor=floor))
         rows += snapshot_rows(contender, folder, done, judge, **count, floor=floor)
         fids[contender.name] = measured.fid
@@ -173,7 +148,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2_000, help="generated, by each and for the floor")
     parser.add_argument("--first", type=int, default=500, help="of them, by which a peer's weights are chosen")
     parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
-    parser.add_argument("--params", type=Path, default=HERE.parent / "params.yaml")
+    parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
     parser.add_argument("--overlay", type=Path, help="what differs from params; default: mnist.yaml for such images")
     parser.add_argument("--models", type=Path, default=MODELS, help="where the trained weights are kept")
     parser.add_argument("--reuse", action="store_true", help="measure what is in --models instead of training again")

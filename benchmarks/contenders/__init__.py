@@ -29,7 +29,7 @@ class Setting:
     name: str
     evaluations: int
     """Of the network, for one image."""
-    told: dict[str, Any] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 Draw = Callable[[int, int, Setting], Tensor]

@@ -49,10 +49,10 @@ class Diffusers:
     def choices(self) -> str:
         return (
             f"UNet2DModel with two layers a block, attention at the last resolution but one and channels "
-            f"{self.channels} at 32, 16, 8 and 4 pixels, as many colour channels as the images have; linear schedule of "
-            f"1000 steps, target eps, AdamW at {LR:g} with {WARMUP_STEPS} warm-up steps and a cosine over the steps that fit, batch "
-            f"{self.batch_size}, gradients clipped at 1, the example's EMA, float32, no mirroring. Images are in "
-            "memory, and the example's checkpoints and sample pictures are left out, both to its advantage."
+            f"{self.channels} at 32, 16, 8 and 4 pixels, as many colour channels as the images have; linear schedule "
+            f"of 1000 steps, target eps, AdamW at {LR:g} with {WARMUP_STEPS} warm-up steps and a cosine over the steps "
+            f"that fit, batch {self.batch_size}, gradients clipped at 1, the example's EMA, float32, no mirroring. "
+            "Images are in memory, and the example's checkpoints and sample pictures are left out, to its advantage."
         )
 
     def network(self, channels: int, size: int) -> "UNet2DModel":
