@@ -17,6 +17,7 @@ from ddpm.cli import operate
 from ddpm.integrations import mlflow_store, registry
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
+COMMANDS += ("import-unet", "export-unet")
 
 
 def record(fid: float) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"objective__time_sampling": "log_normal"}, r"set schedule\.name to variance_exploding"),
         ({"schedule__name": "variance_exploding"}, r"whose time is continuous"),
         ({"schedule__sigma_min": 100.0}, r"sigma_min is 100\.0, expected below sigma_max \(80\.0\)"),
+        ({"network__embedding": "sum"}, r"network\.embedding is 'sum'.*'scale_shift' or 'add'"),
+        ({"network__groups": 7}, r"groups is 7, expected a divisor of width \(32\)"),
         ({"sample__images": "many"}, r"sample\.images is 'many'"),
         ({"sample__steps": 2000}, r"sample\.steps is 2000, expected at most schedule\.T \(1000\)"),
         ({"sample__guidance": 2.0, "network__label_dropout": 0.0}, r"label_dropout is 0"),

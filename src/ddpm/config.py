@@ -213,12 +213,25 @@ class Network:
     dropout: float
     label_dropout: float
     """Share of labels hidden in training; guidance needs it above 0."""
+    embedding: Literal["scale_shift", "add"]
+    """What time and class do in a block: scale and shift the second norm's output (Dhariwal and Nichol 2021), or are
+    added before it (Ho et al. 2020)."""
+    resample: Literal["residual", "conv"]
+    """Between resolutions: a residual block (Dhariwal and Nichol 2021), or one convolution (Ho et al. 2020)."""
+    groups: int | None
+    """Of group normalisation; null: up to 32 of at least four channels. A model that shall be exported to diffusers
+    needs a number, or a width that is a multiple of 128."""
 
     def __post_init__(self) -> None:
         _positive(self, "width", "blocks", "head_channels")
         _share(self, "dropout", "label_dropout")
         _require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
         _require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")
+        if self.groups is not None:
+            _positive(self, "groups")
+            _require(
+                self.width % self.groups == 0, f"groups is {self.groups}, expected a divisor of width ({self.width})"
+            )
 
 
 @_section

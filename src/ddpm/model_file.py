@@ -18,7 +18,7 @@ from ddpm.diffusion.likelihood import Estimate
 from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
-from ddpm.networks.unet import UNet
+from ddpm.networks.unet import Convention, UNet
 from ddpm.runtime import Precision, autocast
 
 FORMAT = "ddpm-1"
@@ -87,16 +87,22 @@ def objective_of(spec: dict[str, Any]) -> Objective:
     return Objective(**{name: value for name, value in settings.items() if name not in _OF_TRAINING})
 
 
+def architecture_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `UNet` in a model's spec; an absent one means what it means there."""
+    told = {k: v for k, v in spec["network"].items() if k != "label_dropout"}
+    told |= {k: tuple(told[k]) for k in ("multipliers", "attention")}
+    return told | {
+        "channels": spec["channels"],
+        "out_channels": (2 if objective_of(spec).learned_variance else 1) * spec["channels"],
+        "size": spec["size"],
+        "classes": len(spec["classes"]),
+        "convention": Convention(**told.get("convention", {})),
+    }
+
+
 def build_network(spec: dict[str, Any]) -> UNet:
     """An untrained network from a model's spec."""
-    architecture = {k: v for k, v in spec["network"].items() if k != "label_dropout"}
-    return UNet(
-        channels=spec["channels"],
-        out_channels=(2 if objective_of(spec).learned_variance else 1) * spec["channels"],
-        size=spec["size"],
-        classes=len(spec["classes"]),
-        **architecture | {k: tuple(architecture[k]) for k in ("multipliers", "attention")},
-    )
+    return UNet(**architecture_of(spec))
 
 
 def save(path: Path | str, *, network: nn.Module, spec: dict[str, Any], lineage: dict[str, Any]) -> str:

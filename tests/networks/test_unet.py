@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm.networks.ema import Ema
-from ddpm.networks.unet import UNet
+from ddpm.networks.unet import Convention, UNet
 
 
 def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: object) -> UNet:
@@ -20,20 +20,37 @@ def awakened(network: UNet) -> UNet:
     return network
 
 
+VARIANTS = [{"embedding": e, "resample": r} for e in ("scale_shift", "add") for r in ("residual", "conv")]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 9), (13, 10), (32, 32)])
-def test_output_has_the_shape_of_the_input(channels: int, shape: tuple[int, int]) -> None:
-    network = unet(channels=channels, size=shape[0], multipliers=(1, 2, 2))
+def test_output_has_the_shape_of_the_input(channels: int, shape: tuple[int, int], variant: dict[str, str]) -> None:
+    network = unet(channels=channels, size=shape[0], multipliers=(1, 2, 2), **variant)
     x = torch.randn(2, channels, *shape)
     assert network(x, torch.tensor([1.0, 900.0]), torch.tensor([0, 2])).shape == x.shape
 
 
-def test_it_starts_by_predicting_zero() -> None:
-    assert torch.equal(unet()(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])), torch.zeros(2, 1, 8, 8))
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_it_starts_by_predicting_zero(variant: dict[str, str]) -> None:
+    network = unet(**variant)
+    assert torch.equal(network(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])), torch.zeros(2, 1, 8, 8))
 
 
-def test_it_sees_time_and_label() -> None:
-    network = awakened(unet())
+def test_what_a_model_file_does_not_say_is_what_it_was_written_with() -> None:
+    """Files from before there was a choice name neither embedding, resample, groups nor convention."""
+    said = unet(embedding="scale_shift", resample="residual", groups=None, convention=Convention())
+    assert said.state_dict().keys() == unet().state_dict().keys()
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 20.0])
+    awakened(said).load_state_dict(awakened(silent := unet()).state_dict())
+    assert torch.equal(said(x, t), silent(x, t))
+    assert (said.up[0].block.norm1.num_groups, said.norm_out.num_groups, said.norm_out.eps) == (8, 2, 1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_it_sees_time_and_label(variant: dict[str, str]) -> None:
+    network = awakened(unet(**variant))
     x = torch.randn(1, 1, 8, 8)
     early, late = torch.tensor([10.0]), torch.tensor([900.0])
     one, two = torch.tensor([1]), torch.tensor([2])

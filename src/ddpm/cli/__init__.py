@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from ddpm.cli import images, operate
+from ddpm.cli import exchange, images, operate
 from ddpm.config import SamplerName
 from ddpm.errors import UserError
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(run: Any, summary: str, example: str) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            run.__name__,
+            run.__name__.replace("_", "-"),
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example: {example}",
@@ -44,10 +44,14 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--name", help="registered model (default: promote.name in params.yaml)")
         return made
 
-    def drawing(made: argparse.ArgumentParser, number: str) -> argparse.ArgumentParser:
+    def sourced(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         source = named(made).add_mutually_exclusive_group()
         source.add_argument("--model", type=Path, metavar="FILE", help="a .safetensors file; needs no registry")
         source.add_argument("--version", help="of the registered model (default: its champion)")
+        return made
+
+    def drawing(made: argparse.ArgumentParser, number: str) -> argparse.ArgumentParser:
+        sourced(made)
         made.add_argument("--out", type=Path, required=True, help="a .png for one picture of all, or a new folder")
         made.add_argument("-n", "--number", type=int, help=f"images (default: {number})")
         made.add_argument("--seed", type=int, help="the same seed gives the same images (default: a fresh one)")
@@ -142,6 +146,29 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     back.add_argument("--reason", default="no reason given", help="kept with the move")
+
+    taken = command(
+        exchange.import_unet,
+        "make a model file of a UNet2DModel that diffusers saved",
+        "ddpm import-unet ddpm-cifar10-32 --out models/cifar10.safetensors",
+    )
+    taken.add_argument("folder", type=Path, help="a saved pipeline, or a network with its config.json")
+    taken.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
+    taken.add_argument(
+        "--schedule", choices=("linear", "cosine"), help="without scheduler_config.json (default: linear)"
+    )
+    taken.add_argument("--target", choices=("eps", "v", "x_0"), help="without scheduler_config.json (default: eps)")
+    taken.add_argument("--null-label", action="store_true", help='the last class means "no label", for guidance')
+
+    given = sourced(
+        command(
+            exchange.export_unet,
+            "write a model as a folder that diffusers' DDPMPipeline reads",
+            "ddpm export-unet --model models/model.safetensors --out exported",
+        )
+    )
+    given.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    given.set_defaults(device="cpu")
 
     shown = named(command(operate.report, "show what the last run of the pipeline made", "ddpm report"))
     shown.add_argument("--metrics", type=Path, default=Path("reports/metrics.json"))

@@ -1,0 +1,216 @@
+"""A model that diffusers saved draws here, and a model of this project draws there: the same x_0 for the same x_t."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpm import cli, model_file
+
+# The angle of a sinusoid near t = 1000 is a float32 with steps of 6e-5, and the two count t from 0 and from 1.
+TOLERANCE = 2e-4
+EXPORTABLE: dict[str, Any] = {  # what `tiny_model` is to have in place of its own
+    "schedule": {"name": "cosine", "T": 1000},
+    "network": {
+        "width": 16,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [4],
+        "head_channels": 8,
+        "dropout": 0.0,
+        "label_dropout": 0.1,
+        "groups": 8,
+    },
+}
+STEPS = torch.tensor([1, 2, 250, 600, 998])  # at 1000, 1/alpha is 150 and magnifies every rounding
+
+
+def saved_unet(folder: Path, **changes: Any) -> diffusers.UNet2DModel:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 8,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+    }
+    unet = diffusers.UNet2DModel(**options | changes).eval()
+    unet.save_pretrained(folder)
+    return unet
+
+
+def said_there(unet: Any, scheduler: Any, x_t: Tensor, labels: Tensor | None = None) -> Tensor:
+    """x_0 at STEPS, unclipped, by diffusers alone; its steps start at 0."""
+    scheduler.config.clip_sample = False
+    with torch.no_grad():
+        answer = unet(x_t, STEPS - 1, class_labels=labels).sample
+    pairs = zip(answer, STEPS, x_t, strict=True)
+    return torch.cat([scheduler.step(a[None], int(t) - 1, x[None]).pred_original_sample for a, t, x in pairs])
+
+
+def said_here(file: Path, x_t: Tensor, labels: Tensor | None = None) -> Tensor:
+    return model_file.load(file).estimator()(x_t, STEPS, labels).x_0
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    assert a.std() > 0.1
+    return torch.allclose(a, b, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def noise(channels: int = 1) -> Tensor:
+    return torch.randn(5, channels, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+        {"prediction_type": "sample"},
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    ],
+    ids=str,
+)
+def test_a_pipeline_of_theirs_is_imported_with_its_schedule_and_draws(tmp_path: Path, told: dict[str, Any]) -> None:
+    unet = saved_unet(tmp_path / "pipeline" / "unet", in_channels=3, out_channels=3)
+    scheduler = diffusers.DDPMScheduler(**told)
+    diffusers.DDPMPipeline(unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "pipeline")
+    file = tmp_path / "model.safetensors"
+    assert cli.main(["import-unet", str(tmp_path / "pipeline"), "--out", str(file)]) == 0
+    assert alike(said_here(file, noise(3)), said_there(unet, scheduler, noise(3)))
+
+    drawn = tmp_path / "images"
+    assert cli.main(f"sample --model {file} -n 2 --seed 1 --steps 2 --out {drawn}".split()) == 0
+    with Image.open(drawn / "000001.png") as picture:
+        assert (picture.size, picture.mode) == ((8, 8), "RGB")
+
+
+def test_a_network_alone_is_imported_by_options_with_its_classes_and_its_null_label(tmp_path: Path) -> None:
+    unet = saved_unet(tmp_path / "unet", num_class_embeds=4)
+    file = tmp_path / "model.safetensors"
+    words = f"import-unet {tmp_path / 'unet'} --out {file} --schedule cosine --target v --null-label"
+    assert cli.main(words.split()) == 0
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    assert alike(said_here(file, noise(), labels), said_there(unet, scheduler, noise(), labels))
+    assert alike(said_here(file, noise()), said_there(unet, scheduler, noise(), torch.full((5,), 3)))
+    guided = f"sample --model {file} -n 2 --label 2 --guidance 2 --seed 1 --steps 2 --out {tmp_path / 'i.png'}"
+    assert cli.main(guided.split()) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule": {"name": "linear", "T": 1000}},
+        {"schedule": {"name": "sigmoid", "T": 1000, "zero_terminal_snr": True}},
+        {"schedule": {"name": "linear", "T": 1000}, "classes": [], "channels": 3},
+        {"objective": {"target": "eps", "weight": "simple", "min_snr_gamma": 5.0, "learned_variance": True}},
+    ],
+    ids=str,
+)
+def test_a_model_of_this_project_is_a_pipeline_there(
+    tmp_path: Path, tiny_model: Callable[..., str], changes: dict[str, Any]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    tiny_model(file, **EXPORTABLE | changes)
+    assert cli.main(["export-unet", "--model", str(file), "--out", str(tmp_path / "there")]) == 0
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "there")
+    classes = len(model_file.load(file).spec["classes"])
+    labels = torch.tensor([0, 3, classes, 1, 2]) if classes else None
+    x_t = noise(model_file.load(file).spec["channels"])
+    assert alike(said_here(file, x_t, labels), said_there(pipeline.unet, pipeline.scheduler, x_t, labels))
+    if not classes:
+        images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
+        assert images.shape == (2, 8, 8, 3)
+
+
+def test_there_and_back_answers_the_same(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    file, again, folder = tmp_path / "model.safetensors", tmp_path / "again.safetensors", tmp_path / "there"
+    tiny_model(file, **EXPORTABLE)
+    assert cli.main(["export-unet", "--model", str(file), "--out", str(folder)]) == 0
+    assert cli.main(["import-unet", str(folder), "--out", str(again), "--null-label"]) == 0
+    labels = torch.tensor([0, 3, 4, 1, 2])
+    assert alike(said_here(file, noise(), labels), said_here(again, noise(), labels))
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"beta_schedule": "scaled_linear"}, 'beta_schedule is "scaled_linear", expected "linear" or'),
+        ({"beta_end": 0.012}, "beta_end is 0.012, expected 0.02"),
+        ({"num_train_timesteps": 500}, "num_train_timesteps is 500, expected 1000"),
+        ({"trained_betas": [0.1, 0.2]}, r"trained_betas is \[0.1, 0.2\]"),
+        ({"prediction_type": "score"}, 'prediction_type is "score"'),
+        ({"rescale_betas_zero_snr": True}, 'prediction_type is "epsilon", expected "v_prediction" or "sample"'),
+        ({"variance_type": "learned"}, 'variance_type is "learned"'),
+        ({"variance_type": "learned_range"}, "out_channels is 1 and in_channels 1"),
+    ],
+)
+def test_a_schedule_that_this_project_has_not_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], told: dict[str, Any], says: str
+) -> None:
+    saved_unet(tmp_path / "unet")
+    options = diffusers.DDPMScheduler().config | told
+    (tmp_path / "unet" / "scheduler_config.json").write_text(json.dumps(dict(options)))
+    out = tmp_path / "model.safetensors"
+    assert cli.main(["import-unet", str(tmp_path / "unet"), "--out", str(out)]) == 1
+    assert says.replace("\\", "") in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*more: str) -> str:
+        assert cli.main(["import-unet", str(tmp_path / "unet"), "--out", str(tmp_path / "m.safetensors"), *more]) == 1
+        return capsys.readouterr().err
+
+    assert "has no config.json" in said()
+    saved_unet(tmp_path / "unet", act_fn="gelu")
+    assert "act_fn is 'gelu'" in said()
+    saved_unet(tmp_path / "unet")
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    assert "is no whole safetensors file" in said()
+    weights.rename(weights.with_suffix(".bin"))
+    assert "save the model anew with safe_serialization=True" in said()
+    (tmp_path / "unet" / "scheduler_config.json").write_text("{")
+    assert "leave out --schedule" in said("--schedule", "linear")
+    assert "scheduler_config.json is no JSON" in said()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"schedule": {"name": "cosine", "T": 50}}, "its schedule is not discrete with T 1000"),
+        ({"schedule": {"name": "cosine", "T": 1000, "time": "continuous"}}, "its schedule is not discrete"),
+        ({"objective": {"target": "edm", "weight": "simple", "min_snr_gamma": 5.0}}, "its target is edm"),
+        ({"size": 9}, "size is 9"),
+        ({"network": EXPORTABLE["network"] | {"groups": None}}, "train with network.groups set, to 4"),
+    ],
+    ids=str,
+)
+def test_a_model_that_diffusers_cannot_express_is_refused_in_one_sentence(
+    tmp_path: Path,
+    tiny_model: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    says: str,
+) -> None:
+    tiny_model(tmp_path / "model.safetensors", **EXPORTABLE | changes)
+    words = ["export-unet", "--model", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "there")]
+    assert cli.main(words) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
