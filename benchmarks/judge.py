@@ -23,6 +23,8 @@ WIDTHS = (16, 32, 48)
 DIM = sum(WIDTHS)
 BATCH = 128
 SEED = 20_240
+SCALED_BY = 10_000
+"""Training images, the first ones, whose features define mean 0 and standard deviation 1."""
 
 
 class Network(nn.Module):
@@ -67,7 +69,7 @@ class Judge:
     network: Network
     mean: Tensor
     std: Tensor
-    """[96] of the training images' features, by which all are made comparable: float64."""
+    """[96] of training images' features, by which all are made comparable: float64."""
     reference: Described
     accuracy: float
     """Share of held-out images whose class it names."""
@@ -109,7 +111,7 @@ def train_judge(images: Images, *, seen: int = 120_000, lr: float = 0.003) -> Ju
             optimizer.step()
             rate.step()
     network.eval().requires_grad_(False)
-    std, mean = torch.std_mean(_outputs(network, images.train)[0], dim=0)
+    std, mean = torch.std_mean(_outputs(network, images.train[:SCALED_BY])[0], dim=0)
     features, logits = _outputs(network, images.test)
     right = logits.argmax(dim=1) == torch.from_numpy(np.array(images.test_labels))
     reference = Described((features - mean) / std, logits)

@@ -26,6 +26,7 @@ from contenders.ours import default_overlay, read_params
 from judge import Judge, train_judge
 from served import Answers, ask_for_images
 
+from ddpm.config import Runtime
 from ddpm.runtime import choose_device
 
 TARGET, SECONDS = 3.0, 0.5
@@ -69,13 +70,15 @@ def peer_side(
     return Side(contender.name, draw, cheapest(draw, contender.ladder, judge, n=n, target=target)), best
 
 
-def same_weights_sides(peer: Side, folder: Path, default: Setting, judge: Judge, *, n: int) -> tuple[Side, Side]:
+def same_weights_sides(
+    peer: Side, folder: Path, default: Setting, runtime: Runtime, judge: Judge, *, n: int
+) -> tuple[Side, Side]:
     """Ours with diffusers' weights at the cheapest setting no worse than diffusers at its best; and diffusers there."""
     ladder = tuple(peer.tried.fids)
     fids = peer.tried.fids
     good_enough = AS_GOOD * min(fids.values())
     theirs = Tried(fids, next(setting for setting in ladder if fids[setting] <= good_enough))
-    draw = same_weights.SameWeights(same_weights.as_ours(folder)).drawer()
+    draw = same_weights.drawer(folder, runtime)
     ours = cheapest(draw, same_weights.ladder(default), judge, n=n, target=theirs.fid)
     return Side("ours, its weights", draw, ours), Side(peer.name, peer.draw, theirs)
 
@@ -145,7 +148,7 @@ def main() -> None:
         sides.append(peer)
         pairs.append((side, peer))
         if contender.name == "diffusers" and args.same_weights:
-            pairs.append(same_weights_sides(peer, folder / best, ours.default, judge, n=args.images))
+            pairs.append(same_weights_sides(peer, folder / best, ours.default, params.runtime, judge, n=args.images))
             sides.append(pairs[-1][0])
     rows = compared(pairs, n=args.speed_images, rounds=args.rounds)
     lines = [
@@ -169,7 +172,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
     parser.add_argument("--models", type=Path, default=MODELS, help="where time_to_fid.py left its models")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for a model that is missing there")
-    parser.add_argument("--peers", nargs="*", choices=[n for n in NAMES if n[:4] != "ours"], default=list(NAMES[2:]))
+    parser.add_argument("--peers", nargs="*", choices=NAMES[2:], default=NAMES[2:])
     parser.add_argument("--images", type=int, default=2_000, help="for each FID")
     parser.add_argument("--first", type=int, default=500, help="by which a peer's weights, raw or EMA, are chosen")
     parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")

@@ -20,6 +20,8 @@ REPLAN_AT = (0.25, 0.5, 0.75, 0.9, 0.97)
 """Shares of the time after which the length of a training is planned anew by the speed so far."""
 RESERVE = 0.01
 """Share of the time left that a plan leaves free, so that the learning rate's decay ends in time."""
+TOO_SHORT = 0.05
+"""Share of the time that a plan's end may leave; a slow start, badly measured, would leave more."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Budget:
         self._paused = 0.0
         self._first: tuple[float, int] | None = None
         self._ended: float | None = None
+        self._planned: int | None = None
         first_plan = min(15.0, 0.05 * seconds)
         self._plans = [first_plan, *(share * seconds for share in REPLAN_AT if share * seconds > first_plan)]
 
@@ -93,16 +96,21 @@ class Budget:
             self._first = (self.spent, done)
 
     def plan(self) -> int | None:
-        """Images that fit into the whole budget at the speed so far; None unless a plan is due."""
+        """Images that fit into the whole budget at the speed so far; None unless a plan is due.
+
+        One is due after the first seconds and at REPLAN_AT, and where the plan before has ended far too early.
+        """
         if self._first is None or self.done == self._first[1]:
             return None
         since = self.spent - self._first[0]
-        if not self._plans or since < self._plans[0]:
+        too_short = self._planned is not None and self.done >= self._planned and self.left > TOO_SHORT * self.seconds
+        if not too_short and (not self._plans or since < self._plans[0]):
             return None
         while self._plans and since >= self._plans[0]:
             self._plans.pop(0)
         speed = (self.done - self._first[1]) / since
-        return self.done + max(1, round(speed * self.left * (1 - RESERVE)))
+        self._planned = self.done + max(1, round(speed * self.left * (1 - RESERVE)))
+        return self._planned
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ def make_contender(name: str, params: Params, *, snapshots: tuple[float, ...] = 
         return Diffusers()
     if name == "lucidrains":
         return Lucidrains()
-    return Ours(params, labels=name == "ours", snapshots=snapshots, batch=params.runtime.sample_batch)
+    return Ours(params, labels=name == "ours", snapshots=snapshots)
 
 
 def train(contender: Contender, images: Images, *, seconds: float, folder: Path) -> Trained:

@@ -14,7 +14,7 @@ from ddpm import config
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.config import Params, Train
+    from ddpm.config import Params, Runtime, Train
     from ddpm.training.session import Training
 
 OVERLAY = Path(__file__).parents[1] / "mnist.yaml"
@@ -76,7 +76,6 @@ class Ours:
     labels: bool = True
     snapshots: tuple[float, ...] = ()
     """Seconds of training after which the average is kept, too."""
-    batch: int = 256
     planned: list[int] = field(default_factory=list)
     """Images of each plan, in order."""
 
@@ -170,30 +169,36 @@ class Ours:
         model_file.save(_file(folder, weights), network=network, spec=training.spec, lineage=lineage)
 
     def drawer(self, folder: Path, weights: str) -> Draw:
-        from ddpm import model_file, runtime
-        from ddpm.evaluation.generate import balanced_labels, generate
+        return file_drawer(_file(folder, weights), self.params.runtime)
 
-        device = runtime.choose_device(self.params.runtime.device)
-        model = model_file.load(_file(folder, weights), device)
-        classes = len(model.spec["classes"])
-        precision = runtime.choose_precision(self.params.runtime.precision, device, model.spec["size"])
-        model.network.to(memory_format=runtime.memory_format(device, precision))
 
-        def draw(n: int, seed: int, setting: Setting) -> Tensor:
-            told: dict[str, Any] = setting.told
-            labels = balanced_labels(n, classes, seed) if classes else None
-            return generate(
-                model,
-                n=n,
-                seed=seed,
-                labels=labels,
-                batch=self.batch,
-                device=device,
-                precision=precision,
-                **told,
-            )
+def file_drawer(path: Path, runtime: "Runtime") -> Draw:
+    """Draws with the model in the file, in the precision and layout that suit the device; all classes alike often."""
+    from ddpm import model_file
+    from ddpm.evaluation.generate import balanced_labels, generate
+    from ddpm.runtime import choose_device, choose_precision, memory_format
 
-        return draw
+    device = choose_device(runtime.device)
+    model = model_file.load(path, device)
+    classes = len(model.spec["classes"])
+    precision = choose_precision(runtime.precision, device, model.spec["size"])
+    model.network.to(memory_format=memory_format(device, precision))
+
+    def draw(n: int, seed: int, setting: Setting) -> Tensor:
+        told: dict[str, Any] = setting.told
+        labels = balanced_labels(n, classes, seed) if classes else None
+        return generate(
+            model,
+            n=n,
+            seed=seed,
+            labels=labels,
+            batch=runtime.sample_batch,
+            device=device,
+            precision=precision,
+            **told,
+        )
+
+    return draw
 
 
 def _file(folder: Path, weights: str) -> Path:
