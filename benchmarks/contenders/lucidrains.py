@@ -41,7 +41,7 @@ class Lucidrains:
     name = "lucidrains"
     weights = None
     default = _ddim(50)
-    ladder = (_ddim(10), _ddim(20), _ddim(50))
+    ladder = (_ddim(5), _ddim(10), _ddim(20), _ddim(50))
 
     def choices(self) -> str:
         return (
