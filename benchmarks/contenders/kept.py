@@ -1,0 +1,58 @@
+"""Trainings of contenders and what they leave in a folder each, for one benchmark to make and another to use."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import Images
+
+from contenders import Budget, Contender
+from contenders.huggingface import Diffusers
+from contenders.lucidrains import Lucidrains
+from contenders.ours import Ours
+from ddpm.config import Params
+from ddpm.files import write_json
+
+MODELS = Path(".state/benchmarks/time_to_fid")
+"""Where they are kept unless somebody says otherwise."""
+NAMES = ("ours", "ours-unlabelled", "diffusers", "lucidrains")
+RECORD = "training.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left in its folder."""
+
+    weights: list[str]
+    images_seen: int
+    seconds: float
+    data: str
+
+
+def make_contender(name: str, params: Params, *, snapshots: tuple[float, ...] = ()) -> Contender:
+    """The contender of this name; snapshots, in seconds, are this project's alone."""
+    if name == "diffusers":
+        return Diffusers()
+    if name == "lucidrains":
+        return Lucidrains()
+    return Ours(params, labels=name == "ours", snapshots=snapshots)
+
+
+def train(contender: Contender, images: Images, *, seconds: float, folder: Path) -> Trained:
+    """Trains for so long; the folder holds the weights and, written last, the record of the training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    budget = Budget(seconds)
+    weights = contender.train(images, budget, folder)
+    trained = Trained(weights, budget.done, budget.spent, images.name)
+    write_json(folder / RECORD, vars(trained))
+    return trained
+
+
+def trained_before(folder: Path, *, data: str) -> Trained | None:
+    """The training that this folder holds, of these data; None where there is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    trained = Trained(**json.loads(path.read_text()))
+    return trained if trained.data == data else None

@@ -1,0 +1,205 @@
+"""This project: `ddpm.training.session` with params.yaml and, for a size of data, an overlay's changes of it."""
+
+import tempfile
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from common import Images
+from torch import Tensor
+
+from contenders import EMA, RAW, Budget, Draw, Setting, class_names
+from ddpm import config
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from ddpm.config import Params, Runtime, Train
+    from ddpm.training.session import Training
+
+OVERLAY = Path(__file__).parents[1] / "mnist.yaml"
+UNPLANNED = 10**12
+"""Images of a training whose speed is not known yet: no learning rate decays before there is a plan."""
+
+
+def default_overlay(images: Images) -> Path | None:
+    """mnist.yaml beside the benchmarks for images of 28 to 32 pixels with one channel; None for others."""
+    _, channels, size, _ = images.train.shape
+    return OVERLAY if channels == 1 and 28 <= size <= 32 else None
+
+
+def read_params(params: Path, overlay: Path | None) -> "Params":
+    """params.yaml with the keys of an overlay in place of its own, checked like a params.yaml.
+
+    Raises UserError for an overlay that is missing or names a section that params.yaml has not.
+    """
+    if overlay is None:
+        return config.load(params)
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe")
+    if not overlay.is_file():
+        raise UserError(f"{overlay} was not found; give a file of the sections that differ from {params}")
+    merged, changes = yaml.load(params.read_text()), yaml.load(overlay.read_text()) or {}
+    for section, values in changes.items():
+        if section not in merged:
+            raise UserError(f"{overlay} has a section {section}, which {params} has not; remove it")
+        merged[section] |= values
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / overlay.name
+        with path.open("w") as file:
+            yaml.dump(merged, file)
+        return config.load(path)
+
+
+def fitted(settings: "Train", images: int) -> "Train":
+    """The same training over so many images: decay and EMA keep their shares of it, the warm-up keeps its length.
+
+    The warm-up takes at most a tenth, and the decay what the warm-up leaves.
+    """
+    scale = images / settings.images
+    warmup = min(settings.warmup_images, images // 10)
+    return replace(
+        settings,
+        images=images,
+        warmup_images=warmup,
+        decay_images=min(round(settings.decay_images * scale), images - warmup),
+        ema_halflife_images=max(1, round(settings.ema_halflife_images * scale)),
+    )
+
+
+@dataclass
+class Ours:
+    """`labels`: whether the classes are learned and drawn, all alike often."""
+
+    params: "Params"
+    labels: bool = True
+    snapshots: tuple[float, ...] = ()
+    """Seconds of training after which the average is kept, too."""
+    planned: list[int] = field(default_factory=list)
+    """Images of each plan, in order."""
+
+    weights = EMA
+
+    @property
+    def name(self) -> str:
+        return "ours" if self.labels else "ours-unlabelled"
+
+    @property
+    def default(self) -> Setting:
+        from ddpm.evaluation.protocol import Sampling
+
+        sample = self.params.sample
+        told = {f.name: getattr(sample, f.name) for f in fields(Sampling) if f.name != "seed"}
+        doubled = 2 if sample.guidance != 1 else 1
+        return Setting(f"{sample.sampler} {sample.steps}, {sample.time_grid} grid", doubled * sample.steps, told)
+
+    @property
+    def ladder(self) -> tuple[Setting, ...]:
+        return (self.default,)
+
+    def choices(self) -> str:
+        p = self.params
+        network, train = p.network, p.train
+        precise = "float32 or, where the processor computes in it, bfloat16"
+        return (
+            f"U-Net of width {network.width}, multipliers {list(network.multipliers)}, {network.blocks} blocks; "
+            f"{p.schedule.name} schedule, target {p.objective.target}, weight {p.objective.weight}; batch "
+            f"{train.batch_size}, learning rate {train.lr:g}; {'classes are' if self.labels else 'no class is'} "
+            f"learned; {precise}. The weights are always the EMA's, as in a model file."
+        )
+
+    def train(self, images: Images, budget: Budget, folder: Path) -> list[str]:
+        with tempfile.TemporaryDirectory() as state:
+            training = self._begin(images, Path(state))
+            kept = self._run(training, budget, folder)
+            budget.end()
+        self._save(training, training.state.network, folder, RAW)
+        self._save(training, training.state.ema.network, folder, EMA)
+        return [RAW, EMA, *kept]
+
+    def _begin(self, images: Images, state: Path) -> "Training":
+        from ddpm import runtime
+        from ddpm.config import as_dict
+        from ddpm.training import session
+
+        labels = images.train_labels if self.labels else None
+        _, channels, size, _ = images.train.shape
+        spec = {"channels": channels, "size": size, "classes": class_names(images) if self.labels else []}
+        spec |= {name: as_dict(getattr(self.params, name)) for name in ("schedule", "objective", "network")}
+        device = runtime.choose_device(self.params.runtime.device)
+        return session.begin(
+            spec,
+            images.train,
+            labels,
+            data_hash=images.name,
+            objective=self.params.objective,
+            settings=replace(self.params.train, images=UNPLANNED),
+            runtime=replace(self.params.runtime, resume="never"),
+            device=device,
+            precision=runtime.choose_precision(self.params.runtime.precision, device, size),
+            state_folder=state,
+        )
+
+    def _run(self, training: "Training", budget: Budget, folder: Path) -> list[str]:
+        """Steps until the time or the plan is over. A plan begins the generator of steps anew, from where it stands."""
+        waiting, kept = sorted(self.snapshots), []
+        while not budget.over and training.state.images_seen < training.settings.images:
+            for step in training.steps():
+                budget.note(step.images_seen)
+                if waiting and budget.spent >= waiting[0] and not budget.over:
+                    with budget.pause():
+                        kept.append(f"{EMA} after {waiting.pop(0) / 60:g} min")
+                        self._save(training, training.state.ema.network, folder, kept[-1])
+                total = budget.plan()
+                if total is not None:
+                    training.settings = fitted(self.params.train, total)
+                    training.state.ema.halflife_images = training.settings.ema_halflife_images
+                    self.planned.append(total)
+                if total is not None or budget.over:
+                    break
+        return kept
+
+    def _save(self, training: "Training", network: torch.nn.Module, folder: Path, weights: str) -> None:
+        from ddpm import model_file
+        from ddpm.config import as_dict
+
+        told = {name: as_dict(getattr(self.params, name)) for name in ("sample", "train")}
+        lineage = {"params": told, "images_seen": training.state.images_seen}
+        model_file.save(_file(folder, weights), network=network, spec=training.spec, lineage=lineage)
+
+    def drawer(self, folder: Path, weights: str) -> Draw:
+        return file_drawer(_file(folder, weights), self.params.runtime)
+
+
+def file_drawer(path: Path, runtime: "Runtime") -> Draw:
+    """Draws with the model in the file, in the precision and layout that suit the device; all classes alike often."""
+    from ddpm import model_file
+    from ddpm.evaluation.generate import balanced_labels, generate
+    from ddpm.runtime import choose_device, choose_precision, memory_format
+
+    device = choose_device(runtime.device)
+    model = model_file.load(path, device)
+    classes = len(model.spec["classes"])
+    precision = choose_precision(runtime.precision, device, model.spec["size"])
+    model.network.to(memory_format=memory_format(device, precision))
+
+    def draw(n: int, seed: int, setting: Setting) -> Tensor:
+        told: dict[str, Any] = setting.told
+        labels = balanced_labels(n, classes, seed) if classes else None
+        return generate(
+            model,
+            n=n,
+            seed=seed,
+            labels=labels,
+            batch=runtime.sample_batch,
+            device=device,
+            precision=precision,
+            **told,
+        )
+
+    return draw
+
+
+def _file(folder: Path, weights: str) -> Path:
+    return folder / f"{weights.replace(' ', '_')}.safetensors"

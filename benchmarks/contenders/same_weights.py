@@ -1,0 +1,30 @@
+"""The weights of diffusers' model in this project's U-Net, drawn from by this project's sampler."""
+
+from pathlib import Path
+
+from contenders import Draw, Setting
+from contenders.ours import file_drawer
+from ddpm.config import Runtime
+
+STEPS = (5, 7, 10, 15, 20)
+
+
+def ladder(default: Setting) -> tuple[Setting, ...]:
+    """This project's sampler with fewer and with more evaluations than by default, without guidance."""
+    told = default.told | {"guidance": 1.0}
+    return tuple(
+        Setting(f"{told['sampler']} {steps}, {told['time_grid']} grid", steps, told | {"steps": steps})
+        for steps in STEPS
+    )
+
+
+def drawer(folder: Path, runtime: Runtime) -> Draw:
+    """Draws with the model that `contenders.huggingface` saved in the folder, which then holds it in both formats.
+
+    Raises UserError where diffusers' network is one that this project's U-Net cannot be.
+    """
+    from ddpm.integrations.diffusers_folder import import_model
+
+    file = folder / "imported.safetensors"
+    import_model(folder, file, schedule="linear", target="eps", null_label=False)
+    return file_drawer(file, runtime)

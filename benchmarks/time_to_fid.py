@@ -1,0 +1,161 @@
+"""FID after equal time: this project, diffusers and denoising-diffusion-pytorch train on the same images for as long.
+
+    python benchmarks/time_to_fid.py --data MNIST --output benchmarks/results/time_to_fid.md
+    python benchmarks/time_to_fid.py --data MNIST --contenders ours --minutes 60 --snapshots 10 30
+
+Setting up and first steps count, as users wait for them; evaluating does not. One judge measures all, against held-out
+real images (judge.py); its floor is the FID of as many real training images. Both kinds of a peer's weights, raw and
+averaged, draw a few images first, and the better draw the rest. `--data` is a folder of MNIST's files or a prepared
+folder; without it, the embedded digits. Weights stay in `--models`, where benchmarks/sampling.py finds them.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Images, command, load_images, machine, table, write
+from contenders import EMA, RAW, Contender
+from contenders.kept import MODELS, NAMES, Trained, make_contender, train, trained_before
+from contenders.measured import Measured, final, measure
+from contenders.ours import default_overlay, read_params
+from judge import DIM, Judge, train_judge
+
+from ddpm.evaluation.pictures import grid
+from ddpm.runtime import choose_device
+
+SHOWN = 100
+"""Images on a picture."""
+
+
+def save_pictures(folder: Path, images: dict[str, torch.Tensor]) -> None:
+    """A grid of the first images of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shown in images.items():
+        grid(shown[:SHOWN], columns=10, scale=2).save(folder / f"{name.replace(' ', '_')}.png")
+
+
+def real_images(images: Images, n: int) -> np.ndarray:
+    """n training images drawn without repetition, as the floor is made of: uint8 [n,C,H,W]."""
+    rows = np.random.default_rng(0).permutation(len(images.train))[:n]
+    return images.train[np.sort(rows)]
+
+
+def row(contender: Contender, trained: Trained, measured: Measured, *, floor: float) -> dict[str, str]:
+    """One line of the table."""
+
+    def shown(name: str) -> str:
+        return f"{measured.first[name]:.2f}" if name in measured.first else ""
+
+    return {
+        "contender": contender.name,
+        "images seen": f"{trained.images_seen:,}",
+        "images/s": f"{trained.images_seen / trained.seconds:.1f}",
+        "FID raw (first)": shown(RAW),
+        "FID EMA (first)": shown(EMA),
+        "FID": f"{measured.fid:.3f}",
+        "FID / floor": f"{measured.fid / floor:.2f}",
+        "seconds": f"{trained.seconds:.0f}",
+        "weights": measured.weights,
+        "sampler": contender.default.name,
+    }
+
+
+def snapshot_rows(
+    contender: Contender, folder: Path, trained: Trained, judge: Judge, *, n: int, first: int, floor: float
+) -> list[dict[str, str]]:
+    """A line for every state of the average on the way; its learning rate had not decayed yet."""
+    rows = []
+    for name in sorted(set(trained.weights) - {RAW, EMA}, key=trained.weights.index):
+        there = measure(contender, folder, [name], judge, n=n, first=first)
+        blank = dict.fromkeys(("images seen", "images/s", "FID raw (first)", "FID EMA (first)", "seconds"), "")
+        rows.append(row(contender, trained, there, floor=floor) | blank)
+    return rows
+
+
+def ratios(fids: dict[str, float]) -> str:
+    """How the FID of each peer compares with this project's, as one sentence."""
+    peers = [f"{name} {fid / fids['ours']:.2f}" for name, fid in fids.items() if not name.startswith("ours")]
+    return f"FID of the peers over that of ours: {', '.join(peers)}." if peers and "ours" in fids else ""
+
+
+def report(
+    args: argparse.Namespace,
+    images: Images,
+    judge: Judge,
+    floor: float,
+    rows: list[dict[str, str]],
+    contenders: list[Contender],
+    fids: dict[str, float],
+) -> str:
+    device = str(choose_device("auto"))
+    lines = [
+        f"# FID after {args.minutes:g} minutes of training",
+        f"{images.name}: {len(images.train):,} training images. FID of {args.images:,} generated images against "
+        f"{len(images.test):,} held-out real ones, by the judge of `benchmarks/judge.py`: {DIM} features, trained on "
+        f"{judge.images:,} images, right in {100 * judge.accuracy:.2f} % of the held-out ones. The floor, as many real "
+        f"training images measured the same way, is {floor:.4f}. Columns with (first) are of the first {args.first:,} "
+        "images and choose the peers' better weights.",
+        table(rows),
+        ratios(fids),
+        "\n".join(f"- **{contender.name}**: {contender.choices()}" for contender in contenders),
+        f"{machine(device)}; {torch.get_num_threads()} threads of torch.",
+        f"`{command()}`",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def main() -> None:
+    args = parse()
+    images = load_images(args.data, size=32 if args.data else 8)
+    args.images = min(args.images, len(images.train))
+    args.first = min(args.first, args.images)
+    params = read_params(args.params, args.overlay or default_overlay(images))
+    snapshots = tuple(60 * minutes for minutes in args.snapshots)
+    contenders = [make_contender(name, params, snapshots=snapshots) for name in args.contenders]
+
+    trainings = []
+    for contender in contenders:
+        folder = args.models / contender.name
+        before = trained_before(folder, data=images.name) if args.reuse else None
+        trainings.append(before or train(contender, images, seconds=60 * args.minutes, folder=folder))
+        done = trainings[-1]
+        print(f"{contender.name}: {done.images_seen:,} images in {done.seconds:.0f} s", flush=True)
+
+    judge = train_judge(images, seen=args.judge_images)
+    floor = judge.fid(real_images(images, args.images))
+    if args.pictures:
+        save_pictures(args.pictures, {"real": torch.from_numpy(real_images(images, SHOWN))})
+    rows, fids = [], {}
+    for contender, done in zip(contenders, trainings, strict=True):
+        folder, count = args.models / contender.name, {"n": args.images, "first": args.first}
+        measured = measure(contender, folder, final(done.weights), judge, **count)
+        if args.pictures:
+            save_pictures(args.pictures, {f"{contender.name}_{name}": m for name, m in measured.images.items()})
+        rows.append(row(contender, done, measured, floor=floor))
+        rows += snapshot_rows(contender, folder, done, judge, **count, floor=floor)
+        fids[contender.name] = measured.fid
+        print(f"{contender.name}: FID {measured.fid:.3f}, {measured.fid / floor:.2f} times the floor", flush=True)
+    write(args.output, report(args, images, judge, floor, rows, contenders, fids))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each")
+    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=["ours", "diffusers", "lucidrains"])
+    parser.add_argument("--snapshots", type=float, nargs="+", default=[], help="minutes; ours only, of its average")
+    parser.add_argument("--images", type=int, default=2_000, help="generated, by each and for the floor")
+    parser.add_argument("--first", type=int, default=500, help="of them, by which a peer's weights are chosen")
+    parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
+    parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
+    parser.add_argument("--overlay", type=Path, help="what differs from params; default: mnist.yaml for such images")
+    parser.add_argument("--models", type=Path, default=MODELS, help="where the trained weights are kept")
+    parser.add_argument("--reuse", action="store_true", help="measure what is in --models instead of training again")
+    parser.add_argument("--pictures", type=Path, help="a folder for grids of drawn images")
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
