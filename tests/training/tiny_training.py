@@ -53,6 +53,7 @@ SETTINGS = config.Train(
     beta2=0.99,
     grad_clip=1.0,
     flip=True,
+    shuffle_shards=16,
     ema_halflife_images=100,
     max_nonfinite_steps=10,
     seed=0,

@@ -25,7 +25,7 @@ def group_norm(x: Tensor, scale: Tensor, shift: Tensor, *, groups: int, eps: flo
 
     Statistics are float32; x is best channels_last, as the result is.
     """
-    return _GroupNorm.apply(x, scale.float(), shift.float(), groups, eps, silu)  # type: ignore[no-any-return]
+    return _GroupNorm.apply(x, scale.float(), shift.float(), groups, eps, silu)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     Scores are made anew in the backward pass and never held for more than a few of the B at a time.
     """
-    return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())  # type: ignore[no-any-return]
+    return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
 
 
 def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -41,8 +41,10 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     Every second row of the large image sees two rows of the small one: a kernel's rows (a, b, c) act as (a, b + c) on
     even rows and as (a + b, c) on odd ones, and columns likewise. Four 2x2 convolutions on the small image have
-    4/9 of the products.
+    4/9 of the products. The result is laid out in memory as x is.
     """
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
     (a, b, c) = conv.weight.unbind(2)
     even, odd = torch.stack([a, b + c], dim=2), torch.stack([a + b, c], dim=2)
     x = F.pad(x, (1, 1, 1, 1))
@@ -56,7 +58,7 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
         ]
         rows.append(torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=3))  # [N,H,W,2,C]
     large = torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2)
-    return large.permute(0, 3, 1, 2)
+    return large.permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
 
 class _GroupNorm(Function):
