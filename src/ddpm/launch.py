@@ -81,6 +81,8 @@ def _launch(number: int) -> None:
 
     me = psutil.Process()
     os.environ[LAUNCHER_VARIABLE] = f"{me.pid}:{me.create_time()}"
+    # A store shared with the launcher would hold the addresses of lost workers, and their replacements would call them.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     errors = TemporaryDirectory()
     os.environ[ERROR_VARIABLE] = str(Path(errors.name) / "error")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,9 +12,15 @@ import psutil
 import pytest
 import torch
 from ruamel.yaml import YAML
-from test_train_stage import COMMAND, environment, finish, prepared, start, wait_for_checkpoint, weights
+from test_train_stage import COMMAND, environment, finish, prepared, start, wait_for_checkpoint
+
+from ddpm import model_file
 
 __all__ = ["prepared"]  # the fixture
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(model_file.load(folder / "model.safetensors").network.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_wit
     stage.send_signal(signal.SIGTERM)
     output, _ = stage.communicate(timeout=60)
     assert stage.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on from here" in output
+    assert "the same command goes on from there" in output
     assert not any(map(is_alive, below))
 
     for in_training in (False, True):

@@ -41,7 +41,7 @@ def torchrun(number: int, *arguments: str) -> None:
 def read(folder: Path) -> tuple[dict[str, Tensor], list[float]]:
     (path,) = folder.glob("checkpoint-*.safetensors")
     with safe_open(path, framework="pt") as file:
-        losses = json.loads(file.metadata()["extra"])["losses"]
+        losses = json.loads(file.metadata()[checkpoint.FORMAT])["extra"]["losses"]
         return {name: file.get_tensor(name) for name in file.keys()}, losses  # noqa: SIM118
 
 
