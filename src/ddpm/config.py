@@ -402,6 +402,9 @@ class Runtime:
 
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Literal["auto", "float32", "bf16"]
+    compile: bool
+    """Train the network as torch.compile makes it: a minute or more at the start, for faster steps on a GPU. Needs
+    Triton there, a C++ compiler on a CPU."""
     workers: int
     """Processes that decode images on this machine; 0 is one per core."""
     cluster: str | None

@@ -19,7 +19,7 @@ from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
 from ddpm.networks.unet import Convention, UNet
-from ddpm.runtime import Precision, autocast
+from ddpm.runtime import Precision, autocast, memory_format
 
 FORMAT = "ddpm-1"
 
@@ -56,6 +56,7 @@ class Model:
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, Tensor | None], Estimate]:
         """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, unclipped, and the variance where it was learned."""
         process, objective = self.schedule, objective_of(self.spec)
+        self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
 
         def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
             def network(x: Tensor, c_noise: Tensor) -> Tensor:

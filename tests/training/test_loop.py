@@ -268,3 +268,18 @@ def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_d
     meter.add(step)
     assert meter.row(step)["loss_q1"] == pytest.approx(2.5)
     assert meter.row(step)["loss_q2"] is None
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_what_the_network_as_it_is_learns() -> None:
+    """With a C++ compiler for the CPU, which torch.compile needs."""
+    settings = dataclasses.replace(SETTINGS, images=16 * 2, warmup_images=0, decay_images=0)
+    states = [fresh(settings) for _ in range(2)]
+    for state in states:
+        for module in state.network.modules():
+            if isinstance(module, torch.nn.Dropout):  # whose masks a compiled network draws otherwise
+                module.p = 0.0
+    states[1].network.compile()
+    losses = [[step.loss for step in steps(state, settings)] for state in states]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert states[1].network.state_dict().keys() == states[0].network.state_dict().keys()

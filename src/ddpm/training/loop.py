@@ -128,7 +128,10 @@ def train(
     layout = memory_format(device, precision)
     batch = settings.batch_size
     parts = parts_of(batch, device_batch=device_batch)
-    network = _parallel(state.network.train(), batches, layout)
+    if not is_sharded(state.network):  # whose shards are flat
+        state.network.to(memory_format=layout)
+        state.ema.network.to(memory_format=layout)  # or following weights of another layout is slow
+    network = _parallel(state.network.train(), batches)
     null_label = getattr(state.network, "classes", 0)
     skipped_in_a_row = 0
 
@@ -199,9 +202,7 @@ def train(
         )
 
 
-def _parallel(network: nn.Module, batches: Batches, layout: torch.memory_format) -> nn.Module:
-    """The network as the loop calls it: in this memory layout unless it is sharded, and part of its process group."""
-    if not is_sharded(network):  # whose shards are flat
-        network = network.to(memory_format=layout)
+def _parallel(network: nn.Module, batches: Batches) -> nn.Module:
+    """The network as the loop calls it: part of its process group."""
     images, labels = batches.at(0, slice(1))
     return replicated(network, to_model_range(images), torch.zeros(1, device=images.device), labels)

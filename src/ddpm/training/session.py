@@ -183,6 +183,8 @@ def begin(
         code_hash=code_hash,
         extra={},
     )
+    if runtime.compile:
+        training.state.network.compile()
     if runtime.resume == "never" and not restarted():
         training.forget()
         together()
