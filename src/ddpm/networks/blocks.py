@@ -43,7 +43,7 @@ def normalised(x: Tensor, norm: nn.Module, *, told: Tensor | None = None, silu: 
 
 def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv of x with every pixel taken four times."""
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and x.shape[2] * x.shape[3] >= kernels.UPSAMPLED_FROM:
         return kernels.upsampled_conv(x, conv)
     return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 

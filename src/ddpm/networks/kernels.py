@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 _SCORES_BYTES = 1 << 20
 """Attention scores held at a time: as much as stays in a core's cache."""
 
+UPSAMPLED_FROM = 64
+"""Positions from which `upsampled_conv` saves more products than its copies cost."""
+
 
 def suits(x: Tensor) -> bool:
     """Whether `group_norm` and `attention` are the fast way for `x`: bf16 on a CPU."""
