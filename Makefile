@@ -46,7 +46,7 @@ $(READY): requirements.lock pyproject.toml
 bench-setup: setup  ## the peers that the benchmarks run beside this project
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-bench.lock
 
-lock:  ## make requirements.lock again, from pyproject.toml, for every platform
+lock:  ## make requirements.lock and requirements-bench.lock again, from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

@@ -135,8 +135,9 @@ def _processor() -> str:
 
 
 def command() -> str:
-    """The command that this process runs, to be repeated by a reader."""
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """The command that this process runs, for a reader to repeat; places outside the project by their last name."""
+    told = [Path(word).name if word.startswith(("/", "../")) else word for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *told])
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -5,7 +5,8 @@
 The command is that of dvc.yaml, run as DVC runs it: its start counts. First the folder, then again with nothing
 changed, then with 1 % more images; then, for the memory, sets of growing size, made from the same images by repetition.
 A repeated image has the same pixels but is a file of its own: a comment in it says which repetition it is.
-Without `--folder` (a folder, or a zip file of one), a few thousand small JPEG files are drawn.
+Without `--folder` (a folder, or a zip file of one), a few thousand small JPEG files are drawn. The sets of growing size
+end at 1,000,000 files, 4 GB and more in `--scratch`; `--sizes` with nothing behind it leaves them out.
 """
 
 import argparse

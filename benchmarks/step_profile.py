@@ -209,6 +209,8 @@ def _group_of(event: Any) -> str:
             return name
         if name.startswith("Optimizer.step"):
             return "optimizer"
+    if any("_GroupNorm" in name for name in names):  # kernels.group_norm, made of everyday operations
+        return "normalisation"
     for name in names:
         for group, words in GROUPS.items():
             if any(word in name for word in words):

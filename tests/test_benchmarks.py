@@ -100,7 +100,9 @@ def test_training_is_compared_with_both_peers(tmp_path: Path) -> None:
     ours, diffusers, tricks, lucidrains = contenders
     assert ours["parameters"] == diffusers["parameters"] == tricks["parameters"]
     assert number(lucidrains["parameters"]) == pytest.approx(number(ours["parameters"]), rel=0.05)
-    assert ours["GFLOP/image"] == diffusers["GFLOP/image"] == tricks["GFLOP/image"]
+    assert diffusers["GFLOP/image"] == tricks["GFLOP/image"]
+    # Fewer by what convolutions on the small grid save.
+    assert 0.85 * float(diffusers["GFLOP/image"]) < float(ours["GFLOP/image"]) <= float(diffusers["GFLOP/image"])
     assert all(number(row["images/s"]) > 0 and number(row["peak memory, MB"]) > 100 for row in contenders)
     assert [row["target"] for row in contenders] == ["", "2.0", "1.3", "2.0"]
     assert len(peaks) == 4

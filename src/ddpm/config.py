@@ -125,6 +125,7 @@ class Features:
     """The feature extractor that FID, KID, precision and recall speak of."""
 
     extractor: Literal["auto", "classifier", "rotation", "inception"]
+    """auto: inception with weights, else classifier with labels, else rotation, which names four rotations."""
     inception_weights: str | None
     """Path of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`."""
     dim: int
@@ -390,6 +391,7 @@ class Promote:
     """The candidate's metric, as a multiple of the floor."""
     max_memorized_share: float
     approval: Literal["auto", "ask"]
+    """ask leaves a better candidate to a person (Prefect or `ddpm promote`)."""
 
     def __post_init__(self) -> None:
         _share(self, "min_improvement", "max_memorized_share")
@@ -403,8 +405,8 @@ class Runtime:
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Literal["auto", "float32", "bf16"]
     compile: bool
-    """Train the network as torch.compile makes it: a minute or more at the start, for faster steps on a GPU. Needs
-    Triton there, a C++ compiler on a CPU."""
+    """Train the network as torch.compile makes it: a minute or more at the start; meant for GPUs. Needs Triton
+    there, a C++ compiler on a CPU."""
     workers: int
     """Processes that decode images on this machine; 0 is one per core."""
     cluster: str | None
@@ -419,6 +421,7 @@ class Runtime:
     sample_batch: int
     """Images generated at a time."""
     resume: Literal["auto", "never", "required"]
+    """From the last checkpoint of the same parameters, data and code: auto where there is one, required or stop."""
     checkpoint_seconds: float
     deterministic: bool
     """A GPU computes with deterministic kernels only, so that a training repeats and resumes bit by bit."""

@@ -300,6 +300,7 @@ def test_weights_of_another_network_are_refused_by_name() -> None:
     ("changes", "says"),
     [
         ({"multipliers": (2, 4)}, r"multipliers is \[2, 4\]"),
+        ({"patch": 2}, "patch is 2, but in diffusers a position is one pixel"),
         ({"size": 9}, "size is 9.*multiple of 2"),
         ({"groups": None}, "groups is null.*4 for 16 channels and 8 for 32"),
         ({"head_channels": 20, "multipliers": (1, 3)}, "heads of 16 and 24 channels"),

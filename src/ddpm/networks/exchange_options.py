@@ -175,6 +175,8 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
     with torch.device("meta"):
         network = UNet(**architecture)
     convention = architecture.get("convention", Convention())
+    if architecture.get("patch", 1) != 1:
+        raise ExchangeError(f"patch is {architecture['patch']}, but in diffusers a position is one pixel")
     multipliers, size, classes = architecture["multipliers"], architecture["size"], architecture["classes"]
     widths = [multiplier * architecture["width"] for multiplier in multipliers]
     if multipliers[0] != 1:
