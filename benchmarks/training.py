@@ -273,7 +273,8 @@ clip the gradient and read the loss at every step. "+ our tricks": the same loop
 All get their images from memory: neither peer pays for decoding files. The ratios are medians over {} rounds of {}
 steps each, in which all take turns, with the smallest and the largest. Peak memory is that of a process of its own,
 libraries and data included. FLOP are those of convolutions and matrix products, forward and backward;
-this project's are fewer because it convolves upsampled images on the small grid. The peaks are the device's own, measured in the same rounds; a contender is held against those of its precision."""
+this project's are fewer because it convolves upsampled images on the small grid. The peaks are the device's own,
+measured in the same rounds; a contender is held against those of its precision."""
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.errors import UserError
 from ddpm.model_file import objective_of, process_of
 from ddpm.networks.unet import UNet
+from ddpm.runtime import Precision
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
@@ -49,6 +50,7 @@ def steps(  # type: ignore[no-untyped-def]
     images: np.ndarray = IMAGES,
     objective: config.Objective = PARAMS.objective,
     T: int = 1000,
+    precision: Precision = "float32",
 ):
     process = make_schedule("cosine", T)
     return train(
@@ -60,7 +62,7 @@ def steps(  # type: ignore[no-untyped-def]
         settings=settings,
         label_dropout=0.2,
         device=CPU,
-        precision="float32",
+        precision=precision,
     )
 
 
@@ -88,14 +90,17 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])  # bf16 has another memory layout than a checkpoint
 @pytest.mark.parametrize("cut", [1, 3, 11])
-def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(cut: int, tmp_path: Path) -> None:
+def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(
+    cut: int, precision: Precision, tmp_path: Path
+) -> None:
     undisturbed = fresh()
-    for _ in steps(undisturbed):
+    for _ in steps(undisturbed, precision=precision):
         pass
 
     stopped = fresh()
-    for number, _ in enumerate(steps(stopped), start=1):
+    for number, _ in enumerate(steps(stopped, precision=precision), start=1):
         if number == cut:
             checkpoint.save(tmp_path, stopped, fingerprint="f", extra={"note": 7})
             break
@@ -105,7 +110,7 @@ def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(cut: in
     assert extra == {"note": 7}
     assert refused == []
     assert resumed.images_seen == cut * 16
-    for _ in steps(resumed):
+    for _ in steps(resumed, precision=precision):
         pass
     assert same(resumed, undisturbed)
 

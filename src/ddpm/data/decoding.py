@@ -1,6 +1,7 @@
 """All files of a source, decoded: each once, by whom there is, and not again in the next run."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,7 +140,9 @@ class _Job:
         return Decoded(target, folder.resolve(), located, self.keys, records, pixel_rows)
 
     def _inputs(self, rows: np.ndarray) -> list[Input]:
-        return [self.found.inputs[row] for row in rows]
+        """Paths from the root: a worker elsewhere may have been started in another folder."""
+        inputs = (self.found.inputs[row] for row in rows)
+        return [os.path.abspath(item) if isinstance(item, str) else item for item in inputs]
 
     def _run(
         self, function: Callable[[Any], Any], pieces: Sequence[Any], what: str, sizes: list[int]

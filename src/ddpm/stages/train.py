@@ -47,9 +47,9 @@ def main() -> None:
         precision=precision,
         state_folder=args.state,
     )
-    average = model_file.Model(training.state.ema.network, spec, lineage={}, sha256="")
 
     def picture() -> "Image":
+        average = model_file.Model(training.average(), spec, lineage={}, sha256="")
         return preview(average, device, precision)
 
     if not leads():

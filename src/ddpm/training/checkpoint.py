@@ -119,7 +119,12 @@ def _tensors(state: State) -> dict[str, Tensor]:
     tensors |= {f"times.{name}": value for name, value in state.times.items()}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
+    gathered = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())  # all processes must ask
+        if leads():
+            gathered[name] = value.cpu().contiguous()
+    return gathered
 
 
 def _digest(path: Path) -> str:

@@ -128,10 +128,12 @@ def train(
     layout = memory_format(device, precision)
     batch = settings.batch_size
     parts = parts_of(batch, device_batch=device_batch)
-    if not is_sharded(state.network):  # whose shards are flat
-        state.network.to(memory_format=layout)
-        state.ema.network.to(memory_format=layout)  # or following weights of another layout is slow
-    network = _parallel(state.network.train(), batches)
+    _lay_out(state, layout)
+    network = state.network.train()
+    if processes() > 1 and not is_sharded(network):
+        images, labels = batches.at(state.images_seen, slice(1))
+        with autocast(device, precision):
+            network = replicated(network, to_model_range(images), torch.zeros(1, device=device), labels)
     null_label = getattr(state.network, "classes", 0)
     skipped_in_a_row = 0
 
@@ -202,7 +204,16 @@ def train(
         )
 
 
-def _parallel(network: nn.Module, batches: Batches) -> nn.Module:
-    """The network as the loop calls it: part of its process group."""
-    images, labels = batches.at(0, slice(1))
-    return replicated(network, to_model_range(images), torch.zeros(1, device=images.device), labels)
+def _lay_out(state: State, layout: torch.memory_format) -> None:
+    """Weights, average and moments in one memory layout.
+
+    The fused optimizer walks weights and moments side by side as they lie in memory, and those of a checkpoint are
+    contiguous; a sharded state is flat and stays so.
+    """
+    if is_sharded(state.network):
+        return
+    state.network.to(memory_format=layout)
+    state.ema.network.to(memory_format=layout)
+    for parameter, moments in state.optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])

@@ -108,13 +108,13 @@ class Training:
         )
 
     def average(self) -> nn.Module:
-        """The finished network, whole; a sharded one is gathered, so every process must ask."""
+        """The average so far, a whole network; a sharded one is gathered, so every process must ask."""
         if not is_sharded(self.state.ema.network):
             return self.state.ema.network
-        weights = {name: whole(tensor) for name, tensor in self.state.ema.network.state_dict().items()}
+        weights = {name: whole(tensor).cpu() for name, tensor in self.state.ema.network.state_dict().items()}
         network = build_network(self.spec)
         network.load_state_dict(weights)
-        return network.eval()
+        return network.to(self.device).eval()
 
     def save(self) -> None:
         """Writes a checkpoint. A training that runs goes on while the disk is full: there may be space the next time.
@@ -185,7 +185,7 @@ def begin(
     )
     if runtime.compile:
         training.state.network.compile()
-    if runtime.resume == "never" and not restarted():
+    if runtime.resume == "never" and not any_of(restarted())[0]:
         training.forget()
         together()
         return training
