@@ -88,6 +88,6 @@ def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
     wait_for(prefect.project.stage_is_running)
     owner = json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["owner"]["pid"]
     psutil.Process(owner).kill()
-    wait_for(lambda: not prefect.project.stage_is_running(), seconds=10)
-    wait_for(lambda: not prefect.project.processes(word="dvc"), seconds=10)
+    wait_for(lambda: not prefect.project.stage_is_running(), seconds=40)
+    wait_for(lambda: not prefect.project.processes(word="dvc"), seconds=40)
     assert prefect.end_of(run).type.value == "CRASHED"
