@@ -36,7 +36,7 @@ def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: P
         os.killpg(flow.pid, how)  # Ctrl-C reaches the whole group
     else:
         flow.send_signal(how)
-    assert flow.wait(timeout=15) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
+    assert flow.wait(timeout=60) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
     wait_for(lambda: not used.processes(), seconds=60)
 
 
