@@ -44,7 +44,7 @@ class Diffusers:
     name = "diffusers"
     weights = None
     default = _dpm(20)  # after a short training far better than DDIM with 50 steps (benchmarks/sampling.py)
-    ladder = (_dpm(5), _dpm(7), _dpm(10), _dpm(15), _dpm(20), _ddim(20), _dpm(30), _ddim(50))
+    ladder = (_dpm(5), _dpm(10), _dpm(20), _ddim(50))
 
     def choices(self) -> str:
         return (

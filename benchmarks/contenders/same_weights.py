@@ -6,7 +6,7 @@ from contenders import Draw, Setting
 from contenders.ours import file_drawer
 from ddpm.config import Runtime
 
-STEPS = (5, 7, 10, 15, 20)
+STEPS = (5, 10, 20)
 
 
 def ladder(default: Setting) -> tuple[Setting, ...]:

@@ -190,6 +190,9 @@ class Objective:
     """The network also says the variance of every step; sampler ddpm uses it."""
     vlb_weight: float
     """Of the variational bound that teaches the variance, beside the weighted loss."""
+    bounded: bool
+    """The estimate of x_0 is clipped to [-1, 1] in training as it is in sampling: beyond black or white, an estimate
+    of a pixel that is black or white costs nothing. For images with many such pixels."""
     time_sampling: Literal["uniform", "importance", "log_normal"]
     """uniform: over the process (variance_exploding: in log sigma); importance: where the loss is large."""
     log_normal: tuple[float, float]
@@ -249,6 +252,8 @@ class Train:
     images: int
     batch_size: int
     """Global: over all devices and accumulation steps."""
+    optimizer: Literal["adamw", "muon"]
+    """muon: orthogonal moves of the weight matrices, as large as AdamW's, which keeps all other parameters."""
     lr: float
     warmup_images: int
     """The learning rate rises linearly over the first so many."""
@@ -256,7 +261,7 @@ class Train:
     """It falls to zero, along a cosine, over the last so many."""
     weight_decay: float
     beta2: float
-    """Adam's second decay rate."""
+    """AdamW's second decay rate."""
     grad_clip: float
     """Largest gradient norm."""
     flip: bool

@@ -32,7 +32,7 @@ _ABSENT: dict[str, dict[str, Any]] = {
         "sigma_min": 0.002,
         "sigma_max": 80.0,
     },
-    "objective": {"p2_gamma": 1.0, "sigma_data": 0.5, "learned_variance": False, "vlb_weight": 0.001},
+    "objective": {"p2_gamma": 1.0, "sigma_data": 0.5, "learned_variance": False, "vlb_weight": 0.001, "bounded": False},
 }
 _OF_TRAINING = ("time_sampling", "log_normal")  # keys of `objective` that a finished model has no use for
 

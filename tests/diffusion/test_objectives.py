@@ -13,7 +13,9 @@ from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective, eps_from_x_0,
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 
-PLAIN: dict[str, Any] = dict(min_snr_gamma=5.0, p2_gamma=1.0, sigma_data=0.5, learned_variance=False, vlb_weight=0.001)
+PLAIN: dict[str, Any] = dict(
+    min_snr_gamma=5.0, p2_gamma=1.0, sigma_data=0.5, learned_variance=False, vlb_weight=0.001, bounded=False
+)
 PROCESSES: dict[str, tuple[Process, Tensor]] = {
     "linear": (make_schedule("linear", 1000), torch.tensor([1, 100, 500, 900])),
     "cosine": (make_schedule("cosine", 1000), torch.tensor([1, 100, 500, 900])),
@@ -209,3 +211,56 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_and_the_mean_by_the_s
     twice = objective("eps", "simple", learned_variance=True, vlb_weight=0.002)
     more = twice.loss(lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
     assert torch.allclose((more - plain) / (loss - plain), torch.full((3,), 2.0), rtol=1e-3)
+
+
+def answering(x_0_hat: Tensor, o: Objective, process: Process, x_t: Tensor, t: Tensor) -> Callable[..., Tensor]:
+    """A network that sees this image in x_t."""
+    c_skip, c_out, _ = o.preconditioning(process, t)
+    return lambda x, c_noise: (x_0_hat - c_skip * x_t) / c_out
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_the_best_bounded_estimate_is_the_mean_of_all_images_that_could_have_become_this_one(share: float) -> None:
+    """A pixel that is black in `share` of the cases and otherwise white or grey."""
+    process, t = PROCESSES["cosine"]
+    t = t[:1]
+    pixels = torch.tensor([-1.0, 1.0, 0.2])
+    chances = torch.tensor([share, 0.6 * (1 - share), 0.4 * (1 - share)])
+    x_t = torch.zeros(1, 1, 1, 1)
+    guesses = torch.linspace(-1.5, 1.5, 3001)
+    o = objective("v", "min_snr", bounded=True)
+    expected_loss = torch.zeros(len(guesses))
+    for pixel, chance in zip(pixels, chances, strict=True):
+        eps = (x_t - process.alpha(t) * pixel) / process.sigma(t)  # whichever the image, it became this x_t
+        network = answering(guesses.view(-1, 1, 1, 1), o, process, x_t, t)
+        images, noise = pixel.expand(len(guesses), 1, 1, 1), eps.expand(len(guesses), 1, 1, 1)
+        expected_loss += chance * o.loss(network, process, x_0=images, t=t.expand(len(guesses)), eps=noise)
+    best = guesses[expected_loss <= expected_loss.min() + 1e-9].clamp(-1, 1)
+    assert torch.allclose(best, (chances * pixels).sum().expand_as(best), atol=2e-3)
+    if share == 1:
+        assert (expected_loss[guesses <= -1] < 1e-9).all()
+        assert (expected_loss[guesses > -0.99] > 0).all()
+
+
+def test_a_bounded_estimate_lies_in_the_range_of_images_and_inside_it_is_the_free_one() -> None:
+    process, t = PROCESSES["linear"]
+    x_t, _ = draws()
+    x_0_hat = torch.linspace(-2, 2, x_t.numel()).view_as(x_t)
+    free, bounded = objective("eps", "simple"), objective("eps", "simple", bounded=True)
+    network = answering(x_0_hat, free, process, x_t, t)
+    held = bounded.estimate(network, process, x_t, t).x_0
+    assert torch.equal(held, free.estimate(network, process, x_t, t).x_0.clamp(-1, 1))
+    assert float(held.min()) == -1
+    assert float(held.max()) == 1
+
+
+def test_a_bounded_loss_is_the_loss_where_no_pixel_is_black_or_white() -> None:
+    process, t = PROCESSES["cosine"]
+    x_0, eps = draws()
+    x_0 = x_0.clamp(-0.9, 0.9)
+    network = answering(2 * eps, objective("v", "snr"), process, q_sample(process, x_0, t, eps), t)
+    losses = [
+        objective("v", "snr", bounded=bounded).loss(network, process, x_0=x_0, t=t, eps=eps)
+        for bounded in (False, True)
+    ]
+    assert torch.equal(*losses)

@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 from PIL import Image
+from small_unet import SMALL
 from torch import Tensor
 
 from ddpm import cli, model_file
@@ -33,19 +34,8 @@ STEPS = torch.tensor([1, 2, 250, 600, 998])  # at 1000, 1/alpha is 150 and magni
 
 def saved_unet(folder: Path, **changes: Any) -> diffusers.UNet2DModel:
     torch.manual_seed(0)
-    options: dict[str, Any] = {
-        "sample_size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "layers_per_block": 1,
-        "block_out_channels": (16, 32),
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-        "norm_num_groups": 8,
-        "flip_sin_to_cos": False,
-        "freq_shift": 1,
-    }
-    unet = diffusers.UNet2DModel(**options | changes).eval()
+    told: dict[str, Any] = SMALL | {"flip_sin_to_cos": False, "freq_shift": 1} | changes
+    unet = diffusers.UNet2DModel(**told).eval()
     unet.save_pretrained(folder)
     return unet
 

@@ -6,6 +6,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from small_unet import SMALL
 from torch import Tensor
 
 from ddpm.networks.exchange import from_diffusers, to_diffusers, with_time_shifted
@@ -42,16 +43,6 @@ CIFAR10: dict[str, Any] = {  # of google/ddpm-cifar10-32: Ho et al. 2020, append
     "sample_size": 32,
     "time_embedding_type": "positional",
     "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-}
-SMALL: dict[str, Any] = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 8,
 }
 RESIDUAL: dict[str, Any] = {
     "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "DownBlock2D"),

@@ -35,24 +35,30 @@ SETTINGS = dataclasses.replace(
 )
 LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
 T = 4
-DIVISIONS: dict[str, tuple[Parallel, int | None]] = {
-    "whole": ("ddp", None),
-    "accumulated": ("ddp", 5),
-    "divided": ("ddp", None),
-    "divided and accumulated": ("ddp", 3),  # into 2, 3, 2 and 3 images
-    "sharded": ("fsdp", None),
-    "sharded and accumulated": ("fsdp", 3),
+MUON = dataclasses.replace(SETTINGS, optimizer="muon")
+DIVISIONS: dict[str, tuple[Parallel, int | None, config.Train]] = {
+    "whole": ("ddp", None, SETTINGS),
+    "accumulated": ("ddp", 5, SETTINGS),
+    "whole, by Muon": ("ddp", None, MUON),
+    "divided": ("ddp", None, SETTINGS),
+    "divided and accumulated": ("ddp", 3, SETTINGS),  # into 2, 3, 2 and 3 images
+    "divided, by Muon": ("ddp", None, MUON),
+    "sharded": ("fsdp", None, SETTINGS),
+    "sharded and accumulated": ("fsdp", 3, SETTINGS),
+    "sharded, by Muon": ("fsdp", None, MUON),
 }
+ALONE = 3
+"""The first divisions that one process makes; the others take two."""
 
 
-def begin(parallel: Parallel) -> State:
+def begin(parallel: Parallel, settings: config.Train = SETTINGS) -> State:
     """A training of a tiny network, without dropout: its masks depend on the division."""
     torch.manual_seed(0)
     network = UNet(
         channels=1, size=8, classes=3, out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,),
         head_channels=8, dropout=0.0,
     )  # fmt: skip
-    return new_state(network, settings=SETTINGS, parallel=parallel)
+    return new_state(network, settings=settings, parallel=parallel)
 
 
 def run(state: State, *, device_batch: int | None, settings: config.Train = SETTINGS) -> list[Step]:
@@ -79,9 +85,9 @@ def run(state: State, *, device_batch: int | None, settings: config.Train = SETT
 
 def checkpoint_of(division: str, folder: Path) -> list[Step]:
     """Trains so divided and leaves the checkpoint in `folder`/`division`."""
-    parallel, device_batch = DIVISIONS[division]
-    state = begin(parallel)
-    steps = run(state, device_batch=device_batch)
+    parallel, device_batch, settings = DIVISIONS[division]
+    state = begin(parallel, settings)
+    steps = run(state, device_batch=device_batch, settings=settings)
     checkpoint.save(folder / division, state, fingerprint="f", extra={"losses": [step.loss for step in steps]})
     return steps
 

@@ -7,7 +7,7 @@ meant to change numbers.
 import dataclasses
 import json
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import tiny_training as tiny
 import torch
@@ -25,11 +25,15 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "time_sampling": "importance",
     },
     "edm": {"target": "edm", "weight": "edm", "time_sampling": "log_normal"},
+    "v, bounded, Muon": {"target": "v", "weight": "min_snr", "bounded": True},
 }
+OPTIMIZERS: dict[str, Literal["adamw", "muon"]] = {"v, bounded, Muon": "muon"}
+"""adamw where it is not named."""
 SCHEDULES: dict[str, dict[str, Any]] = {
     "v, min-SNR": {"name": "cosine", "T": 1000},
     "eps, learned variance, importance": {"name": "linear", "T": 10},
     "edm": {"name": "variance_exploding", "T": 1000, "time": "continuous"},
+    "v, bounded, Muon": {"name": "cosine", "T": 1000},
 }
 DEFAULTS = Objective(
     target="v",
@@ -39,6 +43,7 @@ DEFAULTS = Objective(
     sigma_data=0.5,
     learned_variance=False,
     vlb_weight=0.001,
+    bounded=False,
     time_sampling="uniform",
     log_normal=(-1.2, 1.2),
 )
@@ -55,7 +60,7 @@ def losses(name: str) -> list[float]:
         tiny.LABELS,
         data_hash="made up",
         objective=objective,
-        settings=tiny.SETTINGS,
+        settings=dataclasses.replace(tiny.SETTINGS, optimizer=OPTIMIZERS.get(name, "adamw")),
         runtime=dataclasses.replace(tiny.PARAMS.runtime, resume="never"),
         device=torch.device("cpu"),
         precision="float32",

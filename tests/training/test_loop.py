@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -34,10 +35,10 @@ SETTINGS = dataclasses.replace(
 )
 
 
-def fresh(settings: config.Train = SETTINGS) -> State:
+def fresh(settings: config.Train = SETTINGS, precision: Precision = "float32") -> State:
     torch.manual_seed(0)
     architecture: dict = dict(width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0.2)
-    return new_state(UNet(channels=1, size=8, classes=3, **architecture), settings=settings)
+    return new_state(UNet(channels=1, size=8, classes=3, **architecture), settings=settings, precision=precision)
 
 
 def batches(settings: config.Train = SETTINGS, images: np.ndarray = IMAGES) -> Batches:
@@ -91,26 +92,28 @@ def test_training_lowers_the_loss() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])  # bf16 has another memory layout than a checkpoint
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("cut", [1, 3, 11])
 def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(
-    cut: int, precision: Precision, tmp_path: Path
+    cut: int, optimizer: Literal["adamw", "muon"], precision: Precision, tmp_path: Path
 ) -> None:
-    undisturbed = fresh()
-    for _ in steps(undisturbed, precision=precision):
+    settings = dataclasses.replace(SETTINGS, optimizer=optimizer)
+    undisturbed = fresh(settings, precision)
+    for _ in steps(undisturbed, settings, precision=precision):
         pass
 
-    stopped = fresh()
-    for number, _ in enumerate(steps(stopped, precision=precision), start=1):
+    stopped = fresh(settings, precision)
+    for number, _ in enumerate(steps(stopped, settings, precision=precision), start=1):
         if number == cut:
             checkpoint.save(tmp_path, stopped, fingerprint="f", extra={"note": 7})
             break
     torch.manual_seed(123)  # whatever the new process drew before must not matter
-    resumed = fresh()
+    resumed = fresh(settings, precision)
     extra, refused = checkpoint.restore(tmp_path, resumed, fingerprint="f")
     assert extra == {"note": 7}
     assert refused == []
     assert resumed.images_seen == cut * 16
-    for _ in steps(resumed, precision=precision):
+    for _ in steps(resumed, settings, precision=precision):
         pass
     assert same(resumed, undisturbed)
 

@@ -46,6 +46,7 @@ SPEC: dict[str, Any] = {
 SETTINGS = config.Train(
     images=16 * 80,
     batch_size=16,
+    optimizer="adamw",
     lr=0.002,
     warmup_images=64,
     decay_images=320,

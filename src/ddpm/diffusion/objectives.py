@@ -98,9 +98,16 @@ class Objective:
     """The network's other half says, per pixel, where the variance of a step lies."""
     vlb_weight: float
     """lambda of Nichol and Dhariwal 2021, Eq. 16."""
+    bounded: bool
+    """The estimate is held to the range of images, [-1, 1], in training too; see `_error`."""
 
     def estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
         """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
+        estimate = self._free_estimate(network, process, x_t, t)
+        return estimate._replace(x_0=estimate.x_0.clamp(-1, 1)) if self.bounded else estimate
+
+    def _free_estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
+        """Before it is held to any range."""
         c_skip, c_out, c_in = self.preconditioning(process, t)
         answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
         if not self.learned_variance:
@@ -115,12 +122,25 @@ class Objective:
         bits/dim, in which the mean is held fixed so that it teaches the variance alone.
         """
         x_t = q_sample(process, x_0, t, eps)
-        estimate = self.estimate(network, process, x_t, t)
-        loss = (self.weights(process, t) * (estimate.x_0 - x_0) ** 2).mean(dim=(1, 2, 3))
+        estimate = self._free_estimate(network, process, x_t, t)
+        loss = (self.weights(process, t) * self._error(estimate.x_0, x_0) ** 2).mean(dim=(1, 2, 3))
         if not self.learned_variance:
             return loss
-        fixed_mean = Estimate(estimate.x_0.detach(), estimate.fraction)
+        held = estimate.x_0.detach()
+        fixed_mean = Estimate(held.clamp(-1, 1) if self.bounded else held, estimate.fraction)
         return loss + self.vlb_weight * process.T * bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
+
+    def _error(self, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
+        """x_0_hat - x_0; where the estimate is bounded, 0 beyond the end of the range on which the pixel lies.
+
+        There clipping makes the estimate exact. The squared error stays convex in x_0_hat, and its minimum, clipped,
+        is still E[x_0 | x_t]: inside the range nothing is different, and beyond it only what is certain lies.
+        """
+        error = x_0_hat - x_0
+        if not self.bounded:
+            return error
+        exact = ((x_0 <= -1) & (error < 0)) | ((x_0 >= 1) & (error > 0))
+        return error.masked_fill(exact, 0)
 
     def preconditioning(self, process: Process, t: Tensor) -> Preconditioning:
         """The row of the table at t."""

@@ -3,6 +3,7 @@
 docs/performance.md has the measurements. On CUDA and MPS torch's own kernels are the faster ones.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-_SCORES_BYTES = 1 << 20
-"""Attention scores held at a time: as much as stays in a core's cache."""
+_CACHE_BYTES = 1 << 20
+"""Worked on at a time: as much as stays in a core's cache."""
 
 UPSAMPLED_FROM = 64
 """Positions from which `upsampled_conv` saves more products than its copies cost."""
@@ -65,7 +66,7 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class _GroupNorm(Function):
-    """y = a x + b with a, b [N,C]: a pass for the sums and one for the result, as few again for the gradient.
+    """y = a x + b with a, b [N,C]: sums in float32 and the result, some images at a time, as the gradient.
 
     torch's own kernel is ten times slower backwards.
     """
@@ -75,33 +76,47 @@ class _GroupNorm(Function):
         n, c, height, width = x.shape
         flat = x.permute(0, 2, 3, 1).reshape(n, height * width, c)  # a view where x is channels_last
         count = height * width * c // groups
-        mean = _group_sums(flat.sum(1, dtype=torch.float32), groups) / count
-        square = _group_sums((flat * flat).sum(1, dtype=torch.float32), groups) / count
-        rstd = ((square - mean * mean).clamp(min=0) + eps).rsqrt()  # both [N,groups]
-        mean, rstd = _per_channel(mean, c), _per_channel(rstd, c)
-        a = rstd * scale
-        y = torch.addcmul((shift - mean * a).to(x.dtype)[:, None], flat, a.to(x.dtype)[:, None])
+        mean, rstd = torch.empty_like(scale), torch.empty_like(scale)
+        y = torch.empty_like(flat)
+        result = torch.empty_like(flat) if silu else y
+        for part in _parts(flat):
+            values = flat[part].float()
+            m = _group_sums(values.sum(1), groups) / count
+            square = _group_sums(values.mul_(values).sum(1), groups) / count
+            r = ((square - m * m).clamp(min=0) + eps).rsqrt()  # both [n,groups]
+            m, r = _per_channel(m, c), _per_channel(r, c)
+            a = r * scale[part]
+            b = (shift[part] - m * a).to(x.dtype)
+            torch.addcmul(b[:, None], flat[part], a.to(x.dtype)[:, None], out=y[part])
+            if silu:
+                torch.ops.aten.silu.out(y[part], out=result[part])
+            mean[part], rstd[part] = m, r
         ctx.save_for_backward(flat, y if silu else None, scale, mean, rstd)
         ctx.shape, ctx.groups, ctx.silu = x.shape, groups, silu
-        return _image(F.silu(y) if silu else y, x.shape)
+        return _image(result, x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         flat, y, scale, mean, rstd = ctx.saved_tensors
         n, c, height, width = ctx.shape
-        dy = gradient.permute(0, 2, 3, 1).reshape(n, height * width, c)
-        if ctx.silu:
-            dy = torch.ops.aten.silu_backward(dy, y)
-        d_shift = dy.sum(1, dtype=torch.float32)
-        d_scale = ((dy * flat).sum(1, dtype=torch.float32) - mean * d_shift) * rstd  # sum of dy x_hat
+        gradient = gradient.permute(0, 2, 3, 1).reshape(n, height * width, c)
         count = height * width * c // ctx.groups
-        mean_dy = _per_channel(_group_sums(d_shift * scale, ctx.groups) / count, c)
-        mean_dy_x_hat = _per_channel(_group_sums(d_scale * scale, ctx.groups) / count, c)
-        # dx = rstd (scale dy - mean_dy - x_hat mean_dy_x_hat), as a dy + b x + c.
-        b = -mean_dy_x_hat * rstd * rstd
-        rest = torch.addcmul((-mean_dy * rstd - b * mean).to(dy.dtype)[:, None], flat, b.to(dy.dtype)[:, None])
-        dx = torch.addcmul(rest, dy, (rstd * scale).to(dy.dtype)[:, None])
+        dx, d_scale, d_shift = torch.empty_like(flat), torch.empty_like(scale), torch.empty_like(scale)
+        for part in _parts(flat):
+            x, m, r, s = flat[part], mean[part], rstd[part], scale[part]
+            dy = torch.ops.aten.silu_backward(gradient[part], y[part]) if ctx.silu else gradient[part]
+            values = dy.float()
+            db = values.sum(1)
+            da = (values.mul_(x).sum(1) - m * db) * r  # sum of dy x_hat
+            mean_dy = _per_channel(_group_sums(db * s, ctx.groups) / count, c)
+            mean_dy_x_hat = _per_channel(_group_sums(da * s, ctx.groups) / count, c)
+            # dx = rstd (scale dy - mean_dy - x_hat mean_dy_x_hat), as a dy + b x + c.
+            b = -mean_dy_x_hat * r * r
+            rest = (-mean_dy * r - b * m).to(dy.dtype)
+            torch.addcmul(rest[:, None], x, b.to(dy.dtype)[:, None], out=dx[part])
+            dx[part].addcmul_(dy, (r * s).to(dy.dtype)[:, None])
+            d_scale[part], d_shift[part] = da, db
         return _image(dx, ctx.shape), d_scale, d_shift, None, None, None
 
 
@@ -129,8 +144,8 @@ class _Attention(Function):
         q = q * q.shape[-1] ** -0.5
         ctx.save_for_backward(q, k, v)
         h = torch.empty_like(q)
-        for part in _parts(q):
-            torch.bmm(_weights(q[part], k[part]), v[part], out=h[part])
+        for part, (p,) in _with_scores(q, 1):
+            torch.bmm(_weights(q[part], k[part], out=p), v[part], out=h[part])
         return h
 
     @staticmethod
@@ -139,20 +154,31 @@ class _Attention(Function):
         q, k, v = ctx.saved_tensors
         gradient = gradient.contiguous()
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for part in _parts(q):
-            p = _weights(q[part], k[part])
-            dp = torch.bmm(gradient[part], v[part].transpose(1, 2))
+        for part, (p, dp) in _with_scores(q, 2):
+            _weights(q[part], k[part], out=p)
             torch.bmm(p.transpose(1, 2), gradient[part], out=dv[part])
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            torch.bmm(gradient[part], v[part].transpose(1, 2), out=dp)
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)
             torch.bmm(ds, k[part], out=dq[part])
             torch.bmm(ds.transpose(1, 2), q[part], out=dk[part])
         return dq * q.shape[-1] ** -0.5, dk, dv
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    return torch.softmax(torch.bmm(q, k.transpose(1, 2)), dim=-1)
+def _weights(q: Tensor, k: Tensor, *, out: Tensor) -> Tensor:
+    torch.bmm(q, k.transpose(1, 2), out=out)
+    return torch.softmax(out, dim=-1, out=out)
 
 
-def _parts(q: Tensor) -> list[slice]:
-    step = max(1, _SCORES_BYTES // (q.element_size() * q.shape[1] ** 2))
-    return [slice(start, start + step) for start in range(0, len(q), step)]
+def _with_scores(q: Tensor, n: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Parts of q [B,L,d], and for each n tensors [b,L,L], the same memory every time."""
+    length = q.shape[1]
+    parts = _parts(q.new_empty(1).expand(len(q), length, length))
+    scores = [q.new_empty(parts[0].stop, length, length) for _ in range(n)]
+    for part in parts:
+        yield part, [s[: part.stop - part.start] for s in scores]
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Of the first dimension, a cacheful each."""
+    step = max(1, _CACHE_BYTES // (x.element_size() * x[0].numel()))
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]

@@ -21,8 +21,8 @@ from ddpm.training.loop import State
 
 FORMAT = "ddpm-checkpoint-2"
 KEPT = 2
-_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
-"""What AdamW remembers of each parameter."""
+_MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
+"""What AdamW and what Muon remembers of a parameter."""
 
 
 class NotWrittenError(Exception):
@@ -172,10 +172,10 @@ def _require_fit(content: _Content, state: State) -> None:
             _require_same_layout(prefix, content.part(prefix), places)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     for index, moments in _moments(content).items():
-        if index >= len(parameters) or set(moments) != _MOMENTS:
+        if index >= len(parameters) or set(moments) not in _MOMENTS:
             raise ValueError(f"optimizer.{index} holds {sorted(moments)}, which the optimizer has no place for")
         shape = parameters[index].shape
-        if any(moments[name].shape != shape for name in ("exp_avg", "exp_avg_sq")):
+        if any(value.shape != shape for name, value in moments.items() if name != "step"):
             raise ValueError(
                 f"optimizer.{index} has the shape {list(moments['exp_avg'].shape)}, expected {list(shape)}"
             )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.adam import AdamW
 from ddpm.networks.ema import Ema
+from ddpm.networks.unet import UNet
 from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
 from ddpm.training.batches import Batches
@@ -28,6 +30,7 @@ from ddpm.training.distributed import (
     whole,
     whole_batch,
 )
+from ddpm.training.muon import Muon
 from ddpm.training.times import Times
 
 
@@ -66,7 +69,7 @@ class Step:
     """The loss or a gradient was not finite, so the weights stayed as they were."""
 
 
-def new_state(network: nn.Module, *, settings: Train, parallel: Parallel = "ddp") -> State:
+def new_state(network: UNet, *, settings: Train, parallel: Parallel = "ddp", precision: Precision = "float32") -> State:
     """A training that has seen nothing; the network is already on its device.
 
     With `fsdp`, weights, average and optimizer are sharded over the processes.
@@ -75,14 +78,16 @@ def new_state(network: nn.Module, *, settings: Train, parallel: Parallel = "ddp"
     if parallel == "fsdp" and processes() > 1:
         shard(network)
         shard(ema.network)
-    optimizer = AdamW(
-        network.parameters(),
-        lr=settings.lr,
-        betas=(0.9, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    return State(network, ema, optimizer)
+    adam: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": (0.9, settings.beta2),
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    if settings.optimizer == "adamw":
+        return State(network, ema, AdamW(network.parameters(), **adam))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return State(network, ema, Muon(network, first_and_last=(network.conv_in, network.conv_out), dtype=dtype, **adam))
 
 
 def learning_rate(images_seen: int, settings: Train) -> float:
@@ -130,10 +135,9 @@ def train(
     parts = parts_of(batch, device_batch=device_batch)
     _lay_out(state, layout)
     network = state.network.train()
-    if processes() > 1 and not is_sharded(network):
-        images, labels = batches.at(state.images_seen, slice(1))
-        with autocast(device, precision):
-            network = replicated(network, to_model_range(images), torch.zeros(1, device=device), labels)
+    images, labels = batches.at(state.images_seen, slice(1))
+    with autocast(device, precision):
+        network = replicated(network, to_model_range(images), torch.zeros(1, device=device), labels)
     null_label = getattr(state.network, "classes", 0)
     skipped_in_a_row = 0
 
@@ -215,5 +219,5 @@ def _lay_out(state: State, layout: torch.memory_format) -> None:
     state.network.to(memory_format=layout)
     state.ema.network.to(memory_format=layout)
     for parameter, moments in state.optimizer.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in moments.keys() & {"exp_avg", "exp_avg_sq"}:
             moments[name] = torch.empty_like(parameter).copy_(moments[name])

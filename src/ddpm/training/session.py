@@ -162,7 +162,9 @@ def begin(
     )
     torch.manual_seed(seed_of("init", settings.seed))
     training = Training(
-        state=new_state(build_network(spec).to(device), settings=settings, parallel=runtime.parallel),
+        state=new_state(
+            build_network(spec).to(device), settings=settings, parallel=runtime.parallel, precision=precision
+        ),
         batches=Batches(
             images,
             labels,
