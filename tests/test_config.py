@@ -60,6 +60,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"sample__guidance": 2.0, "network__label_dropout": 0.0}, r"label_dropout is 0"),
         ({"sample__sampler": "euler"}, r"sample\.sampler is 'euler'"),
         ({"sample__sampler": "ddpm", "sample__variance": "learned"}, r"objective\.learned_variance is false"),
+        ({"objective__bounded": True, "sample__threshold": 0.99}, r"set threshold to null"),
         ({"sample__variance": "large"}, r"variance is large, but sampler dpmpp_2m has none to choose"),
         ({"sample__guide": "weaker.safetensors"}, r"guide is given, but guidance is 1"),
         ({"sample__guidance_interval": [2.0, 1.0]}, r"guidance_interval is \[2\.0, 1\.0\], expected \[low, high\]"),

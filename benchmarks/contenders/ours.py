@@ -103,10 +103,12 @@ class Ours:
         network, train = p.network, p.train
         precise = "float32 or, where the processor computes in it, bfloat16"
         return (
-            f"U-Net of width {network.width}, multipliers {list(network.multipliers)}, {network.blocks} blocks; "
-            f"{p.schedule.name} schedule, target {p.objective.target}, weight {p.objective.weight}; batch "
-            f"{train.batch_size}, learning rate {train.lr:g}; {'classes are' if self.labels else 'no class is'} "
-            f"learned; {precise}. The weights are always the EMA's, as in a model file."
+            f"U-Net of patches of {network.patch}, width {network.width}, multipliers {list(network.multipliers)}, "
+            f"{network.blocks} blocks; {p.schedule.name} schedule, target {p.objective.target}, weight "
+            f"{p.objective.weight}, {'bounded' if p.objective.bounded else 'free'} estimate; {train.optimizer}, batch "
+            f"{train.batch_size}, learning rate {train.lr:g}, label dropout {network.label_dropout:g}; "
+            f"{'classes are' if self.labels else 'no class is'} learned; {precise}. "
+            "The weights are always the EMA's, as in a model file."
         )
 
     def train(self, images: Images, budget: Budget, folder: Path) -> list[str]:

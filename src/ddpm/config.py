@@ -506,6 +506,11 @@ class Params:
             "unconditional prediction to guide with; set label_dropout above 0 or guidance to 1",
         )
         _require(
+            not objective.bounded or self.sample.threshold is None or self.sample.guidance != 1,
+            f"sample.threshold is {self.sample.threshold}, which acts beyond [-1, 1] alone, but with objective.bounded "
+            "and without guidance nothing lies there; set threshold to null",
+        )
+        _require(
             self.sample.variance != "learned" or objective.learned_variance,
             "sample.variance is learned, but objective.learned_variance is false, so the model has none; "
             "set sample.variance to small or large, or train with learned_variance",

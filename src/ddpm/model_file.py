@@ -54,7 +54,9 @@ class Model:
         return process_of(self.spec)
 
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, Tensor | None], Estimate]:
-        """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, unclipped, and the variance where it was learned."""
+        """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, clipped only where training clipped it
+        (`objective.bounded`), and the variance where it was learned.
+        """
         process, objective = self.schedule, objective_of(self.spec)
         self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
 

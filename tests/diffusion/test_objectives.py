@@ -264,3 +264,30 @@ def test_a_bounded_loss_is_the_loss_where_no_pixel_is_black_or_white() -> None:
         for bounded in (False, True)
     ]
     assert torch.equal(*losses)
+
+
+def test_the_bound_that_teaches_the_variance_sees_the_estimate_that_sampling_sees() -> None:
+    schedule = make_schedule("cosine", 100)
+    x_0, eps = draws((3, 1, 4, 4))
+    x_0 = x_0.clamp(-1, 1)
+    t = torch.tensor([2, 40, 100])
+    o = objective("v", "simple", learned_variance=True, bounded=True)
+    x_t = q_sample(schedule, x_0, t, eps)
+    c_skip, c_out, _ = o.preconditioning(schedule, t)
+
+    def network(scale: float) -> Callable[..., Tensor]:
+        estimate = scale * torch.where(x_0 == 0, 0.1, x_0.sign())  # at 1 the ends of the range, at 3 beyond them
+        return lambda x, c_noise: torch.cat([(estimate - c_skip * x_t) / c_out, torch.zeros_like(x_t)], dim=1)
+
+    losses = [o.loss(network(scale), schedule, x_0=x_0, t=t, eps=eps) for scale in (1.0, 3.0)]
+    plain = [
+        objective("v", "simple", bounded=True).loss(
+            lambda x, c_noise, scale=scale: network(scale)(x, c_noise)[:, :1],  # type: ignore[misc]
+            schedule,
+            x_0=x_0,
+            t=t,
+            eps=eps,
+        )
+        for scale in (1.0, 3.0)
+    ]
+    assert torch.allclose(losses[0] - plain[0], losses[1] - plain[1], rtol=1e-3, atol=1e-6)

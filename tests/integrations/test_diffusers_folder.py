@@ -29,6 +29,7 @@ EXPORTABLE: dict[str, Any] = {  # what `tiny_model` is to have in place of its o
         "groups": 8,
     },
 }
+BOUNDED: dict[str, Any] = {"objective": {"target": "v", "weight": "simple", "min_snr_gamma": 5.0, "bounded": True}}
 STEPS = torch.tensor([1, 2, 250, 600, 998])  # at 1000, 1/alpha is 150 and magnifies every rounding
 
 
@@ -107,6 +108,7 @@ def test_a_network_alone_is_imported_by_options_with_its_classes_and_its_null_la
         {"schedule": {"name": "sigmoid", "T": 1000, "zero_terminal_snr": True}},
         {"schedule": {"name": "linear", "T": 1000}, "classes": [], "channels": 3},
         {"objective": {"target": "eps", "weight": "simple", "min_snr_gamma": 5.0, "learned_variance": True}},
+        BOUNDED,
     ],
     ids=str,
 )
@@ -126,13 +128,17 @@ def test_a_model_of_this_project_is_a_pipeline_there(
         assert images.shape == (2, 8, 8, 3)
 
 
-def test_there_and_back_answers_the_same(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+@pytest.mark.parametrize("changes", [{}, BOUNDED], ids=["free", "bounded"])
+def test_there_and_back_answers_the_same(
+    tmp_path: Path, tiny_model: Callable[..., str], changes: dict[str, Any]
+) -> None:
     file, again, folder = tmp_path / "model.safetensors", tmp_path / "again.safetensors", tmp_path / "there"
-    tiny_model(file, **EXPORTABLE)
+    tiny_model(file, **EXPORTABLE | changes)
     assert cli.main(["export-unet", "--model", str(file), "--out", str(folder)]) == 0
     assert cli.main(["import-unet", str(folder), "--out", str(again), "--null-label"]) == 0
     labels = torch.tensor([0, 3, 4, 1, 2])
     assert alike(said_here(file, noise(), labels), said_here(again, noise(), labels))
+    assert model_file.objective_of(model_file.load(again).spec).bounded == bool(changes)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,20 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+AT_ONCE = [4 << 20, 2 * 24 * 64 * 2, 1]
+"""Bytes: all of five images of 24 channels of 8x8, two of them, and less than one."""
+
+
+@pytest.mark.parametrize("at_once", AT_ONCE)
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("mean", [0.0, 5.0])
-def test_group_norm_and_its_gradients_are_those_of_torch_to_bf16_rounding(silu: bool, mean: float) -> None:
-    x = (images(3, 24, 8, 8) + mean).detach()
-    scale, shift = torch.randn(3, 24), torch.randn(3, 24)
-    weight = images(3, 24, 8, 8)
+def test_group_norm_and_its_gradients_are_those_of_torch_to_bf16_rounding(
+    silu: bool, mean: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_CACHE_BYTES", at_once)
+    x = (images(5, 24, 8, 8) + mean).detach()
+    scale, shift = torch.randn(5, 24), torch.randn(24).expand(5, -1)
+    weight = images(5, 24, 8, 8)
 
     def gradients(fast: bool) -> list[Tensor]:
         given = [v.clone().requires_grad_() for v in ((x if fast else x.float()), scale, shift)]
@@ -43,8 +51,35 @@ def test_group_norm_and_its_gradients_are_those_of_torch_to_bf16_rounding(silu: 
         assert relative(ours, theirs) < (1 + mean) * BF16
 
 
+def test_group_norm_leaves_what_it_is_given_as_it_was_in_float32_too() -> None:
+    x, scale, shift = torch.randn(2, 8, 4, 4), torch.randn(2, 8), torch.randn(2, 8)
+    before = x.clone()
+    given = x.clone().requires_grad_()
+    y = kernels.group_norm(given, scale, shift, groups=2, eps=1e-5, silu=False)
+    gradient = torch.randn_like(y)
+    kept = gradient.clone()
+    y.backward(gradient)
+    assert torch.equal(given.detach(), before)
+    assert torch.equal(gradient, kept)
+    plain = x.clone().requires_grad_()
+    (F.group_norm(plain, 2, eps=1e-5) * scale[:, :, None, None] + shift[:, :, None, None]).backward(kept)
+    torch.testing.assert_close(given.grad, plain.grad)
+
+
+def test_no_images_are_no_images() -> None:
+    empty = torch.empty(0, 8, 4, 4, dtype=torch.bfloat16)
+    y = kernels.group_norm(empty, torch.empty(0, 8), torch.empty(0, 8), groups=2, eps=1e-5, silu=True)
+    assert y.shape == empty.shape
+    q = torch.empty(0, 16, 8, dtype=torch.bfloat16)
+    assert kernels.attention(q, q, q).shape == q.shape
+
+
+@pytest.mark.parametrize("at_once", [4 << 20, 1 << 20, 1])
 @pytest.mark.parametrize(("length", "dim"), [(16, 8), (300, 8), (64, 32)])
-def test_attention_and_its_gradients_are_those_of_torch_to_bf16_rounding(length: int, dim: int) -> None:
+def test_attention_and_its_gradients_are_those_of_torch_to_bf16_rounding(
+    length: int, dim: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_CACHE_BYTES", at_once)
     given = [torch.randn(70, length, dim) for _ in range(3)]
     weight = torch.randn(70, length, dim)
 

@@ -119,7 +119,8 @@ def log_likelihood(
     appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
     the largest to the smallest, above 0; x is taken as x_t there.
     `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
-    backward pass per dimension. The denoiser must not clip: the density needs its derivative.
+    backward pass per dimension. The density needs the denoiser's derivative, so one that was trained without clipping
+    must not clip here; a bounded one (`Objective.bounded`) does, and is flat where it does.
     """
     times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
     alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]

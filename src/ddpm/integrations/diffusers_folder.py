@@ -154,7 +154,12 @@ def _told(scheduler: Path | None, *, schedule: str | None, target: str | None) -
         require("prediction_type", [TARGETS["v"], TARGETS["x_0"]])
     return (
         {"name": name, "T": T, "zero_terminal_snr": told["rescale_betas_zero_snr"]},
-        objective | {"target": targets[require("prediction_type", list(targets))], "learned_variance": learned},
+        objective
+        | {
+            "target": targets[require("prediction_type", list(targets))],
+            "learned_variance": learned,
+            "bounded": bool(told.get("thresholding")) and told.get("sample_max_value", 1.0) == 1.0,
+        },
     )
 
 
@@ -176,6 +181,8 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
         "variance_type": "learned_range" if objective.learned_variance else "fixed_small",
         "clip_sample": True,
     }
+    if objective.bounded:  # at most 1, this threshold is clipping, and other schedulers of theirs keep it
+        told |= {"thresholding": True, "sample_max_value": 1.0}
     said = model.spec["schedule"]
     if said["name"] in SCHEDULES and said.get("shift", 1.0) == 1 and not said.get("zero_terminal_snr"):
         return told | {"beta_schedule": SCHEDULES[said["name"]], "beta_start": 1e-4, "beta_end": 0.02}

@@ -22,7 +22,7 @@ from ddpm.training.loop import State
 FORMAT = "ddpm-checkpoint-2"
 KEPT = 2
 _MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
-"""What AdamW and what Muon remembers of a parameter."""
+"""What AdamW and what Muon remembers of a parameter; which of them it is, the fingerprint holds."""
 
 
 class NotWrittenError(Exception):

@@ -13,6 +13,8 @@ MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """a, b, c of the quintic iteration: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/."""
 ITERATIONS = 5
+_TOGETHER_BYTES = 64 << 20
+"""Of float32 matrices that are gathered and orthogonalised at a time."""
 MATCH_ADAM = 0.2
 """Root mean square of a weight's move under Adam, in learning rates: Liu et al. 2025 (Moonlight), Sec. 2.2."""
 
@@ -22,7 +24,8 @@ class Muon(AdamW):
     linear layers; AdamW for all else: biases, norms, label embeddings, and the first and the last layer.
 
     Moves are scaled to those of Adam (Liu et al. 2025, Eq. 4), so that one learning rate suits both. The iteration
-    computes in `dtype`. Its result depends on the whole matrix: a sharded one is gathered first.
+    computes in `dtype`. Its result depends on the whole matrix: a sharded one is gathered first, and processes that
+    share a training (DDP) must round alike, as machines of one kind with as many threads do.
     """
 
     def __init__(self, network: nn.Module, *, first_and_last: Iterable[nn.Module], dtype: torch.dtype, **adam: Any):
@@ -40,8 +43,10 @@ class Muon(AdamW):
             for p in group["params"]:
                 if id(p) in self._matrices and p.grad is not None:
                     alike.setdefault(p.shape, []).append(p)
-            for parameters in alike.values():
-                self._move(parameters, lr=group["lr"], decay=group["weight_decay"])
+            for shape, parameters in alike.items():
+                step = max(1, _TOGETHER_BYTES // (4 * shape.numel()))
+                for start in range(0, len(parameters), step):
+                    self._move(parameters[start : start + step], lr=group["lr"], decay=group["weight_decay"])
         super().step()
 
     def _move(self, parameters: list[Tensor], *, lr: float, decay: float) -> None:
@@ -64,7 +69,10 @@ class Muon(AdamW):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U V^T, nearly, of each U S V^T in [K,M,N]: singular values within 0.7 and 1.3, unless they were 0."""
+    """U V^T, nearly, of each U S V^T in [K,M,N]: singular values within 0.6 and 1.3.
+
+    Except those that were below a hundredth of the matrix's norm: five iterations do not raise these so far.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
