@@ -73,6 +73,18 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Pro
     assert 1 <= sum(line.startswith("training:") for line in lines) <= 2, "a progress bar is not to fill the log"
 
 
+@pytest.mark.parametrize("left", ["", '{"write": {"data'])
+def test_what_an_interrupted_dvc_left_half_written_keeps_no_stage_from_running(project: Project, left: str) -> None:
+    run("validate")
+    torn = project.path / ".dvc/tmp/rwlock"
+    torn.write_text(left)
+    outcome, lines = run("train")
+    assert outcome.ok
+    assert lines[0] == ".dvc/tmp/rwlock was torn by a dvc that was interrupted; it was removed, since dvc makes it anew"
+    torn.write_text(left)
+    assert dvc_stage.changes() == {}
+
+
 def test_changed_data_are_the_reason_that_dvc_names(project: Project) -> None:
     run("validate")
     run("train")
