@@ -103,7 +103,10 @@ class Objective:
 
     def estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
         """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
-        estimate = self._free_estimate(network, process, x_t, t)
+        return self._held(self._free_estimate(network, process, x_t, t))
+
+    def _held(self, estimate: Estimate) -> Estimate:
+        """In the range of images, where the estimate is bounded."""
         return estimate._replace(x_0=estimate.x_0.clamp(-1, 1)) if self.bounded else estimate
 
     def _free_estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
@@ -126,8 +129,7 @@ class Objective:
         loss = (self.weights(process, t) * self._error(estimate.x_0, x_0) ** 2).mean(dim=(1, 2, 3))
         if not self.learned_variance:
             return loss
-        held = estimate.x_0.detach()
-        fixed_mean = Estimate(held.clamp(-1, 1) if self.bounded else held, estimate.fraction)
+        fixed_mean = self._held(Estimate(estimate.x_0.detach(), estimate.fraction))
         return loss + self.vlb_weight * process.T * bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
 
     def _error(self, x_0_hat: Tensor, x_0: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class _GroupNorm(Function):
         mean, rstd = torch.empty_like(scale), torch.empty_like(scale)
         y = torch.empty_like(flat)
         result = torch.empty_like(flat) if silu else y
-        for part in _parts(flat):
+        for part in _parts(n, flat.element_size() * height * width * c):
             values = flat[part].to(torch.float32, copy=True)
             m = _group_sums(values.sum(1), groups) / count
             square = _group_sums(values.mul_(values).sum(1), groups) / count
@@ -103,7 +103,7 @@ class _GroupNorm(Function):
         gradient = gradient.permute(0, 2, 3, 1).reshape(n, height * width, c)
         count = height * width * c // ctx.groups
         dx, d_scale, d_shift = torch.empty_like(flat), torch.empty_like(scale), torch.empty_like(scale)
-        for part in _parts(flat):
+        for part in _parts(n, flat.element_size() * height * width * c):
             x, m, r, s = flat[part], mean[part], rstd[part], scale[part]
             dy = torch.ops.aten.silu_backward(gradient[part], y[part]) if ctx.silu else gradient[part]
             values = dy.to(torch.float32, copy=True)
@@ -172,13 +172,13 @@ def _weights(q: Tensor, k: Tensor, *, out: Tensor) -> Tensor:
 def _with_scores(q: Tensor, n: int) -> Iterator[tuple[slice, list[Tensor]]]:
     """Parts of q [B,L,d], and for each n tensors [b,L,L], the same memory every time."""
     length = q.shape[1]
-    parts = _parts(q.new_empty(1).expand(len(q), length, length))
+    parts = _parts(len(q), q.element_size() * length**2)
     scores = [q.new_empty(parts[0].stop if parts else 0, length, length) for _ in range(n)]
     for part in parts:
         yield part, [s[: part.stop - part.start] for s in scores]
 
 
-def _parts(x: Tensor) -> list[slice]:
-    """Of the first dimension, a cacheful each."""
-    step = max(1, _CACHE_BYTES // max(1, x.element_size() * x.shape[1:].numel()))
-    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
+def _parts(n: int, bytes_each: int) -> list[slice]:
+    """Of n things of so many bytes, a cacheful each."""
+    step = max(1, _CACHE_BYTES // max(1, bytes_each))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

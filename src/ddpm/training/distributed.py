@@ -4,7 +4,7 @@ Every process draws the random numbers of the whole batch and keeps its part, so
 nor the number of accumulation steps is seen in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -59,17 +59,17 @@ def is_sharded(network: nn.Module) -> bool:
     return hasattr(network, "set_requires_gradient_sync")
 
 
-def replicated(network: nn.Module, *example: Tensor | None) -> nn.Module:
+def replicated(network: nn.Module, example: Callable[[], tuple[Tensor | None, ...]]) -> nn.Module:
     """The network whose gradients are the mean over all processes: itself if it is sharded or alone, else in DDP.
 
-    `example` is a valid input.
+    `example` gives a valid input; only DDP asks for it.
     """
     if processes() == 1 or is_sharded(network):
         return network
     parallel = DistributedDataParallel(network)
     # DDP arranges the gradients anew after its first backward pass, and with them the order of summation. A rehearsal
     # makes it the same in every step, in those after a restart too.
-    parallel(*example).sum().backward()
+    parallel(*example()).sum().backward()
     network.zero_grad(set_to_none=True)
     return parallel
 

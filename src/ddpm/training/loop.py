@@ -134,10 +134,13 @@ def train(
     batch = settings.batch_size
     parts = parts_of(batch, device_batch=device_batch)
     _lay_out(state, layout)
-    network = state.network.train()
-    images, labels = batches.at(state.images_seen, slice(1))
+
+    def example() -> tuple[Tensor, Tensor, Tensor | None]:
+        images, labels = batches.at(state.images_seen, slice(1))
+        return to_model_range(images), torch.zeros(1, device=device), labels
+
     with autocast(device, precision):
-        network = replicated(network, to_model_range(images), torch.zeros(1, device=device), labels)
+        network = replicated(state.network.train(), example)
     null_label = getattr(state.network, "classes", 0)
     skipped_in_a_row = 0
 
