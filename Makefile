@@ -34,17 +34,27 @@ format: setup
 
 setup: $(READY)
 
+# uv, which pip puts there first, installs the same lock in a fifth of the time; where it cannot, pip does it all.
 # --no-deps: the lock names every package, so nothing else may come in.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps
+install = { test -x $(BIN)/uv && $(UV_INSTALL) $(1); } || { echo "uv did not install it, so pip does, which takes minutes"; $(PIP_INSTALL) $(1); }
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("this is Python %d.%d, but 3.11 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (several GB with torch's CUDA libraries; a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing into $(VENV) (several GB with torch's CUDA libraries)"
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	@$(PIP_INSTALL) --require-hashes -r $(VENV)/uv.lock || true
+	@$(call install,--require-hashes -r requirements.lock)
+	@$(call install,--no-build-isolation -e .)
 	@touch $(READY)
 
 bench-setup: setup  ## the peers that the benchmarks run beside this project
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-bench.lock
+	@$(call install,--require-hashes -r requirements-bench.lock)
 
 lock:  ## make requirements.lock and requirements-bench.lock again, from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
