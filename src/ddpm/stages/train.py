@@ -74,8 +74,7 @@ def main() -> None:
         lineage |= {"code_hash": training.code_hash, "mlflow_run": run_name}
         sha256 = model_file.save(args.model, network=training.average(), spec=spec, lineage=lineage)
         session.write_curves(args.curves, curves)
-        summary = {"loss": curves[-1]["loss"], "images_seen": training.state.images_seen}
-        write_json(args.report, summary | {"nonfinite_steps": training.state.nonfinite_steps})
+        write_json(args.report, session.summary(training, curves))
         mlflow_store.log_model(tracker, args.model, model_sha256=sha256)
         write_json(args.run, mlflow_store.run_record(tracker, model_sha256=sha256))
         for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):

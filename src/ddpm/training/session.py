@@ -39,7 +39,10 @@ class Stopped(SystemExit):
 
 @dataclass
 class Meter:
-    """Means over a logging interval; loss_q1..4 are the quarters of the noise range, least noise first."""
+    """Means over the steps of a logging interval that were not skipped, so that all of them are finite.
+
+    loss_q1..4 are the quarters of the noise range, least noise first.
+    """
 
     steps: int = 0
     loss: float = 0.0
@@ -48,6 +51,8 @@ class Meter:
     counts: list[float] = field(default_factory=lambda: [0.0] * 4)
 
     def add(self, step: Step) -> None:
+        if step.skipped:
+            return
         sums = torch.zeros(2, 4, device=step.t.device)
         sums[0].index_add_(0, step.quarter, step.weights * step.losses)
         sums[1].index_add_(0, step.quarter, step.weights)
@@ -59,10 +64,14 @@ class Meter:
         self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
 
     def row(self, step: Step) -> dict[str, float | None]:
-        """The interval as one row of the curves; a quarter that no image fell into is None."""
-        quarters = [s / c if c else None for s, c in zip(self.sums, self.counts, strict=True)]
-        values = (step.images_seen, self.loss / self.steps, *quarters, self.norm / self.steps, step.learning_rate)
-        return dict(zip(CURVES, values, strict=True))
+        """The interval as one row of the curves; None where there is nothing to take the mean of."""
+        quarters = [_mean(s, c) for s, c in zip(self.sums, self.counts, strict=True)]
+        loss, norm = _mean(self.loss, self.steps), _mean(self.norm, self.steps)
+        return dict(zip(CURVES, (step.images_seen, loss, *quarters, norm, step.learning_rate), strict=True))
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
 
 
 @dataclass
@@ -253,7 +262,8 @@ def run(
                 metrics = {name: value for name, value in row.items() if value is not None and name != "images_seen"}
                 metrics |= {"images_per_second": speed, "nonfinite_steps": float(state.nonfinite_steps)}
                 tracker.log(metrics, images_seen=step.images_seen)
-                bar.set_postfix(loss=f"{row['loss']:.4f}")
+                if row["loss"] is not None:
+                    bar.set_postfix(loss=f"{row['loss']:.4f}")
             if _crossed(step, tracking.grid_every_images) or step.images_seen >= total:
                 tracker.image("samples", picture(), images_seen=step.images_seen)
             overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
@@ -310,9 +320,19 @@ def _memory_told(training: Training) -> Iterator[None]:
 
 
 def write_curves(path: Path, curves: list[dict[str, float | None]]) -> None:
-    """CSV, one row per logging interval; an empty cell where a quarter of the noise range saw no image."""
+    """CSV, one row per logging interval; an empty cell where a quarter saw no image, or every step was skipped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, CURVES)
         writer.writeheader()
         writer.writerows(curves)
+
+
+def summary(training: Training, curves: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """The training in three figures: the loss is that of the last interval that has one, None where none has."""
+    losses = [row["loss"] for row in curves if row["loss"] is not None]
+    return {
+        "loss": losses[-1] if losses else None,
+        "images_seen": training.state.images_seen,
+        "nonfinite_steps": training.state.nonfinite_steps,
+    }
