@@ -138,11 +138,10 @@ def write_params(work: Path, raw: Path, workers: int) -> None:
     yaml.dump(params, work / "params.yaml")
 
 
-def stage_command(raw: Path) -> list[str]:
+def stage_command() -> list[str]:
     """How dvc.yaml runs `prepare`, by this Python."""
     told = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["prepare"]["cmd"]
-    words = shlex.split(told.replace("${data.path}", str(raw)))
-    return [sys.executable if word == "python" else word for word in words]
+    return [sys.executable if word == "python" else word for word in shlex.split(told)]
 
 
 def run_stage(work: Path, folder: Folder) -> Run:
@@ -150,7 +149,7 @@ def run_stage(work: Path, folder: Folder) -> Run:
     before = folder.reading_times()
     used = _processor_seconds()
     began = time.perf_counter()
-    process = subprocess.Popen(stage_command(folder.path), cwd=work, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(stage_command(), cwd=work, stdout=subprocess.DEVNULL)
     with sampling_memory(process.pid) as peak:
         status = process.wait()
     seconds = time.perf_counter() - began

@@ -109,7 +109,7 @@ def _prepared(folder: Path, n: int) -> tuple[float, float, float]:
     params["runtime"] |= {"workers": 1, "progress": False}
     yaml.dump(params, folder / "params.yaml")
     told = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["prepare"]["cmd"]
-    stage = [sys.executable, *told.replace('"${data.path}"', "data/raw").split()[1:]]
+    stage = [sys.executable, *told.split()[1:]]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(stage, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

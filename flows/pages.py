@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,4 +138,4 @@ def _run_link(run_id: str) -> str:
     uri = mlflow_store.shown_uri()
     if uri.startswith("http"):
         return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
-    return f"The training's run in MLflow: `mlflow ui --backend-store-uri {uri}`, run `{run_id}`"
+    return f"The training's run in MLflow: `mlflow ui --backend-store-uri {shlex.quote(uri)}`, run `{run_id}`"

@@ -71,6 +71,11 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"sample__order": 4}, r"sample\.order is 4"),
         ({"train__warmup_images": 10**9}, r"warmup_images \+ decay_images"),
         ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
+        (
+            {"data__path": "s3://bucket/photos"},
+            r"path is 's3://bucket/photos', expected a folder or file of this machine",
+        ),
+        ({"data__path": ""}, r"path is '', expected a folder"),
         ({"validate__brightness": [200.0, 3.0]}, r"brightness is \[200\.0, 3\.0\]"),
     ],
 )

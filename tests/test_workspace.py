@@ -146,6 +146,10 @@ def test_a_user_error_is_one_sentence_without_a_traceback(start: Start) -> None:
     assert (stage.returncode, err) == (1, "error: two and two is 5, expected 4; count again\n")
 
 
+def test_an_error_keeps_to_its_line_whatever_the_names_in_it_hold() -> None:
+    assert str(UserError("a\nb\x1b[31m\udcff é is no image")) == "a\\nb\\x1b[31m\\udcff é is no image"
+
+
 def test_the_error_has_a_line_of_its_own_below_a_progress_bar(start: Start) -> None:
     _, err = start("stage.py", "progress").communicate()
     assert err.splitlines()[-1] == "error: two and two is 5, expected 4; count again"

@@ -58,7 +58,7 @@ class Data:
     source: str
     """`digits`, `torchvision:NAME`, `folder` or `archive`."""
     path: str
-    """The folder, the archive, or torchvision's root. Relative to the project."""
+    """The folder, the archive, or torchvision's root. Relative to the project; no shell reads it."""
     download: bool
     """torchvision only: fetch what is not at `path`."""
     size: int | None
@@ -89,6 +89,10 @@ class Data:
         _require(
             known,
             f"source is {self.source!r}, expected digits, folder, archive or torchvision:NAME",
+        )
+        _require(
+            self.path != "" and "://" not in self.path and "\0" not in self.path,
+            f"path is {self.path!r}, expected a folder or file of this machine (what has a URL is fetched before)",
         )
         _require(
             self.size is None or 4 <= self.size <= 4096,

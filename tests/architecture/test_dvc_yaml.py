@@ -124,3 +124,8 @@ def test_every_section_is_read_by_a_stage_or_changes_no_result() -> None:
 
 def test_params_yaml_is_valid_as_it_stands() -> None:
     assert isinstance(config.load(ROOT / "params.yaml"), config.Params)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_value_of_a_person_stands_in_a_command(stage: str) -> None:
+    assert not set("$`\\") & set(STAGES[stage]["cmd"]), "a shell reads the command, and would run what the value says"

@@ -80,7 +80,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
     def run(stage: str) -> set[str]:
         for name in list(stages)[: list(stages).index(stage) + 1]:
             if name not in known:
-                command = stages[name]["cmd"].replace("${data.path}", "data/raw").replace('"', "").split()
+                command = stages[name]["cmd"].split()
                 known[name] = imported(*command[command.index("-m") + 1 :], folder=folder)
         return known[stage]
 

@@ -1,5 +1,7 @@
 """The prepare stage as DVC runs it: progress, one-sentence errors, and no trace of a run that was killed."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,13 +17,14 @@ from ruamel.yaml import YAML
 from ddpm.data.dataset import read_facts
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "ddpm.stages.prepare", "--raw", "raw"]
+COMMAND = [sys.executable, "-m", "ddpm.stages.prepare"]
 COMMAND += ["--prepared", "data/prepared", "--state", ".state/prepare"]
 
 
 def project(folder: Path, **changes: dict[str, Any]) -> Path:
     yaml = YAML(typ="safe")
     params = yaml.load((ROOT / "params.yaml").read_text())
+    params["data"]["path"] = "raw"
     for section, values in changes.items():
         params[section] |= values
     yaml.dump(params, folder / "params.yaml")
@@ -65,3 +68,33 @@ def test_a_killed_stage_leaves_no_data_and_the_next_one_goes_on_where_it_was(tmp
     assert read_facts(tmp_path / "data" / "prepared").kept == 1000
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["prepared"]
     assert {path: path.stat().st_mtime_ns for path in kept} == decoded
+
+
+def test_the_name_of_the_folder_of_images_is_no_command_and_any_name_works(tmp_path: Path) -> None:
+    name = "-$(touch owned) `touch owned` ${HOME} $HOME a'b\"c;touch owned;|&#*?[x]{y}\\ \t ~ line\nbreak \x1b[31m é"
+    (tmp_path / name).mkdir()
+    for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8)):
+        Image.fromarray(noise).save(tmp_path / name / f"{k}.png")
+    project(tmp_path, data={"source": "folder", "path": name})
+    yaml = YAML(typ="safe")
+    stages = yaml.load(ROOT / "dvc.yaml")["stages"]
+    prepare = stages["prepare"] | {"deps": ["${data.path}"]}
+    yaml.dump({"stages": {"prepare": prepare}}, tmp_path / "dvc.yaml")
+    assert "${data.path}" in stages["prepare"]["deps"]
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    done = dvc(tmp_path, "repro")
+    assert done.returncode == 0, done.stderr
+    assert read_facts(tmp_path / "data" / "prepared").kept == 10
+    assert not list(tmp_path.rglob("owned"))
+    assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
+    (tmp_path / name / "9.png").unlink()
+    assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {"prepare": [{"changed deps": {name: "modified"}}]}
+
+
+def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )

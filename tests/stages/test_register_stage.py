@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Path("data/raw").mkdir(parents=True)
-        run_main(prepare.main, patch, raw="data/raw", prepared="data/prepared", state=".state/prepare")
+        run_main(prepare.main, patch, prepared="data/prepared", state=".state/prepare")
         extractor = train_extractor(
             read_split(Path("data/prepared"), "train"),
             read_split(Path("data/prepared"), "test"),

@@ -42,7 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").mkdir()
     (folder / "docs" / "index.html").write_text("<p>docs</p>")
     (folder / "validation.json").write_text("{}")
-    prepare = "-m ddpm.stages.prepare --raw data/raw --prepared data/prepared --state .state/prepare".split()
+    prepare = "-m ddpm.stages.prepare --prepared data/prepared --state .state/prepare".split()
     subprocess.run([sys.executable, *prepare], cwd=folder, check=True, capture_output=True)
     return folder
 

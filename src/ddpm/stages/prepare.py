@@ -10,14 +10,13 @@ from ddpm.workspace import run_stage
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)
     arguments = parser.parse_args()
     params = config.load()
     facts = prepare(
         params.data,
-        raw=arguments.raw,
+        raw=Path(params.data.path),
         prepared=arguments.prepared,
         state=arguments.state,
         workers=params.runtime.workers,
