@@ -3,7 +3,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,35 +33,37 @@ def record(fid: float, **changes: Any) -> dict[str, Any]:
 
 
 class Shelf:
-    """Logged models to register, told apart by a number. The registry does not read their files: any bytes do."""
+    """Logged models to register, tiny and untrained, told apart by a number."""
 
-    def __init__(self, project: Path) -> None:
-        self.project = project
+    def __init__(self, project: Path, tiny_model: Callable[..., str]) -> None:
+        self.project, self.tiny_model = project, tiny_model
         self.client = mlflow_store.connect()
         location = (project / "mlartifacts").as_uri()
         self.experiment = self.client.create_experiment("tests", artifact_location=location)
         self.run_id = self.client.create_run(self.experiment).info.run_id
         self.logged: dict[int, str] = {}
 
+    def file(self, seed: int) -> Path:
+        return self.project / f"served-{seed}" / "artifacts" / "model.safetensors"
+
     def content(self, seed: int) -> bytes:
-        return f"weights {seed}".encode()
+        return self.file(seed).read_bytes()
 
     def model_id(self, seed: int) -> str:
         if seed not in self.logged:
             model = self.client.create_logged_model(self.experiment, source_run_id=self.run_id)
-            file = self.project / f"served-{seed}" / "artifacts" / "model.safetensors"
-            file.parent.mkdir(parents=True)
-            file.write_bytes(self.content(seed))
-            self.client.log_model_artifacts(model.model_id, str(file.parents[1]))
+            self.tiny_model(self.file(seed), seed=seed)
+            self.client.log_model_artifacts(model.model_id, str(self.file(seed).parents[1]))
             self.client.finalize_logged_model(model.model_id, "READY")
             self.logged[seed] = model.model_id
         return self.logged[seed]
 
     def register(self, seed: int, measured: Mapping[str, Any], **tags: str) -> Version:
+        model_id = self.model_id(seed)
         return registry.register(
             name="ddpm",
             sha256=hashlib.sha256(self.content(seed)).hexdigest(),
-            model_id=self.model_id(seed),
+            model_id=model_id,
             run_id=self.run_id,
             record=measured,
             tags=SHAPE | tags,
@@ -85,8 +87,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(project: Path) -> Shelf:
-    return Shelf(project)
+def shelf(project: Path, tiny_model: Callable[..., str]) -> Shelf:
+    return Shelf(project, tiny_model)
 
 
 def test_the_same_model_again_is_the_same_version_with_its_figures_brought_up_to_date(shelf: Shelf) -> None:
@@ -281,6 +283,113 @@ def test_an_alias_that_was_moved_by_hand_is_rolled_back_to_the_champion_before(s
     shelf.register(1, record(9.9))
     shelf.client.set_registered_model_alias("ddpm", "champion", "2")
     assert registry.rollback("ddpm", reason="who did that?").version == "1"
+
+
+def moved_by_hand(shelf: Shelf, to: str | None) -> None:
+    """As MLflow's page does it."""
+    if to is None:
+        shelf.client.delete_registered_model_alias("ddpm", "champion")
+    else:
+        shelf.client.set_registered_model_alias("ddpm", "champion", to)
+
+
+@pytest.mark.parametrize("to", ["1", None])
+def test_a_champion_that_a_person_took_down_in_mlflow_comes_back_only_by_a_person(shelf: Shelf, to: str | None) -> None:
+    for seed, fid in enumerate((16.0, 8.0)):
+        shelf.judged(seed, fid)
+    moved_by_hand(shelf, to)
+    outcome = shelf.judged(1, 8.0)
+    assert (outcome.verdict, shelf.champion()) == ("kept", to)
+    assert "`ddpm promote 2` undoes that" in outcome.reasons[0]
+    assert registry.version("ddpm", "2").tags["decision"] == ("rolled back" if to else "demoted")
+    assert registry.version("ddpm", "2").tags["decided_by"] == "a person, outside ddpm"
+    with pytest.raises(UserError, match="is the first champion, or those" if to else "has no champion"):
+        registry.rollback("ddpm", reason="back to the bad one?")
+    shelf.judged(2, 4.0)
+    assert (shelf.champion(), registry.rollback("ddpm", reason="blurred").version) == ("3", "1")
+    registry.promote("ddpm", "2", reason="it was the camera")
+    registry.promote("ddpm", "3", reason="even better")
+    assert registry.rollback("ddpm", reason="blurred").version == "2"
+
+
+def test_a_move_by_hand_stands_in_the_history_once(shelf: Shelf) -> None:
+    shelf.judged(0, 10.0)
+    moved_by_hand(shelf, None)
+    for _ in range(2):
+        shelf.judged(1, 30.0)
+    (_, move) = registry.history("ddpm")
+    assert (move.action, move.version, move.previous) == ("remove", None, "1")
+
+
+def test_a_champion_that_a_person_replaced_in_mlflow_is_not_promoted_again_by_the_gate(shelf: Shelf) -> None:
+    shelf.judged(0, 5.0)
+    shelf.judged(1, 19.9)
+    moved_by_hand(shelf, "2")
+    outcome = shelf.judged(0, 5.0)
+    assert (outcome.verdict, shelf.champion()) == ("kept", "2")
+    assert "a person took it down in MLflow (the alias was moved to version 2" in outcome.reasons[0]
+
+
+def test_without_a_champion_the_gate_compares_with_the_last_one(shelf: Shelf) -> None:
+    shelf.judged(0, 5.0)
+    moved_by_hand(shelf, None)
+    worse = shelf.judged(1, 19.9)
+    assert (worse.verdict, shelf.champion()) == ("kept", None)
+    assert worse.reasons[0] == "there is no champion now; it is held against the last one, version 1"
+    assert worse.version.tags["decided_against"] == "1"
+    assert shelf.judged(2, 4.0).verdict == "promoted"
+    with pytest.raises(UserError, match="there is none to go back to"):
+        registry.rollback("ddpm", reason="to the one that a person took down?")
+
+
+def test_where_no_former_champion_is_left_to_compare_with_a_person_decides(shelf: Shelf) -> None:
+    shelf.judged(0, 5.0)
+    shelf.client.delete_model_version("ddpm", "1")
+    outcome = shelf.judged(1, 1.0)
+    assert (outcome.verdict, shelf.champion()) == ("pending", None)
+    assert "none is left to compare it with" in outcome.reasons[0]
+
+
+def test_without_a_champion_a_last_one_that_cannot_be_measured_leaves_it_to_a_person(shelf: Shelf) -> None:
+    shelf.judged(0, 5.0)
+    moved_by_hand(shelf, None)
+    registry.download(registry.version("ddpm", "1"), shelf.project).unlink()
+    outcome = shelf.judge(shelf.register(1, record(1.0, protocol=PROTOCOL | {"n": 200})))
+    assert (outcome.verdict, shelf.champion()) == ("pending", None)
+
+
+def lose(shelf: Shelf, number: str) -> None:
+    registry.download(registry.version("ddpm", number), shelf.project).unlink()
+
+
+def damage(shelf: Shelf, number: str) -> None:
+    file = registry.download(registry.version("ddpm", number), shelf.project)
+    file.write_bytes(b"no model")
+    sha = hashlib.sha256(b"no model").hexdigest()
+    shelf.client.set_model_version_tag("ddpm", number, "model_sha256", sha)
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"), [(lose, "has 0 model files"), (damage, "is no whole safetensors file")], ids=["lost", "damaged"]
+)
+def test_a_version_whose_file_is_lost_or_does_not_load_never_becomes_champion(
+    harm: Callable[[Shelf, str], None], why: str, shelf: Shelf
+) -> None:
+    for seed, fid in enumerate((16.0, 8.0)):
+        shelf.judged(seed, fid)
+    shelf.register(2, record(1.0))
+    harm(shelf, "1")
+    harm(shelf, "3")
+    before = shelf.client.get_registered_model("ddpm").tags, registry.version("ddpm", "1")
+    with pytest.raises(UserError, match=why):
+        registry.rollback("ddpm", reason="blurred")
+    with pytest.raises(UserError, match=why):
+        registry.promote("ddpm", "1", reason="it was better")
+    with pytest.raises(UserError, match=why):
+        shelf.judge(registry.version("ddpm", "3"))
+    assert shelf.champion() == "2"
+    assert (shelf.client.get_registered_model("ddpm").tags, registry.version("ddpm", "1")) == before
+    assert "decision" not in registry.version("ddpm", "3").tags
 
 
 def test_rollback_passes_over_a_version_that_was_deleted(shelf: Shelf) -> None:

@@ -1,17 +1,14 @@
-"""The registered model: its versions, who is champion, how that came about, and the way back.
+"""The registered model: its versions, who is champion, and the way back.
 
-All is in MLflow. A version's tags hold its figures, its lineage and what was decided about it. The registered
-model's tags `promotion.000001`, `promotion.000002`, … hold every move of the alias `champion`: what, who, when, why.
-While a version waits for a person's yes it has the alias `challenger`.
+All is in MLflow. A version's tags hold its figures, its lineage and what was decided about it; how the champions
+followed each other stands in succession.py. While a version waits for a person's yes it has the alias `challenger`.
+Every function that changes something can be called again after it failed, and then finishes what it had begun.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +17,10 @@ from urllib.parse import urlsplit
 
 from ddpm import config
 from ddpm.errors import UserError
-from ddpm.integrations.mlflow_store import (
-    as_default_store,
-    connect,
-    default_uri,
-    mlflow_errors,
-    project,
-    shown_uri,
-    tracking_uri,
-    user,
-)
+from ddpm.integrations import succession
+from ddpm.integrations.mlflow_store import as_default_store, connect, mlflow_errors, shown_uri, tracking_uri, user
+from ddpm.integrations.registry_lock import alone
+from ddpm.integrations.succession import CHALLENGER, CHAMPION, Move
 from ddpm.promotion import gate
 
 if TYPE_CHECKING:
@@ -38,9 +29,6 @@ if TYPE_CHECKING:
 
     from ddpm.integrations.mlflow_store import MlflowTracker
     from ddpm.model_file import Model
-
-CHAMPION = "champion"
-CHALLENGER = "challenger"
 
 Verdict = Literal["promoted", "kept", "pending", "champion"]
 """The candidate took over; the champion stays; a person is asked; the candidate is the champion already."""
@@ -63,18 +51,6 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One move of the alias `champion`."""
-
-    action: Literal["promote", "rollback"]
-    version: str
-    previous: str | None
-    by: str
-    when: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What became of a candidate."""
 
@@ -91,7 +67,7 @@ def versions(name: str) -> list[Version]:
     """Newest first; empty where nothing is registered under the name."""
     client = connect()
     with mlflow_errors():
-        aliases = _aliases(client, name)
+        aliases = succession.aliases(client, name)
         found = [_version(v, aliases) for v in client.search_model_versions(f"name = '{name}'")]
     return sorted(found, key=lambda version: int(version.number), reverse=True)
 
@@ -116,7 +92,7 @@ def register(
 ) -> Version:
     """The version of this model file, by its sha256: found, or made. Its figures and tags are brought up to date."""
     client = connect()
-    with _alone(), mlflow_errors():
+    with alone(), mlflow_errors():
         _ensure_model(client, name)
         there = client.search_model_versions(f"name = '{name}' and tags.model_sha256 = '{sha256}'")
         if there:
@@ -132,7 +108,7 @@ def register(
                 )
             number = str(made.version)
         figures = _shown(record) | {f"floor.{key}": value for key, value in _shown(record["floor"]).items()}
-        _tag(client, name, number, {**tags, **figures, "record": json.dumps(record)})
+        succession.tag(client, name, number, {**tags, **figures, "record": json.dumps(record)})
     return version(name, number)
 
 
@@ -197,111 +173,123 @@ def judge(
 ) -> Outcome:
     """Decides about a registered candidate, moves the alias or leaves it, and writes the reasons on the version.
 
-    A champion whose stored figures have another protocol is downloaded into `folder` and measured again by
-    `remeasure(model file) -> record`. Where that is impossible, because it makes images of another kind or its file is
-    lost, a person decides. A version that a person rolled back comes back only by a person.
+    Where the alias was removed, the candidate is held against the last champion. One whose stored figures have another
+    protocol is downloaded into `folder` and measured again by `remeasure(model file) -> record`. Where that is
+    impossible, because it makes images of another kind or its file is lost, a person decides. A version that a person
+    took down, by a rollback or in MLflow, comes back only by a person.
     """
     record = candidate.record()
     if record is None:
         raise UserError(f"version {candidate.number} of {rule.name} has no figures; register it with `dvc repro`")
-    current = champion(rule.name)
+    client = connect()
+    with alone() as note, mlflow_errors():
+        finished = succession.resume(client, rule.name, note, action="promote", version=candidate.number)
+        moves = succession.history(client, rule.name)
+    if finished is not None:
+        return _finished(candidate, finished, record)
+    known = {found.number: found for found in versions(rule.name)}
+    champions = [known.get(move.version or "") for move in reversed(moves)]
+    rival = next((found for found in champions if found is not None), None)
+    current = rival if rival is not None and CHAMPION in rival.aliases else None
     if current is not None and current.number == candidate.number:
         reasons = ("it is the champion already: nothing to decide",)
         return Outcome("champion", candidate, current, reasons, record)
-    if candidate.tags.get("decision") == "rolled back":
-        reasons = (f"it was rolled back ({candidate.tags['reasons']}); `ddpm promote {candidate.number}` undoes that",)
-        return Outcome("kept", candidate, current, reasons, None)
+    if (move := succession.taken_down(moves).get(candidate.number)) is not None:
+        return Outcome("kept", candidate, current, (_why_down(candidate, move),), None)
+
+    def conclude(
+        verdict: Literal["promoted", "kept", "pending"], *reasons: str, against: Mapping[str, Any] | None = None
+    ) -> Outcome:
+        asked = (_how_to_promote(candidate),) if verdict == "pending" else ()
+        return _conclude(verdict, candidate, current, rival, (*absent, *reasons, *asked), against)
+
+    absent: tuple[str, ...] = ()
     opponent: Mapping[str, Any] | None = None
-    if current is not None:
-        if reason := _incomparable(candidate, current):
-            return _conclude("pending", candidate, current, (reason, _how_to_promote(candidate)), None)
-        opponent = _record_by_same_protocol(current, record)
+    if rival is None and moves:
+        return conclude("pending", "there is no champion, and of the former ones none is left to compare it with")
+    if rival is not None:
+        if current is None:
+            absent = (f"there is no champion now; it is held against the last one, version {rival.number}",)
+        if reason := _incomparable(candidate, rival):
+            return conclude("pending", reason)
+        opponent = _record_by_same_protocol(rival, record)
         if opponent is None:
-            print(f"measuring champion {current.number} again by the candidate's protocol", flush=True)
+            print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
             try:
-                opponent = remeasure(download(current, folder))
+                opponent = remeasure(download(rival, folder))
             except UserError as error:
-                reason = f"champion {current.number} could not be measured by the same protocol ({error})"
-                return _conclude("pending", candidate, current, (reason, _how_to_promote(candidate)), None)
-            client = connect()
+                return conclude(
+                    "pending", f"champion {rival.number} could not be measured by the same protocol ({error})"
+                )
             with mlflow_errors():
-                _tag(client, rule.name, current.number, {"record_again": json.dumps(opponent)})
+                succession.tag(client, rule.name, rival.number, {"record_again": json.dumps(opponent)})
     decision = gate.decide(record, opponent, rule)
-    if not decision.promote:
-        return _conclude("kept", candidate, current, decision.reasons, opponent)
-    if rule.approval == "ask":
-        return _conclude("pending", candidate, current, (*decision.reasons, _how_to_promote(candidate)), opponent)
-    return _conclude("promoted", candidate, current, decision.reasons, opponent)
+    verdict: Literal["promoted", "kept", "pending"] = "kept"
+    if decision.promote:
+        verdict = "pending" if rule.approval == "ask" else "promoted"
+    return conclude(verdict, *decision.reasons, against=opponent)
 
 
 def promote(name: str, number: str, *, reason: str, by: str | None = None) -> Move:
-    """Makes this version champion because a person says so. Raises UserError if it is already."""
+    """Makes this version champion because a person says so.
+
+    Raises UserError if it is already, and if its model file is lost or cannot be read.
+    """
     client = connect()
     found = version(name, number)
-    with _alone(), mlflow_errors():
-        if _aliases(client, name).get(CHAMPION) == number:
+    with alone() as note, mlflow_errors():
+        if (finished := succession.resume(client, name, note, action="promote", version=number)) is not None:
+            return finished
+        if succession.aliases(client, name).get(CHAMPION) == number:
             raise UserError(f"version {number} of {name} is the champion already")
-        return _promote(client, found, reason=reason, by=by or user())
+        _require_model(found)
+        return succession.move(client, name, note, action="promote", version=number, by=by or user(), reason=reason)
 
 
 def rollback(name: str, *, reason: str, by: str | None = None) -> Move:
     """Makes the champion before this one champion again; said again, the one before that.
 
-    `promote` of the version that went undoes it. Raises UserError where there is none before.
+    A version that a person took down is passed over. `promote` of the version that went undoes it. Raises UserError
+    where there is none before, and where its model file is lost or cannot be read.
     """
     client = connect()
-    with _alone(), mlflow_errors():
-        there = {found.number for found in versions(name)}
-        current = _aliases(client, name).get(CHAMPION)
+    with alone() as note, mlflow_errors():
+        if (finished := succession.resume(client, name, note, action="rollback")) is not None:
+            return finished
+        known = {found.number: found for found in versions(name)}
+        current = succession.aliases(client, name).get(CHAMPION)
         if current is None:
             raise UserError(f"{name} has no champion at {shown_uri()}; make one with `ddpm promote VERSION`")
-        line = [number for number in _succession(history(name), current) if number in there]
-        while line and line[-1] == current:
-            line.pop()
-        if not line:
-            raise UserError(f"version {current} of {name} is the first champion; there is none before it to go back to")
-        previous, by = line[-1], by or user()
-        client.set_registered_model_alias(name, CHAMPION, previous)
-        move = _write_move(client, name, "rollback", previous, previous=current, by=by, reason=reason)
-        _tag(client, name, current, _decided("rolled back", [reason], by=by, against=previous))
-        _tag(client, name, previous, _decided("promoted", [f"rollback: {reason}"], by=by, against=current))
-    return move
+        before = [n for n in succession.line(succession.history(client, name)) if n in known and n != current]
+        if not before:
+            raise UserError(
+                f"version {current} of {name} is the first champion, or those before it were taken down or deleted; "
+                "there is none to go back to, so name a version with `ddpm promote VERSION`"
+            )
+        _require_model(known[before[-1]])
+        return succession.move(
+            client, name, note, action="rollback", version=before[-1], by=by or user(), reason=reason
+        )
 
 
 def history(name: str) -> list[Move]:
     """Every move of the alias `champion`, oldest first."""
     client = connect()
     with mlflow_errors():
-        tags = _model_tags(client, name)
-    return [Move(**json.loads(tags[key])) for key in sorted(tags) if key.startswith("promotion.")]
-
-
-def _succession(moves: list[Move], current: str) -> list[str]:
-    """The champions in line, `current` last: a promotion adds one, a rollback takes away what came after its version.
-
-    An alias that was moved by hand counts as a promotion.
-    """
-    line: list[str] = []
-    for move in moves:
-        while move.action == "rollback" and line and line[-1] != move.version:
-            line.pop()
-        if not line or line[-1] != move.version:
-            line.append(move.version)
-    if not line or line[-1] != current:
-        line.append(current)
-    return line
+        return succession.history(client, name)
 
 
 def _conclude(
     verdict: Literal["promoted", "kept", "pending"],
     candidate: Version,
     current: Version | None,
+    rival: Version | None,
     reasons: tuple[str, ...],
-    champion_record: Mapping[str, Any] | None,
+    rival_record: Mapping[str, Any] | None,
 ) -> Outcome:
     client, name = connect(), candidate.name
-    with _alone(), mlflow_errors():
-        now = _aliases(client, name).get(CHAMPION)
+    with alone() as note, mlflow_errors():
+        now = succession.aliases(client, name).get(CHAMPION)
         before = None if current is None else current.number
         if now != before:
             raise UserError(
@@ -309,45 +297,47 @@ def _conclude(
                 "judge it again with `dvc repro register`"
             )
         if verdict == "promoted":
-            _promote(client, candidate, reason="; ".join(reasons), by=f"gate, run by {user()}")
+            _require_model(candidate)
+            succession.move(
+                client, name, note, action="promote", version=candidate.number, by=_gate(), reason="; ".join(reasons)
+            )
         else:
-            _drop_challenger(client, candidate)
-            _tag(client, name, candidate.number, _decided(verdict, reasons, by="gate", against=before))
+            succession.drop_challenger(client, name, candidate.number)
+            against = None if rival is None else rival.number
+            tags = succession.decided(verdict, reasons, by="gate", against=against, when=succession.now())
+            succession.tag(client, name, candidate.number, tags)
             if verdict == "pending":
                 client.set_registered_model_alias(name, CHALLENGER, candidate.number)
-        if candidate.run_id is not None:
-            client.set_tag(candidate.run_id, "decision", f"{verdict} as version {candidate.number} of {name}")
-    return Outcome(verdict, version(name, candidate.number), current, reasons, champion_record)
+            succession.tell_run(client, candidate.run_id, f"{verdict} as version {candidate.number} of {name}")
+    return Outcome(verdict, version(name, candidate.number), current, reasons, rival_record)
 
 
-def _promote(client: "MlflowClient", found: Version, *, reason: str, by: str) -> Move:
-    # The alias moves first: if this process ends here, the history knows less than is true, and
-    # `_succession` mends that; the other way round it would know something that never was.
-    previous = _aliases(client, found.name).get(CHAMPION)
-    client.set_registered_model_alias(found.name, CHAMPION, found.number)
-    move = _write_move(client, found.name, "promote", found.number, previous=previous, by=by, reason=reason)
-    _tag(client, found.name, found.number, _decided("promoted", [reason], by=by, against=previous))
-    if previous is not None:
-        _tag(client, found.name, previous, {"replaced_by": found.number, "replaced_at": move.when})
-    _drop_challenger(client, found)
-    return move
+def _finished(candidate: Version, move: Move, record: Mapping[str, Any]) -> Outcome:
+    """Of a promotion that was cut off the last time it was judged."""
+    former = None if move.previous is None else version(candidate.name, move.previous)
+    against = None if former is None else _record_by_same_protocol(former, record)
+    return Outcome("promoted", version(candidate.name, candidate.number), former, (move.reason,), against)
 
 
-def _write_move(
-    client: "MlflowClient",
-    name: str,
-    action: Literal["promote", "rollback"],
-    number: str,
-    *,
-    previous: str | None,
-    by: str,
-    reason: str,
-) -> Move:
-    # A tag of a registered model holds 5,000 characters in an SQL store.
-    move = Move(action, number, previous, by, _now(), reason[:4000])
-    taken = [key for key in _model_tags(client, name) if key.startswith("promotion.")]
-    client.set_registered_model_tag(name, f"promotion.{len(taken) + 1:06d}", json.dumps(move.__dict__))
-    return move
+def _gate() -> str:
+    return f"gate, run by {user()}"
+
+
+def _require_model(found: Version) -> None:
+    """Raises UserError unless the version's file is there, is the one that was registered, and loads."""
+    from ddpm import model_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = download(found, Path(folder))
+        try:
+            model_file.load(file)
+        except UserError as error:
+            raise UserError(f"version {found.number} of {found.name} cannot be champion: {error}") from None
+
+
+def _why_down(candidate: Version, move: Move) -> str:
+    what = "it was rolled back" if move.action == "rollback" else "a person took it down in MLflow"
+    return f"{what} ({move.reason}); `ddpm promote {candidate.number}` undoes that"
 
 
 def _shown(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -355,16 +345,6 @@ def _shown(figures: Mapping[str, Any]) -> dict[str, str]:
         key: "none" if value is None else f"{value:.6g}"
         for key, value in figures.items()
         if value is None or isinstance(value, int | float)
-    }
-
-
-def _decided(decision: str, reasons: Any, *, by: str, against: str | None) -> dict[str, str]:
-    return {
-        "decision": decision,
-        "reasons": "; ".join(reasons),
-        "decided_at": _now(),
-        "decided_by": by,
-        "decided_against": against or "none",
     }
 
 
@@ -391,11 +371,6 @@ def _how_to_promote(candidate: Version) -> str:
     return f"it waits for `ddpm promote {candidate.number} --reason …`"
 
 
-def _drop_challenger(client: "MlflowClient", found: Version) -> None:
-    if _aliases(client, found.name).get(CHALLENGER) == found.number:
-        client.delete_registered_model_alias(found.name, CHALLENGER)
-
-
 def _ensure_model(client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -404,33 +379,6 @@ def _ensure_model(client: "MlflowClient", name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _tag(client: "MlflowClient", name: str, number: str, tags: Mapping[str, str]) -> None:
-    for key, value in tags.items():
-        client.set_model_version_tag(name, number, key, value)
-
-
-def _aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    """alias -> version; a search answers without aliases."""
-    model = _registered(client, name)
-    return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
-
-
-def _model_tags(client: "MlflowClient", name: str) -> dict[str, str]:
-    model = _registered(client, name)
-    return {} if model is None else model.tags
-
-
-def _registered(client: "MlflowClient", name: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
 
 
 def _version(found: "ModelVersion", aliases: Mapping[str, str]) -> Version:
@@ -443,21 +391,3 @@ def _version(found: "ModelVersion", aliases: Mapping[str, str]) -> Version:
         run_id=found.run_id,
         created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One promotion at a time on this machine; MLflow itself has no compare-and-set for an alias."""
-    if tracking_uri() == default_uri():
-        path = project() / ".state" / "registry.lock"
-        path.parent.mkdir(exist_ok=True)
-    else:  # whatever folder a server is spoken to from
-        store = hashlib.sha256(tracking_uri().encode()).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"ddpm-{os.getuid()}-{store}.lock"
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
