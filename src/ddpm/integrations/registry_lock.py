@@ -55,10 +55,11 @@ def alone() -> Iterator[Note]:
     try:
         file = _open(path)
     except OSError as error:
-        link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        link = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
         reason = "a link stands where the lock belongs" if link else error.strerror
         raise UserError(
-            f"the registry could not be locked by {path} ({reason}); put an ordinary file in a folder of your own there"
+            f"the registry could not be locked by {path} ({reason}); remove what is in the way, or, for a server, "
+            "name a folder that is yours alone in XDG_STATE_HOME"
         ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -72,7 +73,7 @@ def lock_path(uri: str) -> Path:
     database = _database_file(uri)
     if database is not None:
         return database.parent / ".state" / "registry.lock"
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     store = hashlib.sha256(store_address(uri).encode()).hexdigest()[:16]
     return Path(home) / "ddpm" / f"registry-{store}.lock"
 
@@ -113,7 +114,10 @@ def _open(path: Path) -> int:
         file = os.open(path.name, flags, 0o666 if shared else 0o600, dir_fd=folder)
     finally:
         os.close(folder)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise PermissionError(errno.EACCES, "it is no ordinary file")
-    return file
+    made = os.fstat(file)
+    if stat.S_ISREG(made.st_mode) and made.st_nlink == 1:
+        return file
+    os.close(file)
+    if made.st_nlink > 1:
+        raise OSError(errno.EMLINK, "another file's name")
+    raise PermissionError(errno.EACCES, "it is no ordinary file")
