@@ -138,4 +138,5 @@ def _run_link(run_id: str) -> str:
     uri = mlflow_store.shown_uri()
     if uri.startswith("http"):
         return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
-    return f"The training's run in MLflow: `mlflow ui --backend-store-uri {shlex.quote(uri)}`, run `{run_id}`"
+    server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {shlex.quote(uri)}"
+    return f"The training's run in MLflow: `{server}`, run `{run_id}`"

@@ -2,9 +2,13 @@ import hashlib
 import json
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,6 +260,38 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
 def test_the_report_of_a_project_on_a_server_says_where_to_look(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
     assert operate._mlflow_command() == "open https://mlflow.example"
+
+
+@pytest.mark.slow
+def test_the_server_that_the_report_names_answers_to_no_other_name(project: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [*shlex.split(operate._mlflow_command().splitlines()[0]), "--port", str(port)]
+    server = subprocess.Popen(["env", *command], start_new_session=True, stderr=subprocess.DEVNULL)
+
+    def status(host: str, path: str = "/api/2.0/mlflow/experiments/get?experiment_id=0") -> int:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
+        try:
+            return int(urllib.request.urlopen(request, timeout=5).status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
+        except OSError:
+            return 0
+
+    try:
+        end = time.monotonic() + 120
+        while status("127.0.0.1:5000", "/health") != 200:
+            assert time.monotonic() < end
+            assert server.poll() is None
+            time.sleep(0.2)
+        answers = {
+            host: status(host) for host in ("127.0.0.1:5000", "localhost:5000", "10.an.example:5000", "10.1.2.3")
+        }
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert answers == {"127.0.0.1:5000": 200, "localhost:5000": 200, "10.an.example:5000": 403, "10.1.2.3": 403}
 
 
 def test_a_report_without_a_run_says_what_makes_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

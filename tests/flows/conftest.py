@@ -158,12 +158,13 @@ class Prefect:
     def __init__(self, project: Project, logs: Path) -> None:
         self.project = project
         port = _free_port()
+        self.address = f"http://127.0.0.1:{port}"
         self.environment = {
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
-        wait_for(lambda: _answers(f"http://127.0.0.1:{port}/api/health"), seconds=60)
+        wait_for(lambda: _answers(f"{self.address}/api/health"), seconds=60)
         project.start(
             *("prefect", "--profile", "local", "worker", "start", "--pool", "ddpm", "--type", "process"),
             log=logs / "worker.log",

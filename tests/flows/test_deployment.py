@@ -2,6 +2,8 @@
 
 import json
 import re
+import urllib.error
+import urllib.request
 
 import psutil
 import pytest
@@ -59,6 +61,65 @@ def test_a_failed_stage_gives_its_own_sentence_to_its_task_and_its_flow(prefect:
         tasks = [task for task in client.read_task_runs() if task.state.is_failed()]
         assert {task.state.message for task in tasks} == {sentence}
         assert next(task for task in tasks if task.name == "validate").run_count == 1, "not tried again"
+
+
+def test_a_run_is_started_from_the_command_line(prefect: Prefect) -> None:
+    prefect.project.say("good")
+    words = ("prefect", "--profile", "local", "deployment", "run", "retrain/nightly")
+    started = prefect.project.run(*words, **prefect.environment)
+    assert started.returncode == 0, started.stdout
+    run = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", started.stdout)
+    assert run is not None, started.stdout
+    assert prefect.end_of(run[0]).message == "ran validate, train"
+
+
+def ask(prefect: Prefect, path: str, *, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, body and headers of the server's answer to what a browser may send for any page."""
+    request = urllib.request.Request(
+        f"{prefect.address}{path}",
+        data=b'{"name": "planted"}' if method == "POST" else None,
+        method=method,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+    try:
+        answer = urllib.request.urlopen(request, timeout=10)
+    except urllib.error.HTTPError as refused:
+        answer = refused
+    return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.headers.items()}
+
+
+FOREIGN = "http://another.example"
+
+
+def test_a_page_of_another_site_may_not_ask_for_what_needs_to_be_allowed(prefect: Prefect) -> None:
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "prefect-csrf-token"}
+    status, _, headers = ask(prefect, "/api/deployments/", method="OPTIONS", Origin=FOREIGN, **asked)
+    assert status == 400
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("path", ["/api/csrf-token?client=page", "/api/admin/settings", "/api/deployments/name/a/b"])
+def test_a_page_of_another_site_reads_nothing_and_so_gets_no_token(prefect: Prefect, path: str) -> None:
+    _, _, headers = ask(prefect, path, Origin=FOREIGN)
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+def test_what_a_page_may_send_without_being_allowed_to_is_refused(prefect: Prefect, kind: str) -> None:
+    status, said, _ = ask(prefect, "/api/flows/", method="POST", Origin=FOREIGN, Content_Type=kind)
+    assert (status, said) == (403, '{"detail":"Missing CSRF token."}')
+    with prefect.client() as client:
+        assert "planted" not in [flow.name for flow in client.read_flows()]
+
+
+def test_the_page_of_the_server_itself_asks_with_a_token_and_where_it_came_from(prefect: Prefect) -> None:
+    settings = json.loads(ask(prefect, "/ui-settings")[1])
+    assert settings["csrf_enabled"]
+    assert settings["api_url"] == "/api"
+    token = json.loads(ask(prefect, "/api/csrf-token?client=page")[1])["token"]
+    sent = {"Content_Type": "application/json", "Prefect_Csrf_Token": token, "Prefect_Csrf_Client": "page"}
+    status, said, _ = ask(prefect, "/api/flows/count", method="POST", Origin=prefect.address, **sent)
+    assert (status, json.loads(said)) == (200, 2), "retrain and pipeline"
 
 
 def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_running(prefect: Prefect) -> None:
