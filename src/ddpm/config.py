@@ -74,6 +74,11 @@ class Data:
     """Class-conditional where the source has classes; false leaves them out, and folders then mean nothing."""
     max_pixels: int
     """A larger image is rejected, with that reason in the manifest."""
+    max_picture_bytes: int
+    """Memory that decoding one image may take, in every worker; one that would take more by its header is rejected."""
+    white: int | None
+    """The value of 16-bit grey that is white, 4095 where a camera of 12 bits wrote it; null takes 65535, and rejects an
+    image that stays below 4096. A file that says how many bits it holds is believed."""
     archive_max_bytes: int
     """An archive that unpacks to more is refused."""
     archive_max_files: int
@@ -99,7 +104,11 @@ class Data:
             f"size is {self.size}, expected 4 to 4096 pixels or null",
         )
         _require(0 < self.test_fraction < 1, f"test_fraction is {self.test_fraction}, expected between 0 and 1")
-        _positive(self, "max_pixels", "archive_max_bytes", "archive_max_files", "shard_bytes")
+        _positive(self, "max_pixels", "max_picture_bytes", "archive_max_bytes", "archive_max_files", "shard_bytes")
+        _require(
+            self.white is None or 1 <= self.white <= 65535,
+            f"white is {self.white}, expected a value from 1 to 65535 or null",
+        )
 
 
 @_section

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.data.decode import decode, pixel_limit
+from ddpm.data.decode import decode
+from ddpm.data.picture_file import Reading, pixel_limit
 from ddpm.data.pixels import Target
-from ddpm.data.reasons import DAMAGED, NO_IMAGE, REASONS, SPECIAL_FILE, TOO_LARGE, UNKNOWN_VALUES, UNREADABLE
+from ddpm.data.reasons import (
+    DAMAGED,
+    NEARLY_BLACK,
+    NO_IMAGE,
+    REASONS,
+    SPECIAL_FILE,
+    TOO_LARGE,
+    UNKNOWN_VALUES,
+    UNREADABLE,
+)
 
 GREY = Target(size=8, channels=1, fit="crop")
 RGB = Target(size=8, channels=3, fit="crop")
+READING = Reading(max_pixels=1_000_000, max_bytes=100_000_000, white=None)
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 
 
@@ -25,14 +37,13 @@ def save(image: Image.Image, path: Path, **options: Any) -> Path:
 
 
 def pixels(path: Path, target: Target = RGB) -> np.ndarray:
-    records, images = decode([str(path)], target)
+    records, images = decode([str(path)], target, READING)
     assert records["reason"][0] == 0, REASONS[records["reason"][0] - 1]
     return images[0]
 
 
-def reason(path: Path, max_pixels: int = 1_000_000) -> str:
-    with pixel_limit(max_pixels):
-        records, images = decode([str(path)], RGB)
+def reason(path: Path, **changes: Any) -> str:
+    records, images = decode([str(path)], RGB, replace(READING, **changes))
     assert len(images) == 0
     return REASONS[records["reason"][0] - 1]
 
@@ -80,6 +91,42 @@ def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
 def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path: Path, suffix: str) -> None:
     deep = RAMP.astype(np.uint16) * 257
     np.testing.assert_array_equal(pixels(save(Image.fromarray(deep), tmp_path / f"a.{suffix}"), GREY)[0], RAMP)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_12_bits_in_a_16_bit_file_are_named_or_scaled_as_told(tmp_path: Path, suffix: str) -> None:
+    twelve = np.rint(RAMP * (4095 / 255)).astype(np.uint16)
+    path = save(Image.fromarray(twelve), tmp_path / f"a.{suffix}")
+    assert reason(path) == NEARLY_BLACK
+    records, images = decode([str(path)], GREY, replace(READING, white=4095))
+    assert records["reason"][0] == 0
+    np.testing.assert_array_equal(images[0, 0], RAMP)
+    records, images = decode([str(path)], GREY, replace(READING, white=65535))
+    assert images.max() == 16
+    assert reason(path, white=1000) == UNKNOWN_VALUES
+
+
+def test_16_bit_colour_that_stays_below_12_bits_is_named(tmp_path: Path) -> None:
+    for level, expected in ((4095, NEARLY_BLACK), (4096 * 15, None), (0, None)):
+        rows = b"".join(b"\0" + struct.pack(">3H", level, level // 2, 0) * 8 for _ in range(8))
+        (tmp_path / "a.png").write_bytes(png(8, 8, rows, depth=16, colour=2))
+        if expected:
+            assert reason(tmp_path / "a.png") == expected
+        else:
+            assert pixels(tmp_path / "a.png")[:, 0, 0].tolist() == [level >> 8, level >> 9, 0]
+
+
+def test_a_tiff_of_12_bits_a_sample_says_so_itself(tmp_path: Path) -> None:
+    tags = ((256, 3, 8), (257, 3, 8), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1), (279, 4, 96))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    head += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    (tmp_path / "a.tif").write_bytes(head.ljust(200, b"\0") + b"\xff\xf8\x00" * 32)  # 4095 and 2048 in turn
+    assert pixels(tmp_path / "a.tif", GREY)[0, 0].tolist() == [255, 128] * 4
+
+
+def test_an_image_that_says_which_value_is_white_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 8 4095\n" + struct.pack(">64H", *([0, 4095] * 32)))
+    assert pixels(tmp_path / "a.pgm", GREY)[0, 0].tolist() == [0, 255] * 4
 
 
 def test_floats_from_0_to_1_are_scaled_and_others_are_rejected(tmp_path: Path) -> None:
@@ -150,20 +197,45 @@ def test_scaling_down_averages_instead_of_picking(tmp_path: Path) -> None:
 
 def test_records_describe_the_file_and_the_prepared_pixels(tmp_path: Path) -> None:
     path = save(Image.fromarray(RAMP).resize((20, 10)).convert("P"), tmp_path / "a.png")
-    records, images = decode([str(path)], GREY)
+    records, images = decode([str(path)], GREY, READING)
     assert (records["width"][0], records["height"][0], records["mode"][0]) == (20, 10, b"P")
     assert records["mean"][0] == pytest.approx(images[0].mean())
     assert records["std"][0] == pytest.approx(images[0].std(), rel=1e-5)
 
 
 def test_text_and_an_empty_file_are_no_images(tmp_path: Path) -> None:
-    for name, content in (
-        ("a.jpg", b"hello"),
-        ("b.png", b""),
-        ("c.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9"),
-    ):
+    for name, content in (("a.jpg", b"hello"), ("b.png", b"")):
         (tmp_path / name).write_bytes(content)
         assert reason(tmp_path / name) == NO_IMAGE
+
+
+FLI = struct.pack("<IHHHHHH", 128, 0xAF12, 1, 8, 8, 8, 0).ljust(128, b"\0")
+FLOAT_COLOUR = struct.pack("<2sHIH", b"II", 42, 8, 9) + b"".join(
+    struct.pack("<HHII", tag, kind, count, value)
+    for tag, kind, count, value in (
+        *((256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 130), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 1, 142), (277, 3, 1, 3), (279, 4, 1, 12), (339, 3, 3, 136)),
+    )
+)
+FLOAT_COLOUR = FLOAT_COLOUR.ljust(130, b"\0") + struct.pack("<6H", 32, 32, 32, 3, 3, 3) + struct.pack("<3f", 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9", "EPS"),
+        (b"DDS " + bytes(124), "DDS"),
+        (FLI, "FLI"),
+        (FLOAT_COLOUR, "TIFF"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
+        (b"8BPS\0\1" + bytes(20), "PSD"),
+        (b"%PDF-1.7\n", "PDF"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    assert reason(tmp_path / "a.png") == f"a format that is not read ({name})"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif"])
@@ -171,9 +243,7 @@ def test_a_truncated_file_is_rejected_with_its_reason(tmp_path: Path, suffix: st
     colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     path = save(Image.fromarray(colours), tmp_path / f"a.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert reason(path) in (DAMAGED, NO_IMAGE)  # a tif's header stands at its end
-    if suffix in ("jpg", "png", "bmp"):
-        assert reason(path) == DAMAGED
+    assert reason(path) == DAMAGED
 
 
 def test_what_cannot_be_opened_is_unreadable_and_a_pipe_does_not_block(tmp_path: Path) -> None:
@@ -185,14 +255,19 @@ def test_what_cannot_be_opened_is_unreadable_and_a_pipe_does_not_block(tmp_path:
     assert reason(tmp_path / "gone.png") == UNREADABLE
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has width x height pixels."""
+def png(width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 0) -> bytes:
+    """A file with this header and these rows, which may be fewer than it says."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has width x height pixels."""
+    return png(width, height, b"")
 
 
 def test_a_pixel_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
@@ -203,8 +278,7 @@ def test_a_pixel_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
 def test_the_limit_is_max_pixels_itself(tmp_path: Path) -> None:
     path = save(Image.new("L", (10, 10)), tmp_path / "a.png")
     assert reason(path, max_pixels=99) == TOO_LARGE
-    with pixel_limit(100):
-        assert len(decode([str(path)], GREY)[1]) == 1
+    assert len(decode([str(path)], GREY, replace(READING, max_pixels=100))[1]) == 1
 
 
 def test_a_bomb_inside_an_icon_is_refused_too(tmp_path: Path) -> None:
@@ -224,7 +298,7 @@ def test_the_pixel_limit_ends_with_its_block() -> None:
 def test_one_bad_image_does_not_shift_the_others(tmp_path: Path) -> None:
     paths = [save(Image.new("L", (8, 8), level), tmp_path / f"{level}.png") for level in (10, 20, 30)]
     paths[1].write_bytes(b"no image")
-    records, images = decode([str(path) for path in paths], GREY)
+    records, images = decode([str(path) for path in paths], GREY, READING)
     assert (records["reason"] == 0).tolist() == [True, False, True]
     assert images[:, 0, 0, 0].tolist() == [10, 30]
     assert records["mean"].tolist() == [10, 0, 30]
@@ -233,6 +307,6 @@ def test_one_bad_image_does_not_shift_the_others(tmp_path: Path) -> None:
 def test_an_image_in_memory_is_prepared_like_a_file() -> None:
     stream = BytesIO()
     Image.fromarray(RAMP).save(stream, "png")
-    records, images = decode([lambda: (Image.open(stream), 7)], GREY)
+    records, images = decode([lambda: (Image.open(stream), 7)], GREY, READING)
     np.testing.assert_array_equal(images[0, 0], RAMP)
     assert records["label"][0] == 7

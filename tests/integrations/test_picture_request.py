@@ -2,15 +2,23 @@
 
 import base64
 import io
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ddpm import model_file
+from ddpm.data.decode import decode
+from ddpm.data.formats import READ
+from ddpm.data.picture_file import Reading
+from ddpm.data.pixels import Target
 from ddpm.diffusion import restoration
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
@@ -115,6 +123,85 @@ def test_a_picture_of_another_mode_becomes_the_model_s(model: Model) -> None:
     as_picture(picture(3)).convert("P").save(palette, "PNG")
     text = base64.b64encode(palette.getvalue()).decode()
     assert complete({"task": "edit", "image": text}, model).image.shape == (1, 8, 8)
+
+
+def _saved(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def _of_every_kind(folder: Path) -> Iterator[Path]:
+    """8x8 pictures that decode differently where not the same function reads them."""
+    ramp = (np.arange(64, dtype=np.uint16) * 1024).reshape(8, 8)
+    grey = Image.fromarray((ramp >> 8).astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    see_through = grey.convert("RGBA")
+    see_through.putalpha(Image.fromarray((ramp.T >> 8).astype(np.uint8)))
+    yield _saved(Image.fromarray(ramp), folder / "deep.png")
+    yield _saved(Image.fromarray(ramp), folder / "deep.tif")
+    yield _saved(Image.fromarray((ramp / 65535).astype(np.float32)), folder / "float.tif")
+    yield _saved(see_through, folder / "see_through.png")
+    yield _saved(see_through, folder / "see_through.webp", lossless=True, exact=True)
+    yield _saved(grey.convert("P"), folder / "palette.gif", transparency=4)
+    yield _saved(grey, folder / "turned.png", exif=turned)
+    yield _saved(grey.convert("CMYK"), folder / "cmyk.tif")
+    yield _saved(grey.convert("1"), folder / "one_bit.png")
+
+
+def test_a_picture_is_decoded_as_the_prepared_images_were(tmp_path: Path, model: Model, colour_model: Model) -> None:
+    reading = Reading(max_pixels=10**6, max_bytes=10**8, white=None)
+    for path in _of_every_kind(tmp_path):
+        for channels, asked in ((1, model), (3, colour_model)):
+            records, prepared = decode([str(path)], Target(size=8, channels=channels, fit="crop"), reading)
+            assert records["reason"][0] == 0, path.name
+            sent = complete({"task": "edit", "image": base64.b64encode(path.read_bytes()).decode()}, asked)
+            assert sent.image.tolist() == prepared[0].tolist(), path.name
+
+
+def _written_by_pillow(folder: Path) -> dict[str, bytes]:
+    """An 8x8 picture in every format that Pillow writes, by the format's name, and an EPS that names a file to make."""
+    Image.init()
+    written = {}
+    for kind in Image.SAVE:
+        for mode in ("RGB", "L", "1"):
+            stream = io.BytesIO()
+            try:
+                Image.new(mode, (8, 8)).save(stream, kind)
+            except Exception:  # needs a plugin, or cannot hold this mode
+                continue
+            written[kind] = stream.getvalue()
+            break
+    written["EPS"] = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n({folder}/made) (w) file\n".encode()
+    return written
+
+
+def test_a_format_that_preparation_does_not_read_is_refused_and_runs_nothing(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/made\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    started: list[str] = []
+    sys.addaudithook(lambda event, args: started.append(event) if event in _STARTS else None)
+    written = _written_by_pillow(tmp_path)
+    assert {"EPS", "DDS", "PDF"} <= set(written) - set(READ)
+    for kind in set(written) - set(READ):
+        with pytest.raises(UserError, match=r"image is no picture that can be read \("):
+            complete({"task": "edit", "image": base64.b64encode(written[kind]).decode()}, model)
+    assert started == []
+    assert not (tmp_path / "made").exists()
+
+
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
+
+
+def test_a_picture_of_another_size_is_refused_before_its_pixels_are_decoded(model: Model) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (4000, 4000)).save(file, "PNG")
+    broken = base64.b64encode(file.getvalue()[:200]).decode()
+    with pytest.raises(UserError, match=r"^image is 4000x4000 pixels, expected 8x8"):
+        complete({"task": "edit", "image": broken}, model)
 
 
 def test_a_path_is_read_where_there_are_files(model: Model, tmp_path: Path) -> None:

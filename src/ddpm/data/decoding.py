@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ddpm.config import Data
-from ddpm.data.decode import NO_HEADER, Input, code_of, decoder_fingerprint, pixel_limit, read_headers
+from ddpm.data.decode import Input, code_of, decoder_fingerprint, read_headers
 from ddpm.data.parallel import Crew
 from ddpm.data.partitions import (
     KEY,
@@ -24,6 +24,7 @@ from ddpm.data.partitions import (
     locate,
     read_entries,
 )
+from ddpm.data.picture_file import NO_HEADER, Reading
 from ddpm.data.pixels import Target
 from ddpm.data.sources import Found
 from ddpm.data.target import is_set, look, target_of
@@ -56,7 +57,7 @@ def decode_all(data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, p
         keys[usable] = np.fromiter(
             (file_key(str(found.inputs[row]), found.paths[row]) for row in usable.tolist()), KEY, len(usable)
         )
-    facts = f"{decoder_fingerprint()} {data.max_pixels} {raw.resolve()}"
+    facts = f"{decoder_fingerprint()} {_reading(data)} {raw.resolve()}"
     folder = root / hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     job = _Job(data, found, folder, keys, crew, progress)
     sides, headers = job.known_headers()
@@ -97,7 +98,7 @@ class _Job:
         sides, headers = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.uint8)
         parts = [slice(start, start + _HEADERS_TOGETHER) for start in range(0, len(rows), _HEADERS_TOGETHER)]
         pieces = _Pieces(len(parts), lambda k: self._inputs(rows[parts[k]]))
-        function = partial(_read_headers, max_pixels=self.data.max_pixels)
+        function = partial(read_headers, reading=_reading(self.data))
         for k, (some_sides, some_headers) in self._run(function, pieces, "look", [len(rows[part]) for part in parts]):
             sides[parts[k]], headers[parts[k]] = some_sides, some_headers
         return sides, headers
@@ -119,7 +120,7 @@ class _Job:
                 inputs=self._inputs(rows),
                 keys=self.keys[rows],
                 target=target,
-                max_pixels=self.data.max_pixels,
+                reading=_reading(self.data),
                 decoder=decoder_fingerprint(),
             )
 
@@ -153,9 +154,8 @@ class _Job:
                 yield place, result
 
 
-def _read_headers(inputs: Sequence[Input], *, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    with pixel_limit(max_pixels):
-        return read_headers(inputs)
+def _reading(data: Data) -> Reading:
+    return Reading(max_pixels=data.max_pixels, max_bytes=data.max_picture_bytes, white=data.white)
 
 
 class _Pieces(Sequence[Any]):

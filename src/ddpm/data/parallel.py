@@ -121,7 +121,7 @@ class Crew:
         except KilledWorker:
             raise UserError(
                 "a process that decodes images was killed again and again, most likely for want of memory; "
-                "lower runtime.workers or data.max_pixels"
+                "lower runtime.workers or data.max_picture_bytes"
             ) from None
         except (CancelledError, CommClosedError) as error:
             raise UserError(

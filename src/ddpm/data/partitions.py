@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.data.decode import RECORD, Input, code_of, decode, decoder_fingerprint, pixel_limit
+from ddpm.data.decode import RECORD, Input, code_of, decode, decoder_fingerprint
+from ddpm.data.picture_file import Reading
 from ddpm.data.pixels import Target
 from ddpm.data.reasons import SPECIAL_FILE, UNREADABLE
 from ddpm.errors import UserError
@@ -39,7 +40,7 @@ class DecodeTask:
     inputs: Sequence[Input]
     keys: np.ndarray
     target: Target
-    max_pixels: int
+    reading: Reading
     decoder: str
     """decode.decoder_fingerprint() of who asks."""
 
@@ -82,10 +83,10 @@ def decode_partition(task: DecodeTask) -> str:
     entries["key"] = task.keys
     step = max(1, _DECODED_TOGETHER_BYTES // task.target.bytes)
     aside = task.folder / f"{name}-{uuid.uuid4().hex}.part"
-    with aside.open("wb") as file, pixel_limit(task.max_pixels):
+    with aside.open("wb") as file:
         for start in range(0, len(entries), step):
             part = slice(start, start + step)
-            entries["record"][part], pixels = decode(task.inputs[part], task.target)
+            entries["record"][part], pixels = decode(task.inputs[part], task.target, task.reading)
             file.write(pixels.data)
         flush(file)
     put_partition(task.folder, name, aside, entries)

@@ -1,10 +1,11 @@
-"""An opened image of any mode and size becomes uint8 [size,size,C].
+"""An opened image of any mode and size becomes uint8 [size,size,C], or grey or RGB of the size that it has.
 
 What is done, in this order: the orientation that EXIF asks for; 16-bit grey scaled to 8; transparency laid over
-white; grey or RGB; a centre crop to the square, or bars around it (black; white where the image is transparent);
-Lanczos to the size. Of an animation the first frame counts.
+white; grey or RGB; and, where a size is asked for, a centre crop to the square, or bars around it (black; white where
+the image is transparent), and Lanczos to the size. Of an animation the first frame counts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,15 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION_KEYS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _ORIENTATION_IN_KEYS = ("JPEG", "PNG", "BMP", "PPM")
 """Formats whose orientation, if any, stands under one of these keys of `info`."""
+USUAL_WHITE = 65535
+"""Of 16-bit grey."""
+_NEARLY_BLACK = 4095
+"""What cameras and scanners of 12 bits give at most; as 16 bits it would be a sixteenth of the way to white."""
+_SCALED_BY_PILLOW = ("JPEG2000", "PPM")
+"""Formats that say which value is white, and are opened with it as 65535."""
+_BITS_PER_SAMPLE = 258
+_ROWS_BYTES = 1 << 20
+"""Rows of about so many bytes are converted at a time, so that no whole copy stands beside the image."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,11 @@ class Target:
 
 
 class UnknownValuesError(Exception):
-    """Pixel values outside of 0..65535 or 0..1."""
+    """Pixel values outside of 0..65535 (or 0..white) or 0..1."""
+
+
+class NearlyBlackError(Exception):
+    """16-bit values that stay below 4096, and nobody says that 65535 is white."""
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -49,45 +63,112 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY_MODES or image.mode.startswith("I;16")
 
 
-def pixels_of(image: Image.Image, target: Target) -> bytes:
-    """uint8 [size,size,C], row by row. Raises UnknownValuesError, and whatever Pillow raises for damaged bytes."""
-    mode = "L" if target.channels == 1 else "RGB"
+def pixels_of(image: Image.Image, target: Target, white: int | None) -> bytes:
+    """uint8 [size,size,C], row by row; `white` is the value of 16-bit grey that becomes 255, None the usual one.
+
+    Raises UnknownValuesError, NearlyBlackError, and whatever Pillow raises for damaged bytes.
+    """
+    mode = _mode(target.channels)
     side = min(image.size) if target.fit == "crop" else max(image.size)
     if side >= 4 * target.size:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target is left for Lanczos.
         width, height = (-(-2 * target.size * edge // side) for edge in image.size)
         image.draft(None, (width, height))
-    image.load()
-    if image.format not in _ORIENTATION_IN_KEYS or not _ORIENTATION_KEYS.isdisjoint(image.info):
-        ImageOps.exif_transpose(image, in_place=True)
+    _load_upright(image, white)
     if image.mode == mode and "transparency" not in image.info and image.size == (target.size, target.size):
         return image.tobytes()
-    flat, background = _flattened(image)
+    flat, background = _flattened(image, white)
     return _square(_in_mode(flat, mode), target, background).tobytes()
+
+
+def whole_picture(image: Image.Image, channels: int, white: int | None) -> Image.Image:
+    """L or RGB of the image's own size, with the pixels that `pixels_of` gives where no size has to change."""
+    _load_upright(image, white)
+    return _in_mode(_flattened(image, white)[0], _mode(channels))
+
+
+def _mode(channels: int) -> str:
+    return "L" if channels == 1 else "RGB"
+
+
+def _load_upright(image: Image.Image, white: int | None) -> None:
+    was_16_bit = white is None and any(
+        tile.codec_name == "SGI16" or ";16" in str(tile.args) for tile in getattr(image, "tile", ())
+    )
+    image.load()
+    if was_16_bit and image.mode in ("L", "LA", "RGB", "RGBA") and image.format not in _SCALED_BY_PILLOW:
+        highest = max(_highest(image.getchannel(band)) for band in image.getbands() if band != "A")
+        if 0 < highest <= _NEARLY_BLACK >> 8:  # Pillow has kept the upper eight bits
+            raise NearlyBlackError
+    if image.format not in _ORIENTATION_IN_KEYS or not _ORIENTATION_KEYS.isdisjoint(image.info):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _flattened(image: Image.Image) -> tuple[Image.Image, int]:
+def _flattened(image: Image.Image, white: int | None) -> tuple[Image.Image, int]:
     """The image as 1, L or RGB, and the level 0..255 of bars beside it."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" is Pillow's mode of some 16-bit formats
-        return _scaled(np.asarray(image), 65535), 0
+        return _scaled(image, _white_of(image, white)), 0
     if image.mode == "F":
-        return _scaled(np.asarray(image), 1), 0
+        return _scaled(image, 1), 0
     if image.has_transparency_data:
-        layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB"), 255
+        return _by_rows(image, "RGB", _over_white), 255
     return image if image.mode in ("1", "L") else _in_mode(image, "RGB"), 0
 
 
-def _scaled(values: np.ndarray, highest: int) -> Image.Image:
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer).convert("RGB")
+
+
+def _by_rows(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The image converted to `mode` by a function that treats every pixel alone."""
+    width, height = image.size
+    step = max(1, _ROWS_BYTES // (4 * width))
+    if step >= height:
+        return convert(image)
+    converted = Image.new(mode, image.size)
+    for top in range(0, height, step):
+        rows = image.crop((0, top, width, min(top + step, height)))
+        converted.paste(convert(rows), (0, top))
+    return converted
+
+
+def _white_of(image: Image.Image, white: int | None) -> int:
+    """The value that becomes 255: what the file says, else what is told, else the usual one.
+
+    Raises NearlyBlackError where nobody says and the image stays below 4096.
+    """
+    if image.format in _SCALED_BY_PILLOW:
+        return USUAL_WHITE
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,):
+        return _NEARLY_BLACK
+    if white is None and 0 < _highest(image) <= _NEARLY_BLACK:
+        raise NearlyBlackError
+    return USUAL_WHITE if white is None else white
+
+
+def _highest(image: Image.Image) -> float:
+    """The largest value of an image of one band."""
+    _, highest = image.getextrema()
+    assert isinstance(highest, int | float)
+    return highest
+
+
+def _scaled(image: Image.Image, highest: int) -> Image.Image:
     """0..highest to 0..255, rounded to the nearest level."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= highest):  # also true for NaN
-        raise UnknownValuesError
-    return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8))
+
+    def scaled(rows: Image.Image) -> Image.Image:
+        values = np.asarray(rows)
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= highest):  # also true for NaN
+            raise UnknownValuesError
+        return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8))
+
+    return _by_rows(image, "L", scaled)
 
 
 def _square(image: Image.Image, target: Target, background: int) -> Image.Image:

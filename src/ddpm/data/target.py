@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ddpm.config import Data
-from ddpm.data.decode import COLOUR, NO_HEADER
+from ddpm.data.picture_file import COLOUR, NO_HEADER
 from ddpm.data.pixels import Target
 from ddpm.errors import UserError
 

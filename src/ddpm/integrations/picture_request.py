@@ -1,11 +1,11 @@
 """What may be asked with a picture in hand: inpainting, restoration, editing, interpolation. Fields, bounds, defaults.
 
-A picture is a file (PNG, or what Pillow reads) in base64 over HTTP, and a path on the command line; it has the
-model's size, and its channels become the model's. A mask is white where the model shall paint.
+A picture is a file in base64 over HTTP, and a path on the command line; it is read as the prepared images were
+(data/picture_file.py), has the model's size, and its channels become the model's. A mask is white where the model
+shall paint.
 """
 
 import base64
-import binascii
 import io
 import secrets
 from collections.abc import Mapping
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm.data.picture_file import Reading, RejectedError, Seen, opened
+from ddpm.data.pixels import whole_picture
 from ddpm.diffusion import restoration
 from ddpm.errors import UserError
 from ddpm.evaluation import uses
@@ -35,6 +37,9 @@ from ddpm.runtime import choose_precision, memory_format
 
 MAX_BYTES = 2**23
 """Of a picture's file."""
+MAX_PIXELS = 2**24
+MAX_DECODING_BYTES = 2**28
+"""Memory for one picture; one of the model's size takes far less."""
 ITERATIONS = 6
 """Of the inversion per step; with fewer, held-out digits do not come back to the last grey level."""
 SMALLEST_GAIN = 0.02
@@ -99,12 +104,16 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
         if label is None:
             raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
-    image = read_picture("image", given.get("image"), channels=1 if task == "colourise" else channels)
-    _require_size("image", image, model, smaller=task == "super-resolution")
+    image = read_picture(
+        "image",
+        given.get("image"),
+        model,
+        channels=1 if task == "colourise" else channels,
+        smaller=task == "super-resolution",
+    )
     other = None
     if second is not None:
-        other = read_picture(second, given.get(second), channels=1 if second == "mask" else channels)
-        _require_size(second, other, model)
+        other = read_picture(second, given.get(second), model, channels=1 if second == "mask" else channels)
         other = other >= 128 if second == "mask" else other
     settings = {
         name: _bounded(name, given.get(name, default), low, min(high, size) if name == "blur" else high, default)
@@ -171,37 +180,50 @@ def _drawn(artist: uses.Artist, request: PictureRequest) -> Tensor:
     return uses.restore(artist, images, operator, steps=steps)
 
 
-def read_picture(name: str, given: Any, *, channels: int) -> Tensor:
-    """uint8 [channels,h,w] of a path or of a file in base64. Raises UserError for what is no picture."""
-    from PIL import Image, UnidentifiedImageError
+def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller: bool = False) -> Tensor:
+    """uint8 [channels,h,h] of a path or of a file in base64, decoded as prepared images are; h is the model's size.
 
-    if given is None:
-        raise UserError(f"{name} is missing; give a picture")
+    `smaller` asks for a whole fraction of it. A picture of another size is refused by its header, before it is decoded.
+    Raises UserError for what is no picture.
+    """
+    content, seen = _content(name, given), Seen()
+    reading = Reading(max_pixels=MAX_PIXELS, max_bytes=MAX_DECODING_BYTES, white=None)
     try:
-        if isinstance(given, Path):
-            content = given.read_bytes()
-        elif isinstance(given, str) and len(given) <= MAX_BYTES * 4 // 3 + 4:
-            content = base64.b64decode(given, validate=True)
-        elif isinstance(given, str):
-            raise UserError(f"{name} has {len(given)} characters, expected a picture of at most {MAX_BYTES} bytes")
-        else:
-            raise UserError(f"{name} is a {type(given).__name__}, expected a picture's file in base64")
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.width * picture.height > 2**24:
-                raise UserError(f"{name} is {picture.width}x{picture.height} pixels, expected at most 16 million")
-            pixels = picture.convert("L" if channels == 1 else "RGB")
-    except binascii.Error:
-        raise UserError(f"{name} is no base64; encode the bytes of a PNG file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise UserError(f"{name} is no picture that can be read; give a PNG file") from None
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error}") from None
+        with opened(io.BytesIO(content), reading, seen) as picture:
+            _require_size(name, picture.width, picture.height, model, smaller=smaller)
+            pixels = whole_picture(picture, channels, reading.white)
+    except RejectedError as rejected:
+        if seen.width:  # another size says more than what it costs
+            _require_size(name, seen.width, seen.height, model, smaller=smaller)
+        raise UserError(f"{name} is no picture that can be read ({rejected.reason}); give an 8-bit PNG file") from None
     flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
     return flat.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
 
 
-def _require_size(name: str, picture: Tensor, model: Model, *, smaller: bool = False) -> None:
-    height, width = picture.shape[1:]
+def _content(name: str, given: Any) -> bytes:
+    """The bytes of the picture's file."""
+    if given is None:
+        raise UserError(f"{name} is missing; give a picture")
+    if isinstance(given, Path):
+        try:
+            with given.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error}") from None
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{name} is {given}, expected a picture of at most {MAX_BYTES} bytes")
+        return content
+    if not isinstance(given, str):
+        raise UserError(f"{name} is a {type(given).__name__}, expected a picture's file in base64")
+    if len(given) > MAX_BYTES * 4 // 3 + 4:
+        raise UserError(f"{name} has {len(given)} characters, expected a picture of at most {MAX_BYTES} bytes")
+    try:
+        return base64.b64decode(given, validate=True)
+    except ValueError:  # also of characters beyond ASCII
+        raise UserError(f"{name} is no base64; encode the bytes of a PNG file") from None
+
+
+def _require_size(name: str, width: int, height: int, model: Model, *, smaller: bool) -> None:
     size = model.spec["size"]
     if smaller:
         if height != width or height >= size or size % height:

@@ -1,0 +1,61 @@
+"""How much memory a picture takes until it has its prepared size, by its header alone."""
+
+import struct
+from typing import BinaryIO
+
+from PIL import Image
+
+_STORED = {"1": 1, "L": 1, "P": 1}
+"""Bytes of a pixel in Pillow's memory; two in 16-bit modes, four in all others."""
+
+_DECODING = {
+    "AVIF": (20, 0),
+    "ICO": (20, 0),
+    "JPEG2000": (2, 7),
+    "PPM": (13, 0),
+    "QOI": (12, 0),
+    "SGI": (8, 0),
+    "TIFF": (8, 0),
+    "WEBP": (17, 0),
+}
+"""Bytes of a pixel, and more of them for each band, while the decoder works, Pillow's own included: of a format's
+largest kind, as measured. Other formats decode straight into Pillow's memory."""
+_PROGRESSIVE = (4, 2)
+"""The same for a JPEG whose coefficients all stand in memory before the first pixel."""
+_HELD = ("AVIF", "JPEG2000", "WEBP")
+"""Formats whose whole file stands in memory, twice for a moment."""
+
+
+def bytes_taken(image: Image.Image, file_bytes: int) -> int:
+    """At most, of an opened image, not yet decoded, by the decoder and by pixels.pixels_of."""
+    stored = 2 if image.mode.startswith("I;16") else _STORED.get(image.mode, 4)
+    kind = _PROGRESSIVE if "progressive" in image.info else _DECODING.get(image.format or "", (stored, 0))
+    decoding = kind[0] + kind[1] * len(image.getbands())
+    turned, flattened = 2 * stored, stored + 4
+    per_pixel = max(decoding, turned, flattened) + 1  # one more to become grey, or to be reduced
+    return image.width * image.height * per_pixel + (2 * file_bytes if image.format in _HELD else 0)
+
+
+def pixels_in_icon(file: BinaryIO) -> int:
+    """Of the largest picture in a Windows icon, by its own header; 0 for other files.
+
+    Pillow decodes an icon as it opens it, so that it is too late to ask then.
+    """
+    file.seek(0)
+    start = file.read(6)
+    pixels = 0
+    if start[:4] == b"\0\0\1\0":
+        entries = file.read(16 * struct.unpack("<H", start[4:])[0])
+        for place in range(0, len(entries) - 15, 16):
+            file.seek(*struct.unpack_from("<I", entries, place + 12))
+            header = file.read(24)
+            if len(header) == 24:
+                png = header[:4] == b"\x89PNG"
+                width, height = struct.unpack(">II", header[16:]) if png else struct.unpack("<ii", header[4:12])
+                pixels = max(pixels, abs(width * height))
+    return pixels
+
+
+def bytes_of_icon(pixels: int) -> int:
+    """At most, of an icon of so many pixels."""
+    return (_DECODING["ICO"][0] + 1) * pixels

@@ -1,0 +1,80 @@
+"""Which kinds of files are read as pictures, and what a file of another kind is called."""
+
+from functools import cache
+from typing import BinaryIO
+
+from PIL import Image, TiffImagePlugin
+
+READ = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO"),
+    *("PPM", "TGA", "ICO", "QOI", "SGI", "PCX", "DIB"),
+)
+"""Pillow's names of the formats of pixels. Others that it opens run programs (EPS) or draw (WMF)."""
+
+_MARKS = (
+    *((0, b"%PDF", "PDF"), (0, b"\x76\x2f\x31\x01", "OpenEXR"), (0, b"#?RADIANCE", "Radiance HDR")),
+    *((0, b"\xff\x0a", "JPEG XL"), (4, b"JXL \r\n\x87\n", "JPEG XL"), (0, b"<svg", "SVG")),
+    *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+)
+"""(offset, bytes, name) of pictures that Pillow does not know."""
+_BY_MARK = (
+    *("BLP", "BUFR", "CUR", "DCX", "DDS", "EPS", "FITS", "FLI", "FTEX", "GRIB", "HDF5", "ICNS", "MPEG", "MSP"),
+    *("PSD", "SUN", "WMF", "XBM", "XPM"),
+)
+"""Formats that Pillow knows by their first bytes and that are not read here."""
+
+NOT_READ = tuple(sorted({*_BY_MARK, *(name for _, _, name in _MARKS), "TIFF"}))
+"""What `unread` may answer."""
+
+
+@cache
+def formats_read() -> tuple[str, ...]:
+    """Of READ those that this Pillow has."""
+    Image.init()
+    return tuple(name for name in READ if name in Image.OPEN)
+
+
+def unread(file: BinaryIO) -> str | None:
+    """One of NOT_READ, by the first bytes; None for a format that is read and for no format at all.
+
+    Nothing is decoded and no program is run. A TIFF counts where its directory is whole: Pillow was asked before, and
+    does not know such pixels.
+    """
+    Image.init()
+    start = _start(file)
+    for offset, mark, name in _MARKS:
+        if start[offset:].startswith(mark):
+            return name
+    if _accepts("TIFF", start):
+        return "TIFF" if _has_size(file) else None
+    return next((name for name in _BY_MARK if _accepts(name, start)), None)
+
+
+def is_begun(file: BinaryIO) -> bool:
+    """Whether the file has the first bytes of a format that is read."""
+    start = _start(file)
+    return any(_accepts(name, start) for name in formats_read() if name != "DIB")  # a DIB begins with a small number
+
+
+def _start(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(16)
+
+
+def _accepts(name: str, start: bytes) -> bool:
+    accepts = Image.OPEN[name][1] if name in Image.OPEN else None
+    return accepts is not None and accepts(start) is True
+
+
+def _has_size(tiff: BinaryIO) -> bool:
+    """Whether its first directory can be read and gives width and height."""
+    tiff.seek(0)
+    try:
+        header = tiff.read(8)
+        header += tiff.read(8) if header[2:3] == b"\x2b" or header[3:4] == b"\x2b" else b""  # BigTIFF
+        directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+        tiff.seek(directory.next)
+        directory.load(tiff)
+    except Exception:  # bytes that break the format raise nearly anything
+        return False
+    return {TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH} <= set(directory)
