@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import stat
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ddpm.data.archive import Member, unpack
-from ddpm.data.reasons import DAMAGED, LINK, SPECIAL_FILE
+from ddpm.data.reasons import DAMAGED, LINK, NO_NAME, SPECIAL_FILE, TOO_MANY_HEADERS, UNKNOWN_NAME
 from ddpm.errors import UserError
 
 CONTENT = {"a.png": b"one", "deep/er/b.png": b"two" * 1000}
@@ -198,6 +199,86 @@ def test_a_damaged_file_of_a_zip_is_a_member_with_a_reason(tmp_path: Path, into:
     members = into(tmp_path / "x.zip")
     assert members[0] == Member("a.png", None, DAMAGED)
     assert contents(members) == {"b.png": b"BBBB" * 100}
+
+
+def test_a_damaged_file_of_a_zip_in_bzip2_is_a_member_with_a_reason(tmp_path: Path, into: Callable) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.png", b"AAAA" * 100)
+        archive.writestr("b.png", b"BBBB" * 100)
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    data[data.index(b"BZh") + 6] ^= 0xFF
+    (tmp_path / "x.zip").write_bytes(data)
+    members = into(tmp_path / "x.zip")
+    assert members[0] == Member("a.png", None, DAMAGED)
+    assert contents(members) == {"b.png": b"BBBB" * 100}
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_compressed_tar_is_refused_in_one_sentence(
+    tmp_path: Path, into: Callable, suffix: str, place: float
+) -> None:
+    noise = random.Random(0).randbytes(200_000)
+    archive = make_tar(tmp_path / "x.tar", [(tarfile.TarInfo("a.png"), noise)], f"w:{suffix}")
+    data = bytearray(archive.read_bytes())
+    start = int(len(data) * place)
+    data[start : start + 20] = bytes(byte ^ 0xFF for byte in data[start : start + 20])
+    archive.write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.tar is no whole \.zip or \.tar \(") as error:
+        into(archive)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_a_zip_that_is_not_utf_8_though_it_says_so_is_a_reason(tmp_path: Path, into: Callable) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a\u00e9.png": b"A", "\u00fc.png": b"U", "PK\x01\x02.png": b"PK\x01\x02" * 50})
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xfe"))
+    members = into(path)
+    assert [member.reason for member in members] == [UNKNOWN_NAME, None, None]
+    assert contents(members) == {"\u00fc.png": b"U", "PK\x01\x02.png": b"PK\x01\x02" * 50}
+
+
+def test_a_name_of_a_tar_that_is_not_utf_8_is_a_reason(tmp_path: Path, into: Callable) -> None:
+    wrong, right = tarfile.TarInfo("a\udcff.png"), tarfile.TarInfo("\u00fc.png")
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for info in (wrong, right):
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+    members = into(tmp_path / "x.tar")
+    assert [member.reason for member in members] == [UNKNOWN_NAME, None]
+    assert contents(members) == {"\u00fc.png": b"x"}
+
+
+@pytest.mark.parametrize("name", ["", "."])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_file_without_a_name_is_a_reason(tmp_path: Path, into: Callable, kind: str, name: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, data in ((name, b"x"), ("b.png", b"b")):
+                with archive.open(zipfile.ZipInfo(member), "w") as file:
+                    file.write(data)
+    else:
+        make_tar(path, [(tarfile.TarInfo(name), b"x"), (tarfile.TarInfo("b.png"), b"b")])
+    members = into(path)
+    assert members[0] == Member("", None, NO_NAME)
+    assert contents(members) == {"b.png": b"b"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_member_with_thousands_of_headers_is_a_reason(tmp_path: Path, into: Callable, kind: bytes) -> None:
+    record = b"name\0" if kind == tarfile.GNUTYPE_LONGNAME else b"19 path=renamed.png\n"
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, len(record)
+    block = header.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
+    files = []
+    for name in ("a.png", "b.png", "c.png"):
+        info = tarfile.TarInfo(name)
+        info.size = 3
+        files.append(info.tobuf(tarfile.USTAR_FORMAT) + b"one".ljust(512, b"\0"))
+    (tmp_path / "x.tar").write_bytes(files[0] + block * 5000 + files[1] + block * 3 + files[2] + bytes(1024))
+    members = into(tmp_path / "x.tar", max_bytes=10_000_000)
+    assert [member.reason for member in members] == [None, TOO_MANY_HEADERS, None]
+    assert len(contents(members)) == 2
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path, into: Callable) -> None:

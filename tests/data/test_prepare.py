@@ -21,7 +21,17 @@ from ddpm import config
 from ddpm.data.dataset import Facts, read_facts, read_split
 from ddpm.data.layout import is_ignored
 from ddpm.data.prepare import prepare
-from ddpm.data.reasons import DAMAGED, DUPLICATE, LINK, NO_IMAGE, OUTSIDE_CLASSES, OUTSIDE_SPLITS, TOO_LARGE
+from ddpm.data.reasons import (
+    DAMAGED,
+    DUPLICATE,
+    LINK,
+    NO_IMAGE,
+    NO_NAME,
+    OUTSIDE_CLASSES,
+    OUTSIDE_SPLITS,
+    TOO_LARGE,
+    UNKNOWN_NAME,
+)
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +167,30 @@ def test_what_stands_outside_the_split_or_the_classes_is_rejected_with_its_reaso
     facts = run(fill(tmp_path / "raw", names))
     assert facts.rejected == {OUTSIDE_SPLITS: 2, OUTSIDE_CLASSES: 1}
     assert facts.kept + sum(facts.rejected.values()) == facts.found == 6
+
+
+def test_the_reason_of_a_loose_picture_says_what_helps_and_it_does(run: Run, tmp_path: Path) -> None:
+    raw = fill(tmp_path / "raw", ["a/0.png", "a/1.png", "b/2.png", "b/3.png", "loose.png"])
+    assert run(raw).rejected == {OUTSIDE_CLASSES: 1}
+    assert "set data.labels to false" in manifest(tmp_path)["reason"]["loose.png"]
+    facts = run(raw, labels=False)
+    assert (facts.kept, facts.rejected) == (5, {})
+
+
+def test_a_member_of_an_archive_without_a_usable_name_changes_nothing_for_the_others(
+    run: Run, raw: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in sorted(raw.rglob("*.png")):
+            archive.write(path, f"pictures/{path.relative_to(raw)}")
+        with archive.open(zipfile.ZipInfo(""), "w") as member:
+            member.write(b"x")
+        archive.writestr("\u00e9/b.png", b"x")
+    content = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(content.replace("\u00e9".encode(), b"\xff\xfe"))
+    facts = run(tmp_path / "x.zip", source="archive")
+    assert facts.classes == ("cat", "dog")
+    assert facts.rejected == {NO_NAME: 1, UNKNOWN_NAME: 1}
 
 
 def test_every_file_is_kept_or_rejected_or_ignored_and_says_why(run: Run, raw: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import gzip
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,12 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ddpm.data.reasons import DAMAGED, LINK, SPECIAL_FILE
+from ddpm.data.reasons import DAMAGED, LINK, NO_NAME, SPECIAL_FILE, TOO_MANY_HEADERS, UNKNOWN_NAME
 from ddpm.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
-_LARGEST_TAR_HEADER_BYTES = 1 << 24
+_LARGEST_TAR_HEADER_BYTES = 1 << 20
 """Extended headers (long names, pax records) are read in one piece; real ones have a few hundred bytes."""
+_MOST_TAR_HEADERS = 16
+"""Extended headers before one member; real ones are at most four."""
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_CENTRAL, _CENTRAL_BYTES, _UTF_8 = b"PK\x01\x02", 46, 0x800
+"""Of an entry in a zip's list of names: how it begins, its size without names, the flag of UTF-8."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, struct.error)
+"""What the readers raise for bytes that break their format; gzip and bz2 raise an OSError without a number too."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,8 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> li
     """Write every regular file of a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz to a numbered file under `folder`.
 
     Bytes are counted while they are expanded, headers included, and never taken from what the archive declares.
-    Links and devices are not followed; they are members with a reason. So is a damaged file of a zip.
+    Links and devices are not followed; they are members with a reason. So are a damaged file of a zip, and files
+    without a name, with one that is not UTF-8 or with headers without end.
     Raises UserError for a name that leads outside the archive, for more than `max_bytes` or `max_files`,
     and for an archive that is encrypted, cut off, damaged, or of another kind.
     """
@@ -54,14 +70,9 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> li
         raise UserError(f"data.path is {archive}, which was not found; give the path of a .zip or .tar") from None
     except IsADirectoryError:
         raise UserError(f"data.path is {archive}, a folder; set data.source to folder, or give an archive") from None
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        gzip.BadGzipFile,
-    ) as error:
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
         raise UserError(f"{archive} is no whole .zip or .tar ({error}); make or fetch it again") from None
 
 
@@ -98,6 +109,13 @@ def _inner_name(archive: Path, name: str) -> str:
     return "/".join(parts)
 
 
+def _reason_of_name(name: str) -> str | None:
+    """Why a file of this name is not taken; names that are not UTF-8 come with surrogates in place of their bytes."""
+    if not name:
+        return NO_NAME
+    return UNKNOWN_NAME if _SURROGATE.search(name) else None
+
+
 def _write(source: IO[bytes], folder: Path, number: int, budget: _Budget) -> Path:
     target = folder / f"{number // 1000:06d}" / f"{number % 1000:03d}"
     target.parent.mkdir(exist_ok=True)
@@ -108,16 +126,54 @@ def _write(source: IO[bytes], folder: Path, number: int, budget: _Budget) -> Pat
     return target
 
 
+class _ForgivingNames:
+    """A file for zipfile, which gives up where one name in the list of names is said to be UTF-8 and is not."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.listing = True
+        """Until the list of names is read."""
+        self.wrong: set[int] = set()
+        """Places in the list of names that were not UTF-8; they are read as code page 437, which takes all bytes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        data = self._file.read(n_bytes)
+        return self._mended(data) if self.listing and data[:4] == _CENTRAL else data
+
+    def _mended(self, data: bytes) -> bytes:
+        """The list of names without the flag of those that are not UTF-8."""
+        mended, start, place = bytearray(data), 0, 0
+        while data[start : start + 4] == _CENTRAL and len(data) >= start + _CENTRAL_BYTES:
+            flags, lengths = data[start + 8] | data[start + 9] << 8, struct.unpack_from("<3H", data, start + 28)
+            try:
+                data[start + _CENTRAL_BYTES : start + _CENTRAL_BYTES + lengths[0]].decode(
+                    "utf-8" if flags & _UTF_8 else "latin-1"
+                )
+            except UnicodeDecodeError:
+                mended[start + 9] &= ~(_UTF_8 >> 8) & 0xFF
+                self.wrong.add(place)
+            start, place = start + _CENTRAL_BYTES + sum(lengths), place + 1
+        return bytes(mended)
+
+
 def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
-    with zipfile.ZipFile(file) as opened:
+    forgiving = _ForgivingNames(file)
+    with zipfile.ZipFile(forgiving) as opened:
+        forgiving.listing = False
         for number, info in enumerate(opened.infolist()):
             budget.add_member()
             name = _inner_name(budget.archive, info.orig_filename)
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir() or kind == stat.S_IFDIR:
+            if info.filename.endswith("/") or kind == stat.S_IFDIR:
                 continue
             if kind not in (0, stat.S_IFREG):
                 yield Member(name, None, LINK if kind == stat.S_IFLNK else SPECIAL_FILE)
+                continue
+            if reason := UNKNOWN_NAME if number in forgiving.wrong else _reason_of_name(name):
+                yield Member(name, None, reason)
                 continue
             if info.flag_bits & 0x1:
                 raise UserError(f"{budget.archive} is encrypted; unpack it yourself and set data.source to folder")
@@ -129,7 +185,11 @@ def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
                     f"{budget.archive} cannot be unpacked here ({error}); "
                     "unpack it yourself and set data.source to folder"
                 ) from None
-            except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError):
+            except _BROKEN:
+                yield Member(name, None, DAMAGED)
+            except OSError as error:
+                if error.errno is not None:  # of the disk
+                    raise
                 yield Member(name, None, DAMAGED)
 
 
@@ -150,6 +210,8 @@ class _ForwardOnly:
         self._source, self._budget = source, budget
         self._position = 0
         self._again = b""
+        self.depth = 0
+        """Of the headers that are being read, one in the other."""
         self.last_read = b""
 
     def tell(self) -> int:
@@ -166,10 +228,14 @@ class _ForwardOnly:
         self.last_read = data + new
         return self.last_read
 
+    def put_back(self, data: bytes) -> None:
+        """What was read last is read again."""
+        self._again = data + self._again
+        self._position -= len(data)
+
     def seek(self, position: int) -> None:
         if position == self._position - 1 and self.last_read:  # how tarfile asks whether the data are all there
-            self._again = self.last_read[-1:] + self._again
-            self._position = position
+            self.put_back(self.last_read[-1:])
             return
         if position < self._position:
             raise tarfile.ReadError("headers that overlap")
@@ -178,12 +244,42 @@ class _ForwardOnly:
                 raise tarfile.ReadError("unexpected end of data")
 
 
+class _TarInfo(tarfile.TarInfo):
+    """A member that does without its extended headers where they are too many: tarfile recurses into every one."""
+
+    too_many_headers = False
+
+    @classmethod
+    def fromtarfile(cls, tarfile: "tarfile.TarFile") -> "_TarInfo":
+        stream: Any = tarfile.fileobj
+        stream.depth += 1
+        try:
+            left_out = stream.depth > _MOST_TAR_HEADERS and cls._skip_extended(tarfile, stream)
+            info = super().fromtarfile(tarfile)
+            info.too_many_headers |= left_out
+            return info
+        finally:
+            stream.depth -= 1
+
+    @classmethod
+    def _skip_extended(cls, tar: "tarfile.TarFile", stream: "_ForwardOnly") -> bool:
+        """To the header of the member itself."""
+        while True:
+            header = stream.read(tarfile.BLOCKSIZE)
+            info = cls.frombuf(header, tar.encoding, tar.errors)
+            if info.type not in _EXTENDED:
+                stream.put_back(header)
+                return True
+            stream.seek(stream.tell() + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+
+
 def _untar(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
     stream = _ForwardOnly(file, budget)
     sparse = _Budget(budget.archive, budget.max_bytes, budget.max_files)  # holes cost the stream nothing
-    with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo, encoding="utf-8") as opened:  # type: ignore[call-overload]
         while (info := opened.next()) is not None:
-            opened.members = []  # tarfile would keep them all
+            opened.members = []  # tarfile would keep them all, and every global header of all members
+            opened.pax_headers.clear()
             budget.add_member()
             name = _inner_name(budget.archive, info.name)
             if info.isdir():
@@ -191,9 +287,14 @@ def _untar(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
             if not info.isreg():
                 yield Member(name, None, LINK if info.islnk() or info.issym() else SPECIAL_FILE)
                 continue
+            if reason := TOO_MANY_HEADERS if info.too_many_headers else _reason_of_name(name):
+                yield Member(name, None, reason)
+                continue
             source = opened.extractfile(info)
             assert source is not None
             yield Member(name, _write(source, folder, budget.files, sparse))
     # tarfile takes a broken header in the middle for the end, without a word.
     if stream.last_read.strip(b"\0") or len(stream.last_read) != tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"it breaks off after {budget.files} files")
+    while stream.read(_CHUNK_BYTES):  # what compresses says only at its very end whether all was right
+        pass

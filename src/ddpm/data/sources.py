@@ -5,7 +5,7 @@ A new source is a function that returns a Found, and its name in `find`.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddpm.config import Data
 from ddpm.data import layout
-from ddpm.data.archive import unpack
+from ddpm.data.archive import Member, unpack
 from ddpm.data.decode import Input
 from ddpm.data.layout import OPEN, TEST, TRAIN
 from ddpm.errors import UserError
@@ -150,15 +150,24 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
     members = unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
     counted = sorted((member for member in members if not layout.is_ignored(member.name)), key=lambda file: file.name)
     names = [member.name for member in counted]
-    placed = layout.place(names, with_labels=data.labels)
-    reasons = [member.reason or reason for member, reason in zip(counted, placed.reasons, strict=True)]
     return _placed(
         path.name.split(".")[0],
         names,
         [str(member.file) for member in counted],
-        replace(placed, reasons=reasons),
+        _place_written(counted, with_labels=data.labels),
         ignored=len(members) - len(counted),
     )
+
+
+def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Placed:
+    """Of the members that were written, by their names among each other; the others keep their reason."""
+    written = [row for row, member in enumerate(members) if member.reason is None]
+    placed = layout.place([members[row].name for row in written], with_labels=with_labels)
+    splits, labels = [OPEN] * len(members), [-1] * len(members)
+    reasons = [member.reason for member in members]
+    for place, row in enumerate(written):
+        splits[row], labels[row], reasons[row] = placed.splits[place], placed.labels[place], placed.reasons[place]
+    return layout.Placed(splits, labels, reasons, placed.classes)
 
 
 def _placed(name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: int) -> Found:
