@@ -4,16 +4,18 @@ A launcher (torchrun, or `ddpm.launch`) sets RANK and WORLD_SIZE; without them t
 torch is imported inside the functions: `workspace.run_stage` has settings to make before.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddpm.config import Runtime
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)
@@ -21,6 +23,9 @@ TIMEOUT = timedelta(minutes=30)
 
 LAUNCHER_VARIABLE = "DDPM_WORKERS_OF"
 """Environment variable by which a stage tells its workers who started them."""
+STORE_VARIABLE = "DDPM_WORKERS_STORE"
+"""Environment variable that names the file in which a stage's workers find each other; without it, rank 0 listens."""
+_TOLD_BYTES = 256
 
 
 def is_worker() -> bool:
@@ -41,6 +46,11 @@ def processes() -> int:
 def leads() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0
+
+
+def beside_rank_0() -> bool:
+    """Whether this process is on the machine of rank 0: launchers number their processes machine by machine."""
+    return rank() == _number("LOCAL_RANK", 0)
 
 
 def restarted() -> bool:
@@ -84,9 +94,7 @@ def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool)
 
     if processes() == 1:
         return torch.cat([own[start] for start in sorted(own)])
-    told: list[Any] = [(own[0].shape[1:], own[0].dtype)] if leads() else [None]  # the first batch is always rank 0's
-    dist.broadcast_object_list(told, src=0)
-    row, dtype = told[0]
+    row, dtype = _told_by_rank_0(own[0] if leads() else None)  # the first batch is always rank 0's
     rows_here = torch.empty((n, *row), dtype=dtype) if leads() or everywhere else None
     for owner, rows in dealt(n, batch):
         piece = own[rows.start].contiguous() if owner == rank() else None
@@ -101,6 +109,23 @@ def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool)
         elif piece is None:
             dist.recv(rows_here[rows], src=owner)
     return rows_here
+
+
+def _told_by_rank_0(rows: "Tensor | None") -> "tuple[list[int], torch.dtype]":
+    """Shape of a row, and type, of rank 0's `rows`: the same answer in all processes.
+
+    JSON in a tensor: torch would send a pickle, which runs whatever it holds, over a port that asks nobody for a name.
+    """
+    import torch
+    import torch.distributed as dist
+
+    text = torch.zeros(_TOLD_BYTES, dtype=torch.uint8)
+    if rows is not None:
+        told = json.dumps([list(rows.shape[1:]), str(rows.dtype).removeprefix("torch.")]).encode()
+        text[: len(told)] = torch.tensor(list(told), dtype=torch.uint8)
+    dist.broadcast(text, src=0)
+    row, dtype = json.loads(bytes(text.tolist()).rstrip(b"\0"))
+    return row, getattr(torch, dtype)
 
 
 def share_of(n: int) -> slice:
@@ -130,11 +155,33 @@ def joined(runtime: Runtime) -> Iterator[None]:
                 "processes as GPUs"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    if _number("LOCAL_WORLD_SIZE", 0) == processes():
+        _stay_on_this_machine()
+    store = os.environ.get(STORE_VARIABLE)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        timeout=TIMEOUT,
+        store=dist.FileStore(store, processes()) if store else None,
+        rank=rank() if store else -1,
+        world_size=processes() if store else -1,
+    )
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _stay_on_this_machine() -> None:
+    """Gloo and NCCL, which authenticate nobody, listen on the loopback interface alone."""
+    import psutil
+
+    names = [name for name, held in psutil.net_if_addrs().items() if any(each.address == "127.0.0.1" for each in held)]
+    if not names:
+        raise UserError(
+            "this machine has no interface with the address 127.0.0.1, over which processes could share work"
+        )
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+    os.environ["NCCL_SOCKET_IFNAME"] = f"={names[0]}"
 
 
 def _number(variable: str, absent: int) -> int:

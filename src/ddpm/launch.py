@@ -5,21 +5,28 @@ workers run this process's own command line.
 """
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
 from ddpm.config import Runtime
-from ddpm.distributed import LAUNCHER_VARIABLE, is_worker, joined
+from ddpm.distributed import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, joined
 from ddpm.errors import UserError
 
 RESTARTS = 3
 """How often lost workers are replaced in one run of a stage, before it fails."""
 ERROR_VARIABLE = "DDPM_WORKER_ERROR"
 """Environment variable that names the file in which a worker tells its launcher a UserError."""
+_POLL_SECONDS = 0.2
+_SAVE_SECONDS = 30.0
+"""How long workers may take to save their work after a signal, before they are killed."""
 
 
 def with_workers(main: Callable[[], None]) -> Callable[[], None]:
@@ -67,56 +74,90 @@ def wanted_processes(runtime: Runtime) -> int:
 
 
 def _launch(number: int) -> None:
-    """Run this process's own command line in `number` workers; lost ones are replaced, all from the last checkpoint.
+    """Run this process's own command line in `number` workers; when one is lost, all start again, RESTARTS times.
 
-    PyTorch's elastic launcher: when a worker dies, the others are ended and all are started anew, at most
-    RESTARTS times.
+    PyTorch's elastic launcher would do so over a port on all interfaces, and unpickle what anybody puts there.
+    Here the workers meet in a file that only this user can read or write.
     """
-    from tempfile import TemporaryDirectory
-    from uuid import uuid4
-
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     me = psutil.Process()
-    os.environ[LAUNCHER_VARIABLE] = f"{me.pid}:{me.create_time()}"
-    # A store shared with the launcher would hold the addresses of lost workers, and their replacements would call them.
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    errors = TemporaryDirectory()
-    os.environ[ERROR_VARIABLE] = str(Path(errors.name) / "error")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=number,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=RESTARTS,
-        monitor_interval=0.2,
-    )
-    try:
-        with errors:
-            elastic_launch(launch, sys.executable)(*sys.orig_argv[1:])
-            if sentence := _told():
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // number))} | os.environ
+    environment |= {LAUNCHER_VARIABLE: f"{me.pid}:{me.create_time()}"}
+    environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number))
+    with TemporaryDirectory(prefix="ddpm-workers-") as private, _noted(signal.SIGTERM, signal.SIGINT) as asked_to_end:
+        environment[ERROR_VARIABLE] = str(Path(private) / "error")
+        for restart in range(RESTARTS + 1):
+            # A new file each time: the old one holds the addresses of the lost, and their replacements would call them.
+            environment |= {"TORCHELASTIC_RESTART_COUNT": str(restart), STORE_VARIABLE: f"{private}/store-{restart}"}
+            failed = _run_workers(number, environment, asked_to_end)
+            if asked_to_end:
+                sys.exit(128 + asked_to_end[0])
+            if failed is None:
+                return
+            if sentence := _told(environment):
                 raise UserError(sentence)
-    except SignalException as stopped:
-        sys.exit(128 + stopped.sigval)
-    except ChildFailedError as failed:
-        first, failure = failed.get_first_failure()
-        raise UserError(
-            f"worker {first} ended with status {failure.exitcode}, and so did those that replaced it "
-            f"({RESTARTS} times); what it said stands above"
-        ) from None
+            first, status = failed
+            if restart < RESTARTS:
+                print(f"worker {first} ended with status {status}; all workers start again", file=sys.stderr)
+    raise UserError(
+        f"worker {first} ended with status {status}, and so did those that replaced it "
+        f"({RESTARTS} times); what it said stands above"
+    )
+
+
+def _run_workers(number: int, environment: dict[str, str], asked_to_end: list[int]) -> tuple[int, int] | None:
+    """Rank and exit status of the worker that failed first, None if none did. All have ended, whatever happens."""
+    workers: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(number):
+            own = environment | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+            # Each in a session of its own: what a terminal sends to all would reach it twice.
+            command = [sys.executable, *sys.orig_argv[1:]]
+            workers.append(subprocess.Popen(command, env=own, start_new_session=True))
+        while not asked_to_end:
+            ended = {rank: worker.poll() for rank, worker in enumerate(workers)}
+            failed = next(((rank, status) for rank, status in ended.items() if status), None)
+            if failed or all(status == 0 for status in ended.values()):
+                return failed
+            time.sleep(_POLL_SECONDS)
+        return None
+    finally:
+        _end(workers, asked_to_end[0] if asked_to_end else signal.SIGTERM)
+
+
+def _end(workers: list[subprocess.Popen[bytes]], number: int) -> None:
+    """The signal, time to save, SIGKILL; to each worker and what it started."""
+    _signal(workers, number)
+    deadline = time.monotonic() + _SAVE_SECONDS
+    for worker in workers:
+        with suppress(subprocess.TimeoutExpired):
+            worker.wait(timeout=max(0.0, deadline - time.monotonic()))
+    _signal(workers, signal.SIGKILL)
+    for worker in workers:
+        worker.wait()
+
+
+def _signal(workers: list[subprocess.Popen[bytes]], number: int) -> None:
+    for worker in workers:
+        with suppress(ProcessLookupError, PermissionError):  # the second where all that is left of a group is a zombie
+            os.killpg(worker.pid, number)
+
+
+@contextmanager
+def _noted(*numbers: signal.Signals) -> Iterator[list[int]]:
+    """Those of these signals that came inside the block, in the place of what they do."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in numbers}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _telling_the_launcher() -> Iterator[None]:
-    """A worker's UserError becomes its launcher's. Trying again would not mend it, so replacing workers end at once."""
-    if _told():
-        sys.exit(0)
+    """A worker's UserError becomes its launcher's, which then tries no other worker: that would not mend it."""
     try:
         yield
     except UserError as error:
@@ -126,7 +167,7 @@ def _telling_the_launcher() -> Iterator[None]:
         sys.exit(1)
 
 
-def _told() -> str:
+def _told(environment: dict[str, str]) -> str:
     """What a worker of this launcher asks a person to mend; empty if nothing."""
-    path = Path(os.environ.get(ERROR_VARIABLE, os.devnull))
+    path = Path(environment[ERROR_VARIABLE])
     return path.read_text() if path.exists() else ""

@@ -1,11 +1,13 @@
 """The train stage in two processes: it is launched, loses a worker, is stopped, and ends with the same model."""
 
+import ipaddress
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -135,3 +137,28 @@ def test_torchrun_trains_the_same_model(prepared: Path, undisturbed: dict[str, t
     command = [*torchrun, "-m", "--", *COMMAND[1:]]
     subprocess.run(command, cwd=prepared, env=environment() | {"OMP_NUM_THREADS": "1"}, check=True)
     assert same(undisturbed, weights(prepared))
+
+
+def test_processes_of_one_machine_listen_to_nobody_outside_it(
+    prepared: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    folder = prepared.parent / "heard"
+    shutil.copytree(prepared, folder)
+    stage = start(folder)
+    heard: set[tuple[int, str]] = set()
+    while len({pid for pid, _ in heard}) < 2:  # two that exchange gradients listen to each other
+        assert stage.poll() is None, stage.stdout.read()  # type: ignore[union-attr]
+        heard |= set(listening([psutil.Process(stage.pid), *psutil.Process(stage.pid).children(recursive=True)]))
+        assert all(ipaddress.ip_address(address).is_loopback for _, address in heard), heard
+        time.sleep(0.05)
+    stage.terminate()
+    assert stage.wait() == 128 + signal.SIGTERM
+
+
+def listening(processes: list[psutil.Process]) -> Iterator[tuple[int, str]]:
+    """The pid and the address of every socket of TCP on which one of them takes connections."""
+    for process in processes:
+        with suppress(psutil.Error):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN:
+                    yield process.pid, each.laddr.ip
