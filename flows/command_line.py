@@ -21,6 +21,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from ddpm.errors import UserError
+from ddpm.identity import Identity
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -100,8 +101,8 @@ def _start(address: str, log: Path) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     # The janitor ends the server should SIGKILL end us. Its own session keeps it out of what kills our group.
-    janitor = [sys.executable, str(Path(__file__).with_name("janitor.py")), str(os.getpid()), str(process.pid)]
-    subprocess.Popen(janitor, start_new_session=True)
+    those = [str(Identity.of(pid)) for pid in (os.getpid(), process.pid)]
+    subprocess.Popen([sys.executable, str(Path(__file__).with_name("janitor.py")), *those], start_new_session=True)
     return process
 
 

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.workspace import LOCK, claim
+from ddpm.identity import Identity
+from ddpm.workspace import LOCK, POLL_SECONDS, InUseError, claim
 
 STAGE = """
 import os, signal, sys, time
@@ -76,12 +79,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Starts `python ARGUMENTS` in the workspace; nothing it started outlives the test."""
+    """Starts `python ARGUMENTS` in the workspace, under another command; nothing it started outlives the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start_one(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start_one(*arguments: str, under: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [*under, sys.executable, *arguments],
             cwd=folder,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
@@ -183,8 +186,8 @@ def test_a_second_stage_is_refused_with_the_pid_of_the_first(start: Start, folde
 
 def test_a_dead_owner_is_no_owner_even_if_its_pid_lives_again(folder: Path) -> None:
     LOCK.parent.mkdir()
-    dead = {"pid": os.getppid(), "create_time": 1.0}
-    LOCK.write_text(json.dumps({"owner": dead, "what": "flow", "since": "then", "stage": dead}))
+    dead = asdict(replace(Identity.of(os.getppid()), started=1.0))
+    LOCK.write_text(json.dumps({"owner": dead, "what": "flow", "since": "then", "host": "here", "stage": dead}))
     with claim("flow"):
         assert json.loads(LOCK.read_text())["owner"]["pid"] == os.getpid()
     assert not LOCK.exists()
@@ -253,7 +256,7 @@ def test_killing_a_flow_ends_the_stage_though_its_dvc_lives(start: Start, dvc_pr
 
 
 def test_a_stage_that_starts_after_its_flow_has_died_does_not_run(start: Start) -> None:
-    stage = start("stage.py", "end", DDPM_LAUNCHER=f"{os.getpid()}:1.0")
+    stage = start("stage.py", "end", DDPM_LAUNCHER=str(replace(Identity.of(os.getpid()), started=1.0)))
     out, err = stage.communicate()
     assert (stage.returncode, out) == (1, "")
     assert err == "error: the flow that started this stage has ended; start the flow again\n"
@@ -264,3 +267,91 @@ def test_a_stage_that_starts_after_its_dvc_has_died_does_not_run(start: Start) -
     out, err = stage.communicate()
     assert (stage.returncode, out) == (1, "")
     assert err == "error: the dvc that started this stage has ended; start dvc again\n"
+
+
+def namespace(*options: str) -> list[str]:
+    """The command that runs another in namespaces of its own; what a container is, as far as pids and mounts go."""
+    command = ["unshare", *options]
+    try:
+        possible = subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip(f"`{' '.join(command)}` is not to be had here: it takes Linux and the rights of root")
+    return command
+
+
+@pytest.fixture
+def container() -> list[str]:
+    """The command that runs another with pids of its own, and ends it with itself."""
+    return namespace("--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def test_a_stage_in_a_container_keeps_others_out_until_it_ends(
+    start: Start, folder: Path, container: list[str]
+) -> None:
+    stage = start("stage.py", "wait", under=container)
+    assert pid_in(folder / "stage.pid") < 10, "its pid means another process here"
+    with pytest.raises(UserError, match=r"`stage.py wait` \(process \d of another container or machine"), claim("flow"):
+        pass
+    second = start("stage.py", "end", under=container)
+    assert "of another container or machine" in second.communicate()[1]
+    (folder / "go").touch()
+    assert stage.wait() == 0
+    with claim("flow"):
+        assert start("stage.py", "end", under=container).wait() == 1
+    assert not LOCK.exists()
+
+
+def test_a_persons_dvc_in_a_container_keeps_others_out_between_its_stages_and_only_while_it_lives(
+    start: Start, dvc_project: Path, container: list[str]
+) -> None:
+    pause = "touch pausing; while true; do sleep 0.1; done"
+    with (dvc_project / "dvc.yaml").open("a") as file:
+        file.write(f"  pause: {{cmd: '{pause}', deps: [stage.py]}}\n")
+    dvc = start("-m", "dvc", "repro", "two", "pause", under=container)
+    wait_for((dvc_project / "pausing").exists)
+    with pytest.raises(UserError, match=r"`dvc repro two pause`.* of another container or machine"), claim("flow"):
+        pass
+    dvc.kill()
+
+    def is_free() -> bool:
+        with suppress(InUseError), claim("flow"):
+            return True
+        return False
+
+    wait_for(is_free, seconds=5)
+
+
+@pytest.fixture
+def moved_clock(tmp_path: Path) -> tuple[list[str], Callable[[], None]]:
+    """A command that runs another on a clock of its own, and a function that puts that clock forward by an hour.
+
+    The kernel tells the clock to programs as the time of the machine's start.
+    """
+    told = tmp_path / "proc-stat"
+    told.write_text(Path("/proc/stat").read_text())
+
+    def forward() -> None:
+        lines = told.read_text().splitlines()
+        start = next(line for line in lines if line.startswith("btime "))
+        lines[lines.index(start)] = f"btime {int(start.split()[1]) + 3600}"
+        told.write_text("\n".join([*lines, ""]))
+
+    mounted = ["sh", "-c", 'mount --bind "$0" /proc/stat && exec "$@"', str(told)]
+    return [*namespace("--mount"), *mounted], forward
+
+
+def test_a_clock_that_steps_ends_no_stage_and_opens_no_lock(
+    start: Start, dvc_project: Path, moved_clock: tuple[list[str], Callable[[], None]]
+) -> None:
+    on_moved_clock, forward = moved_clock
+    dvc = start("-m", "dvc", "repro", "one", under=on_moved_clock)
+    stage = pid_in(dvc_project / "stage.pid")
+    forward()
+    time.sleep(3 * POLL_SECONDS)
+    assert is_running(stage)
+    second = start("stage.py", "end", under=on_moved_clock)
+    assert f"is in use by `dvc repro one` (process {dvc.pid}, since" in second.communicate()[1]
+    (dvc_project / "go").touch()
+    assert dvc.wait() == 0

@@ -14,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
 from ddpm.config import Runtime
 from ddpm.distributed import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, joined
 from ddpm.errors import UserError
+from ddpm.identity import Identity
 
 RESTARTS = 3
 """How often lost workers are replaced in one run of a stage, before it fails."""
@@ -79,10 +78,9 @@ def _launch(number: int) -> None:
     PyTorch's elastic launcher would do so over a port on all interfaces, and unpickle what anybody puts there.
     Here the workers meet in a file that only this user can read or write.
     """
-    me = psutil.Process()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // number))} | os.environ
-    environment |= {LAUNCHER_VARIABLE: f"{me.pid}:{me.create_time()}"}
+    environment |= {LAUNCHER_VARIABLE: str(Identity.of(os.getpid()))}
     environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number))
     with TemporaryDirectory(prefix="ddpm-workers-") as private, _noted(signal.SIGTERM, signal.SIGINT) as asked_to_end:
         environment[ERROR_VARIABLE] = str(Path(private) / "error")

@@ -2,7 +2,8 @@
 
 One lock stands for the whole workspace. Its owner is the top-level launcher, not a stage: a flow, or the
 `dvc` that a person typed, holds the folder from its first stage to its end. The owner is named in
-`.state/pipeline.lock` by pid and creation time; a dead owner is no owner, so nothing needs cleaning up.
+`.state/pipeline.lock`; it and whoever works on its behalf hold `.state/pipeline.held` by flock, which also counts
+between containers, where a pid says nothing. A dead owner is no owner, so nothing needs cleaning up.
 
 DVC leaves a stage running when dvc itself is killed. A stage therefore watches the processes between it
 and the owner, and ends when one of them has died.
@@ -11,7 +12,9 @@ and the owner, and ends when one of them has died.
 import fcntl
 import json
 import os
+import platform
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -22,21 +25,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import psutil
 
 from ddpm import distributed
 from ddpm.errors import UserError
+from ddpm.identity import Identity, ancestors
 
 LOCK = Path(".state/pipeline.lock")
+HELD = Path(".state/pipeline.held")
 LAUNCHER_VARIABLE = "DDPM_LAUNCHER"
 """Environment variable by which a flow tells its stages who started them."""
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
 """How long a stage may take to save its work after SIGTERM, before it is killed."""
-_CLOCK_TOLERANCE_SECONDS = 2.0
-"""Creation times are counted from the boot time, which moves when the system clock is corrected."""
 
 
 class InUseError(UserError):
@@ -44,34 +47,14 @@ class InUseError(UserError):
 
 
 @dataclass(frozen=True)
-class _Identity:
-    """A process, told apart from a later one with the same pid by when it was created."""
-
-    pid: int
-    create_time: float
-
-    @staticmethod
-    def of(process: psutil.Process) -> "_Identity":
-        return _Identity(process.pid, process.create_time())
-
-    def process(self) -> psutil.Process | None:
-        """The process while it lives; None when it has ended (a zombie has)."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.create_time) < _CLOCK_TOLERANCE_SECONDS
-            return process if same and _is_alive(process) else None
-        except psutil.NoSuchProcess:
-            return None
-
-
-@dataclass(frozen=True)
 class _Lock:
     """The content of the lock file: the owner, and the stage that runs or ran last on its behalf."""
 
-    owner: _Identity
+    owner: Identity
     what: str
     since: str
-    stage: _Identity | None
+    host: str
+    stage: Identity | None
 
     def write(self) -> None:
         part = LOCK.with_suffix(".part")
@@ -84,10 +67,11 @@ class _Lock:
             read = json.loads(LOCK.read_text())
             stage = read["stage"]
             return _Lock(
-                owner=_Identity(**read["owner"]),
+                owner=Identity(**read["owner"]),
                 what=read["what"],
                 since=read["since"],
-                stage=_Identity(**stage) if stage else None,
+                host=read["host"],
+                stage=Identity(**stage) if stage else None,
             )
         except FileNotFoundError:
             return None
@@ -104,19 +88,35 @@ def claim(what: str) -> Iterator[None]:
     A block within a block, in the same process or in a child of the owner, changes nothing.
     Raises InUseError, naming the owner, while another process owns it.
     """
-    me = psutil.Process()
-    taken = _take(candidate=me, what=what, stage=None)
-    try:
-        yield
-    finally:
-        if taken:
-            _release(me)
+    me = Identity.of(os.getpid())
+    held, taken = _take(candidate=me, what=what, stage=None)
+    with held:
+        try:
+            yield
+        finally:
+            if taken:
+                _release(me)
 
 
 def launcher_environment() -> dict[str, str]:
     """What a flow adds to the environment of `dvc`, so that a stage that starts after its death ends at once."""
-    me = psutil.Process()
-    return {LAUNCHER_VARIABLE: f"{me.pid}:{me.create_time()}"}
+    return {LAUNCHER_VARIABLE: str(Identity.of(os.getpid()))}
+
+
+def command_of(pid: int) -> list[str]:
+    """The command line as a person typed it: without the interpreter and the folder of the program.
+
+    Empty where there is no such process, or it is another user's.
+    """
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return []
+    if len(words) > 1 and Path(words[0]).name.lower().startswith("python"):
+        words = words[1:]
+        while len(words) > 1 and words[0].startswith("-"):
+            words = words[1:]
+    return [Path(words[0]).name, *words[1:]] if words else []
 
 
 def run_stage(main: Callable[[], None]) -> NoReturn:
@@ -160,30 +160,49 @@ def _close_progress_bars(error: Exception) -> None:
 
 def _enter() -> None:
     """Take or share the workspace, and watch the launcher from here on."""
-    me = psutil.Process()
-    ancestors = me.parents()
+    me, above = Identity.of(os.getpid()), ancestors()
     # Workers of one stage share the folder: for it, their launcher is the stage.
-    stage = ancestors[0] if distributed.is_worker() and ancestors else me
-    _refuse_without_launcher(stage, ancestors)
-    candidate = next((process for process in ancestors if _is_dvc(process)), stage)
-    _take(candidate=candidate, what=_describe(candidate), stage=stage)
+    stage = above[0] if distributed.is_worker() and above else me
+    _refuse_without_launcher(stage, above)
+    if not distributed.beside_rank_0():  # the folder is taken on the machine that writes
+        _start_watch(above[:1])
+        return
+    candidate = next((each for each in above if command_of(each.pid)[:1] == ["dvc"]), stage)
+    held, taken = _take(candidate=candidate, what=_describe(candidate), stage=stage)
+    if taken and candidate != me:
+        _keep(held, candidate)
+    _held_to_the_end.append(held)
     lock = _Lock.read()
     assert lock is not None
-    owner = lock.owner.process()
-    # The owner may have died between the two lines; then the first look of the watch finds it gone.
-    chain = ancestors[: ancestors.index(owner) + 1] if owner in ancestors else []
-    if owner is None or chain:
-        threading.Thread(target=_watch, args=(chain, lock.owner), daemon=True, name="launcher-watch").start()
+    if lock.owner != me:
+        # The owner may have died since; then the first look of the watch finds it gone.
+        _start_watch(above[: above.index(lock.owner) + 1] if lock.owner in above else [lock.owner])
 
 
-def _refuse_without_launcher(stage: psutil.Process, ancestors: list[psutil.Process]) -> None:
+_held_to_the_end: list[IO[str]] = []
+"""What a stage keeps locked as long as its process lives."""
+
+
+def _keep(held: IO[str], owner: Identity) -> None:
+    """The owner is a program that knows of no lock. Between its stages, a process that is ours holds it."""
+    subprocess.Popen(
+        [sys.executable, "-m", "ddpm.keeper", str(owner)],
+        pass_fds=[held.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C ends it no sooner than the owner
+    )
+
+
+def _refuse_without_launcher(stage: Identity, above: list[Identity]) -> None:
     """A stage can outlive its launcher before it gets here: imports take seconds."""
-    above = ancestors[ancestors.index(stage) + 1 :] if stage in ancestors else ancestors
     for variable, what in ((LAUNCHER_VARIABLE, "flow"), (distributed.LAUNCHER_VARIABLE, "launcher")):
-        if launcher := os.environ.get(variable):
-            pid, create_time = launcher.split(":")
-            if _Identity(int(pid), float(create_time)).process() not in ancestors:
-                raise UserError(f"the {what} that started this stage has ended; start the {what} again")
+        launcher = os.environ.get(variable)
+        if launcher and Identity.parse(launcher) not in above:
+            raise UserError(f"the {what} that started this stage has ended; start the {what} again")
+    if stage in above:
+        above = above[above.index(stage) + 1 :]
     # dvc starts a stage in its own process group; whoever adopts an orphan belongs to another.
     if "DVC_STAGE" in os.environ and (not above or _group(above[0].pid) != _group(stage.pid)):
         raise UserError("the dvc that started this stage has ended; start dvc again")
@@ -196,44 +215,78 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def _take(*, candidate: psutil.Process, what: str, stage: psutil.Process | None) -> bool:
+def _take(*, candidate: Identity, what: str, stage: Identity | None) -> tuple[IO[str], bool]:
     """Make `candidate` the owner, or go on under an owner that is this process or one of its ancestors.
 
-    True when `candidate` became the owner here. Waits for a stage that has lost its launcher and is ending.
+    Returns the file whose lock stands for the workspace until it is closed, and whether `candidate` became the owner
+    here. Waits for a stage that has lost its launcher and is ending.
     Raises InUseError while an unrelated process owns the workspace.
     """
-    me = psutil.Process()
-    family = [me, *me.parents()]
+    family = [Identity.of(os.getpid()), *ancestors()]
     deadline = time.monotonic() + GRACE_SECONDS + 5
     while True:
         with _guard():
             lock = _Lock.read()
-            owner = lock.owner.process() if lock else None
-            running = lock.stage.process() if lock and lock.stage else None
-            if lock and owner and owner not in family:
-                raise InUseError(_refusal(lock.what, pid=owner.pid, since=lock.since))
-            if running is None or running in family:
-                if lock and owner:
-                    replace(lock, stage=_Identity.of(stage) if stage else None).write()
-                    return False
+            ours = lock is not None and lock.owner in family
+            if lock and not ours and lock.owner.is_alive():
+                raise InUseError(_refusal(lock))
+            held = HELD.open("a")
+            if lock and ours and not (_is_running(lock.stage) and lock.stage not in family):
+                _lock(held, fcntl.LOCK_SH)
+                replace(lock, stage=stage).write()
+                return held, False
+            if not ours and _lock(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _lock(held, fcntl.LOCK_SH)  # so that those who work on the owner's behalf may hold it too
                 since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-                new = _Lock(_Identity.of(candidate), what, since, _Identity.of(stage) if stage else None)
-                new.write()
-                return True
+                _Lock(candidate, what, since, platform.node(), stage).write()
+                return held, True
+            held.close()
+            if lock and not lock.owner.is_here():
+                raise InUseError(_refusal(lock))
         if time.monotonic() > deadline:
-            assert lock is not None
-            raise InUseError(_refusal(f"a stage of {lock.what}", pid=running.pid, since=lock.since))
+            if lock is None:
+                raise InUseError(
+                    f"{Path.cwd()} is in use by a process that does not say who it is; `fuser {HELD}` finds it"
+                )
+            raise InUseError(_refusal(replace(lock, owner=lock.stage or lock.owner, what=f"a stage of {lock.what}")))
         time.sleep(POLL_SECONDS)
 
 
-def _refusal(what: str, *, pid: int, since: str) -> str:
-    return f"{Path.cwd()} is in use by {what} (process {pid}, since {since}); wait until it ends, or end it: kill {pid}"
+def _is_running(stage: Identity | None) -> bool:
+    return stage is not None and stage.is_alive()
 
 
-def _release(me: psutil.Process) -> None:
+def _lock(file: IO[str], how: int) -> bool:
+    """Whether the lock was had; for LOCK_SH it always is, since nobody keeps LOCK_EX beyond `_guard`.
+
+    Raises UserError on a disk without locks.
+    """
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{Path(file.name).absolute()} cannot be locked ({error.strerror}), so two pipelines could write together; "
+            "mount this disk with locks that reach all its users, or put the project on another"
+        ) from None
+    return True
+
+
+def _refusal(lock: _Lock) -> str:
+    used, pid = f"{Path.cwd()} is in use by {lock.what}", lock.owner.pid
+    if lock.owner.is_here():
+        return f"{used} (process {pid}, since {lock.since}); wait until it ends, or end it: kill {pid}"
+    return (
+        f"{used} (process {pid} of another container or machine, {lock.host}, since {lock.since}); wait until it ends, "
+        f"or end it there, and delete {HELD} only where that machine is lost for good"
+    )
+
+
+def _release(me: Identity) -> None:
     with _guard():
         lock = _Lock.read()
-        if lock and lock.owner.process() == me:
+        if lock and lock.owner == me:
             LOCK.unlink()
 
 
@@ -242,41 +295,21 @@ def _guard() -> Iterator[None]:
     """Held for the moment in which the lock file is read and written, never longer."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.with_suffix(".guard").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, fcntl.LOCK_EX)
         yield
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _describe(process: Identity) -> str:
+    return f"`{textwrap.shorten(' '.join(command_of(process.pid)), 60, placeholder=' …')}`"
 
 
-def _is_dvc(process: psutil.Process) -> bool:
-    return _command(process)[:1] == ["dvc"]
+def _start_watch(chain: list[Identity]) -> None:
+    threading.Thread(target=_watch, args=(chain,), daemon=True, name="launcher-watch").start()
 
 
-def _describe(process: psutil.Process) -> str:
-    return f"`{textwrap.shorten(' '.join(_command(process)), 60, placeholder=' …')}`"
-
-
-def _command(process: psutil.Process) -> list[str]:
-    """The command line as a person typed it: without the interpreter and the folder of the program."""
-    try:
-        words = process.cmdline()
-    except psutil.Error:  # ended meanwhile, or another user's
-        return []
-    if len(words) > 1 and Path(words[0]).name.lower().startswith("python"):
-        words = words[1:]
-        while len(words) > 1 and words[0].startswith("-"):
-            words = words[1:]
-    return [Path(words[0]).name, *words[1:]] if words else []
-
-
-def _watch(chain: list[psutil.Process], owner: _Identity) -> None:
+def _watch(chain: list[Identity]) -> None:
     """End this process when its launcher has died: first SIGTERM, on which training saves, then by force."""
-    while owner.process() is not None and all(_is_alive(process) for process in chain):
+    while all(process.is_alive() for process in chain):
         time.sleep(POLL_SECONDS)
     with suppress(OSError):  # whoever read our output may have died with the launcher
         print("the process that started this stage has ended, so the stage ends too", file=sys.stderr)

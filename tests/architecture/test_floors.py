@@ -18,7 +18,9 @@ FLOORS = (
         "distributed",
         "errors",
         "files",
+        "identity",
         "images",
+        "keeper",
         "launch",
         "seeding",
         "runtime",
@@ -27,7 +29,7 @@ FLOORS = (
         "networks",
     },
     {"model_file", "workspace"},
-    {"data", "training", "evaluation", "promotion"},
+    {"data", "training", "evaluation", "promotion", "running_list"},
     {"integrations"},
     {"stages", "cli"},
 )
