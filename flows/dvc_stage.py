@@ -18,14 +18,13 @@ from typing import IO
 
 import psutil
 
+from ddpm import running_list
 from ddpm.errors import UserError
 from ddpm.workspace import GRACE_SECONDS, launcher_environment
 
 PROGRESS_SECONDS = 5.0
 """A progress bar rewrites its line many times a second; the log gets it this often."""
 _POLL_SECONDS = 0.1
-_WRITTEN_WITHIN_SECONDS = 1.0
-"""dvc writes its list of what runs in far less."""
 _SENTENCE_CHARACTERS = 500
 """A crash can say far more than the page of a run has room for; its log has all of it."""
 _ADVICE = re.compile(
@@ -66,7 +65,7 @@ def changes() -> dict[str, list[str]]:
 
     Raises UserError with DVC's sentence where it cannot say.
     """
-    _remove_torn_list(report=print)
+    running_list.mend(report=print)
     answer = subprocess.run(_dvc("status", "--json"), env=_environment(), capture_output=True, text=True)
     if answer.returncode != 0:
         raise UserError(_dvc_error(answer.stderr.splitlines()) or f"dvc status ended with {answer.returncode}")
@@ -78,7 +77,7 @@ def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Calla
 
     Whatever way it ends, an exception included, the stage and what it started have ended before.
     """
-    _remove_torn_list(report)
+    running_list.mend(report)
     command = _dvc("repro", "--single-item", *(["--force"] if force else []), stage)
     end = time.monotonic() + timeout_seconds if timeout_seconds else float("inf")
     lines = _Lines(report)
@@ -97,30 +96,6 @@ def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Calla
                 return _outcome(status, lines.seen)
             if not written:
                 time.sleep(_POLL_SECONDS)
-
-
-def _remove_torn_list(report: Callable[[str], None]) -> None:
-    """A dvc that is interrupted while it writes its list of what runs leaves half of it, and no dvc starts again.
-
-    Since none does, none changes the file between the second look and its end.
-    """
-    path = Path(".dvc/tmp/rwlock")
-    if not _is_torn(path):
-        return
-    time.sleep(_WRITTEN_WITHIN_SECONDS)
-    if _is_torn(path):
-        path.unlink(missing_ok=True)
-        report(f"{path} was torn by a dvc that was interrupted; it was removed, since dvc makes it anew")
-
-
-def _is_torn(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True
-    return False
 
 
 class _Lines:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from ddpm import running_list
 from ddpm.cli import exchange, images, operate
 from ddpm.config import SamplerName
 from ddpm.errors import UserError
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse)."""
     args = parser().parse_args(arguments)
     try:
+        running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
         args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
