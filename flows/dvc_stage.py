@@ -18,13 +18,16 @@ from typing import IO
 
 import psutil
 
-from ddpm import running_list
+from ddpm import config, running_list
+from ddpm.data.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.workspace import GRACE_SECONDS, launcher_environment
 
 PROGRESS_SECONDS = 5.0
 """A progress bar rewrites its line many times a second; the log gets it this often."""
 _POLL_SECONDS = 0.1
+_LOOK_FOR_STAGE_SECONDS = 5.0
+"""Listing processes takes milliseconds; whether dvc runs a stage is asked this often while nothing is said."""
 _SENTENCE_CHARACTERS = 500
 """A crash can say far more than the page of a run has room for; its log has all of it."""
 _ADVICE = re.compile(
@@ -60,22 +63,41 @@ def stages() -> list[str]:
     return list(YAML(typ="safe").load(path.read_text())["stages"])
 
 
-def changes() -> dict[str, list[str]]:
+def look() -> None:
+    """Raises UserError that names what at data.path DVC would wait for, fail at or not see."""
+    data = config.load().data
+    require_readable(Path(data.path), source=data.source)
+
+
+def changes(*, silent_seconds: float | None = None) -> dict[str, list[str]]:
     """Why DVC would run each stage again, by content hash: stage -> sentences. Empty when nothing has changed.
 
-    Raises UserError with DVC's sentence where it cannot say.
+    Raises UserError with DVC's sentence where it cannot say, and where it takes longer than `silent_seconds`.
     """
     running_list.mend(report=print)
-    answer = subprocess.run(_dvc("status", "--json"), env=_environment(), capture_output=True, text=True)
+    try:
+        answer = subprocess.run(
+            _dvc("status", "--json"), env=_environment(), capture_output=True, text=True, timeout=silent_seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"dvc status {_silence(silent_seconds)}") from None
     if answer.returncode != 0:
         raise UserError(_dvc_error(answer.stderr.splitlines()) or f"dvc status ended with {answer.returncode}")
     return {stage: _reasons(found) for stage, found in json.loads(answer.stdout).items()}
 
 
-def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Callable[[str], None]) -> Outcome:
+def run(
+    stage: str,
+    *,
+    force: bool,
+    timeout_seconds: float | None,
+    report: Callable[[str], None],
+    silent_seconds: float | None = None,
+) -> Outcome:
     """`dvc repro --single-item STAGE`; `report` gets every line of output as it comes.
 
-    Whatever way it ends, an exception included, the stage and what it started have ended before.
+    `silent_seconds` bound how long dvc says nothing before and after its stage; the stage itself may be as silent as
+    it likes. Whatever way it ends, an exception included, the stage and what it started have ended before.
     """
     running_list.mend(report)
     command = _dvc("repro", "--single-item", *(["--force"] if force else []), stage)
@@ -84,6 +106,7 @@ def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Calla
     # A file and no pipe: if this process is killed, the stage can still write while it saves its work.
     with tempfile.TemporaryFile() as output, _started(command, output) as process:
         position = 0
+        silence = _Silence(process.pid)
         while True:
             status = process.poll()
             written = os.pread(output.fileno(), 1 << 20, position)
@@ -94,8 +117,39 @@ def run(stage: str, *, force: bool, timeout_seconds: float | None, report: Calla
             if not written and status is not None:
                 lines.finish()
                 return _outcome(status, lines.seen)
-            if not written:
+            if written:
+                silence.ends()
+            elif silent_seconds and silence.lasts_longer(silent_seconds):
+                return Outcome(False, f"dvc {_silence(silent_seconds)}")
+            else:
                 time.sleep(_POLL_SECONDS)
+
+
+def _silence(seconds: float | None) -> str:
+    return (
+        f"said nothing for {seconds:g} seconds while no stage ran and was stopped; see whether the disks of data.path "
+        "and of .dvc answer, or allow it more by silent_seconds"
+    )
+
+
+class _Silence:
+    """Of dvc itself: while it runs a stage, the silence is the stage's."""
+
+    def __init__(self, dvc: int) -> None:
+        self._dvc = dvc
+        self._since = self._looked = time.monotonic()
+
+    def ends(self) -> None:
+        self._since = time.monotonic()
+
+    def lasts_longer(self, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self._looked > _LOOK_FOR_STAGE_SECONDS or now - self._since > seconds:
+            self._looked = now
+            with suppress(psutil.NoSuchProcess):
+                if psutil.Process(self._dvc).children():
+                    self._since = now
+        return now - self._since > seconds
 
 
 class _Lines:

@@ -24,14 +24,16 @@ def _may_pass_next_time(task: Task, task_run: TaskRun, state: State) -> bool:
 
 
 @task(retry_condition_fn=_may_pass_next_time)
-def run_stage(stage: str, *, force: bool, timeout_seconds: float | None) -> State:
+def run_stage(stage: str, *, force: bool, timeout_seconds: float | None, silent_seconds: float | None) -> State:
     """One DVC stage. Its state's message is the stage's own sentence."""
     logger = get_run_logger()
 
     def report(line: str) -> None:
         (logger.error if line.startswith(("error: ", "ERROR: ")) else logger.info)(line)
 
-    outcome = dvc_stage.run(stage, force=force, timeout_seconds=timeout_seconds, report=report)
+    outcome = dvc_stage.run(
+        stage, force=force, timeout_seconds=timeout_seconds, silent_seconds=silent_seconds, report=report
+    )
     message = f"{stage}: {outcome.message}"
     if not outcome.ok:
         return Failed(message=message, data=outcome)
@@ -44,6 +46,7 @@ def pipeline(
     retries: int = 2,
     retry_delay_seconds: float = 10,
     timeout_seconds: float | None = None,
+    silent_seconds: float | None = 3600,
 ) -> State:
     """Every stage of dvc.yaml whose dependencies have changed, in order.
 
@@ -53,25 +56,27 @@ def pipeline(
             An error that a person has to mend is not retried.
         retry_delay_seconds: How long to wait before that.
         timeout_seconds: A stage that takes longer is stopped, and the flow fails. None: no limit.
+        silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
+            wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
     try:
         with claim("the flow pipeline"):
-            return _run_all(
-                force=force or [], retries=retries, retry_delay_seconds=retry_delay_seconds, timeout=timeout_seconds
-            )
+            dvc_stage.look()
+            limits = {"timeout_seconds": timeout_seconds, "silent_seconds": silent_seconds}
+            return _run_all(force=force or [], retries=retries, retry_delay_seconds=retry_delay_seconds, limits=limits)
     except InUseError as error:
         return Failed(name="Refused", message=str(error))
     except UserError as error:
         return Failed(message=str(error))
 
 
-def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, timeout: float | None) -> State:
+def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limits: dict[str, float | None]) -> State:
     ran = []
     for stage in dvc_stage.stages():
         named = run_stage.with_options(
             name=stage, task_run_name=stage, retries=retries, retry_delay_seconds=retry_delay_seconds
         )
-        state = named(stage, force=stage in force, timeout_seconds=timeout, return_state=True)
+        state = named(stage, force=stage in force, **limits, return_state=True)
         if not state.is_completed():
             _show_links(None)
             return Failed(message=state.message)

@@ -27,6 +27,7 @@ def retrain(
     retries: int = 2,
     retry_delay_seconds: float = 10,
     timeout_seconds: float | None = None,
+    silent_seconds: float | None = 3600,
 ) -> State:
     """Run the pipeline if data, parameters or code have changed, by content hash; else do nothing.
 
@@ -38,10 +39,13 @@ def retrain(
         retries: How often a stage that crashed or was killed is started again; training goes on where it was.
         retry_delay_seconds: How long to wait before that.
         timeout_seconds: A stage that takes longer is stopped, and the flow fails. None: no limit.
+        silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
+            wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
     try:
         with claim("the flow retrain"):
-            reasons, forced = _reasons(force)
+            dvc_stage.look()
+            reasons, forced = _reasons(force, silent_seconds)
             for reason in reasons or ["nothing has changed"]:
                 get_run_logger().info(reason)
             if not reasons:
@@ -52,6 +56,7 @@ def retrain(
                 retries=retries,
                 retry_delay_seconds=retry_delay_seconds,
                 timeout_seconds=timeout_seconds,
+                silent_seconds=silent_seconds,
                 return_state=True,
             )
             if not state.is_completed():
@@ -65,13 +70,13 @@ def retrain(
         return Failed(message=str(error))
 
 
-def _reasons(force: bool) -> tuple[list[str], list[str]]:
+def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list[str]]:
     """Why there is something to do, and the stages to force for it. DVC compares by content hash."""
     if force:
         return ["forced"], dvc_stage.stages()
     if not Path("dvc.lock").exists():
         return ["the pipeline has not run here yet"], []
-    changed = dvc_stage.changes()
+    changed = dvc_stage.changes(silent_seconds=silent_seconds)
     if changed:
         return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
     if pages.RUN.exists() and pages.registered().version is None:

@@ -127,7 +127,7 @@ def new_project(path: Path) -> Iterator[Project]:
     (path / "stage.py").write_text(STAGE)
     (path / "dvc.yaml").write_text(DVC_YAML)
     shutil.copytree(ROOT / "flows", path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("prefect.yaml", "prefect.toml"):
+    for name in ("prefect.yaml", "prefect.toml", "params.yaml"):
         shutil.copy(ROOT / name, path / name)
     project = Project(path, mark=uuid.uuid4().hex)
     project.say("good")

@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import dvc_stage
+import psutil
 import pytest
 from conftest import Project, wait_for
 
@@ -19,9 +22,10 @@ def in_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDPM_TEST_MARK", project.mark)
 
 
-def run(stage: str, *, timeout_seconds: float | None = None) -> tuple[dvc_stage.Outcome, list[str]]:
+def run(stage: str, **limits: float) -> tuple[dvc_stage.Outcome, list[str]]:
     lines: list[str] = []
-    return dvc_stage.run(stage, force=False, timeout_seconds=timeout_seconds, report=lines.append), lines
+    seconds = {"timeout_seconds": None, "silent_seconds": None} | limits
+    return dvc_stage.run(stage, force=False, report=lines.append, **seconds), lines
 
 
 def test_a_stage_runs_once_and_is_then_known_to_be_unchanged() -> None:
@@ -72,6 +76,41 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Pro
     assert outcome == dvc_stage.Outcome(False, "it did not end within 6 seconds and was stopped")
     assert not project.stage_is_running()
     assert 1 <= sum(line.startswith("training:") for line in lines) <= 2, "a progress bar is not to fill the log"
+
+
+SILENCE = (
+    "said nothing for 4 seconds while no stage ran and was stopped; see whether the disks of data.path and of .dvc"
+)
+
+
+def test_a_dvc_that_waits_for_ever_is_ended_with_a_sentence(project: Project) -> None:
+    os.mkfifo(project.path / "data/raw/pipe.png")
+    outcome, _ = run("validate", silent_seconds=4)
+    assert (outcome.ok, outcome.try_again) == (False, False)
+    assert outcome.message.startswith(f"dvc {SILENCE}")
+    with pytest.raises(UserError, match=f"dvc status {SILENCE}"):
+        dvc_stage.changes(silent_seconds=4)
+    assert not project.processes(word="dvc")
+
+
+def test_a_stage_may_be_silent_for_longer_than_dvc_may() -> None:
+    """A shell in dvc's place, which starts in no time: it runs a stage of three seconds, and then waits for ever."""
+    with subprocess.Popen(["sh", "-c", "sleep 3; read line"], stdin=subprocess.PIPE) as dvc:
+        wait_for(psutil.Process(dvc.pid).children)
+        silence = dvc_stage._Silence(dvc.pid)
+        while psutil.Process(dvc.pid).children():
+            running = psutil.Process(dvc.pid).children()
+            assert not silence.lasts_longer(0.5) or not running[0].is_running()
+            time.sleep(0.1)
+        wait_for(lambda: silence.lasts_longer(0.5))
+        dvc.kill()
+
+
+def test_what_dvc_would_wait_for_is_named_by_the_look_before(project: Project) -> None:
+    dvc_stage.look()
+    os.mkfifo(project.path / "data/raw/pipe.png")
+    with pytest.raises(UserError, match=r"^data\.path is data/raw, in which pipe\.png \(a pipe\) cannot be data"):
+        dvc_stage.look()
 
 
 OTHERS = {"pid": os.getpid(), "cmd": "dvc repro train"}

@@ -40,6 +40,15 @@ def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: P
     wait_for(lambda: not used.processes(), seconds=60)
 
 
+def test_what_dvc_would_wait_for_ends_the_flow_with_its_name(used: Project) -> None:
+    os.mkfifo(used.path / "data/raw/pipe.png")
+    for flow in ("flows/pipeline.py", "flows/retrain.py"):
+        ran = used.run("python", flow)
+        assert ran.returncode == 1
+        assert "\nerror: data.path is data/raw, in which pipe.png (a pipe) cannot be data, since DVC" in ran.stdout
+    (used.path / "data/raw/pipe.png").unlink()
+
+
 def test_a_server_that_does_not_answer_is_named_with_what_to_do(used: Project) -> None:
     ran = used.run("python", "flows/pipeline.py", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert ran.returncode == 1

@@ -172,6 +172,8 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     given.set_defaults(device="cpu")
 
+    command(operate.look, "name what at data.path cannot be data, and would make DVC wait or fail", "ddpm look")
+
     shown = named(command(operate.report, "show what the last run of the pipeline made", "ddpm report"))
     shown.add_argument("--metrics", type=Path, default=Path("reports/metrics.json"))
     shown.add_argument("--run", dest="run_json", type=Path, default=Path("models/run.json"))

@@ -1,4 +1,4 @@
-"""What an operator asks of the registry: versions, promotion, rollback, and what the last run made."""
+"""What an operator asks: of the data before a run, of the registry, and what the last run made."""
 
 import argparse
 import shlex
@@ -64,6 +64,15 @@ def rollback(args: argparse.Namespace) -> None:
         f"version {move.version} of {registered_name(args)} is the champion again, version {move.previous} is not; "
         f"`ddpm promote {move.previous} --reason …` undoes it"
     )
+
+
+def look(args: argparse.Namespace) -> None:
+    """Before DVC does: it waits for ever for a pipe, and does not see what is behind a link to a folder."""
+    from ddpm import config
+    from ddpm.data.tree import require_readable
+
+    data = config.load().data
+    require_readable(Path(data.path), source=data.source)
 
 
 def report(args: argparse.Namespace) -> None:

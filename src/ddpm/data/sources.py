@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm.config import Data
-from ddpm.data import layout
+from ddpm.data import layout, tree
 from ddpm.data.archive import Member, unpack
 from ddpm.data.decode import Input
 from ddpm.data.layout import OPEN, TEST, TRAIN
@@ -105,7 +105,7 @@ def _folder(folder: Path, *, with_labels: bool) -> Found:
         raise UserError(f"data.path is {folder}, a file; set data.source to archive, or give a folder")
     if not folder.is_dir():
         raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
-    found = _walk(folder)
+    found = tree.files(folder)
     names = sorted(name for name in found if not layout.is_ignored(name))
     placed = layout.place(names, with_labels=with_labels)
     return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=len(found) - len(names))
@@ -122,26 +122,6 @@ class _Inside(Sequence[Input]):
 
     def __getitem__(self, row: Any) -> Any:
         return os.path.join(self._folder, self._names[row])
-
-
-def _walk(folder: Path) -> list[str]:
-    """Relative paths of all files, links followed, each real folder once."""
-
-    def stop(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}); correct its permissions, or remove it")
-
-    paths = []
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        inside = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
-        paths += [inside + file for file in files]
-    return paths
 
 
 def _archive(data: Data, path: Path, scratch: Path) -> Found:
@@ -206,6 +186,8 @@ def _torchvision(data: Data, root: Path) -> Found:
         raise UserError(f"data.source is {data.source}, expected torchvision: with one of {', '.join(_TORCHVISION)}")
     from torchvision import datasets
 
+    if root.is_dir():  # else it is made when the set is fetched
+        tree.files(root)
     try:
         parts = [vars(datasets)[name](str(root), download=data.download, **part) for part in _TORCHVISION[name]]
     except (RuntimeError, OSError, ValueError, ImportError) as error:

@@ -1,0 +1,112 @@
+"""The files in the folder of images, and by name what in it can be no data, found before anything is opened.
+
+DVC hashes plain files, those behind links to files, and those of a folder that is itself reached by a link. It does not
+look into a link to a folder inside, so what changes behind it would never be noticed. It waits for ever for a pipe and
+for a device without an end, and fails at a socket, a link to nothing and a name that is not UTF-8.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from ddpm.data import layout
+from ddpm.errors import UserError
+
+_LINKED_FOLDER = "a link to a folder"
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_IGNORED_BY_DVC = {".git", ".hg", ".dvc"}
+_NAMED = 5
+
+
+def files(folder: Path) -> list[str]:
+    """Relative paths, with "/", of all files in `folder`, in no order. Nothing is opened, so no pipe blocks.
+
+    Raises UserError that names what cannot be data, and where a folder cannot be read.
+    """
+    found, unfit = [], []
+    for name, kind in _entries(folder):
+        if kind is None:
+            found.append(name)
+        else:
+            unfit.append(f"{name} ({kind})")
+    _refuse(folder, unfit)
+    return found
+
+
+def require_readable(path: Path, *, source: str) -> None:
+    """Raises UserError unless data.path is a file, or a folder in which DVC meets files alone and sees all of them.
+
+    Links to folders do not matter where `source` (data.source) is digits, whose images do not come from there.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise UserError(f"data.path is {path}, which cannot be read ({error.strerror}); correct it") from None
+    if stat.S_ISDIR(mode):
+        harmless = {None, _LINKED_FOLDER} if source == "digits" else {None}
+        _refuse(path, [f"{name} ({kind})" for name, kind in _entries(path) if kind not in harmless])
+    elif not stat.S_ISREG(mode):
+        raise UserError(f"data.path is {path}, {_kind(mode)}; give a folder of images, or an archive")
+
+
+def _refuse(folder: Path, unfit: list[str]) -> None:
+    if not unfit:
+        return
+    more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
+    raise UserError(
+        f"data.path is {folder}, in which {', '.join(unfit[:_NAMED])}{more} cannot be data, since DVC looks into no "
+        "linked folder and waits for or fails at the rest; put files and folders themselves there, or links to files, "
+        "with names in UTF-8"
+    )
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """(relative path, None for a file or what it is instead) of all but folders, and but links to hidden ones."""
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        with _scanned(os.path.join(folder, inside)) as entries:
+            for entry in entries:
+                name = f"{inside}/{entry.name}" if inside else entry.name
+                if not _is_utf8(entry.name):
+                    yield name, "a name that is not UTF-8"
+                elif entry.name in _IGNORED_BY_DVC:
+                    continue
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    yield name, None
+                elif (kind := _unless_file(entry)) != _LINKED_FOLDER or not layout.is_ignored(f"{name}/image"):
+                    yield name, kind
+
+
+def _scanned(folder: str) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}); correct its permissions, or remove it") from None
+
+
+def _unless_file(entry: os.DirEntry[str]) -> str | None:
+    """What a link leads to, or a special file is; None for a link to a file."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        return "a link to nothing that can be read"
+    if stat.S_ISREG(mode):
+        return None
+    return _LINKED_FOLDER if stat.S_ISDIR(mode) else _kind(mode)
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
