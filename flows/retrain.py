@@ -80,7 +80,7 @@ def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list
     if changed:
         return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
     if pages.RUN.exists() and pages.registered().version is None:
-        # Another store, or a new one: training, which goes on where it ended, logs its run there again.
+        # Another store, or a new one: training logs its run there, without a step where its end is still kept.
         return ["the registry does not hold the model of this workspace"], ["train", "register"]
     return [], []
 

@@ -18,6 +18,7 @@ NO_RESULT = {
     "__init__",
     "config",
     "distributed",
+    "dvc_lock",
     "errors",
     "files",
     "launch",

@@ -16,6 +16,7 @@ FLOORS = (
     {
         "config",
         "distributed",
+        "dvc_lock",
         "errors",
         "files",
         "identity",

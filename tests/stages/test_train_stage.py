@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,11 +76,40 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], *, beyond:
     raise AssertionError("no checkpoint within two minutes")
 
 
-def finish(folder: Path) -> str:
+def finish(folder: Path, *, anew: bool = False) -> str:
+    """Its output. `anew`: nothing is known of an earlier training."""
+    if anew:
+        shutil.rmtree(folder / ".state" / "train", ignore_errors=True)
     process = start(folder)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
+
+
+def images_saved(folder: Path) -> list[int]:
+    """By the checkpoints that are there, in order."""
+    return sorted(int(path.stem.split("-")[1]) for path in (folder / ".state").rglob("checkpoint-*.safetensors"))
+
+
+def statuses(folder: Path) -> list[str]:
+    """Of all runs in MLflow, in order."""
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        return [status for (status,) in store.execute("select status from runs order by start_time")]
+
+
+def logged_models(folder: Path) -> int:
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        return store.execute("select count(*) from logged_models").fetchone()[0]
+
+
+def kill_when(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
+        assert time.monotonic() < deadline, "nothing happened in two minutes"
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
 
 
 def model_hash(folder: Path) -> str:
@@ -96,6 +127,8 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
     prepared: Path, undisturbed: str
 ) -> None:
     curves = (prepared / "curves.csv").read_text()
+    shutil.rmtree(prepared / ".state" / "train")
+    runs = len(statuses(prepared))
     for seconds in (0.1, 0.7):
         process = start(prepared)
         time.sleep(seconds)
@@ -112,15 +145,93 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
         if number == signal.SIGTERM:
             assert process.returncode == 128 + signal.SIGTERM
             assert "the same command goes on from there" in output
-        names = [path.stem for path in (prepared / ".state").rglob("checkpoint-*.safetensors")]
-        beyond = max(int(name.split("-")[1]) for name in names)
+        beyond = images_saved(prepared)[-1]
     assert "going on after" in finish(prepared)
     assert model_hash(prepared) == undisturbed
     assert (prepared / "curves.csv").read_text() == curves
-    assert not list((prepared / ".state").rglob("checkpoint-*")), "a finished training leaves no checkpoints"
-    with sqlite3.connect(prepared / "mlflow.db") as store:
-        runs = store.execute("select status from runs").fetchall()
-    assert runs == [("FINISHED",), ("FINISHED",)], "the undisturbed training and, through all its starts, the other"
+    assert images_saved(prepared) == [2560], "until DVC has recorded the model"
+    assert statuses(prepared)[runs:] == ["FINISHED"], "one run, through all its starts"
+
+
+def test_killed_after_its_last_step_it_trains_nothing_again_and_stays_one_run(prepared: Path, undisturbed: str) -> None:
+    shutil.rmtree(prepared / ".state" / "train")
+    for name in ("model.safetensors", "run.json"):
+        (prepared / name).unlink()
+    runs, models = len(statuses(prepared)), logged_models(prepared)
+
+    kill_when(lambda: images_saved(prepared)[-1:] == [2560], start(prepared))
+    kill_when((prepared / "model.safetensors").exists, start(prepared))
+    assert not (prepared / "run.json").exists()
+    assert "going on after 2560 images" in finish(prepared)
+    # It has ended, and dvc, which would have recorded the model now, was killed.
+    (prepared / "model.safetensors").unlink()
+    assert "going on after 2560 images" in finish(prepared)
+
+    assert model_hash(prepared) == undisturbed
+    assert statuses(prepared)[runs:] == ["FINISHED"]
+    assert logged_models(prepared) - models == 1
+
+
+PIPELINE = """
+stages:
+  train:
+    cmd: python {command} && touch ended && sleep {seconds}
+    deps: [data/prepared]
+    outs: [model.safetensors, run.json]
+"""
+
+
+@pytest.mark.slow
+def test_what_dvc_has_recorded_is_trained_anew_when_asked_for_and_what_it_has_not_is_not(
+    prepared: Path, undisturbed: str
+) -> None:
+    folder = prepared.parent / "with dvc"
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(".state"))
+    shutil.rmtree(folder / "mlartifacts")
+    (folder / "mlflow.db").unlink()
+
+    def dvc(*words: str, wait: int = 0) -> subprocess.Popen[str]:
+        (folder / "dvc.yaml").write_text(PIPELINE.format(command=" ".join(COMMAND), seconds=wait))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = [sys.executable, "-m", "dvc", *words]
+        outlet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(
+            command, cwd=folder, env=environment() | {"PATH": path}, text=True, start_new_session=True, **outlet
+        )
+
+    def done(process: subprocess.Popen[str]) -> str:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        return output
+
+    def kill_after_the_stage(*words: str) -> None:
+        (folder / "ended").unlink(missing_ok=True)
+        process = dvc("repro", *words, wait=600)
+        deadline = time.monotonic() + 240
+        while not (folder / "ended").exists():
+            assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    done(dvc("init", "--no-scm"))
+    kill_after_the_stage()
+    assert "going on after 2560 images" in done(dvc("repro"))
+    assert model_hash(folder) == undisturbed
+    assert statuses(folder) == ["FINISHED"]
+
+    assert "going on" not in done(dvc("repro", "--force"))
+    assert statuses(folder) == ["FINISHED"] * 2
+    kill_after_the_stage("--force")  # which makes the model that dvc.lock names already
+    assert "going on after 2560 images" in done(dvc("repro", "--force"))
+    assert statuses(folder) == ["FINISHED"] * 3
+    assert images_saved(folder) == [2560]
+
+    # In another store the run is not known: the model is not trained again for it.
+    (folder / "mlflow.db").unlink()
+    assert "going on after 2560 images" in done(dvc("repro", "--force"))
+    assert statuses(folder) == ["FINISHED"]
 
 
 def test_the_file_says_how_to_rebuild_the_model_and_where_it_came_from(prepared: Path, undisturbed: str) -> None:

@@ -76,6 +76,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_bitwise_the_same_mode
     prepared: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
     curves = (prepared / "curves.csv").read_text()
+    shutil.rmtree(prepared / ".state" / "train")
     stage = start(prepared)
     wait_for_checkpoint(prepared, stage, beyond=0)
     lost = workers(stage)[1]
@@ -108,6 +109,7 @@ def test_an_error_that_a_person_must_mend_is_said_once_and_not_tried_again(
 def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_with_it(
     prepared: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
+    shutil.rmtree(prepared / ".state" / "train")
     stage = start(prepared)
     wait_for_checkpoint(prepared, stage, beyond=0)
     below = workers(stage)
@@ -135,6 +137,7 @@ def test_torchrun_trains_the_same_model(prepared: Path, undisturbed: dict[str, t
     torchrun = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2".split()]
     # Behind "--", where torchrun looks for no options of its own.
     command = [*torchrun, "-m", "--", *COMMAND[1:]]
+    shutil.rmtree(prepared / ".state" / "train")
     subprocess.run(command, cwd=prepared, env=environment() | {"OMP_NUM_THREADS": "1"}, check=True)
     assert same(undisturbed, weights(prepared))
 

@@ -18,6 +18,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from ddpm.dvc_lock import recorded_md5
 from ddpm.errors import UserError
 from ddpm.tracking import Status, flat
 
@@ -248,6 +249,11 @@ def start_run(
     return tracker
 
 
+def knows(run_id: str | None) -> bool:
+    """Whether the store has this run and nobody deleted it there. Raises UserError where the store does not answer."""
+    return run_id is not None and _find_run(connect(make=True), run_id) is not None
+
+
 def attach(run_json: Path) -> MlflowTracker:
     """The run that made the model, to add to it; its status stays as it is. Figures become the logged model's too.
 
@@ -448,7 +454,7 @@ def _origin(prepared: Path, facts: "Facts") -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     tags["data.content_hash"] = facts.content_hash
-    if (dvc := _dvc_hash(prepared)) is not None:
+    if (dvc := recorded_md5(prepared)) is not None:
         tags["data.dvc_hash"] = dvc
     return tags
 
@@ -465,18 +471,3 @@ def _git(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _dvc_hash(out: Path) -> str | None:
-    """What dvc.lock, in the working folder, says of this output."""
-    from ruamel.yaml import YAML
-
-    lock = Path("dvc.lock")
-    if not lock.is_file():
-        return None
-    stages = (YAML(typ="safe").load(lock.read_text()) or {}).get("stages", {})
-    for stage in stages.values():
-        for entry in stage.get("outs", []):
-            if Path(entry["path"]) == out:
-                return entry.get("md5")
-    return None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm import config
-from ddpm.distributed import leads
+from ddpm.distributed import leads, together
 from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
 
@@ -25,7 +25,7 @@ def main() -> None:
     from ddpm.evaluation.pictures import preview
     from ddpm.files import write_json
     from ddpm.integrations import mlflow_store
-    from ddpm.training import session
+    from ddpm.training import finished, session
 
     facts, split = read_facts(args.prepared), read_split(args.prepared, "train", params.runtime)
     told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
@@ -35,6 +35,9 @@ def main() -> None:
     device = runtime.choose_device(params.runtime.device)
     precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
 
+    if leads() and params.runtime.resume != "required":
+        finished.clear_recorded(args.state, is_known=mlflow_store.knows)
+    together()
     training = session.begin(
         spec,
         split.images,
@@ -79,7 +82,7 @@ def main() -> None:
         write_json(args.run, mlflow_store.run_record(tracker, model_sha256=sha256))
         for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):
             tracker.artifact(path, folder)
-    training.forget()
+    training.keep(args.model)
 
 
 if __name__ == "__main__":

@@ -104,10 +104,11 @@ def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, 
     return None, refused
 
 
-def clear(folder: Path) -> None:
-    """Removes a training's checkpoints, once its model is written."""
+def clear(folder: Path, *, but: int = 0) -> None:
+    """Removes a training's checkpoints, but for the last so many."""
     _remove_leftovers(folder)
-    for path in checkpoints(folder):
+    there = checkpoints(folder)
+    for path in there[: len(there) - but]:
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

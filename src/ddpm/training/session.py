@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.runtime import Precision, is_out_of_memory
 from ddpm.seeding import seed_of
 from ddpm.tracking import Tracker
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint, finished
 from ddpm.training.batches import Batches
 from ddpm.training.distributed import is_sharded, require_same, whole
 from ddpm.training.loop import State, Step, new_state, train
@@ -95,6 +95,8 @@ class Training:
     """Travels with every checkpoint: curves so far, the interval's means so far, the tracker's run."""
     saved_images: int = 0
     """Images seen at the last checkpoint; a training that is killed goes on from there."""
+    saved_run: str | None = None
+    """The tracker's run at the last checkpoint."""
 
     @property
     def parameters(self) -> int:
@@ -137,12 +139,17 @@ class Training:
                 raise UserError(f"{error}, so no state can be saved; make space there and start again") from None
             print(f"{error}; the training goes on, but saved are only its first {self.saved_images} images")
         else:
-            self.saved_images = self.state.images_seen
+            self.saved_images, self.saved_run = self.state.images_seen, self.extra.get("run_id")
 
     def forget(self) -> None:
-        """Removes the checkpoints: the model they led to is written."""
+        """Removes the checkpoints, and with them all that is known of this training."""
         if leads():
-            checkpoint.clear(self.folder)
+            finished.clear(self.folder)
+
+    def keep(self, model: Path) -> None:
+        """The training has ended in this file, and its last checkpoint stays until DVC has recorded it."""
+        if leads():
+            finished.keep(self.folder, model=model, run_id=self.extra.get("run_id"))
 
 
 def begin(
@@ -208,6 +215,7 @@ def begin(
         print("no checkpoint is left to go on from; the training starts anew")
     if extra is not None:
         training.extra, training.saved_images = extra, training.state.images_seen
+        training.saved_run = extra.get("run_id")
         if leads():
             print(f"going on after {training.state.images_seen} images, from {training.folder}")
     elif runtime.resume == "required":
@@ -223,7 +231,8 @@ def run(
 ) -> list[dict[str, float | None]]:
     """Trains to the end and returns the curves, one row per `tracking.log_every_images`.
 
-    `picture` draws samples of the average. On SIGTERM and SIGINT the step is finished, the state is saved,
+    `picture` draws samples of the average. The end is saved too, so that nothing is trained twice where what comes
+    after it is cut off. On SIGTERM and SIGINT the step is finished, the state is saved,
     and Stopped ends the process. Raises UserError where memory runs out; the last checkpoint stays.
     """
     from tqdm import tqdm
@@ -236,7 +245,7 @@ def run(
         training.extra["meter"] = vars(meter).copy()
         training.save()
 
-    if not state.images_seen:
+    if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
         save()  # so that even a training killed in its first seconds goes on in the tracker's same run
     saved_at = logged_at = time.monotonic()
     logged_images = state.images_seen
@@ -248,6 +257,17 @@ def run(
         desc="training",
         disable=not (training.runtime.progress and leads()),
     )
+
+    def stop(asked: list[signal.Signals]) -> NoReturn:
+        save()
+        together()  # who ends first is taken for lost
+        if leads():
+            print(
+                f"stopped after {state.images_seen} images, of which {training.saved_images} are saved; "
+                "the same command goes on from there"
+            )
+        raise Stopped(128 + (asked or [signal.SIGTERM])[0])
+
     with bar, _signals() as asked_to_stop, _memory_told(training):
         for step in training.steps():
             meter.add(step)
@@ -267,19 +287,17 @@ def run(
             if _crossed(step, tracking.grid_every_images) or step.images_seen >= total:
                 tracker.image("samples", picture(), images_seen=step.images_seen)
             overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
-            stop, due = any_of(bool(asked_to_stop), overdue)
-            if stop:
-                save()
-                together()  # who ends first is taken for lost
-                if leads():
-                    print(
-                        f"stopped after {step.images_seen} images, of which {training.saved_images} are saved; "
-                        "the same command goes on from there"
-                    )
-                raise Stopped(128 + (asked_to_stop or [signal.SIGTERM])[0])
+            stopping, due = any_of(bool(asked_to_stop), overdue)
+            if stopping:
+                stop(asked_to_stop)
             if due:
                 save()
                 saved_at = time.monotonic()
+        stopping, unsaved = any_of(bool(asked_to_stop), training.saved_images < state.images_seen)
+        if stopping:
+            stop(asked_to_stop)
+        if unsaved:
+            save()
     return curves
 
 
