@@ -1,11 +1,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,10 @@ FACTS = Facts(
 PREPARED = Path("data/prepared")
 
 
-def start(run_id: str | None = None) -> MlflowTracker:
-    return mlflow_store.start_run(experiment="tests", name="a training", facts=FACTS, prepared=PREPARED, run_id=run_id)
+def start(run_id: str | None = None, unsent: Path | None = None) -> MlflowTracker:
+    return mlflow_store.start_run(
+        experiment="tests", name="a training", facts=FACTS, prepared=PREPARED, run_id=run_id, unsent=unsent
+    )
 
 
 def run_of(tracker: MlflowTracker) -> Any:
@@ -86,9 +87,12 @@ def test_every_figure_is_in_the_run_once_it_is_finished(project: Path) -> None:
 
 
 def test_figures_arrive_while_the_training_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_store, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_store, "FLUSH_SECONDS", 0.05)
     tracker = start()
     tracker.log({"loss": 0.5}, images_seen=128)
+    deadline = time.monotonic() + 30
+    while not run_of(tracker).data.metrics and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert run_of(tracker).data.metrics == {"loss": 0.5}
     assert run_of(tracker).info.status == "RUNNING"
     tracker.finish()
@@ -180,24 +184,31 @@ from pathlib import Path
 from PIL import Image
 from ddpm.data.dataset import Facts
 from ddpm.integrations import mlflow_store
-mlflow_store.FLUSH_SECONDS = 0.0
+mlflow_store.FLUSH_SECONDS = {flush}
 facts = Facts(**{facts!r})
-tracker = mlflow_store.start_run(experiment="tests", name="a training", facts=facts, prepared=Path("data/prepared"))
+tracker = mlflow_store.start_run(
+    experiment="tests", name="a training", facts=facts, prepared=Path("data/prepared"), unsent=Path("unsent")
+)
 print(tracker.id, flush=True)
 for seen in (100, 200, 300):
     tracker.log({{"loss": seen / 100}}, images_seen=seen)
 tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
+if {flush} < 1:
+    tracker.settle()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_training_goes_on_in_the_same_run_and_says_nothing_twice(project: Path) -> None:
+@pytest.mark.parametrize("flush", [0.05, 600.0], ids=["all was sent", "nothing was sent"])
+def test_a_killed_training_goes_on_in_the_same_run_and_says_everything_once(project: Path, flush: float) -> None:
     facts = {name: getattr(FACTS, name) for name in FACTS.__dataclass_fields__}
-    done = subprocess.run([sys.executable, "-c", KILLED_TRAINING.format(facts=facts)], capture_output=True, text=True)
+    program = KILLED_TRAINING.format(facts=facts, flush=flush)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     run_id = done.stdout.strip()
+    assert (project / "unsent").exists() == (flush > 1)
 
-    tracker = start(run_id)
+    tracker = start(run_id, unsent=project / "unsent")
     assert tracker.run_id == run_id
     assert run_of(tracker).info.status == "RUNNING"
     for seen in (200, 300, 400):  # the last checkpoint was at 100
@@ -210,6 +221,7 @@ def test_a_killed_training_goes_on_in_the_same_run_and_says_nothing_twice(projec
     pictures = [f.path for f in tracker.client.list_artifacts(run_id, "images") if f.path.endswith(".png")]
     assert len(pictures) == 2
     assert run_of(tracker).info.status == "FINISHED"
+    assert not (project / "unsent").exists()
 
 
 def test_a_run_to_resume_that_the_store_has_lost_is_continued_by_a_new_one_that_names_it(
@@ -395,41 +407,6 @@ def test_the_logged_model_loads_anywhere_without_the_project_and_imports_nothing
     assert heavy == []
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server with a store and artifacts of its own."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri sqlite:///server.db"
-    process = subprocess.Popen(
-        [sys.executable, *command.split(), "--artifacts-destination", str(folder / "artifacts")],
-        cwd=folder,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        else:
-            pytest.fail("the MLflow server did not start")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
     server: str, project: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., str]
 ) -> None:
@@ -462,25 +439,3 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
         registry.version("ddpm", "9")
     for name in ("mlflow.db", "mlartifacts", ".state"):
         assert not (project / name).exists()
-
-
-def test_figures_wait_while_the_server_is_away_and_go_on_when_it_is_back(
-    server: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(mlflow_store, "FLUSH_SECONDS", 0.0)
-    tracker = start()
-    there = tracker.client
-    with monkeypatch.context() as away:
-        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        tracker.client = type(there)(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
-        tracker.log({"loss": 0.5}, images_seen=128)
-        tracker.image("samples", Image.new("L", (16, 16)), images_seen=128)
-    said = capsys.readouterr().err
-    assert "1 figures wait here and are sent later" in said
-    assert "the picture 'samples' at 128 images is not in the run" in said
-    tracker.client = there
-    tracker.log({"loss": 0.4}, images_seen=256)
-    tracker.finish()
-    assert [m.step for m in there.get_metric_history(tracker.id, "loss")] == [128, 256]

@@ -3,38 +3,53 @@
 The server is MLFLOW_TRACKING_URI's. Without one, the runs are in the project: `mlflow.db` (SQLite) and `mlartifacts/`.
 """
 
+import base64
+import contextvars
 import getpass
+import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 from ddpm.dvc_lock import recorded_md5
 from ddpm.errors import UserError
+from ddpm.integrations.outbox import Outbox, Sender
+from ddpm.integrations.system_metrics import SystemMetrics
 from ddpm.tracking import Status, flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Metric, Run
+    from mlflow.entities import Experiment, Run
     from PIL.Image import Image
 
     from ddpm.data.dataset import Facts
 
+T = TypeVar("T")
+
 SERVED_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "safetensors", "tqdm")
 """What the served model imports, beside the copy of this package that travels with it."""
 
+SYSTEM_PREFIX = "system/"
 FLUSH_COUNT = 1000
 """MLflow takes so many figures in one call."""
 FLUSH_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+"""A store that has not answered a question for so long does not answer: MLflow itself waits for minutes."""
+END_SECONDS = {"FINISHED": 60.0, "FAILED": 4.0, "KILLED": 4.0}
+"""How long the end of a run waits for a store that takes nothing; whoever ends a process does not wait long."""
 
 
 def project() -> Path:
@@ -82,10 +97,42 @@ def connect(*, make: bool = False) -> "MlflowClient":
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with mlflow_errors():
+
+    def look() -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
-    return client
+        return client
+
+    return answered(look)
+
+
+def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
+    """What the store answers within so many seconds (ANSWER_SECONDS). Raises UserError where it does not, or refuses.
+
+    It is asked in a thread, because no setting of MLflow's bounds a question over all its ways to a store.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with mlflow_errors():
+                answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    limit = ANSWER_SECONDS if seconds is None else seconds
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    thread.join(limit)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise UserError(
+            f"MLflow at {shown_uri()} did not answer within {limit:g} s; start the server again, or correct or unset "
+            "MLFLOW_TRACKING_URI"
+        )
+    return answers[0]
 
 
 @contextmanager
@@ -120,31 +167,44 @@ def as_default_store() -> Iterator[None]:
 
 
 class MlflowTracker:
-    """One run in MLflow. Figures are buffered and sent in batches: one by one they take forty times as long.
+    """One run in MLflow. Figures and pictures are sent in the background, in batches; `finish` waits for them.
 
     `owner`: this process makes the run, so it measures the system and sets the run's status at the end.
     A stage that adds to a run that training made is no owner.
+    `unsent`: the folder of what was not taken yet, which a killed process leaves to the next.
     """
 
-    def __init__(self, client: "MlflowClient", run: "Run", *, owner: bool, model_id: str | None = None) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        run: "Run",
+        *,
+        owner: bool,
+        model_id: str | None = None,
+        unsent: Path | None = None,
+    ) -> None:
         self.client = client
         self.run_id: str | None = run.info.run_id
         self.id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
         self.model_id = model_id
         self._owner = owner
-        self._buffer: list[Metric] = []
-        self._flushed = monotonic()
         self._logged_until: dict[str, int] = {}
-        self._monitor: Any = None
+        self._pictured: set[tuple[str, int]] = set()
+        self._system_step = 0
+        self._system: SystemMetrics | None = None
+        outbox = Outbox(unsent)
+        for told in outbox.all():
+            self._note(told)
+        self._sender = Sender(outbox, self._send, where=f"MLflow at {shown_uri()}", every_seconds=FLUSH_SECONDS)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """A value too long for MLflow stands whole in the artifact `params/KEY.txt`, and the parameter says so."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
-        entries = []
-        with mlflow_errors():
+        def send() -> None:
+            entries = []
             for key, value in values.items():
                 text = str(value)
                 if len(text) > MAX_PARAM_VAL_LENGTH:
@@ -155,97 +215,155 @@ class MlflowTracker:
             for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
                 self.client.log_batch(self.id, params=entries[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 
+        answered(send)
+
     def tags(self, values: Mapping[str, str]) -> None:
-        with mlflow_errors():
+        def send() -> None:
             for key, value in values.items():
                 self.client.set_tag(self.id, key, value)
 
-    def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
-        """A store that does not answer now gets the figures later; only `finish` insists."""
-        from mlflow.entities import Metric
+        answered(send)
 
-        now = int(time() * 1000)
-        for name, value in metrics.items():
-            if images_seen > self._logged_until.get(name, -1):
-                self._buffer.append(Metric(name, float(value), now, images_seen, model_id=self.model_id))
-        if len(self._buffer) >= FLUSH_COUNT or monotonic() - self._flushed >= FLUSH_SECONDS:
-            try:
-                self._flush()
-            except UserError as error:
-                print(f"{error}; {len(self._buffer)} figures wait here and are sent later", file=sys.stderr)
+    def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
+        """Never waits for the store."""
+        new = {name: value for name, value in metrics.items() if images_seen > self._logged_until.get(name, -1)}
+        self._put_figures(new, step=images_seen)
 
     def image(self, name: str, image: "Image", *, images_seen: int) -> None:
-        """Under `images/`, where MLflow's page has a slider over the steps. A run keeps one per name and step."""
-        try:
-            with mlflow_errors():
-                there = self.client.list_artifacts(self.id, "images")
-                if not any(file.path.startswith(f"images/{name}+step+{images_seen}+") for file in there):
-                    self.client.log_image(self.id, image, key=name, step=images_seen, synchronous=True)
-        except UserError as error:
-            print(f"{error}; the picture {name!r} at {images_seen} images is not in the run", file=sys.stderr)
+        """Under `images/`, where MLflow's page has a slider over the steps. A run keeps one per name and step.
+
+        Never waits for the store.
+        """
+        if (name, images_seen) in self._pictured:
+            return
+        from mlflow.tracking.multimedia import compress_image_size
+
+        # As MlflowClient.log_image names and makes them, but with names that stay the same when they are sent again.
+        file = f"{name}+step+{images_seen}+timestamp+{int(time() * 1000)}+{uuid4()}"
+        files = {f"{file}.png": image, f"{file}+compressed.webp": compress_image_size(image)}
+        self._put({"picture": name, "step": images_seen, "files": {key: _encoded(key, files[key]) for key in files}})
 
     def artifact(self, path: Path, folder: str = "") -> None:
+        self.settle()
         with mlflow_errors():
             if path.is_dir():
                 self.client.log_artifacts(self.id, str(path), folder or path.name)
             else:
                 self.client.log_artifact(self.id, str(path), folder or None)
 
-    def finish(self, status: Status = "FINISHED") -> None:
-        if self._monitor is not None:
-            self._monitor.finish()
-            self._monitor = None
-        self._flush()
-        if self._owner:
-            with mlflow_errors():
-                self.client.set_terminated(self.id, status)
+    def settle(self) -> None:
+        """Waits until the store has taken all figures and pictures. Raises UserError where it takes nothing more."""
+        self._sender.settle(END_SECONDS["FINISHED"])
 
-    def _flush(self) -> None:
-        self._flushed = monotonic()
-        while self._buffer:
-            with mlflow_errors():
-                self.client.log_batch(self.id, metrics=self._buffer[:FLUSH_COUNT])
-            del self._buffer[:FLUSH_COUNT]
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Raises UserError where the store does not answer; what it has not taken waits for the next process."""
+        if self._system is not None:
+            self._system.finish()
+            self._system = None
+        try:
+            self._sender.settle(END_SECONDS[status])
+        finally:
+            self._sender.close()
+        if self._owner:
+            answered(lambda: self.client.set_terminated(self.id, status), seconds=END_SECONDS[status])
+
+    def _put(self, told: dict[str, Any]) -> None:
+        self._note(told)
+        self._sender.put(told)
+
+    def _put_figures(self, figures: Mapping[str, float], *, step: int) -> None:
+        now = int(time() * 1000)
+        if figures:
+            self._put({"figures": [[name, float(value), now, step] for name, value in figures.items()]})
+
+    def _note(self, told: dict[str, Any]) -> None:
+        """This is in the run or will be, so it is not told again."""
+        for name, _, _, step in told.get("figures", ()):
+            if name.startswith(SYSTEM_PREFIX):
+                self._system_step = max(self._system_step, step + 1)
+            else:
+                self._logged_until[name] = max(self._logged_until.get(name, -1), step)
+        if "picture" in told:
+            self._pictured.add((told["picture"], told["step"]))
+
+    def _send(self, entries: list[dict[str, Any]]) -> int:
+        """The oldest picture, or the oldest figures as far as MLflow takes them in one call."""
+        from mlflow.entities import Metric
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
+
+        with mlflow_errors():
+            if "picture" in entries[0]:
+                with tempfile.TemporaryDirectory() as folder:
+                    for name, content in entries[0]["files"].items():
+                        (Path(folder) / name).write_bytes(base64.b64decode(content))
+                        self.client.log_artifact(self.id, f"{folder}/{name}", "images")
+                self.client.set_tag(self.id, MLFLOW_LOGGED_IMAGES, True)
+                return 1
+            figures: list[list[Any]] = []
+            n = 0
+            for told in itertools.takewhile(lambda told: "figures" in told, entries):
+                if n and len(figures) + len(told["figures"]) > FLUSH_COUNT:
+                    break
+                figures += told["figures"]
+                n += 1
+            metrics = [Metric(k, v, when, step, model_id=self.model_id) for k, v, when, step in figures]
+            for start in range(0, len(metrics), FLUSH_COUNT):
+                self.client.log_batch(self.id, metrics=metrics[start : start + FLUSH_COUNT])
+            return n
 
     def _resume(self, run: "Run") -> None:
-        """Figures up to where the killed process came are in the run; the same ones, made again, are not sent again."""
-        newest = run.data._metric_objs
-        self._logged_until = {m.key: m.step for m in newest if not m.key.startswith("system/")}
-        with mlflow_errors():
-            self.client.update_run(self.id, status="RUNNING")
+        """What the killed process logged is in the run; the same, made again, is not sent again."""
+        self._note({"figures": [[m.key, m.value, m.timestamp, m.step] for m in run.data._metric_objs]})
+        for file in self.client.list_artifacts(self.id, "images"):
+            name, _, rest = Path(file.path).name.partition("+step+")
+            if rest:
+                self._note({"picture": name, "step": int(rest.partition("+")[0])})
+        self.client.update_run(self.id, status="RUNNING")
 
-    def _measure_system(self, *, resumed: bool) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    def _measure_system(self) -> None:
+        def tell(figures: Mapping[str, float]) -> None:
+            self._put_figures(figures, step=self._system_step)
 
-        self._monitor = SystemMetricsMonitor(self.id, resume_logging=resumed, tracking_uri=tracking_uri())
-        self._monitor.start()
+        self._system = SystemMetrics(self.id, tracking_uri=tracking_uri(), tell=tell)
+
+
+def _encoded(name: str, image: "Image") -> str:
+    file = io.BytesIO()
+    image.save(file, format=name.rpartition(".")[2])
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def start_run(
-    *, experiment: str, name: str, facts: "Facts", prepared: Path, run_id: str | None = None
+    *,
+    experiment: str,
+    name: str,
+    facts: "Facts",
+    prepared: Path,
+    run_id: str | None = None,
+    unsent: Path | None = None,
 ) -> MlflowTracker:
     """The run of a training: a new one with this name, or the one a killed training left, by its id.
 
     The data stand as its input, by content hash; so do commit, user and DVC's hash of `prepared` as tags, and
     the facts of the data as parameters. Where the store does not know `run_id` any more, a new run names it
-    in the tag `continues`.
+    in the tag `continues`. `unsent`: see MlflowTracker. Raises UserError where the store does not answer.
     """
     client = connect(make=True)
     previous = None if run_id is None else _find_run(client, run_id)
     if previous is not None:
-        tracker = MlflowTracker(client, previous, owner=True)
-        _require_artifact_folder(client, previous.info.experiment_id)
-        tracker._resume(previous)
+        answered(lambda: _require_artifact_folder(client, previous.info.experiment_id))
+        tracker = MlflowTracker(client, previous, owner=True, unsent=unsent)
+        answered(lambda: tracker._resume(previous))
     else:
-        with mlflow_errors():
-            run = client.create_run(_experiment_id(client, experiment), tags=_origin(prepared, facts), run_name=name)
-        tracker = MlflowTracker(client, run, owner=True)
+        origin = _origin(prepared, facts)
+        run = answered(lambda: client.create_run(_experiment_id(client, experiment), tags=origin, run_name=name))
+        tracker = MlflowTracker(client, run, owner=True, unsent=unsent)
         if run_id is not None:
             print(f"run {run_id} is not known to MLflow at {shown_uri()}; {tracker.id} continues it", file=sys.stderr)
             tracker.tags({"continues": run_id})
         tracker.params(flat(data=asdict(facts)))
-        _log_dataset(tracker, facts)
-    tracker._measure_system(resumed=previous is not None)
+        answered(lambda: _log_dataset(tracker, facts))
+    tracker._measure_system()
     return tracker
 
 
@@ -323,6 +441,7 @@ def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) ->
 
     import ddpm
 
+    tracker.settle()  # so that a store that does not answer is known before the large files
     client = tracker.client
     with mlflow_errors():
         logged = _logged(client, tracker.experiment_id, tracker.id, model_sha256)
@@ -384,14 +503,16 @@ def save_served(
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
     from mlflow.exceptions import MlflowException
 
-    with mlflow_errors():
+    def look() -> "Run | None":
         try:
-            run = client.get_run(run_id)
+            return client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-    return run if run.info.lifecycle_stage == "active" else None
+
+    run = answered(look)
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
 
 
 def _experiment_id(client: "MlflowClient", name: str) -> str:

@@ -6,6 +6,7 @@ training ends, one at most, and the next training looks in dvc.lock.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ddpm.files import write_json
 from ddpm.training import checkpoint
 
 NOTE = "finished.json"
+UNSENT = "unsent"
+"""The folder of what the tracker is still to be told of a training."""
 
 
 def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
@@ -46,6 +49,7 @@ def clear_recorded(state_folder: Path, *, is_known: Callable[[str | None], bool]
 def clear(folder: Path) -> None:
     """Nothing of this training stays."""
     (folder / NOTE).unlink(missing_ok=True)
+    shutil.rmtree(folder / UNSENT, ignore_errors=True)
     checkpoint.clear(folder)
 
 
