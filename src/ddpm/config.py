@@ -5,10 +5,12 @@ Every stage validates the whole file, so a typo in `promote` stops `prepare` and
 
 import dataclasses
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
 
+from ddpm import idle, yaml_file
 from ddpm.errors import UserError
 
 _T = TypeVar("_T")
@@ -27,10 +29,14 @@ SamplerName = Literal[
 """The keys of `diffusion.catalogue.SAMPLERS`, named here because that imports torch."""
 
 
+_MAX_T = 1_000_000
+"""Every step of a discrete schedule is held in memory."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _section(cls: type[_T]) -> type[_T]:
-    """A frozen, keyword-only dataclass in which an unknown key is an error."""
-    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    """A frozen, keyword-only dataclass in which an unknown key is an error, and so is a number that is none."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -43,6 +49,18 @@ def _positive(section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         _require(value > 0, f"{name} is {value}, expected a number above 0")
+
+
+def _at_least(least: float, section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value >= least, f"{name} is {value}, expected {least:g} or above")
+
+
+def _named(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _require(value is None or value.strip() != "", f"{name} is {value!r}, expected a name")
 
 
 def _share(section: Any, *names: str) -> None:
@@ -109,6 +127,8 @@ class Data:
             self.white is None or 1 <= self.white <= 65535,
             f"white is {self.white}, expected a value from 1 to 65535 or null",
         )
+        _at_least(0, self, "seed")
+        _named(self, "store")
 
 
 @_section
@@ -128,6 +148,7 @@ class Validate:
     """Lowest and highest mean brightness of an image, in 0..255."""
 
     def __post_init__(self) -> None:
+        _at_least(0, self, "min_train_images", "min_test_images", "max_test_duplicates")
         _share(self, "max_rejected_share", "min_class_share", "max_upscaled_share")
         low, high = self.brightness
         _require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")
@@ -152,6 +173,13 @@ class Features:
     def __post_init__(self) -> None:
         _positive(self, "images", "batch_size", "lr")
         _require(self.dim >= 16, f"dim is {self.dim}, expected at least 16")
+        _at_least(0, self, "seed")
+        _named(self, "inception_weights")
+        _require(
+            self.extractor != "inception" or self.inception_weights is not None,
+            "extractor is inception, but inception_weights is null; give the path of "
+            "weights-inception-2015-12-05-6726825d.pth there",
+        )
 
 
 @_section
@@ -173,7 +201,7 @@ class Schedule:
     """variance_exploding only: most noise, of which sampling starts."""
 
     def __post_init__(self) -> None:
-        _require(self.T >= 2, f"T is {self.T}, expected at least 2 steps")
+        _require(2 <= self.T <= _MAX_T, f"T is {self.T}, expected 2 to {_MAX_T} steps")
         _positive(self, "shift", "sigma_min")
         _require(
             self.sigma_min < self.sigma_max,
@@ -249,8 +277,20 @@ class Network:
     def __post_init__(self) -> None:
         _positive(self, "patch", "width", "blocks", "head_channels")
         _share(self, "dropout", "label_dropout")
+        _require(self.dropout < 1, f"dropout is {self.dropout}, which drops everything; expected below 1")
         _require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
+        for name in ("multipliers", "attention"):
+            values = list(getattr(self, name))
+            _require(all(value >= 1 for value in values), f"{name} is {values}, expected whole numbers of 1 or above")
+        _require(len(self.multipliers) <= 12, f"multipliers has {len(self.multipliers)} resolutions, expected up to 12")
         _require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")
+        channels = self.width * self.multipliers[-1]
+        heads = max(1, channels // self.head_channels)
+        _require(
+            channels % heads == 0,
+            f"head_channels is {self.head_channels}, of which {channels} channels at the lowest resolution make "
+            f"{heads} heads that are not alike; choose a divisor",
+        )
         if self.groups is not None:
             _positive(self, "groups")
             _require(
@@ -289,6 +329,8 @@ class Train:
 
     def __post_init__(self) -> None:
         _positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
+        _at_least(0, self, "warmup_images", "decay_images", "weight_decay", "max_nonfinite_steps", "seed")
+        _require(0 <= self.beta2 < 1, f"beta2 is {self.beta2}, expected 0 or above and below 1")
         _require(
             self.warmup_images + self.decay_images <= self.images,
             f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
@@ -341,6 +383,8 @@ class Sample:
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "grid")
+        _at_least(0, self, "seed")
+        _named(self, "guide")
         _require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")
         _require(0 <= self.eta <= 1, f"eta is {self.eta}, expected 0 to 1")
         _require(self.guidance >= 0, f"guidance is {self.guidance}, expected 0 or above")
@@ -356,15 +400,6 @@ class Sample:
         _require(
             self.threshold is None or 0 < self.threshold <= 1,
             f"threshold is {self.threshold}, expected a share above 0 and at most 1, or null",
-        )
-        _require(
-            self.guide is None or self.guidance != 1,
-            "guide is given, but guidance is 1, which asks no guide; set guidance to another number or guide to null",
-        )
-        _require(
-            self.variance == "small" or self.sampler == "ddpm",
-            f"variance is {self.variance}, but sampler {self.sampler} has none to choose; "
-            "set sampler to ddpm or variance to small",
         )
         _require(
             self.sampler != "langevin" or self.steps > self.langevin_steps,
@@ -412,6 +447,10 @@ class Promote:
     """ask leaves a better candidate to a person (Prefect or `ddpm promote`)."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.name.strip() != "" and not {"/", ":"} & set(self.name),
+            f"name is {self.name!r}, expected a name without / and :",
+        )
         _share(self, "min_improvement", "max_memorized_share")
         _positive(self, "max_over_floor")
 
@@ -455,6 +494,11 @@ class Runtime:
             _require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}, expected 0 or above")
         if self.device_batch is not None:
             _positive(self, "device_batch")
+        _named(self, "cache")
+        _require(
+            self.cluster is None or "://" in self.cluster,
+            f"cluster is {self.cluster!r}, expected an address such as tcp://host:8786, or null",
+        )
 
 
 @_section
@@ -466,6 +510,7 @@ class Tracking:
     grid_every_images: int
 
     def __post_init__(self) -> None:
+        _named(self, "experiment")
         _positive(self, "log_every_images", "grid_every_images")
 
 
@@ -487,6 +532,8 @@ class Params:
     tracking: Tracking
 
     def __post_init__(self) -> None:
+        unread = idle.refused(self)
+        _require(unread is None, str(unread))
         schedule, objective = self.schedule, self.objective
         _require(
             not (schedule.zero_terminal_snr and objective.target == "eps"),
@@ -528,25 +575,44 @@ class Params:
             "sample.variance is learned, but objective.learned_variance is false, so the model has none; "
             "set sample.variance to small or large, or train with learned_variance",
         )
+        for key, value, idle_value in (
+            ("features.extractor", self.features.extractor == "classifier", "auto or rotation"),
+            ("evaluate.augmentation", self.evaluate.augmentation, "false"),
+            ("sample.guidance", self.sample.guidance != 1 and self.sample.guide is None, "1"),
+        ):
+            _require(
+                self.data.labels or not value,
+                f"{key} is {idle.yaml(idle.value_of(self, key))}, which needs classes, but data.labels is false; "
+                f"set {key} to {idle_value} or data.labels to true",
+            )
+        processes = self.runtime.processes
+        for key in ("train.batch_size", "features.batch_size"):
+            batch = idle.value_of(self, key)
+            _require(
+                processes <= batch, f"{key} is {batch}, which runtime.processes ({processes}) cannot share; raise it"
+            )
+        for name, needed in (
+            ("evaluate.kid_subset_size", self.evaluate.kid_subset_size),
+            ("evaluate.neighbours", self.evaluate.neighbours + 1),  # an image is no neighbour of itself
+        ):
+            _require(
+                self.sample.images == "auto" or needed <= self.sample.images,
+                f"sample.images is {self.sample.images}, but {name} asks for at least {needed}; "
+                "raise the one or lower the other",
+            )
 
 
 def load(path: Path | str = "params.yaml") -> Params:
     """The validated parameters.
 
-    Raises UserError, one sentence that names the key, for a missing file, an unknown or missing key,
-    a wrong type, a value out of range, or a pair of values that cannot work together.
+    Raises UserError, one sentence that names the key: for what `yaml_file.read` refuses, an unknown or missing key,
+    a wrong type, a number that is NaN, infinite or out of range, a pair of values that cannot work together, or a
+    setting that nothing reads beside the others (`idle.REFUSED`).
     """
     from pydantic import TypeAdapter, ValidationError
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     path = Path(path)
-    try:
-        read = YAML(typ="safe").load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} was not found; run from the project's folder, where it stands") from None
-    except YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    read = yaml_file.read(path)
     try:
         # Through JSON, because pydantic's strict mode takes a list for a tuple there, and nothing else loosely.
         return TypeAdapter(Params).validate_json(json.dumps(read), strict=True)
@@ -564,7 +630,7 @@ def _sentence(error: Any) -> str:
         detail = str(error["ctx"]["error"])
         return f"{key}: {detail}" if key else detail
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {error['input']!r}, but its {message}"
+    return f"{key} is {reprlib.repr(error['input'])}, but its {message}"
 
 
 def as_dict(section: Any) -> dict[str, Any]:

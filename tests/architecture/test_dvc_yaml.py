@@ -21,10 +21,12 @@ NO_RESULT = {
     "dvc_lock",
     "errors",
     "files",
+    "idle",
     "launch",
     "runtime",
     "tracking",
     "workspace",
+    "yaml_file",
     "integrations/mlflow_store",
 }
 # Pictures that only MLflow shows: editing them must not train anew.

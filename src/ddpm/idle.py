@@ -1,0 +1,122 @@
+"""Settings that nothing reads beside what else is set: which are refused, which are warned of."""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+
+class Reader(NamedTuple):
+    """The setting that chooses who reads another one."""
+
+    key: str
+    values: tuple[Any, ...]
+    but: bool = False
+    """Any value but these."""
+
+    def chosen(self, params: Any) -> bool:
+        return (value_of(params, self.key) in self.values) != self.but
+
+
+class Setting(NamedTuple):
+    """A row of SETTINGS."""
+
+    key: str
+    untouched: Any
+    """Where nothing reads the setting: the value that asks for nothing (REFUSED), or the one of the literature, by
+    which nobody can have meant anything (WARNED)."""
+    readers: tuple[Reader, ...]
+    """Any of them does."""
+
+
+def _sampler(*names: str) -> tuple[Reader, ...]:
+    return (Reader("sample.sampler", names),)
+
+
+_GUIDED = (Reader("sample.guidance", (1,), but=True),)
+_EXPLODING = (Reader("schedule.name", ("variance_exploding",)),)
+
+REFUSED = (
+    Setting("features.inception_weights", None, (Reader("features.extractor", ("auto", "inception")),)),
+    Setting("sample.variance", "small", _sampler("ddpm")),
+    Setting("sample.eta", 0, _sampler("ddim")),
+    Setting("sample.churn", 0, _sampler("heun")),
+    Setting("sample.churn_range", (0, None), (Reader("sample.churn", (0,), but=True),)),
+    Setting("sample.guide", None, _GUIDED),
+    Setting("sample.guidance_interval", (0, None), _GUIDED),
+    Setting("sample.guidance_rescale", 0, _GUIDED),
+)
+"""They switch something on, so who sets one and gets nothing was misunderstood."""
+
+WARNED = (
+    Setting("schedule.T", 1000, (Reader("schedule.name", ("variance_exploding",), but=True),)),
+    Setting("schedule.sigma_min", 0.002, _EXPLODING),
+    Setting("schedule.sigma_max", 80, _EXPLODING),
+    Setting("objective.min_snr_gamma", 5, (Reader("objective.weight", ("min_snr",)),)),
+    Setting("objective.p2_gamma", 1, (Reader("objective.weight", ("p2",)),)),
+    Setting("objective.sigma_data", 0.5, (Reader("objective.target", ("edm",)), Reader("objective.weight", ("edm",)))),
+    Setting("objective.vlb_weight", 0.001, (Reader("objective.learned_variance", (True,)),)),
+    Setting("objective.log_normal", (-1.2, 1.2), (Reader("objective.time_sampling", ("log_normal",)),)),
+    Setting("sample.rho", 7, (Reader("sample.time_grid", ("karras",)),)),
+    Setting("sample.order", 2, _sampler("unipc")),
+    Setting("sample.churn_noise", 1, (Reader("sample.churn", (0,), but=True),)),
+    Setting("sample.langevin_steps", 1, _sampler("langevin", "predictor_corrector")),
+    Setting("sample.langevin_snr", 0.16, _sampler("langevin", "predictor_corrector")),
+    Setting("runtime.workers", 0, (Reader("runtime.cluster", (None,)),)),
+)
+"""They say how much of something that another setting switches on; they may wait for it."""
+
+
+def refused(params: Any) -> str | None:
+    """One sentence about the first setting of REFUSED that nothing reads; None where there is none."""
+    return next(_unread(params, REFUSED), None)
+
+
+def warned(params: Any) -> list[str]:
+    """A sentence for every setting that nothing reads, among them attention where `data.size` is known."""
+    size = params.data.size
+    return [*_unread(params, WARNED), *(attention(params, size) if size is not None else [])]
+
+
+def attention(params: Any, size: int) -> list[str]:
+    """A sentence, or none, about resolutions in `network.attention` that images of `size` pixels never have."""
+    network = params.network
+    levels = len(network.multipliers)
+    factor = network.patch * 2 ** (levels - 1)
+    positions = [math.ceil(size / factor) * factor // network.patch >> level for level in range(levels)]
+    idle = [resolution for resolution in network.attention if resolution not in positions]
+    if not idle:
+        return []
+    return [
+        f"network.attention has {yaml(idle)}, but images of {size} pixels have {yaml(positions)} positions at the "
+        f"resolutions of the network; choose of these, or []"
+    ]
+
+
+def value_of(params: Any, key: str) -> Any:
+    """`section.name`."""
+    section, name = key.split(".")
+    return getattr(getattr(params, section), name)
+
+
+def _unread(params: Any, settings: tuple[Setting, ...]) -> Any:
+    for setting in settings:
+        value = value_of(params, setting.key)
+        if value == setting.untouched or any(reader.chosen(params) for reader in setting.readers):
+            continue
+        where = " and ".join(f"{reader.key} is {yaml(value_of(params, reader.key))}" for reader in setting.readers)
+        remedy = " or ".join(f"{reader.key} to {_wanted(reader)}" for reader in setting.readers)
+        yield (
+            f"{setting.key} is {yaml(value)}, which nothing reads where {where}; "
+            f"set {setting.key} to {yaml(setting.untouched)} or {remedy}"
+        )
+
+
+def _wanted(reader: Reader) -> str:
+    if reader.but:
+        return "another value"
+    return " or ".join(yaml(value) for value in reader.values)
+
+
+def yaml(value: Any) -> str:
+    """As params.yaml has it."""
+    return value if isinstance(value, str) else json.dumps(value)
