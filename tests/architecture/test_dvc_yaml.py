@@ -31,7 +31,7 @@ NO_RESULT = {
 }
 # Pictures that only MLflow shows: editing them must not train anew.
 SHOWN_ONLY = {"train": {"evaluation/pictures"}}
-NO_RESULT_SECTIONS = {"runtime", "tracking"}
+NO_RESULT_SECTIONS = {"runtime", "tracking", "serve"}
 
 
 def module_file(dotted: str) -> Path | None:

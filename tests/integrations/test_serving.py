@@ -55,7 +55,8 @@ def champion_server(
         (project / "mlflow.db").write_bytes(empty_store.read_bytes())
         sha = tiny_model(project / "model.safetensors")
         tracker = mlflow_store.start_run(experiment="tests", name="a training", facts=FACTS, prepared=project)
-        model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha)
+        bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 20, "max_body_bytes": 10**6}
+        model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
         figures: dict[str, Any] = {"fid": 1.0, "floor": {}}
         registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={})
@@ -137,14 +138,16 @@ def test_what_an_answer_says_of_itself_gives_the_same_images_again(champion_serv
     assert again["images"] == first["images"]
 
 
-def test_a_picture_and_a_mask_are_answered_with_images_that_keep_what_is_known(champion_server: str) -> None:
-    def encoded(pixels: list[int]) -> str:
-        file = io.BytesIO()
-        picture = Image.new("L", (8, 8))
-        picture.putdata(pixels)
-        picture.save(file, "PNG")
-        return base64.b64encode(file.getvalue()).decode()
+def encoded(pixels: list[int]) -> str:
+    """8x8 of grey, as a PNG file in base64."""
+    file = io.BytesIO()
+    picture = Image.new("L", (8, 8))
+    picture.putdata(pixels)
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
+
+def test_a_picture_and_a_mask_are_answered_with_images_that_keep_what_is_known(champion_server: str) -> None:
     given = list(range(0, 256, 4))
     request = {"task": "inpaint", "image": encoded(given), "mask": encoded([0] * 32 + [255] * 32), "number": 2}
     status, body = post(champion_server, {"inputs": [request | {"steps": 4, "seed": 1}]})
@@ -171,7 +174,8 @@ def test_every_request_of_a_call_has_its_own_answer(champion_server: str) -> Non
         ([{"colour": "red"}], "'colour' is no known field"),
         ([{"task": "inpaint", "image": "?"}], "inputs[0]: image is no base64"),
         ([{"number": 40, "steps": 1}] * 2, "80 images asked for in one call, expected at most 64"),
-        (["three"], "Expected dict, but got str"),
+        (["three"], "inputs[0] is a str, expected an object"),
+        ([{"number": "9" * 10**6}], "number is '999"),
     ],
 )
 def test_a_request_out_of_bounds_is_answered_400_with_a_sentence(
@@ -180,6 +184,21 @@ def test_a_request_out_of_bounds_is_answered_400_with_a_sentence(
     status, body = post(champion_server, {"inputs": inputs})
     assert status == 400
     assert sentence in body["message"]
+    assert not body["message"].startswith("Failed"), "MLflow repeats the call"
+    assert len(json.dumps(body)) < 1000
+    assert "Traceback" not in json.dumps(body)
+
+
+def test_a_call_beyond_the_budget_that_the_version_carries_is_answered_429(champion_server: str) -> None:
+    grey = encoded([100] * 64)
+    heavy = {"task": "inpaint", "image": grey, "mask": grey, "number": 64, "steps": 50, "resamplings": 50}
+    status, body = post(champion_server, {"inputs": [heavy]})
+    assert (status, body["error_code"]) == (429, "REQUEST_LIMIT_EXCEEDED")
+    assert body["message"] == (
+        "the call needs 9236480 network evaluations times pixels, expected at most 1000000; "
+        "ask for fewer images, steps or resamplings"
+    )
+    assert post(champion_server, {"inputs": [{"number": 64, "steps": 50}]})[0] == 200
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm import running_list
-from ddpm.cli import exchange, images, operate
+from ddpm.cli import exchange, images, operate, serving
 from ddpm.config import SamplerName
 from ddpm.errors import UserError
 
@@ -131,6 +131,17 @@ def parser() -> argparse.ArgumentParser:
         number="8, both ends included",
     )
     between.add_argument("--other", type=Path, required=True, help="the picture at the other end")
+
+    offer = sourced(
+        command(
+            serving.serve,
+            "answer over HTTP what the other commands draw, within the bounds of params.yaml",
+            "ddpm serve --port 5001",
+        )
+    )
+    offer.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    offer.add_argument("--port", type=int, default=5001, help="0: a free one (default: 5001)")
+    offer.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
 
     named(command(operate.versions, "list the registered versions, newest first", "ddpm versions"))
 

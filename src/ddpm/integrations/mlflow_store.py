@@ -432,8 +432,12 @@ def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha25
     return None
 
 
-def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) -> str:
+def log_model(
+    tracker: MlflowTracker, model_file: Path, *, model_sha256: str, bounds: Mapping[str, Any] | None = None
+) -> str:
     """The model as MLflow serves it; returns its id (`m-…`). The same file in the same run is logged once.
+
+    `bounds` are those of answering.Bounds, within which it works for others.
 
     The folder holds the safetensors file, the code that reads it, and nothing pickled.
     """
@@ -463,6 +467,7 @@ def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) ->
                 run_id=tracker.id,
                 model_id=made.model_id,
                 location=made.artifact_location,
+                bounds=bounds,
             )
             client.log_model_artifacts(made.model_id, f"{folder}/model")
         client.finalize_logged_model(made.model_id, "READY")
@@ -472,7 +477,14 @@ def log_model(tracker: MlflowTracker, model_file: Path, *, model_sha256: str) ->
 
 
 def save_served(
-    folder: Path, model_file: Path, *, package: Path, run_id: str | None, model_id: str | None, location: str | None
+    folder: Path,
+    model_file: Path,
+    *,
+    package: Path,
+    run_id: str | None,
+    model_id: str | None,
+    location: str | None,
+    bounds: Mapping[str, Any] | None = None,
 ) -> None:
     """The folder that `mlflow models serve` reads: models-from-code, so that code is text and weights are numbers."""
     import warnings
@@ -494,6 +506,7 @@ def save_served(
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={"model": str(model_file.resolve())},
             code_paths=[str(package)],
+            model_config=None if bounds is None else dict(bounds),
             # A local part such as 2.9.0+cu130 names a build that registries do not hold.
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_PACKAGES],
             mlflow_model=Model(artifact_path=location, run_id=run_id, model_id=model_id, model_uuid=model_id),

@@ -89,7 +89,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     Raises UserError, one sentence, for an unknown field or a value out of bounds.
     """
     task = fields.get("task")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
     second = SECOND.get(task)
     given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
@@ -152,6 +152,15 @@ def described(request: PictureRequest, model: Model) -> dict[str, Any]:
     label = None if request.label is None else model.spec["classes"][request.label]
     common = {name: getattr(request, name) for name in ("task", "seed", "steps", "guidance")}
     return common | {"label": label} | request.settings
+
+
+def evaluations(request: PictureRequest) -> int:
+    """Of the denoiser per image, at most."""
+    steps, settings = request.steps, request.settings
+    if request.task == "inpaint":
+        jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
+        return steps + jump * (resamplings - 1) * len(range(1, steps - jump + 1, jump))
+    return (2 * ITERATIONS + 1) * steps if request.task == "interpolate" else steps
 
 
 def _drawn(artist: uses.Artist, request: PictureRequest) -> Tensor:

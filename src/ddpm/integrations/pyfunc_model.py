@@ -6,70 +6,60 @@ A request is {"number": 4, "label": 3, "seed": 1, "steps": 20, "guidance": 1.5},
 
 With a picture in hand: {"task": "inpaint", "image": base64 of a PNG, "mask": base64 of a PNG} and the other tasks
 of picture_request.py, whose answer is {"images": […], "task": …, "seed": …, …}.
+
+The bounds of answering.py travel with the model. MLflow's server itself bounds neither a body nor the text of an error
+about one that it cannot parse, and does not say when a client has gone; `ddpm serve` does.
 """
 
-import base64
-import io
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos import databricks_pb2 as codes
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from torch import Tensor
 
 from ddpm import model_file
-from ddpm.errors import UserError
-from ddpm.integrations import picture_request
-from ddpm.integrations import request as asked
-from ddpm.integrations.picture_request import PictureRequest
-from ddpm.model_file import Model
+from ddpm.integrations.answering import FAILED, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, RefusedError
 from ddpm.runtime import choose_device
+
+_CODES = {
+    INVALID: codes.INVALID_PARAMETER_VALUE,
+    TOO_MUCH: codes.REQUEST_LIMIT_EXCEEDED,
+    FAILED: codes.INTERNAL_ERROR,
+    TIME_UP: codes.DEADLINE_EXCEEDED,
+}
+
+
+class Refusal(MlflowException):
+    """A sentence that stays as it is: MLflow's server would repeat the whole call in front of it."""
+
+    @property
+    def message(self) -> str:
+        return self._sentence
+
+    @message.setter
+    def message(self, message: str) -> None:
+        if not hasattr(self, "_sentence"):
+            self._sentence = message
 
 
 class DiffusionModel(PythonModel):
     """Requests in, images out."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.model = model_file.load(context.artifacts["model"], choose_device("auto"))
+        model = model_file.load(context.artifacts["model"], choose_device("auto"))
+        self.answering = Answering(model, Bounds(**context.model_config) if context.model_config else None)
 
-    # The hints are MLflow's signature: a body other than {"inputs": [{…}, …]} is answered with 400.
+    # The hint is MLflow's signature: a body other than {"inputs": […]} is answered with 400. What is in the list is
+    # looked at here, in better and shorter words.
     def predict(  # type: ignore[override]
-        self, model_input: list[dict[str, Any]]
+        self, model_input: list[Any]
     ) -> list[dict[str, Any]]:
         """One answer for each request; all are checked before the first is drawn."""
-        requests: list[asked.Request | PictureRequest] = []
-        for place, fields in enumerate(model_input):
-            try:
-                requests.append(_completed(fields, self.model))
-            except UserError as error:
-                raise MlflowException.invalid_parameter_value(f"inputs[{place}]: {error}") from None
-        total = sum(request.number for request in requests)
-        if total > asked.MAX_IMAGES:
-            raise MlflowException.invalid_parameter_value(
-                f"{total} images asked for in one call, expected at most {asked.MAX_IMAGES} over all its inputs"
-            )
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: asked.Request | PictureRequest) -> dict[str, Any]:
-        if isinstance(request, PictureRequest):
-            images, said = picture_request.draw(self.model, request), picture_request.described(request, self.model)
-        else:
-            images, said = asked.draw(self.model, request), asked.described(request, self.model)
-        return {"images": [_png(image) for image in images]} | said
-
-
-def _completed(fields: dict[str, Any], model: Model) -> asked.Request | PictureRequest:
-    """Without a task, or with `sample`, images of the model's own; else of the given picture."""
-    if fields.get("task", "sample") == "sample":
-        return asked.complete({name: value for name, value in fields.items() if name != "task"}, model)
-    return picture_request.complete(fields, model)
-
-
-def _png(image: Tensor) -> str:
-    """uint8 [C,H,W] -> base64 of a PNG file."""
-    file = io.BytesIO()
-    asked.as_picture(image).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")
+        try:
+            return self.answering.answers(model_input)
+        except RefusedError as refused:
+            raise Refusal(str(refused), _CODES[refused.status]) from None
 
 
 set_model(DiffusionModel())

@@ -58,7 +58,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     if not classes:
         default["guidance"] = 1.0
     sampler = given.get("sampler", default["sampler"])
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     guidance = real("guidance", given.get("guidance", default["guidance"]), 0.0, MAX_GUIDANCE)
     if guidance != 1 and not default.get("guide"):
