@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import LinearConstraint, lsq_linear, minimize
 from torch import Tensor
 
 from ddpm.diffusion import restoration, samplers
@@ -225,6 +227,87 @@ def test_the_measured_member_of_a_finite_set_is_found(name: str) -> None:
     denoise = restoration.consistent(finite_set(data), operator, operator.measure(data))
     x = last(samplers.ddim(denoise, PROCESS, noise(), grid(100), noise, eta=0.85))
     assert (x - data).abs().max() < 0.05
+
+
+# What 256 levels between black and white leave of a measurement
+
+MEANS = ["pooling", "grey"]
+
+
+def whole_levels(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Images of which a third of the pixels are black and a third white, where clipping does most."""
+    x = 3 * normal(shape, seed)()
+    return to_model_range(to_uint8(x))
+
+
+def off_range(operator: restoration.Operator, shape: tuple[int, ...], y: Tensor) -> Tensor:
+    """What a consistent denoiser answers: an image in the range, moved to the measurement and so partly out of it."""
+    x = normal(shape, 9)().clamp(-1, 1)
+    return x + operator.undo(y - operator.measure(x))
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_settled_means_are_the_measured_ones_to_the_bit(name: str) -> None:
+    operator, shape = OPERATORS[name]
+    y = to_uint8(operator.measure(whole_levels(shape, 5)))
+    x = off_range(operator, shape, to_model_range(y))
+    clipped = operator.measure(to_uint8(x).double())
+    assert (clipped - y).abs().max() > 5  # what clipping alone does
+    settled = to_uint8(operator.settle(x, to_model_range(y)))
+    assert torch.equal(operator.measure(settled.double()).round(decimals=6), y.double())
+
+
+@pytest.mark.parametrize("extreme", [0, 255])
+def test_black_and_white_stay_what_they_are(extreme: int) -> None:
+    operator, shape = OPERATORS["pooling"]
+    y = torch.full((2, 3, 4, 4), extreme, dtype=torch.uint8)
+    settled = to_uint8(operator.settle(off_range(operator, shape, to_model_range(y)), to_model_range(y)))
+    assert (settled == extreme).all()
+
+
+def test_the_settled_image_is_the_nearest_of_its_mean_up_to_its_rounding() -> None:
+    """Against a general solver: least |z - x|^2 with z in [-1, 1] and mean y, for one block of four pixels."""
+    operator = restoration.average_pooling(2)
+    x = normal((20, 1, 2, 2), 3)() * 1.5
+    y = to_model_range(to_uint8(0.5 * normal((20, 1, 1, 1), 4)()))
+    settled = operator.settle(x, y).flatten(1)
+    for one, target, got in zip(x.flatten(1).double().numpy(), y.flatten().tolist(), settled.numpy(), strict=True):
+
+        def squared(z: np.ndarray, one: np.ndarray = one) -> float:
+            return float(((z - one) ** 2).sum())
+
+        mean = LinearConstraint(np.full(4, 0.25), target, target)
+        best = minimize(squared, np.full(4, target), bounds=[(-1, 1)] * 4, constraints=mean)
+        assert np.abs(best.x - got).max() * 127.5 < 1 + 1e-2
+
+
+@pytest.mark.parametrize(("size", "width"), [(8, 0.8), (8, 2.0), (16, 3.0)])
+def test_a_settled_blur_misses_the_picture_by_no_more_than_the_image_it_was_made_of(size: int, width: float) -> None:
+    operator = restoration.gaussian_blur(size, width=width, smallest=0.02)
+    exact = restoration.gaussian_blur(size, width=width, smallest=0.0)
+    truth = whole_levels((4, 1, size, size), 5)
+    y = to_model_range(to_uint8(exact.measure(truth)))
+    x = off_range(operator, truth.shape, y)
+
+    def missed(image: Tensor) -> Tensor:
+        """Grey levels, root mean square per image, of what the blur leaves to be seen."""
+        return 127.5 * (operator.measure(image) - operator.measure(operator.undo(y))).flatten(1).square().mean(1).sqrt()
+
+    settled = operator.settle(x, y)
+    assert torch.allclose(settled, to_model_range(to_uint8(settled)), atol=1e-6)  # on the 256 levels
+    assert (missed(x.clamp(-1, 1)) > missed(truth) + 1).all()  # what clipping alone does
+    assert (missed(settled) < missed(truth) + 0.5).all()
+
+
+def test_a_picture_that_no_image_can_blur_to_is_met_as_nearly_as_least_squares_can() -> None:
+    operator = restoration.gaussian_blur(8, width=1.0, smallest=0.02)
+    y = whole_levels((3, 1, 8, 8), 6)  # far too sharp for a blurred picture
+    settled = operator.settle(off_range(operator, y.shape, y), y)
+    seen = operator.measure(torch.eye(64).view(64, 1, 8, 8)).view(64, 64).T.double().numpy()
+    for k in range(3):
+        best = lsq_linear(seen, y[k].flatten().double().numpy(), bounds=(-1, 1)).cost
+        got = 0.5 * (operator.measure(settled[k : k + 1]) - y[k]).square().sum().item()
+        assert best - 1e-3 < got < 1.01 * best
 
 
 # Denoising

@@ -4,6 +4,7 @@ Nothing here is a sampler: `repaint` strings steps of `samplers.ddpm` together, 
 any sampler then takes, and `start_of_noisy` says where a sampler has to begin.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +16,14 @@ from torch import Tensor
 from ddpm.diffusion import samplers
 from ddpm.diffusion.gaussian import q_sample, transition
 from ddpm.diffusion.grids import time_of
+from ddpm.diffusion.likelihood import LEVEL
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.samplers import Denoise, Noise, Step, at
+
+HALVINGS = 40
+"""Of an interval of shifts, a few hundred levels wide: more than float32 tells apart."""
+ITERATIONS = 300
+"""Of the least squares of a blur, after which blurred digits are fitted better than by the digits themselves."""
 
 
 def resampling_path(grid: Sequence[float], *, jump: int, resamplings: int) -> list[float]:
@@ -75,28 +82,65 @@ class Operator:
     """A: [N,C,H,W] -> measurement."""
     undo: Callable[[Tensor], Tensor]
     """A^+: measurement -> [N,C,H,W], the shortest x with that measurement."""
+    settle: Callable[[Tensor, Tensor], Tensor]
+    """(x [N,C,H,W], y) -> [N,C,H,W] in [-1, 1], on the 256 levels, that x with A x = y becomes: clipped alone, x would
+    no longer have that measurement."""
 
 
 def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
     """x_0 replaced by the nearest image whose measurement is y: A^+ y + (I - A^+ A) x_0.
 
-    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y exactly;
-    what A does not see is the model's. For y without noise.
+    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y to float
+    rounding, and what A does not see is the model's. That result may leave [-1, 1]: see `Operator.settle`. For y
+    without noise.
     """
     return lambda x_t, t: (x_0 := denoise(x_t, t)) + operator.undo(y - operator.measure(x_0))
 
 
 def average_pooling(factor: int) -> Operator:
-    """Super-resolution: each measured pixel is the mean of a square of `factor` x `factor`."""
+    """Super-resolution: each measured pixel is the mean of a square of `factor` x `factor`.
+
+    Settled images have these means exactly where y is of whole levels.
+    """
+
+    def settle(x: Tensor, y: Tensor) -> Tensor:
+        squares = F.pixel_unshuffle(x, factor).unflatten(1, (-1, factor**2))
+        return F.pixel_shuffle(_with_mean(squares, y).flatten(1, 2), factor)
+
     return Operator(
         measure=lambda x: F.avg_pool2d(x, factor),
         undo=lambda y: y.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3),
+        settle=settle,
     )
 
 
 def grey() -> Operator:
-    """Colourisation: the mean of the channels, [N,1,H,W]."""
-    return Operator(measure=lambda x: x.mean(dim=1, keepdim=True), undo=lambda y: y.expand(-1, 3, -1, -1))
+    """Colourisation: the mean of the channels, [N,1,H,W]. Settled images have it exactly where y is of whole levels."""
+    return Operator(
+        measure=lambda x: x.mean(dim=1, keepdim=True),
+        undo=lambda y: y.expand(-1, 3, -1, -1),
+        settle=lambda x, y: _with_mean(x[:, None], y)[:, 0],
+    )
+
+
+def _with_mean(x: Tensor, y: Tensor) -> Tensor:
+    """On the 256 levels of [-1, 1], near x [N,M,n,h,w], with the mean y [N,M,h,w] over dimension 2.
+
+    Of real numbers in the range, the nearest to x with that mean are x plus one shift, clipped (the shift is the
+    constraint's Lagrange multiplier); of whole levels, the nearest to these with that sum are these rounded up where
+    their fractions are largest. A y between two levels is missed by at most 1/(2n) of a level.
+    """
+    n, x, y = x.shape[2], (x + 1) / LEVEL, (y[:, :, None] + 1) / LEVEL
+    low, high = -x.amax(dim=2, keepdim=True), 255 - x.amin(dim=2, keepdim=True)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        below = (x + middle).clamp(0, 255).mean(dim=2, keepdim=True) < y
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    x = (x + high).clamp(0, 255)
+    whole = x.floor().clamp(max=254)
+    missing = (n * y).round() - whole.sum(dim=2, keepdim=True)
+    rank = (x - whole).argsort(dim=2, descending=True, stable=True).argsort(dim=2)
+    return (whole + (rank < missing)) * LEVEL - 1
 
 
 def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
@@ -104,6 +148,10 @@ def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
 
     Beyond the border the image goes on as its mirror image. What the blur weakens to less than `smallest` of its
     size (singular values of A) counts as not measured, since there y is rounding error.
+
+    A y of 256 levels has no x in [-1, 1] with exactly that measurement in general. The settled image is the one in
+    [-1, 1] whose measurement is nearest to y (least squares, from x on), so that it misses y by no more than the image
+    that y was made of; its own rounding to 256 levels then adds at most half a level.
     """
     at = torch.arange(size, dtype=torch.float64)
     reach = torch.arange(-4 * size, 5 * size)
@@ -118,7 +166,29 @@ def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
     return Operator(
         measure=lambda x: _between(x, vh, measured, u),
         undo=lambda y: _between(y, u.T, undone, vh.T),
+        settle=lambda x, y: _on_levels(
+            _fitted(x, lambda x: _between(_between(x, vh, measured, u) - y, u.T, measured, vh.T))
+        ),
     )
+
+
+def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+    """The x in [-1, 1] of least squares, by its gradient A^T (A x - y), for |A| <= 1.
+
+    Beck and Teboulle 2009 (FISTA), Sec. 4, with a constant step: its error falls with the square of the iterations.
+    """
+    x = ahead = x.clamp(-1, 1)
+    momentum = 1.0
+    for _ in range(ITERATIONS):
+        following = (ahead - gradient(ahead)).clamp(-1, 1)
+        grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / grown * (following - x)
+        x, momentum = following, grown
+    return x
+
+
+def _on_levels(x: Tensor) -> Tensor:
+    return ((x + 1) / LEVEL).round().clamp(0, 255) * LEVEL - 1
 
 
 def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:

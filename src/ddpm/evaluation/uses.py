@@ -70,11 +70,16 @@ def inpaint(artist: Artist, images: Tensor, mask: Tensor, *, steps: int, jump: i
 
 @torch.inference_mode()
 def restore(artist: Artist, measured: Tensor, operator: Operator, *, steps: int) -> Tensor:
-    """Images whose measurement is the given one (to its rounding), by DDNM."""
-    process, noise = artist.model.schedule, artist.noise()
-    denoise = restoration.consistent(artist.denoise(), operator, artist.seen(measured))
+    """Images whose measurement is the given one, as far as 256 levels can have it (`Operator.settle`), by DDNM.
+
+    Means (super-resolution, colourisation) are the given ones to the bit. A blur of the images is the given picture
+    as nearly as any image's, and half a level of rounding.
+    """
+    process, noise, y = artist.model.schedule, artist.noise(), artist.seen(measured)
+    denoise = restoration.consistent(artist.denoise(), operator, y)
     grid = grids.optimized(process, steps)
-    return _last(samplers.ddim(denoise, process, process.prior_std * noise(), grid, noise, eta=ETA))
+    *_, step = samplers.ddim(denoise, process, process.prior_std * noise(), grid, noise, eta=ETA)
+    return to_uint8(operator.settle(step.x_t, y)).cpu()
 
 
 @torch.inference_mode()
