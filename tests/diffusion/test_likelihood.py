@@ -1,26 +1,29 @@
-"""Likelihoods of normal data, whose density is known: the bound and the ODE are independent and both meet it."""
+"""Likelihoods of data whose density is known: the bound and the ODE come by two ways and both meet it."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from exact import normal
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_posterior, transition
 from ddpm.diffusion.grids import log_snr
 from ddpm.diffusion.likelihood import (
-    LEVEL,
     Estimate,
     Estimator,
-    bits_per_dim,
     discretized_gaussian_nll,
     gaussian_kl,
     log_likelihood,
+    ode_bound,
     prior_term,
     variational_bound,
 )
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.images import to_model_range
 
 MEAN, STD = 0.1, 0.25
 PROCESSES: dict[str, Process] = {
@@ -141,19 +144,63 @@ def test_hutchinsons_estimate_is_right_on_average_where_pixels_depend_on_each_ot
     assert float(got.mean()) == pytest.approx(truth, abs=4 * float(got.std()) / math.sqrt(3000))
 
 
-def test_bound_and_ode_agree_with_each_other_in_bits() -> None:
-    """The ODE speaks of densities of dequantised images, the bound of levels: one LEVEL wide, the same figure."""
-    process, shape = make_schedule("cosine", 200), (1, 4, 4)
-    x_0 = levels(300, shape)
-    generator = torch.Generator().manual_seed(6)
-    noise = lambda: torch.randn(x_0.shape, generator=generator)  # noqa: E731
-    bound = variational_bound(exact(process), process, x_0, list(range(200, -1, -1)), noise).total
-    dequantised = x_0 + LEVEL * (torch.rand(x_0.shape, generator=generator) - 0.5)
-    continuous = make_continuous_schedule("cosine", 1.0)
-    *grid, _ = log_snr(continuous, 60)
-    signs = lambda: torch.randint(0, 2, x_0.shape, generator=generator) * 2.0 - 1  # noqa: E731
-    log_p = log_likelihood(lambda x, t: denoise(continuous, x, t), continuous, dequantised, grid, signs)
-    assert float(bits_per_dim(log_p, 16).mean()) == pytest.approx(float(bound.mean()), abs=0.03)
+def signs_like(x: Tensor, seed: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1
+
+
+def test_bound_and_ode_and_truth_agree_in_bits() -> None:
+    """Of images of 256 levels near a normal distribution, whose masses are known."""
+    process, x_0 = make_schedule("cosine", 200), levels(300, (1, 4, 4))
+    bound = variational_bound(exact(process), process, x_0, list(range(200, -1, -1)), normal(x_0.shape, 6)).total
+    *grid, _ = log_snr(process, 60)
+    right = exact(process)
+
+    def between(x_t: Tensor, t: Tensor) -> Estimate:
+        return Estimate(denoise(process, x_t, t), right(x_t, t.round()).fraction)
+
+    ode = ode_bound(between, process, x_0, grid, normal(x_0.shape, 7), signs_like(x_0, 8))
+    truth = discretized_gaussian_nll(x_0, torch.tensor(MEAN), torch.tensor(2 * math.log(STD)))
+    bits = truth.flatten(1).mean(dim=1) / math.log(2)
+    assert float(bound.mean()) == pytest.approx(float(bits.mean()), abs=0.04)
+    assert float((ode - bits).mean()) == pytest.approx(0, abs=0.04)
+
+
+def test_on_pixels_of_few_levels_the_ode_is_between_the_truth_and_the_bound() -> None:
+    """Real digits have 17 of the 256 levels and most of their pixels are black: here each is drawn on its own, with
+    the shares of the levels that it has in real digits, so that the truth and the denoiser are known.
+    """
+    process, values = make_schedule("cosine", 1000), to_model_range(torch.arange(17) * 255 // 16)
+    real = torch.from_numpy(load_digits().images).long().view(-1, 64)
+    shares = (torch.nn.functional.one_hot(real, 17).float().mean(dim=0) + 1e-4) / (1 + 17e-4)  # [64,17]
+
+    def estimate(x_t: Tensor, t: Tensor) -> Estimate:
+        alpha, sigma = process.alpha(t)[:, 0], process.sigma(t)[:, 0]
+        distance = x_t.view(-1, 64, 1) - alpha * values
+        posterior = (shares.log() - distance**2 / (2 * sigma**2)).softmax(dim=2)
+        return Estimate((posterior @ values).view_as(x_t))
+
+    which = torch.multinomial(shares, 40, replacement=True, generator=torch.Generator().manual_seed(0)).T
+    x_0 = values[which].view(40, 1, 8, 8)
+    truth = -shares.log2().expand(40, -1, -1).gather(2, which[:, :, None]).view(40, 64).mean(dim=1)
+    grid = list(range(1000, -1, -1))
+    bound = variational_bound(estimate, process, x_0, grid, normal(x_0.shape, 1))
+    *levels_of_ode, _ = log_snr(process, 100)
+    ode = ode_bound(estimate, process, x_0, levels_of_ode, normal(x_0.shape, 2), signs_like(x_0, 3))
+    decoder = float(bound.steps[:, -1].mean())
+    assert float(truth.mean()) < float(ode.mean()) < float(bound.total.mean())
+    # Nothing but the decoder is lost: the levels are so far apart that x_t tells them all.
+    assert float((ode - truth).mean()) == pytest.approx(decoder, abs=0.05)
+
+
+def test_the_flow_of_a_clipped_denoiser_has_a_density() -> None:
+    """One pixel: over all x its density adds up to one."""
+    process = make_continuous_schedule("cosine", 1.0)
+    x = torch.linspace(-1.5, 1.5, 1001).view(-1, 1, 1, 1)
+    *grid, _ = log_snr(process, 200)
+    wide = lambda x_t, t: denoise(process, x_t, t, std=0.8).clamp(-0.6, 0.6)  # noqa: E731
+    density = log_likelihood(wide, process, x, grid, None).exp()
+    assert float(density.sum() * 3 / 1000) == pytest.approx(1, abs=0.02)
 
 
 def test_the_prior_term_is_the_kl_between_two_normals() -> None:

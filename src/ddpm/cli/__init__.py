@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         command(
             images.edit,
             "draw a picture anew from a chosen noise level",
-            "ddpm edit --image digit.png --strength 0.6 --label 8 --out edited",
+            "ddpm edit --image three.png --strength 0.6 --label 8 --guidance 3 --out edited",
         ),
         "50",
     )

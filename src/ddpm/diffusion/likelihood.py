@@ -1,6 +1,8 @@
-"""How probable a model finds an image, twice and independently: by the variational bound, and exactly by an ODE.
+"""How probable a model finds an image, twice: by the variational bound, and by the probability-flow ODE.
 
-Both speak of images in [-1, 1] with 256 levels, and of bits per dimension (colour value of a pixel).
+Both speak of images in [-1, 1] with 256 levels, and of bits per dimension (colour value of a pixel). Both are upper
+bounds, with the same decoder from the smallest noise level to the image. They differ in log p(x_t) at that level: the
+chain bounds it by one term per step, the ODE computes it.
 """
 
 import math
@@ -117,10 +119,10 @@ def log_likelihood(
     Song et al. 2021, Eq. 39 and appendix D.2. Every process is one rotation: with tan(phi) = sigma/alpha,
     z = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps moves by dz/dphi = v (Salimans and Ho 2022,
     appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
-    the largest to the smallest, above 0; x is taken as x_t there.
+    the largest to the smallest, above 0. x is x_t at that smallest time: this is the density of an image with that
+    noise, exact but for the steps' and the trace's error, and none of the image itself (`ode_bound` is).
     `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
-    backward pass per dimension. The density needs the denoiser's derivative, so one that was trained without clipping
-    must not clip here; a bounded one (`Objective.bounded`) does, and is flat where it does.
+    backward pass per dimension. A denoiser that clips is a model of its own, with a density of its own.
     """
     times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
     alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]
@@ -148,12 +150,28 @@ def log_likelihood(
     return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
 
 
-def bits_per_dim(log_likelihood: Tensor, dims: int) -> Tensor:
-    """From log density of dequantised images (x_0 plus uniform noise of one LEVEL) to bits/dim of the levels: [N].
+def ode_bound(
+    estimate: Estimator,
+    process: Process,
+    x_0: Tensor,
+    grid: list[float],
+    noise: Noise,
+    probes: Callable[[], Tensor] | None,
+) -> Tensor:
+    """-log2 P(x_0) per dimension is at most this, on average over the noise: bits/dim [N].
 
-    Theis et al. 2016, Sec. 3.1.
+    At the grid's last time t: -log P(x_0) <= E_q(x_t | x_0) [-log P(x_0 | x_t) + log q(x_t | x_0) - log p(x_t)], by
+    Jensen's inequality; this is variational dequantisation (Ho et al. 2019, Eq. 10) with the process's own noise. The
+    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). Only the decoder loses
+    anything, so on average over data this is below the bound of a chain whose denoiser is exact.
     """
-    return -(log_likelihood / dims + math.log(LEVEL)) / math.log(2)
+    t = torch.full((len(x_0),), grid[-1], device=x_0.device)
+    x_t = q_sample(process, x_0, t, noise())
+    with torch.no_grad():
+        decoder = bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
+    log_q = torch.distributions.Normal(process.alpha(t) * x_0, process.sigma(t)).log_prob(x_t).flatten(1).sum(dim=1)
+    log_p = log_likelihood(lambda x, t: estimate(x, t).x_0, process, x_t, grid, probes)
+    return decoder + (log_q - log_p) / (x_0[0].numel() * math.log(2))
 
 
 def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
