@@ -87,6 +87,17 @@ def test_ddim(eta: float) -> None:
     assert torch.allclose(ours(samplers.ddim, 25, eta=eta), theirs(scheduler, 25, eta=eta), atol=1e-4)
 
 
+def test_ddim_of_a_clipped_denoiser_agrees_only_with_their_use_of_the_clipped_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quiet = BOTH
+    monkeypatch.setitem(globals(), "BOTH", lambda x_t, t: (3 * quiet(x_t, t)[0], quiet(x_t, t)[1]))
+    scheduler = diffusers.DDIMScheduler(**COMMON, clip_sample=True)
+    made = ours(samplers.ddim, 25, lambda x_t, t: denoise(x_t, t).clamp(-1, 1), eta=0.5)
+    assert torch.allclose(made, theirs(scheduler, 25, eta=0.5, use_clipped_model_output=True), atol=1e-4)
+    assert (made - theirs(scheduler, 25, eta=0.5)).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("steps", [10, 25])
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_dpm_solver_pp_of_order_2(stochastic: bool, steps: int) -> None:
@@ -97,18 +108,26 @@ def test_dpm_solver_pp_of_order_2(stochastic: bool, steps: int) -> None:
     )
 
 
-def test_dpm_solver_pp_of_order_3_but_for_the_half_of_its_second_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [12, 25])
+def test_dpm_solver_pp_of_order_3_but_for_the_half_of_its_second_difference_and_its_last_steps(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scheduler = diffusers.DPMSolverMultistepScheduler(**COMMON, solver_order=3, algorithm_type="dpmsolver++")
-    expected = theirs(scheduler, 12)
-    assert (ours(solvers.dpm_solver_pp, 12, order=3) - expected).abs().max() > 1e-3
+    expected = theirs(scheduler, steps)
+    assert (ours(solvers.dpm_solver_pp, steps, order=3) - expected).abs().max() > 1e-3
     whole = solvers._differences
 
     def halved(past: Any, h: float) -> Any:
         slope, curvature = whole(past, h)
         return slope, None if curvature is None else curvature / 2
 
+    def of_the_last_step(order: int, nodes: Any, k: int) -> int:
+        return 1 if k == len(nodes) - 2 else min(order, k + 1)
+
     monkeypatch.setattr(solvers, "_differences", halved)
-    assert torch.allclose(ours(solvers.dpm_solver_pp, 12, order=3), expected, atol=2e-4)
+    if steps >= 15:
+        monkeypatch.setattr(solvers, "_affordable", of_the_last_step)
+    assert torch.allclose(ours(solvers.dpm_solver_pp, steps, order=3), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -80,8 +80,12 @@ def ddim(
 ) -> Iterator[Step]:
     """Song, Meng and Ermon 2020, Eq. 12, with sigma of Eq. 16: eta = 0 is deterministic, eta = 1 is `ddpm`.
 
-    eta = 0 is the solver of order 1 of the probability-flow ODE.  diffusers' DDIMScheduler agrees where its time
-    is ours minus 1 and `set_alpha_to_one` makes its last step end at the image.
+    eta = 0 is the solver of order 1 of the probability-flow ODE. Where `denoise` clips, eps is that of the clipped
+    x_0, so that x_t stays alpha_t x_0 + sigma_t eps.
+
+    diffusers' DDIMScheduler agrees where its time is ours minus 1, `set_alpha_to_one` makes its last step end at the
+    image and, if it clips (`clip_sample`), `step` is called with `use_clipped_model_output=True`: by default it goes
+    on with the eps of the x_0 before clipping.
     """
     x_t = x_T
     for t, s in _pairs(grid, x_T):

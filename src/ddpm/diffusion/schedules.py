@@ -2,7 +2,9 @@
 
 Time is the papers': t = 1..T are the steps of the chain and t = 0 is the image itself, so every array has
 T + 1 entries and `alphas_bar[t]` is the paper's alpha_bar_t. (diffusers counts from 0: its t is ours minus 1.)
-In continuous time t is any real in 0..T: the discrete process is the continuous one, seen at the integers.
+In continuous time t is any real in 0..T. The chain of `cosine` and of `sigmoid` is that process seen at the integers
+(but for t = T, where beta is held below 1); that of `linear` only tends to it as T grows, and at T = 1000 its alpha_bar
+differs by up to 8.1e-4.
 """
 
 import math
@@ -113,9 +115,9 @@ class Schedule(VariancePreserving):
 
 @dataclass(frozen=True, eq=False)
 class ContinuousSchedule(VariancePreserving):
-    """The same process at every real t in (0, T], where alpha_bar is a closed function of u = t/T.
+    """The process at every real t in (0, T], where alpha_bar is a closed function of u = t/T.
 
-    The limit of the chain for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
+    The limit of the chain of that name for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
     """
 
     curve: Curve

@@ -97,8 +97,9 @@ def dpm_solver_pp(
     The first steps are of lower order for want of a past, and so are the last ones if the grid ends in 0.
 
     diffusers' DPMSolverMultistepScheduler ("dpmsolver++" and "sde-dpmsolver++", midpoint, final sigma zero) agrees
-    for order 2. Its 3M, like the authors' code, has half of our second difference, and converges with order 2 only;
-    with 15 steps or more it also lowers the order in the last step alone.
+    for order 2. Its 3M ("dpmsolver++") does not: it has half of our second difference, so that it converges with order
+    2 only, and where we end with a step of order 2 and one of order 1, it does so with fewer than 15 steps; with 15 or
+    more its last step but one is of order 3.
     """
     nodes, x, past = levels(process, grid), x_T, list[tuple[float, Tensor]]()
     for k, (t, s) in enumerate(pairwise(nodes)):
