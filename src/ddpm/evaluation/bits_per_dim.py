@@ -16,10 +16,10 @@ from ddpm.diffusion.likelihood import (
     Bound,
     Estimate,
     Estimator,
+    Noise,
     ode_bound,
     variational_bound,
 )
-from ddpm.diffusion.processes import Process
 from ddpm.evaluation.generate import PerImageNoise
 from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
@@ -91,7 +91,7 @@ def measure(
         estimate = _clipped(partial(_of_labels, estimator, labels=given))
         with torch.no_grad():
             bounds.append(variational_bound(estimate, process, x_0, bound_grid, noise))
-        by_ode.append(ode_bound(estimate, process, x_0, ode_grid, noise, lambda noise=noise: noise().sign()))
+        by_ode.append(ode_bound(estimate, process, x_0, ode_grid, noise, partial(_signs, noise)))
 
     steps = torch.cat([bound.steps for bound in bounds]).mean(dim=0).tolist()
     return BitsPerDim(
@@ -108,6 +108,10 @@ def _of_labels(
     estimator: Callable[[Tensor, Tensor, Tensor | None], Estimate], x_t: Tensor, t: Tensor, *, labels: Tensor | None
 ) -> Estimate:
     return estimator(x_t, t, labels)
+
+
+def _signs(noise: Noise) -> Tensor:
+    return noise().sign()
 
 
 def _clipped(estimate: Estimator) -> Estimator:
