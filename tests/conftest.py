@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,25 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def server(mlflow_server: Server) -> str:
     """The server's address."""
     return mlflow_server.uri
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URL of a bucket on an S3 server of its own, whose address and credentials the environment has."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    bucket = f"images-{uuid.uuid4()}"  # all servers of a process share their buckets
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # which remember another server
+        fsspec.filesystem("s3").mkdir(bucket)
+        yield f"s3://{bucket}"
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()

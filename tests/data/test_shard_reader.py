@@ -1,13 +1,14 @@
 """Images in shards, here or in an S3 store that the tests start: the same rows, a bounded cache, errors that say it."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (47, 1, 8, 8), np.uint8)
 LABELS = np.arange(47) % 3
 SHARD_BYTES = 128 + 5 * 64  # five images
-BUCKET = "images"
 
 FACTS = Facts(
     name="noise",
@@ -59,26 +59,6 @@ def runtime(cache: Path, *, shards: float) -> config.Runtime:
     return dataclasses.replace(
         PARAMS.runtime, device="cpu", progress=False, cache=str(cache), cache_bytes=int(shards * SHARD_BYTES)
     )
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The URL of a bucket on an S3 server of its own, whose address and credentials the environment has."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        fsspec.get_filesystem_class("s3").clear_instance_cache()  # which remember another server
-        fsspec.filesystem("s3").mkdir(BUCKET)
-        yield f"s3://{BUCKET}"
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -262,6 +242,9 @@ def test_what_is_wrong_with_a_shard_on_disk_is_one_sentence(tmp_path: Path, writ
     files[0].write_bytes(files[0].read_bytes()[:-1])
     files[1].unlink()
     np.save(files[2], IMAGES[:4])
+    index = json.loads((folder / "train" / "shards.json").read_text())
+    index["shards"][2]["sha256"] = hashlib.sha256(files[2].read_bytes()).hexdigest()
+    (folder / "train" / "shards.json").write_text(json.dumps(index))
     images = read_split(folder, "train").images
     with pytest.raises(UserError, match=r"shard-00000\.npy is damaged"):
         images[0]

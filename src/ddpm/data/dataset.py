@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ddpm.config import Runtime
+    from ddpm.data.shards import Shard
     from ddpm.images import Images
 
 
@@ -76,22 +77,19 @@ def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime |
     index, path = read_index(folder / name), folder / name / "labels.npy"
     labels = np.load(path, mmap_mode="r" if len(index.shards) > 1 else None) if path.exists() else None
     if index.store is None and len(index.shards) == 1:
-        return Split(_only_shard(Path(index.location(folder / name, index.shards[0])), index.images), labels)
+        return Split(_only_shard(Path(index.location(folder / name, index.shards[0])), index.shards[0]), labels)
     facts = read_facts(folder)
     cache = None if runtime is None else ShardCache(Path(runtime.cache), runtime.cache_bytes)
     shape = (facts.channels, facts.size, facts.size)
     return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels)
 
 
-def _only_shard(path: Path, n: int) -> "np.ndarray":
+def _only_shard(path: Path, shard: "Shard") -> "np.ndarray":
     from ddpm.data.shard_reader import map_file
+    from ddpm.data.shards import made_again, require_whole
 
-    try:
-        images = map_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} was not found; make it again with `dvc repro -f prepare`") from None
-    if len(images) != n:
-        raise UserError(
-            f"{path} holds {len(images)} images, but its index says {n}; make both again with `dvc repro -f prepare`"
-        )
+    require_whole(path, shard)
+    images = map_file(path)
+    if len(images) != shard.images:
+        raise UserError(f"{path} holds {len(images)} images, but its index says {shard.images}; {made_again(path)}")
     return images

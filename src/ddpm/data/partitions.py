@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from ddpm.data.picture_file import Reading
 from ddpm.data.pixels import Target
 from ddpm.data.reasons import SPECIAL_FILE, UNREADABLE
 from ddpm.errors import UserError
+from ddpm.files import flush
 
 KEY = np.dtype("S16")
 """128 bits of a hash of a file's path and status; zeros where it has none and is decoded every time."""
@@ -108,12 +108,6 @@ def put_partition(folder: Path, name: str, pixels: Path, entries: np.ndarray) ->
         np.save(file, entries)
         flush(file)
     os.replace(pixels, folder / f"{name}.npy")
-
-
-def flush(file: BufferedWriter) -> None:
-    """To the disk, so that a rename that follows never names half of a file."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def locate(folder: Path, keys: np.ndarray, target: Target | None) -> Located:

@@ -31,6 +31,7 @@ from ddpm.data.sources import Found, find
 from ddpm.data.split import draw_test, duplicates
 from ddpm.data.upkeep import tidy
 from ddpm.errors import UserError
+from ddpm.files import flush_names, flush_tree
 
 SPLIT_NAMES = {TRAIN: "train", TEST: "test"}
 
@@ -119,9 +120,11 @@ def _whole_or_nothing(prepared: Path) -> Iterator[tuple[Path, Path]]:
     (aside / ".gitignore").write_text("*\n")  # after a kill git shall not see it
     try:
         yield folder, scratch
+        flush_tree(folder)
         if prepared.exists():
             shutil.rmtree(prepared)
         folder.rename(prepared)
+        flush_names(prepared.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

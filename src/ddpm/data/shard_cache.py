@@ -1,22 +1,24 @@
 """Shards of an object store in a folder of this machine, shared by all its processes and bounded in bytes.
 
-FOLDER/<sha256>.npy           a whole shard; its time of modification is that of its last use
+FOLDER/<sha256>.npy           a shard, whole when it was fetched; its time of modification is that of its last use
 FOLDER/<sha256>.<bytes>.part  one that is being fetched and will have so many bytes, or was when its process died
 FOLDER/locks/                 held while fetching
 """
 
 import errno
 import fcntl
-import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddpm.data.shards import sha256_of
 from ddpm.errors import UserError
+from ddpm.files import flush_names
 
 PAUSES = (0.5, 2.0, 8.0)
 """Seconds before the second, third and last attempt to read from a store."""
@@ -28,15 +30,18 @@ class ShardCache:
     folder: Path
     limit_bytes: int
     """All files together stay below."""
+    _whole: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Device and inode of the files that were hashed here, by their sha256."""
 
     def fetched(self, url: str, *, sha256: str, n_bytes: int) -> Path:
         """The file of the shard, fetched unless it is here; the least recently used ones make room for it.
 
+        It is hashed when it is fetched and when this object first uses it, and fetched again where it is damaged.
         Another process may drop it before it is opened; an open file stays readable.
         Raises UserError where the store does not give it whole, or the disk or the limit is too small.
         """
         path = self.folder / f"{sha256}.npy"
-        if mark_used(path):
+        if self._has(path, sha256):
             return path
         if n_bytes > self.limit_bytes:
             raise UserError(
@@ -44,14 +49,35 @@ class ShardCache:
                 "the data with a smaller data.shard_bytes"
             )
         with self._lock(sha256[:2]):
-            if not mark_used(path):  # else whoever held the lock before has fetched it
+            if not self._has(path, sha256):  # else whoever held the lock before has fetched it
+                if path.exists():
+                    print(f"{path} was damaged and is fetched again from {url}", file=sys.stderr)
+                    path.unlink(missing_ok=True)
                 aside = self._reserved(sha256, n_bytes)
                 try:
                     download(url, aside, sha256=sha256)
+                    status = aside.stat()
                     os.replace(aside, path)
+                    flush_names(self.folder)
                 finally:
                     aside.unlink(missing_ok=True)
+                self._whole[sha256] = (status.st_dev, status.st_ino)
         return path
+
+    def _has(self, path: Path, sha256: str) -> bool:
+        """Whether the file is there and whole; marks it as used."""
+        if not mark_used(path):
+            return False
+        try:
+            status = path.stat()
+            file = (status.st_dev, status.st_ino)
+            if self._whole.get(sha256) != file:
+                if sha256_of(path) != sha256:
+                    return False
+                self._whole[sha256] = file
+        except FileNotFoundError:  # dropped just now
+            return False
+        return True
 
     def _reserved(self, sha256: str, n_bytes: int) -> Path:
         """An empty .part file, for which there is room; waits while others fetch so much that there is none."""
@@ -118,9 +144,10 @@ def download(url: str, target: Path, *, sha256: str) -> None:
     for pause in (*PAUSES, None):
         try:
             store.get_file(key, str(target))
-            with target.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(target)
             if found == sha256:
+                with target.open("rb") as file:
+                    os.fsync(file.fileno())
                 return
             reason = f"its sha256 is {found[:12]}…, expected {sha256[:12]}…"
         except FileNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.data.shard_cache import ShardCache, mark_used
-from ddpm.data.shards import Index
+from ddpm.data.shards import Index, made_again, require_whole
 from ddpm.errors import UserError
 
 OPEN_SHARDS = 1024
@@ -24,9 +24,9 @@ _HEADER_BYTES = 128
 class ShardedImages:
     """uint8 [N,C,H,W], read-only: rows are copied out of memory-mapped shards, and nothing else is held in memory.
 
-    Shards of a store are fetched when they are first read, and stay in the cache while it has room. May be used by
-    several threads. Reading raises UserError for a shard that is missing, damaged or of another shape than the index
-    says, and for a store that does not answer.
+    Shards of a store are fetched when they are first read, and stay in the cache while it has room. Every shard is
+    hashed before it is first read. May be used by several threads. Reading raises UserError for a shard that is
+    missing, damaged or of another shape than the index says, and for a store that does not answer.
     """
 
     dtype = np.dtype(np.uint8)
@@ -41,6 +41,8 @@ class ShardedImages:
         self.shape = (index.images, *image_shape)
         self._ends = np.cumsum(np.array(self.sizes, np.int64))
         self._first = self._ends - np.array(self.sizes, np.int64)
+        self._whole: set[int] = set()
+        """Shards beside the index that were hashed."""
         self._maps: OrderedDict[int, tuple[Path, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
         self._ahead: _Ahead | None = None
@@ -64,9 +66,7 @@ class ShardedImages:
         raise TypeError(f"these {self.nbytes} bytes of images are no array; read some rows, or [:] where all are few")
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetches these shards in the background, the first ones first; returns at once."""
-        if self._index.store is None:
-            return
+        """Fetches and hashes these shards in the background, the first ones first; returns at once."""
         if self._ahead is None:
             self._ahead = _Ahead(self._file)
         self._ahead.want(shard for shard in shards if shard not in self._maps)
@@ -111,8 +111,6 @@ class ShardedImages:
             try:
                 images = self._mapped(path, shard)
             except FileNotFoundError:
-                if self._index.store is None:
-                    raise UserError(f"{path} was not found; make it again with `dvc repro -f prepare`") from None
                 continue  # dropped from the cache just now, for another process
             self._keep(shard, path, images)
             return images
@@ -137,15 +135,18 @@ class ShardedImages:
         expected = (self.sizes[shard], *self.shape[1:])
         if images.shape != expected or images.dtype != self.dtype:
             raise UserError(
-                f"{path} holds {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; make "
-                "both again with `dvc repro -f prepare`"
+                f"{path} holds {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; "
+                f"{made_again(path)}"
             )
         return images
 
     def _file(self, shard: int) -> Path:
-        """Where the shard lies on this machine."""
+        """Where the shard lies on this machine, whole."""
         location = self._index.location(self._folder, self._index.shards[shard])
         if self._index.store is None:
+            if shard not in self._whole:
+                require_whole(Path(location), self._index.shards[shard])
+                self._whole.add(shard)
             return Path(location)
         if self._cache is None:
             raise UserError(f"{location} is in a store; name a folder for fetched shards (runtime.cache) to read it")
@@ -161,7 +162,7 @@ def map_file(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it again with `dvc repro -f prepare`") from None
+        raise UserError(f"{path} is damaged ({error}); {made_again(path)}") from None
 
 
 class _Ahead:

@@ -3,21 +3,28 @@
 shards.json       {"store": null or a URL, "shards": [{"name", "images", "sha256"}, …]}, in the order of the images
 shard-00000.npy   uint8 [n,C,H,W]; beside the index, or as STORE/<sha256>.npy in an object store
 
-An object is named by its content, so preparing anew uploads only the shards that have changed, and the index of an
-older revision stays valid.
+An object is named by its content, so preparing anew uploads only the shards that have changed or been damaged, and the
+index of an older revision stays valid.
 """
 
 import hashlib
 import json
+import os
+import shlex
+import shutil
+import stat
+import sys
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ddpm.errors import UserError
-from ddpm.files import write_json
+from ddpm.files import flush, flush_names, write_json
 
 INDEX = "shards.json"
 
@@ -86,12 +93,44 @@ def write_shard(
             file.write(data)
             hashed.update(data)
             written += len(piece)
+        if store is None:
+            flush(file)
     assert written == n, f"{written} of {n} images were written"
     shard = Shard(path.name, n, hashed.hexdigest())
     if store is not None:
-        _upload(path, _object_url(store, shard.sha256))
+        _upload(path, _object_url(store, shard.sha256), sha256=shard.sha256)
         path.unlink()
     return shard
+
+
+def require_whole(path: Path, shard: Shard) -> None:
+    """Hashes the shard's file. Raises UserError, which says how to mend it, unless it is what was written."""
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; {made_again(path)}") from None
+    if found != shard.sha256:
+        raise UserError(
+            f"{path} is damaged (its sha256 is {found[:12]}…, expected {shard.sha256[:12]}…); {made_again(path)}"
+        )
+
+
+def made_again(path: Path) -> str:
+    """What makes the shards of this file's set again.
+
+    A read-only file is DVC's link to an object of its cache, which DVC would put back unless that looks changed.
+    """
+    by = "dvc repro -f prepare"
+    if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+        name = shlex.quote(str(path))
+        by = f"chmod u+w {name} && touch {name} && {by}"
+    return f"make it again with `{by}`"
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal, of the whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
@@ -109,20 +148,43 @@ def _object_url(store: str, sha256: str) -> str:
     return f"{store.rstrip('/')}/{sha256}.npy"
 
 
-def _upload(file: Path, url: str) -> None:
-    """An object of that name and size is there already: names are hashes of the content."""
+def _upload(file: Path, url: str, *, sha256: str) -> None:
+    """An object of that name is left as it is where it has that content: it is read, since its size says too little."""
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
     try:
         store, key = url_to_fs(url)
-        if store.exists(key) and store.size(key) == file.stat().st_size:
-            return
-        if isinstance(store, LocalFileSystem):  # object stores have no folders, and a bucket is not ours to make
-            store.makedirs(store._parent(key), exist_ok=True)
-        store.put_file(str(file), key)
+        if store.exists(key):
+            if _content(store, key) == sha256:
+                return
+            print(f"{url} was damaged and is uploaded again", file=sys.stderr)
+        if isinstance(store, LocalFileSystem):
+            _copy(file, Path(key))
+        else:
+            store.put_file(str(file), key)
     except Exception as error:  # every kind of store has errors of its own
         sentence = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"a shard could not be written to {url} ({sentence}); correct data.store, its credentials or the network"
         ) from None
+
+
+def _content(store: Any, key: str) -> str:
+    """The sha256 of the object, hexadecimal."""
+    with store.open(key, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy(file: Path, target: Path) -> None:
+    """To a disk that stands for a store: whole or not at all, as a store does it, and in a folder made for it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with file.open("rb") as source, aside.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            flush(copy)
+        os.replace(aside, target)
+        flush_names(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.data.assemble import pieces, shard_task
-from ddpm.data.partitions import ENTRY, Located, flush, images_per_partition, put_partition
+from ddpm.data.partitions import ENTRY, Located, images_per_partition, put_partition
 from ddpm.data.pixels import Target
+from ddpm.files import flush
 
 _MOST_UNUSED = 2.0
 """Images that are stored, as a multiple of those that are used, before the used ones are written together."""

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpm.distributed import leads
+from ddpm.files import flush_names
 from ddpm.training.distributed import placed_like, whole
 from ddpm.training.loop import State
 
@@ -67,7 +68,7 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
             os.fsync(file.fileno())
         path = folder / f"{position}-{_digest(aside)}.safetensors"
         os.replace(aside, path)
-        _flush_names(folder)
+        flush_names(folder)
     except (SafetensorError, OSError) as error:
         _remove_leftovers(folder)
         raise NotWrittenError(f"{folder} could not be written to ({error})") from error
@@ -131,15 +132,6 @@ def _tensors(state: State) -> dict[str, Tensor]:
 def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _flush_names(folder: Path) -> None:
-    """Makes a rename in the folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_leftovers(folder: Path) -> None:
