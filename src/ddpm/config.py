@@ -1,6 +1,7 @@
 """What params.yaml may say: one closed type per section, read strictly and as a whole.
 
-Every stage validates the whole file, so a typo in `promote` stops `prepare` and not a night of training.
+Every stage validates the whole file, and `configure`, the first one, runs whenever it changes: a typo in `promote`
+stops before a night of training and not after it.
 """
 
 import dataclasses
@@ -457,7 +458,7 @@ class Promote:
 
 @_section
 class Runtime:
-    """What the machine does; no stage reruns for it."""
+    """What the machine does; nothing is built anew for it."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Literal["auto", "float32", "bf16"]

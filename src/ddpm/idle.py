@@ -77,6 +77,11 @@ def warned(params: Any) -> list[str]:
     return [*_unread(params, WARNED), *(attention(params, size) if size is not None else [])]
 
 
+def warned_of_size(params: Any, size: int) -> list[str]:
+    """What `warned` could not say, where the data and not `data.size` say how large images are."""
+    return attention(params, size) if params.data.size is None else []
+
+
 def attention(params: Any, size: int) -> list[str]:
     """A sentence, or none, about resolutions in `network.attention` that images of `size` pixels never have."""
     network = params.network

@@ -20,6 +20,7 @@ HEAVY = {
 # MLflow, great_expectations and pyarrow import these themselves.
 MLFLOW = {"mlflow", "pandas", "pyarrow", "scipy"}
 USED = {
+    "configure": set(),
     "prepare": {"PIL", "pyarrow", "pandas"},
     "validate": {"great_expectations", "pandas", "pyarrow", "scipy"},
     "features": {"torch"},
@@ -90,7 +91,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
 @pytest.mark.parametrize(
     "stage",
     [
-        *("prepare", "validate", "features", "train"),
+        *("configure", "prepare", "validate", "features", "train"),
         *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "evaluate", "register")),
     ],
 )

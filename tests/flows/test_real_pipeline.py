@@ -61,7 +61,7 @@ def artifacts(project: Path) -> dict[str, str]:
 def test_the_digits_become_a_champion_and_the_same_digits_are_no_reason_for_another(digits: Project) -> None:
     first = retrain(digits)
     assert first.returncode == 0, first.stdout
-    assert "ran prepare, validate, features, train, sample, evaluate, register" in first.stdout
+    assert "ran configure, prepare, validate, features, train, sample, evaluate, register" in first.stdout
     left = artifacts(digits.path)
     assert "Version 1 of `ddpm`: **promoted**" in left["gate"]
     assert "reports/data_docs/index.html" in left["links"]

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ddpm import config
+from ddpm import config, idle
 from ddpm.data.prepare import prepare
 from ddpm.workspace import run_stage
 
@@ -28,6 +28,8 @@ def main() -> None:
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
     )
+    for sentence in idle.warned_of_size(params, facts.size):
+        print(f"warning: {sentence}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpm import config
+from ddpm import config, idle
 from ddpm.distributed import leads, together
 from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
@@ -28,6 +28,8 @@ def main() -> None:
     from ddpm.training import finished, session
 
     facts, split = read_facts(args.prepared), read_split(args.prepared, "train", params.runtime)
+    for sentence in idle.warned_of_size(params, facts.size) if leads() else []:
+        print(f"warning: {sentence}")
     told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network", "train")}
     spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
     spec |= {name: told[name] for name in ("schedule", "objective", "network")}

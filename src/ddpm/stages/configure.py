@@ -1,0 +1,50 @@
+"""DVC stage `configure`: params.yaml as a whole, before anything is built of it.
+
+What is wrong with a value of any stage stops here, as far as it can be told without data, and what nothing reads is
+said. Later stages read params.yaml again, since each runs alone, too.
+"""
+
+import argparse
+from pathlib import Path
+
+from ddpm import config, idle
+from ddpm.config import Params, Runtime
+from ddpm.errors import UserError
+from ddpm.files import write_json
+from ddpm.workspace import run_stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--passed", type=Path, required=True)
+    arguments = parser.parse_args()
+    params = config.load()
+    _require_files(params)
+    _require_devices(params.runtime)
+    for sentence in idle.warned(params):
+        print(f"warning: {sentence}")
+    # What the next stage waits for. It is always the same, so no value makes a stage run that does not read it.
+    write_json(arguments.passed, {"params.yaml": "valid"})
+
+
+def _require_files(params: Params) -> None:
+    for key in ("features.inception_weights", "sample.guide"):
+        path = idle.value_of(params, key)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"{key} is {path}, which is no file; give the path of one, or null")
+
+
+def _require_devices(runtime: Runtime) -> None:
+    """Imports torch only where a device or several processes are asked for."""
+    if runtime.device not in ("auto", "cpu"):
+        from ddpm.runtime import choose_device
+
+        choose_device(runtime.device)
+    if runtime.processes > 1:
+        from ddpm.launch import wanted_processes
+
+        wanted_processes(runtime)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,101 @@
+"""The stage `configure` alone and in front of others: a wrong value stops before anything is built, a right one only
+what reads it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+STAGE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["configure"]
+yaml = YAML()
+
+
+def write(folder: Path, **changes: dict[str, Any]) -> None:
+    """params.yaml with these changes, by section."""
+    params = yaml.load(ROOT / "params.yaml")
+    for section, values in changes.items():
+        params[section].update(values)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def configure(folder: Path, **changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    write(folder, **changes)
+    words = STAGE["cmd"].split()
+    (folder / words[-1]).parent.mkdir(exist_ok=True)
+    return subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"promote": {"metric": "beauty"}}, "promote.metric is 'beauty'"),
+        (
+            {"sample": {"guidance": 2.0, "guide": "weak"}},
+            "sample.guide is weak, which is no file; give the path of one",
+        ),
+        ({"features": {"inception_weights": "w.pth"}}, "features.inception_weights is w.pth, which is no file"),
+        pytest.param(
+            {"runtime": {"device": "mps"}},
+            "runtime.device is mps, which torch does not find on this machine",
+            marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS"),
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_later_stage_is_one_sentence_now(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    done = configure(tmp_path, **changes)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_right_leaves_the_same_file_and_what_nothing_reads_is_said(tmp_path: Path) -> None:
+    plain = configure(tmp_path)
+    assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
+    left = (tmp_path / "data/configured.json").read_text()
+    other = configure(tmp_path, sample={"order": 3}, data={"size": 32}, promote={"metric": "kid"})
+    assert other.returncode == 0
+    assert [line.partition(",")[0] for line in other.stdout.splitlines()] == [
+        "warning: sample.order is 3",
+        "warning: network.attention has [4]",
+    ]
+    assert (tmp_path / "data/configured.json").read_text() == left
+
+
+def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_that_read_it(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "said.txt").write_text("one")
+    after = {
+        "cmd": 'python -c "open(\'ran\', \'a\').write(\'ran \'); open(\'out\', \'w\')"',
+        "deps": [*STAGE["outs"], "said.txt"],
+        "params": ["data"],
+        "outs": ["out"],
+    }  # fmt: skip
+    head = STAGE | {"deps": [], "cmd": STAGE["cmd"].replace("python", sys.executable, 1)}
+    yaml.dump({"stages": {"configure": head, "after": after}}, tmp_path / "dvc.yaml")
+
+    def repro(**changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        write(tmp_path, **changes)
+        words = [sys.executable, "-m", "dvc", "repro"]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    first = repro()
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "said.txt").write_text("two")
+    wrong = repro(promote={"max_over_floor": -1.0})
+    assert wrong.returncode != 0
+    assert "promote: max_over_floor is -1.0, expected a number above 0" in wrong.stderr
+    assert (tmp_path / "ran").read_text() == "ran ", "nothing was built though the data had changed"
+    assert repro(promote={"max_over_floor": 2.0}, runtime={"progress": False}).returncode == 0
+    assert (tmp_path / "ran").read_text() == "ran ran "
+    again = repro(promote={"max_over_floor": 3.0})
+    assert again.returncode == 0
+    assert "Stage 'after' didn't change, skipping" in again.stdout
+    assert (tmp_path / "ran").read_text() == "ran ran "
