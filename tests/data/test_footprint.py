@@ -136,6 +136,19 @@ def test_an_icon_counts_with_the_picture_inside(tmp_path: Path) -> None:
     )
 
 
+def test_a_tile_counts_though_it_is_larger_than_its_image(tmp_path: Path) -> None:
+    side, data = 4000, zlib.compress(bytes(4000 * 4000))
+    tags = (
+        *((256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1)),
+        *((322, side), (323, side), (324, 200), (325, len(data))),
+    )
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    head += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    (tmp_path / "a.tif").write_bytes(head.ljust(200, b"\0") + data)
+    assert _reason(tmp_path / "a.tif", 10**9) is None
+    assert _reason(tmp_path / "a.tif", 16_000_000) == TOO_MUCH_MEMORY
+
+
 def test_tags_that_all_name_the_same_bytes_are_not_read_again_and_again(tmp_path: Path) -> None:
     """12 bytes of file for each tag of 190,000 bytes."""
     count, data = 10_000, 190_000

@@ -22,6 +22,8 @@ _DECODING = {
 largest kind, as measured. Other formats decode straight into Pillow's memory."""
 _PROGRESSIVE = (4, 2)
 """The same for a JPEG whose coefficients all stand in memory before the first pixel."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+"""Tags of TIFF."""
 _HELD = ("AVIF", "JPEG2000", "WEBP")
 """Formats whose whole file stands in memory, twice for a moment."""
 
@@ -33,7 +35,14 @@ def bytes_taken(image: Image.Image, file_bytes: int) -> int:
     decoding = kind[0] + kind[1] * len(image.getbands())
     turned, flattened = 2 * stored, stored + 4
     per_pixel = max(decoding, turned, flattened) + 1  # one more to become grey, or to be reduced
-    return image.width * image.height * per_pixel + (2 * file_bytes if image.format in _HELD else 0)
+    pixels = max(image.width * image.height, _pixels_in_tile(image))
+    return pixels * per_pixel + (2 * file_bytes if image.format in _HELD else 0)
+
+
+def _pixels_in_tile(image: Image.Image) -> int:
+    """Of a TIFF in tiles, which may be larger than the image that is cut out of them."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
 
 
 def pixels_in_icon(file: BinaryIO) -> int:
