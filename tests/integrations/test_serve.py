@@ -22,6 +22,7 @@ from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.integrations import server
 from ddpm.integrations.answering import Bounds
+from ddpm.integrations.connections import IDLE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -63,6 +64,17 @@ class Served:
             text = answer.read()
             assert answer.status == 200 or len(text) < 1000, "a refusal is short"
             return answer.status, json.loads(text)
+        finally:
+            connection.close()
+
+    def post_status(self) -> int:
+        """Of a small call."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(
+                "POST", "/invocations", b'{"inputs": [{"steps": 1}]}', {"Content-Type": "application/json"}
+            )
+            return connection.getresponse().status
         finally:
             connection.close()
 
@@ -229,6 +241,33 @@ def test_a_body_that_does_not_arrive_holds_nobody_up(served: Served) -> None:
     assert served.post({"inputs": [{"steps": 1}]})[0] == 200
     for connection in slow:
         connection.close()
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out(served: Served) -> None:
+    silent = [socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(70)]
+    deadline = time.monotonic() + 2 * IDLE_SECONDS + 10
+    while served.post_status() != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    for connection in silent:
+        connection.close()
+
+
+def test_bodies_together_take_no_more_than_four_do(served: Served) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    waiting = []
+    for _ in range(4):
+        connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+        connection.sendall(head + f"Content-Length: {MAX_BODY}\r\n\r\n".encode() + b"{")
+        waiting.append(connection)
+    time.sleep(0.5)
+    status, said = served.post({"inputs": [{"steps": 1}]})
+    assert (status, "0 are free beside others" in said["message"]) == (429, True)
+    for connection in waiting:
+        connection.close()
+    deadline = time.monotonic() + 10
+    while served.post_status() != 200:
+        assert time.monotonic() < deadline
 
 
 def test_no_page_of_another_site_may_ask(served: Served) -> None:

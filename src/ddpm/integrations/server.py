@@ -11,16 +11,19 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from ddpm import __version__
 from ddpm.errors import UserError
-from ddpm.integrations.answering import INVALID, TIME_UP, Answering, Bounds, Call, RefusedError, shortened
+from ddpm.integrations.answering import INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Call, RefusedError, shortened
 from ddpm.model_file import Model
 
 _CONNECTIONS = 64
 """Open at a time; more are answered 503 by uvicorn."""
+_BODIES_TOGETHER = 4
+"""So many of the largest are held at a time."""
 _GRACE_SECONDS = 3
 """For answers under way when the server is told to end."""
 _DRAINED_BODIES = 16
@@ -36,17 +39,20 @@ class Server:
 
     def __init__(self, model: Model, bounds: Bounds) -> None:
         self._answering, self._bounds = Answering(model, bounds), bounds
+        self._room = _Room(_BODIES_TOGETHER * bounds.max_body_bytes)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="answer")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request of ASGI."""
         if scope["type"] != "http":
             return
-        body = _Body(receive, self._bounds.max_body_bytes)
+        body = _Body(receive, self._bounds.max_body_bytes, self._room)
         try:
             status, answer = await self._answer(scope, body)
         except RefusedError as refused:
             status, answer = refused.status, _refusal(refused.status, str(refused))
+        finally:
+            body.forget()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer, "more_body": not body.is_over})
@@ -93,11 +99,19 @@ class Server:
         return json.dumps({"predictions": self._answering.answers(_inputs(content), call)}).encode()
 
 
+@dataclass
+class _Room:
+    """Bytes for the bodies of all requests that are under way."""
+
+    free: int
+
+
 class _Body:
     """The body of one request, read in pieces."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
-        self._receive, self._max_bytes = receive, max_bytes
+    def __init__(self, receive: Receive, max_bytes: int, room: _Room) -> None:
+        self._receive, self._max_bytes, self._room = receive, max_bytes, room
+        self._held = 0
         self.is_over = False
         """Nothing of it is still to come."""
 
@@ -105,14 +119,32 @@ class _Body:
         """All of it; `length` is what the client says. Raises RefusedError where it is larger than it may be."""
         if not length.isdigit() or int(length) > self._max_bytes:
             raise self._too_large()
+        self._hold(int(length))
         pieces, n = [], 0
         while not self.is_over:
             piece = await self._piece()
             n += len(piece)
             if n > self._max_bytes:
                 raise self._too_large()
+            self._hold(n)
             pieces.append(piece)
         return b"".join(pieces)
+
+    def _hold(self, n_bytes: int) -> None:
+        """So many in all. Raises RefusedError where there is no room beside other bodies."""
+        more = max(0, n_bytes - self._held)
+        if more > self._room.free:
+            raise RefusedError(
+                TOO_MUCH,
+                f"the body takes {n_bytes} bytes, and {self._room.free} are free beside others; ask again later",
+            )
+        self._room.free -= more
+        self._held += more
+
+    def forget(self) -> None:
+        """Its bytes are free again."""
+        self._room.free += self._held
+        self._held = 0
 
     async def drain(self, max_bytes: int) -> None:
         """Read on and keep nothing."""
@@ -160,6 +192,8 @@ def run(model: Model, called: str, bounds: Bounds, *, host: str, port: int) -> N
     """Serve until SIGINT or SIGTERM; port 0 takes a free one. Raises UserError where the address cannot be had."""
     import uvicorn
 
+    from ddpm.integrations.connections import ImpatientProtocol
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -172,6 +206,8 @@ def run(model: Model, called: str, bounds: Bounds, *, host: str, port: int) -> N
             Server(model, bounds),
             lifespan="off",
             log_level="warning",
+            http=ImpatientProtocol,
+            ws="none",
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
