@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId, TaskRunFilter
@@ -22,6 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from ddpm.errors import UserError
 from ddpm.identity import Identity
+from ddpm.redaction import redacted_output
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -31,20 +34,39 @@ _RECORD_SECONDS = 10.0
 def run(a_flow: Callable[..., State], **parameters: Any) -> NoReturn:
     """Run the flow and exit: 0 when it completed, else 1 with its sentence on stderr; 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with redacted_output():
+        sys.exit(_status_of(a_flow, **parameters))
+
+
+def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
     try:
+        _hand_over_user()
         _ensure_server()
         state = a_flow(**parameters, return_state=True)
         _wait_for_records(state)
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     print(state.message)
-    sys.exit(0)
+    return 0
+
+
+def _hand_over_user() -> None:
+    """User and password of the server's address go where Prefect keeps them apart from it: it quotes addresses."""
+    parts = urlsplit(PREFECT_API_URL.value() or "")
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        os.environ["PREFECT_API_URL"] = urlunsplit(parts._replace(netloc=host))
+        os.environ["PREFECT_API_AUTH_STRING"] = unquote(user)
+        refresh_global_settings_context()
 
 
 def _ensure_server() -> None:

@@ -21,6 +21,7 @@ import psutil
 from ddpm import config, running_list
 from ddpm.data.tree import require_readable
 from ddpm.errors import UserError
+from ddpm.redaction import redacted
 from ddpm.workspace import GRACE_SECONDS, launcher_environment
 
 PROGRESS_SECONDS = 5.0
@@ -171,7 +172,7 @@ class _Lines:
         self._take(self._rest + "\n")
 
     def _take(self, piece: str) -> None:
-        line = _TERMINAL_CODES.sub("", piece).rstrip()
+        line = redacted(_TERMINAL_CODES.sub("", piece).rstrip())
         if not line or _ADVICE.match(line):
             return
         if piece.endswith("\r"):

@@ -138,5 +138,8 @@ def _run_link(run_id: str) -> str:
     uri = mlflow_store.shown_uri()
     if uri.startswith("http"):
         return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
-    server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {shlex.quote(uri)}"
+    # An address may hold a password, so its variable stands for it.
+    own = mlflow_store.tracking_uri() == mlflow_store.default_uri()
+    store = shlex.quote(uri) if own else '"$MLFLOW_TRACKING_URI"'
+    server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {store}"
     return f"The training's run in MLflow: `{server}`, run `{run_id}`"

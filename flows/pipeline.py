@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from ddpm.errors import UserError
+from ddpm.redaction import redact_logs
 from ddpm.workspace import InUseError, claim
 
 
@@ -59,6 +60,7 @@ def pipeline(
         silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
             wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
+    redact_logs()
     try:
         with claim("the flow pipeline"):
             dvc_stage.look()

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from ddpm.errors import UserError
+from ddpm.redaction import redact_logs
 from ddpm.workspace import InUseError, claim
 
 
@@ -42,6 +43,7 @@ def retrain(
         silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
             wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
+    redact_logs()
     try:
         with claim("the flow retrain"):
             dvc_stage.look()

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 
 from ddpm import idle, yaml_file
 from ddpm.errors import UserError
+from ddpm.redaction import redacted
 
 _T = TypeVar("_T")
 
@@ -130,6 +131,11 @@ class Data:
         )
         _at_least(0, self, "seed")
         _named(self, "store")
+        _require(
+            self.store is None or redacted(self.store) == self.store,
+            "store holds a credential, which params.yaml, dvc.lock and the shards' index would keep; leave it out "
+            "and set what its kind of store reads of the environment (AWS_PROFILE, FSSPEC_FTP_PASSWORD, …)",
+        )
 
 
 @_section

@@ -32,6 +32,7 @@ import psutil
 from ddpm import distributed
 from ddpm.errors import UserError
 from ddpm.identity import Identity, ancestors
+from ddpm.redaction import redacted, redacted_output
 
 LOCK = Path(".state/pipeline.lock")
 HELD = Path(".state/pipeline.held")
@@ -123,29 +124,34 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` as owner of the workspace or on behalf of its owner, and exit.
 
     Exit status 0 after success; 1 with `error: <sentence>` on stderr after a UserError, and with the traceback
-    and `error: <type>: <message>` after any other exception; 130 after SIGINT.
+    and `error: <type>: <message>` after any other exception; 130 after SIGINT. Nothing of what it, the libraries or a
+    traceback print holds a credential.
     """
     # torch's threads wait for each other by spinning, which beside any other busy process makes a step up to
     # thirty times slower; alone it gains next to nothing. Read when torch is imported, which `main` does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _buffer_lines()
-    status = 0
+    with redacted_output():
+        sys.exit(_status_of(main))
+
+
+def _status_of(main: Callable[[], None]) -> int:
     try:
         _enter()
         main()
     except UserError as error:
         _close_progress_bars(error)
         print(f"error: {error}", file=sys.stderr)
-        status = 1
+        return 1
     except KeyboardInterrupt:
-        status = 130
+        return 130
     except Exception as error:
         _close_progress_bars(error)
         traceback.print_exc()
         sentence = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {sentence}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+        return 1
+    return 0
 
 
 def _buffer_lines() -> None:
@@ -300,7 +306,7 @@ def _guard() -> Iterator[None]:
 
 
 def _describe(process: Identity) -> str:
-    return f"`{textwrap.shorten(' '.join(command_of(process.pid)), 60, placeholder=' …')}`"
+    return f"`{textwrap.shorten(redacted(' '.join(command_of(process.pid))), 60, placeholder=' …')}`"
 
 
 def _start_watch(chain: list[Identity]) -> None:

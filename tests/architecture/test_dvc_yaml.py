@@ -23,6 +23,7 @@ NO_RESULT = {
     "files",
     "idle",
     "launch",
+    "redaction",
     "runtime",
     "tracking",
     "workspace",

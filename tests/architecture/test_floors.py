@@ -25,6 +25,7 @@ FLOORS = (
         "keeper",
         "launch",
         "seeding",
+        "redaction",
         "runtime",
         "tracking",
         "diffusion",

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -10,21 +11,29 @@ from ddpm import running_list
 from ddpm.cli import exchange, images, operate, serving
 from ddpm.config import SamplerName
 from ddpm.errors import UserError
+from ddpm.redaction import redacted_output
 
 SAMPLERS = get_args(SamplerName)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse)."""
+    """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse).
+
+    Nothing that is printed holds a credential, a traceback of what should not happen included.
+    """
     args = parser().parse_args(arguments)
-    try:
-        running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
-        args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with redacted_output():
+        try:
+            running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
+            args.run(args)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        except Exception:
+            traceback.print_exc()
+            return 1
     return 0
 
 

@@ -121,11 +121,13 @@ def _mlflow_command() -> str:
     uri = mlflow_store.tracking_uri()
     if uri.startswith(("http://", "https://")):
         return f"open {mlflow_store.shown_uri()}"
+    # An address may hold a password, so its variable stands for it.
+    store = shlex.quote(uri) if uri == mlflow_store.default_uri() else '"$MLFLOW_TRACKING_URI"'
     # MLflow itself answers to `10.*`, hence also to a name 10.anything.example, by which another site could read.
     return (
         f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server "
         "--workers 1 --allowed-hosts 127.0.0.1:5000,localhost:5000 "
-        f"--backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
+        f"--backend-store-uri {store}\nthen open http://127.0.0.1:5000"
     )
 
 

@@ -21,13 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
 from ddpm.dvc_lock import recorded_md5
 from ddpm.errors import UserError
 from ddpm.integrations.outbox import Outbox, Sender
 from ddpm.integrations.system_metrics import SystemMetrics
+from ddpm.redaction import redacted
 from ddpm.tracking import Status, flat
 
 if TYPE_CHECKING:
@@ -62,17 +63,15 @@ def default_uri() -> str:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the store in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    """MLFLOW_TRACKING_URI, or the store in the project. A server's is without user and password (see `connect`)."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    return _without_user(uri)[0] if _is_server(uri) else uri
 
 
 def shown_uri() -> str:
     """The store as a person may see it: without a password, and the project's own without this machine's path."""
     uri = tracking_uri()
-    if uri == default_uri():
-        return "sqlite:///mlflow.db"
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return "sqlite:///mlflow.db" if uri == default_uri() else redacted(uri)
 
 
 def connect(*, make: bool = False) -> "MlflowClient":
@@ -87,6 +86,7 @@ def connect(*, make: bool = False) -> "MlflowClient":
             f"{project()} has no mlflow.db: run from the project's folder after `dvc repro`, "
             "or name a store in MLFLOW_TRACKING_URI"
         )
+    _hand_over_user()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # MLflow's own 7 retries keep a training waiting for four minutes; figures that are not taken are kept here.
@@ -135,6 +135,26 @@ def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
     return answers[0]
 
 
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme.lower() in ("http", "https")
+
+
+def _without_user(uri: str) -> tuple[str, str]:
+    """The address, and what stood before its @."""
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)), user
+
+
+def _hand_over_user() -> None:
+    """User and password of a server's address go where MLflow keeps them apart from it: it quotes addresses."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if _is_server(uri) and (user := _without_user(uri)[1]):
+        name, _, password = user.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(name)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
+
+
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
     """An error of MLflow's as one sentence that names the store."""
@@ -144,11 +164,11 @@ def mlflow_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        said = " ".join(str(error).split())
+        said = redacted(" ".join(str(error).split()))  # before it is cut, since half an address is not known as one
         raise UserError(
             f"MLflow at {shown_uri()} refused or did not answer ({said[:400]}); "
             "start the server, or correct or unset MLFLOW_TRACKING_URI"
-        ) from error
+        ) from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddpm.integrations.registry_lock import Note
+from ddpm.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,7 +114,7 @@ def move(
 ) -> Move:
     """Moves the alias to this version and writes down why. Under the lock of the registry, after `resume`."""
     previous = aliases(client, name).get(CHAMPION)
-    made = Move(action, version, previous, by, now(), reason[:_MAX_REASON])
+    made = Move(action, version, previous, by, now(), redacted(reason)[:_MAX_REASON])
     note.write({"name": name, "move": asdict(made)})
     _carry_out(client, name, made)
     note.write({})
