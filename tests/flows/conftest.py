@@ -102,7 +102,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=120,
         )
 
     def processes(self, *, word: str = "") -> list[psutil.Process]:

@@ -1,8 +1,11 @@
 """`python flows/NAME.py` where there is no Prefect server: a temporary one, which ends with the flow."""
 
 import os
+import re
 import signal
 import sqlite3
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +28,21 @@ def test_the_flow_runs_without_a_server_and_its_record_is_kept(used: Project) ->
         tasks = dict(database.execute("select name, state_name from task_run"))
     assert tasks == {"validate": "Completed", "train": "Completed"}
     wait_for(lambda: not used.processes(), seconds=30)
+
+
+def test_its_server_does_nothing_that_a_page_of_another_site_sends(used: Project) -> None:
+    used.say("long")
+    flow = used.start("python", "flows/pipeline.py", log=used.path / "log")
+    wait_for(used.stage_is_running, seconds=60)
+    address = re.search(r"Prefect: (http://127\.0\.0\.1:\d+) while", (used.path / "log").read_text())
+    assert address is not None
+    page = {"Origin": "http://another.example", "Content-Type": "text/plain"}
+    planted = urllib.request.Request(f"{address[1]}/api/flows/", data=b'{"name": "planted"}', headers=page)
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(planted, timeout=10)
+    flow.send_signal(signal.SIGTERM)
+    flow.wait(timeout=60)
+    wait_for(lambda: not used.processes(), seconds=60)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
