@@ -1,6 +1,7 @@
 """The stage `configure` alone and in front of others: a wrong value stops before anything is built, a right one only
 what reads it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def write(folder: Path, **changes: dict[str, Any]) -> None:
     for section, values in changes.items():
         params[section].update(values)
     yaml.dump(params, folder / "params.yaml")
+    (folder / "data/raw").mkdir(parents=True, exist_ok=True)
 
 
 def configure(folder: Path, **changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -99,3 +101,18 @@ def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_th
     assert again.returncode == 0
     assert "Stage 'after' didn't change, skipping" in again.stdout
     assert (tmp_path / "ran").read_text() == "ran ran "
+
+
+def test_dvc_does_not_walk_a_new_folder_of_images_that_it_would_never_leave(tmp_path: Path) -> None:
+    write(tmp_path, data={"source": "folder", "path": "photos"})
+    (tmp_path / "photos").mkdir()
+    os.mkfifo(tmp_path / "photos/pipe.png")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    head = STAGE | {"deps": [], "cmd": STAGE["cmd"].replace("python", sys.executable, 1)}
+    after = {"cmd": "echo walked > out", "deps": ["${data.path}", *STAGE["outs"]], "outs": ["out"]}
+    yaml.dump({"stages": {"configure": head, "prepare": after}}, tmp_path / "dvc.yaml")
+    words = [sys.executable, "-m", "dvc", "repro"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "error: data.path is photos, in which pipe.png (a pipe) cannot be data" in done.stderr

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ddpm.data import layout
 from ddpm.errors import UserError
 
 _LINKED_FOLDER = "a link to a folder"
@@ -78,7 +77,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, str | None]]:
                     waiting.append(name)
                 elif entry.is_file(follow_symlinks=False):
                     yield name, None
-                elif (kind := _unless_file(entry)) != _LINKED_FOLDER or not layout.is_ignored(f"{name}/image"):
+                elif (kind := _unless_file(entry)) != _LINKED_FOLDER or not _is_hidden(name):
                     yield name, kind
 
 
@@ -102,6 +101,11 @@ def _unless_file(entry: os.DirEntry[str]) -> str | None:
 
 def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _is_hidden(name: str) -> bool:
+    """Nobody takes it for data (layout.is_ignored)."""
+    return name.startswith(".") or "/." in name
 
 
 def _is_utf8(name: str) -> bool:

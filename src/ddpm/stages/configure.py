@@ -1,7 +1,8 @@
 """DVC stage `configure`: params.yaml as a whole, before anything is built of it.
 
 What is wrong with a value of any stage stops here, as far as it can be told without data, and what nothing reads is
-said. Later stages read params.yaml again, since each runs alone, too.
+said. So is what stands at data.path and can be no data, while DVC does not look there yet. Later stages read
+params.yaml again, since each runs alone, too.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from ddpm import config, idle
 from ddpm.config import Params, Runtime
+from ddpm.data.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.workspace import run_stage
@@ -21,6 +23,7 @@ def main() -> None:
     params = config.load()
     _require_files(params)
     _require_devices(params.runtime)
+    require_readable(Path(params.data.path), source=params.data.source)
     for sentence in idle.warned(params):
         print(f"warning: {sentence}")
     # What the next stage waits for. It is always the same, so no value makes a stage run that does not read it.
