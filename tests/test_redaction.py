@@ -214,6 +214,25 @@ def test_a_traceback_of_what_should_not_happen_holds_no_credential(
     assert capsys.readouterr().err.endswith("RuntimeError: http://host\n")
 
 
+def test_a_flow_says_no_credential_of_the_prefect_server_that_it_cannot_reach(tmp_path: Path, free_port: int) -> None:
+    told = {
+        "PREFECT_API_URL": f"http://ann:{SECRET}@127.0.0.1:{free_port}/api",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "flows" / "pipeline.py")],
+        cwd=tmp_path,
+        env=os.environ | told,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"no Prefect server answers at http://127.0.0.1:{free_port}/api" in done.stderr
+    assert not any(part in done.stdout + done.stderr for part in SPELLED)
+    assert {path for path, content in everything_in(tmp_path) if SECRET.encode() in content} == set()
+
+
 @pytest.mark.parametrize("store", [f"ftp://ann:{SECRET}@host/x", f"s3://bucket/x?secret={SECRET}"])
 def test_a_credential_in_data_store_is_refused_before_anything_keeps_it(store: str, tmp_path: Path) -> None:
     params = YAML().load(ROOT / "params.yaml")

@@ -49,6 +49,15 @@ def test_a_crash_is_told_in_its_own_words_and_is_worth_another_try(project: Proj
     assert outcome == dvc_stage.Outcome(False, "RuntimeError: the device went away", try_again=True)
 
 
+def test_what_dvc_and_a_stage_print_is_passed_on_without_credentials(project: Project) -> None:
+    file = project.path / "dvc.yaml"
+    file.write_text(file.read_text().replace("python stage.py validate", "echo http://ann:S3cret@host && exit 1"))
+    outcome, lines = run("validate")
+    assert "http://host" in lines
+    assert not outcome.ok
+    assert "S3cret" not in "\n".join([*lines, outcome.message])
+
+
 @pytest.mark.parametrize("shell", ["becomes the stage", "stays beside it"])
 def test_a_killed_stage_names_the_signal_and_is_worth_another_try(
     project: Project, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
