@@ -27,6 +27,7 @@ from judge import Judge, train_judge
 from served import Answers, ask_for_images
 
 from ddpm.config import Runtime
+from ddpm.evaluation.protocol import recipe_in
 from ddpm.runtime import choose_device
 
 TARGET, SECONDS = 3.0, 0.5
@@ -162,7 +163,8 @@ def main() -> None:
     if args.requests:
         threads = os.cpu_count() or 1 if args.threads is None else args.threads
         model = folders[ours.name][0] / f"{EMA}.safetensors"
-        lines.append(answered(ask_for_images(model.resolve(), requests=args.requests, threads=threads), threads))
+        answers = ask_for_images(model.resolve(), recipe=recipe_in(params), requests=args.requests, threads=threads)
+        lines.append(answered(answers, threads))
     lines += [f"{machine(str(choose_device('auto')))}; {torch.get_num_threads()} threads of torch.", f"`{command()}`"]
     write(args.output, "\n\n".join(line for line in lines if line))
 

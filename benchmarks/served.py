@@ -13,11 +13,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddpm import model_file
 from ddpm.data.dataset import Facts
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 
 STARTS_WITHIN = 300.0
@@ -34,13 +35,16 @@ class Answers:
     """Pixels of the image that was answered."""
 
 
-def ask_for_images(model: Path, *, requests: int, threads: int) -> Answers:
-    """Registers the model in a store of its own, serves it as champion with so many threads, and asks for one image.
+def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) -> Answers:
+    """Registers the model with the recipe in a store of its own, serves it as champion with so many threads, and asks
+    for one image.
 
     Raises UserError where the server does not start, with what it said.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        uri = _promoted(model, Path(folder))
+        read, served = model_file.load(model), Path(folder) / "model.safetensors"
+        model_file.save(served, network=read.network, spec=read.spec, lineage=read.lineage, recipe=asdict(recipe))
+        uri = _promoted(served, Path(folder))
         with _server(uri, Path(folder), threads) as (url, start):
             asked, size = [], 0
             for seed in range(requests):

@@ -28,7 +28,7 @@ class Registered:
     """The model of this workspace in the registry, and whom it was held against."""
 
     version: "Version | None"
-    """None when the registry does not hold the model of models/run.json."""
+    """None when the registry does not hold the model of models/run.json, drawn as it was measured."""
     against: "Version | None"
     """The champion of the moment of the decision."""
     champion: "Version | None"
@@ -45,7 +45,7 @@ def registered() -> Registered:
     if in_project and not (mlflow_store.project() / "mlflow.db").exists():
         return Registered(version=None, against=None, champion=None)
     known = registry.versions(config.load().promote.name)
-    version = next((each for each in known if each.tags.get("model_sha256") == sha256), None)
+    version = registry.holding(known, sha256, (read_metrics() or {}).get("protocol", {}))
     number = version.tags.get("decided_against") if version else None
     return Registered(
         version=version,

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,31 @@ TINY_SPEC: dict[str, Any] = {
 }
 
 
-def save_tiny_model(path: Path, *, seed: int = 0, **changes: Any) -> str:
+TINY_RECIPE = {"sampler": "dpmpp_2m", "steps": 10, "time_grid": "karras"}
+
+
+def save_tiny_model(
+    path: Path, *, seed: int = 0, recipe: dict[str, Any] | None = TINY_RECIPE, guide: Any = None, **changes: Any
+) -> str:
     """An untrained model file of 4 classes, 8x8, T=50 (or with these changes of its spec); returns its sha256."""
     import torch
 
     from ddpm import model_file
+    from ddpm.diffusion.settings import Recipe
 
     spec = TINY_SPEC | changes
     torch.manual_seed(seed)
     network = model_file.build_network(spec)
     for parameter in network.parameters():  # an untrained network ends in zeros, and says the same for every label
         torch.nn.init.normal_(parameter, std=0.1)
-    return model_file.save(path, network=network, spec=spec, lineage={"data_hash": "d" * 64, "seed": seed})
+    return model_file.save(
+        path,
+        network=network,
+        spec=spec,
+        lineage={"data_hash": "d" * 64, "seed": seed, "params": {"train": {"images": 1000}}},
+        recipe=None if recipe is None else asdict(Recipe(**recipe)),
+        guide=guide,
+    )
 
 
 @pytest.fixture(scope="session")

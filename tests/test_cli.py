@@ -218,7 +218,7 @@ def test_an_operator_s_morning(
     assert "version 2 of ddpm is the champion, in the place of version 1" in ddpm('promote 2 --reason "sharper"')
 
     head, newest, oldest = ddpm("versions").splitlines()
-    assert head.split()[:4] == ["version", "aliases", "fid", "kid"]
+    assert head.split()[:6] == ["version", "aliases", "sampler", "steps", "fid", "kid"]
     assert newest.split()[:6] == ["2", "champion", "8", "0.01", "4", "promoted"]
     assert oldest.split()[:2] == ["1", "16"]
 

@@ -1,7 +1,7 @@
 """This project: `ddpm.training.session` with params.yaml and, for a size of data, an overlay's changes of it."""
 
 import tempfile
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +87,10 @@ class Ours:
 
     @property
     def default(self) -> Setting:
-        from ddpm.evaluation.protocol import Sampling
+        from ddpm.evaluation.protocol import recipe_in
 
         sample = self.params.sample
-        told = {f.name: getattr(sample, f.name) for f in fields(Sampling) if f.name != "seed"}
+        told = recipe_in(self.params).told()
         doubled = 2 if sample.guidance != 1 else 1
         return Setting(f"{sample.sampler} {sample.steps}, {sample.time_grid} grid", doubled * sample.steps, told)
 

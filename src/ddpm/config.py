@@ -375,7 +375,7 @@ class Sample:
     guidance: float
     """1 is the conditional model itself."""
     guide: str | None
-    """A file of a weaker model of the same data to guide against; null: the model itself without the label."""
+    """A file in data/guides of a weaker model of the same data to guide against; null: the model itself, unlabelled."""
     guidance_interval: tuple[float, float | None]
     """Noise levels (sigma / alpha) with guidance; null: without an end."""
     guidance_rescale: float

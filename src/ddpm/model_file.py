@@ -34,6 +34,8 @@ _ABSENT: dict[str, dict[str, Any]] = {
     },
     "objective": {"p2_gamma": 1.0, "sigma_data": 0.5, "learned_variance": False, "vlb_weight": 0.001, "bounded": False},
 }
+_GUIDE = "guide."
+"""Before the names of the guide's tensors."""
 _OF_TRAINING = ("time_sampling", "log_normal")  # keys of `objective` that a finished model has no use for
 
 
@@ -48,6 +50,10 @@ class Model:
     """data_hash, params, code_version, mlflow_run_id, …: where it came from."""
     sha256: str
     """Of the file."""
+    recipe: dict[str, Any] | None = None
+    """How it draws, where the file says so: a `diffusion.settings.Recipe` as plain values."""
+    guide: "Model | None" = None
+    """The weaker model that the recipe guides against; it came in the same file."""
 
     @property
     def schedule(self) -> Process:
@@ -108,8 +114,16 @@ def build_network(spec: dict[str, Any]) -> UNet:
     return UNet(**architecture_of(spec))
 
 
-def save(path: Path | str, *, network: nn.Module, spec: dict[str, Any], lineage: dict[str, Any]) -> str:
-    """Writes the file aside, flushes it and renames it; returns its sha256.
+def save(
+    path: Path | str,
+    *,
+    network: nn.Module,
+    spec: dict[str, Any],
+    lineage: dict[str, Any],
+    recipe: dict[str, Any] | None = None,
+    guide: Model | None = None,
+) -> str:
+    """Writes the file aside, flushes it and renames it; returns its sha256. The same content gives the same file.
 
     Raises UserError where the disk is full or refuses; then a file that was there before is as it was.
     """
@@ -117,9 +131,16 @@ def save(path: Path | str, *, network: nn.Module, spec: dict[str, Any], lineage:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     # One key: safetensors writes several in random order, and the same model shall be the same file.
-    header = {FORMAT: json.dumps({"spec": spec, "lineage": lineage}, sort_keys=True)}
+    described: dict[str, Any] = {"spec": spec, "lineage": lineage}
+    tensors = dict(network.state_dict())
+    if recipe is not None:
+        described["recipe"] = recipe
+    if guide is not None:
+        described["guide"] = {"spec": guide.spec, "lineage": guide.lineage, "sha256": guide.sha256}
+        tensors |= {f"{_GUIDE}{name}": tensor for name, tensor in guide.network.state_dict().items()}
+    header = {FORMAT: json.dumps(described, sort_keys=True)}
     try:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside, header)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, header)
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -148,8 +169,17 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         raise UserError(f"{path} has no {FORMAT!r} in its header; it was not written by this project")
     described = json.loads(header[FORMAT])
     spec, lineage = described["spec"], described["lineage"]
-    network = build_network(spec).to(device)
-    network.load_state_dict(weights)
     with open(path, "rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
-    return Model(network.eval().requires_grad_(False), spec, lineage, digest)
+    guide = None
+    if (told := described.get("guide")) is not None:
+        of_guide = {name: weights.pop(name) for name in list(weights) if name.startswith(_GUIDE)}
+        of_guide = {name.removeprefix(_GUIDE): tensor for name, tensor in of_guide.items()}
+        guide = Model(_trained(told["spec"], of_guide, device), told["spec"], told["lineage"], told["sha256"])
+    return Model(_trained(spec, weights, device), spec, lineage, digest, described.get("recipe"), guide)
+
+
+def _trained(spec: dict[str, Any], weights: dict[str, Tensor], device: torch.device | str) -> UNet:
+    network = build_network(spec).to(device)
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)

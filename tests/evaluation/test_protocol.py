@@ -2,13 +2,13 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread, read_sampling, same_protocol
+from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread, read_sampling, recipe_of
 
 SAMPLING = {"seed": 3, "sampler": "ddim", "steps": 25, "eta": 0.0, "guidance": 1.5}
 PROTOCOL = Protocol(
@@ -68,20 +68,12 @@ def test_a_tracker_gets_the_figures_that_there_are() -> None:
     assert "isc" not in numbers
 
 
-def test_equal_protocols_have_no_differences() -> None:
-    assert same_protocol(PROTOCOL, replace(PROTOCOL)) == []
-
-
-def test_differences_are_named_with_both_values() -> None:
-    other = replace(PROTOCOL, steps=50, extractor_hash="f" * 64)
-    assert same_protocol(PROTOCOL, other) == [
-        "steps: 25 and 50",
-        f"extractor_hash: {'e' * 64} and {'f' * 64}",
-    ]
-
-
-def test_the_sampling_of_a_protocol_makes_the_same_images_of_another_model() -> None:
-    assert PROTOCOL.sampling() == Sampling(**SAMPLING)
+def test_a_protocol_says_how_its_images_were_drawn() -> None:
+    told = json.loads(json.dumps(asdict(replace(PROTOCOL, guidance_interval=(0.5, 5.0), threshold=0.9))))
+    recipe = recipe_of(told)
+    assert recipe is not None
+    assert recipe == Sampling(**SAMPLING, guidance_interval=(0.5, 5.0), threshold=0.9).recipe()
+    assert recipe_of({"n": 10}) is None
 
 
 def test_a_record_that_lacks_a_figure_is_refused_by_its_name() -> None:
@@ -92,7 +84,7 @@ def test_a_record_that_lacks_a_figure_is_refused_by_its_name() -> None:
 
 
 def test_a_protocol_that_lacks_an_entry_is_refused_by_its_name() -> None:
-    with pytest.raises(UserError, match="'seed'"):
+    with pytest.raises(UserError, match="'sampler'"):
         Protocol.from_json({})
 
 
@@ -106,7 +98,7 @@ def test_sampling_is_read_from_beside_the_images(tmp_path: Path) -> None:
     [
         (None, "was not found"),
         ("{", "does not say how"),
-        ("{}", "'seed'"),
+        ("{}", "'sampler'"),
         (json.dumps(SAMPLING | {"n": 7}), "speaks of 7 images, but .* holds 200"),
     ],
 )

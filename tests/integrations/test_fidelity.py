@@ -18,6 +18,7 @@ from ddpm.evaluation.extractor import Described, Extractor, describe
 from ddpm.evaluation.extractor_training import train_extractor
 from ddpm.evaluation.protocol import Record, Sampling
 from ddpm.integrations import fidelity
+from ddpm.promotion.gate import differences
 
 CPU = torch.device("cpu")
 PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
@@ -326,18 +327,20 @@ def test_inception_takes_grey_and_colour_images_by_the_weights_that_the_file_nam
         fidelity.load_extractor(file, CPU)
 
 
-def test_another_models_images_are_made_and_measured_by_the_same_protocol(
+def test_another_models_images_are_made_by_its_own_recipe_and_measured_by_the_same_protocol(
     measure, digits, trained: Extractor, tiny_model, write_split, tmp_path: Path
 ) -> None:
     for name, part in zip(("train", "test"), digits, strict=True):
         write_split(tmp_path / name, part.images)
     trained.save(tmp_path / "extractor.safetensors")
-    tiny_model(tmp_path / "champion.safetensors")
+    own = {"sampler": "ddim", "steps": 3, "guidance": 2.0}
+    tiny_model(tmp_path / "champion.safetensors", recipe=own)
     candidate = measure(digits[0].images[:120]).to_json()
 
     def again() -> dict[str, Any]:
         return fidelity.remeasure(
             tmp_path / "champion.safetensors",
+            recipe=None,
             protocol=candidate["protocol"],
             prepared=tmp_path,
             extractor=tmp_path / "extractor.safetensors",
@@ -346,6 +349,7 @@ def test_another_models_images_are_made_and_measured_by_the_same_protocol(
         )
 
     champion = again()
-    assert champion["protocol"] == candidate["protocol"]
+    assert differences(champion, candidate) == []
+    assert {key: champion["protocol"][key] for key in own} == own
     assert champion["fid"] > candidate["fid"]
     assert again() == champion

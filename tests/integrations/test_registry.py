@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ddpm.config import Promote
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 from ddpm.integrations import mlflow_store, registry
 from ddpm.integrations.registry import Outcome, Version
@@ -73,7 +74,7 @@ class Shelf:
         return self.judge(self.register(seed, record(fid)), **rule)
 
     def judge(self, candidate: Version, remeasured: Mapping[str, Any] | None = None, **rule: Any) -> Outcome:
-        def remeasure(file: Path) -> Mapping[str, Any]:
+        def remeasure(file: Path, recipe: Recipe | None) -> Mapping[str, Any]:
             assert remeasured is not None, "measured again without need"
             self.remeasured_file = file.read_bytes()
             return remeasured
@@ -411,7 +412,7 @@ def test_a_champion_that_changed_while_the_candidate_was_judged_stops_the_decisi
     newer = PROTOCOL | {"n": 200}
     candidate = shelf.register(2, record(1.0, protocol=newer))
 
-    def remeasure(_: Path) -> Mapping[str, Any]:
+    def remeasure(_: Path, recipe: Recipe | None) -> Mapping[str, Any]:
         registry.promote("ddpm", "2", reason="meanwhile")
         return record(9.0, protocol=newer)
 

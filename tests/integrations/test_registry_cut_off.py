@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ddpm.config import Promote
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 from ddpm.integrations import mlflow_store, registry, succession
 from ddpm.integrations.registry import Version
@@ -88,7 +89,7 @@ class Registry:
         )
 
     def judge(self, candidate: Version, *, fid: float = 0.0, **rule: Any) -> str:
-        def remeasure(_: Path) -> Mapping[str, Any]:
+        def remeasure(_: Path, recipe: Recipe | None) -> Mapping[str, Any]:
             assert fid, "measured again without need"
             return {"fid": fid, "memorized_share": 0.0, "floor": {"fid": 4.0}, "protocol": NEWER}
 

@@ -16,7 +16,7 @@ RULE = Promote(
     max_memorized_share=0.05,
     approval="auto",
 )
-PROTOCOL = {"n": 1000, "seed": 0, "steps": 25, "reference_hash": "r", "extractor_hash": "e"}
+PROTOCOL = {"n": 1000, "seed": 0, "sampler": "ddim", "steps": 25, "reference_hash": "r", "extractor_hash": "e"}
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -109,10 +109,16 @@ def test_a_champion_without_a_finite_figure_is_no_obstacle() -> None:
 
 
 def test_records_of_different_protocols_are_refused_and_the_difference_named() -> None:
-    other = record(protocol=PROTOCOL | {"steps": 50})
-    assert differences(record(), other) == ["steps: 25 and 50"]
-    with pytest.raises(UserError, match="steps: 25 and 50"):
+    other = record(protocol=PROTOCOL | {"n": 500})
+    assert differences(record(), other) == ["n: 1000 and 500"]
+    with pytest.raises(UserError, match="n: 1000 and 500"):
         decide(record(), other, RULE)
+
+
+def test_records_of_models_that_draw_differently_compare_since_each_is_judged_as_it_is_used() -> None:
+    protocol = PROTOCOL | {"sampler": "ddpm", "steps": 50, "guidance": 2.0, "threshold": 0.9, "guide": "g" * 64}
+    assert differences(record(), record(protocol=protocol)) == []
+    assert decide(record(fid=5.0), record(protocol=protocol), RULE).promote
 
 
 def test_a_protocol_that_lacks_an_entry_is_a_different_one() -> None:

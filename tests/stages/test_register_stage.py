@@ -1,5 +1,7 @@
 """The register stage on real digits with untrained models: first champion, another protocol, the same model again."""
 
+import base64
+import io
 import json
 import shutil
 import sys
@@ -7,15 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm import config
+from ddpm import cli, config
 from ddpm.data.dataset import read_facts, read_split
 from ddpm.errors import UserError
-from ddpm.integrations import fidelity, mlflow_store, registry
-from ddpm.stages import prepare, register
+from ddpm.integrations import mlflow_store, registry
+from ddpm.stages import evaluate, prepare, register
+from ddpm.stages import sample as stage_sample
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -24,7 +30,7 @@ SMALL = {
     "promote": {"max_over_floor": 1e9, "max_memorized_share": 1.0},
     "runtime": {"progress": False, "device": "cpu", "precision": "float32"},
 }
-SAMPLING = {"seed": 0, "sampler": "ddim", "steps": 2, "eta": 0.0, "guidance": 1.0}
+SAMPLE = {"sampler": "ddim", "time_grid": "uniform", "steps": 2, "images": 100, "grid": 9}
 DIGITS = {"classes": [str(k) for k in range(10)]}
 
 
@@ -62,43 +68,44 @@ def run_main(main: Callable[[], None], patch: pytest.MonkeyPatch, **options: str
 
 
 class Pipeline:
-    """What the stages before `register` leave, for an untrained model."""
+    """A project with an untrained model, and the real stages from `sample` on."""
 
     def __init__(self, project: Path, tiny_model: Callable[..., str], patch: pytest.MonkeyPatch) -> None:
         self.project, self.tiny_model, self.patch = project, tiny_model, patch
 
-    def measured(self, n: int) -> dict[str, Any]:
-        params = config.load()
-        rest = dict.fromkeys(("reference_hash", "extractor", "extractor_hash", "torch_fidelity"), "")
-        numbers = dict.fromkeys(
-            ("reference_n", "kid_subset_size", "kid_subsets", "neighbours", "memorized_quantile"), 0
-        )
-        return dict(
-            fidelity.remeasure(
-                Path("model.safetensors"),
-                protocol=SAMPLING | {"n": n} | rest | numbers,
-                prepared=Path("data/prepared"),
-                extractor=Path("extractor.safetensors"),
-                evaluate=params.evaluate,
-                runtime=params.runtime,
-            )
-        )
+    def params(self, **sample: Any) -> None:
+        yaml = YAML(typ="safe")
+        params = yaml.load(Path("params.yaml").read_text())
+        params["sample"] |= SAMPLE | sample
+        yaml.dump(params, Path("params.yaml"))
 
-    def train(self, seed: int, *, n: int) -> None:
-        sha = self.tiny_model(Path("model.safetensors"), seed=seed, **DIGITS)
+    def train(self, network: int, **sample: Any) -> None:
+        """What the stage `train` leaves, of another network for each number; then its images and its figures."""
+        sha = self.tiny_model(Path("model.safetensors"), seed=network, recipe=None, **DIGITS)
         tracker = mlflow_store.start_run(
             experiment="tests",
-            name=f"training {seed}",
+            name=f"training {network}",
             facts=read_facts(Path("data/prepared")),
             prepared=Path("data/prepared"),
         )
-        mlflow_store.log_model(tracker, Path("model.safetensors"), model_sha256=sha)
+        tracker.tags({mlflow_store.MADE: sha})
         tracker.finish()
         Path("run.json").write_text(json.dumps(mlflow_store.run_record(tracker, model_sha256=sha)))
-        Path("metrics.json").write_text(json.dumps(self.measured(n)))
+        self.measure(**sample)
+
+    def measure(self, **sample: Any) -> dict[str, Any]:
+        """The stages `sample` and `evaluate`."""
+        self.params(**sample)
+        common = {"prepared": "data/prepared", "model": "model.safetensors", "run": "run.json", "images": "generated"}
+        made = {"grid": "grid.png", "animation": "reverse.gif", "report": "sample.json", "guides": "guides"}
+        run_main(stage_sample.main, self.patch, **common, **made)
+        made = {"metrics": "metrics.json", "neighbours": "near.png", "likelihood": "bits.json", "terms": "bits.csv"}
+        run_main(evaluate.main, self.patch, **common, **made, extractor="extractor.safetensors")
+        return json.loads(Path("metrics.json").read_text())
 
     def register(self) -> None:
         options = {"extractor": "extractor.safetensors", "model": "model.safetensors", "run": "run.json"}
+        options |= {"guides": "guides"}
         run_main(
             register.main,
             self.patch,
@@ -120,7 +127,7 @@ def pipeline(
 def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline.train(0, n=100)
+    pipeline.train(0)
     pipeline.register()
     said = capsys.readouterr().out
     assert "ddpm version 1 is the champion now" in said
@@ -133,13 +140,13 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     pipeline.register()
     assert "it is the champion already: nothing to decide" in capsys.readouterr().out
 
-    by_new_protocol = pipeline.measured(n=120)
-    pipeline.train(1, n=120)
+    by_new_protocol = pipeline.measure(images=120)
+    pipeline.train(1, images=120, sampler="ddpm")
     pipeline.register()
     said = capsys.readouterr().out
     assert "measuring champion 1 again by the candidate's protocol" in said
     again = registry.version("ddpm", "1").record("record_again")
-    assert again == by_new_protocol  # the same images, made again from the registry's copy of the model
+    assert again == by_new_protocol  # the same images, drawn by its own recipe from the registry's copy of the model
     candidate = registry.version("ddpm", "2")
     assert candidate.tags["decided_against"] == "1"
     new, old = json.loads(Path("metrics.json").read_text())["fid"], again["fid"]
@@ -151,9 +158,112 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:
-    pipeline.train(0, n=100)
+    pipeline.train(0)
     record = json.loads(Path("run.json").read_text())
     Path("run.json").write_text(json.dumps(record | {"model_sha256": "0" * 64}))
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
         pipeline.register()
     assert registry.versions("ddpm") == []
+
+
+UNUSUAL = {
+    "time_grid": "quadratic",
+    "steps": 5,
+    "guidance": 2.0,
+    "guidance_interval": [0.1, 50.0],
+    "guidance_rescale": 0.3,
+    "threshold": 0.9,
+    "guide": "guides/weaker.safetensors",
+    "seed": 7,
+}
+
+
+def drawn_by_the_command(out: str, *words: str) -> torch.Tensor:
+    """uint8 [N,8,8]"""
+    assert cli.main(["sample", "--out", out, "--device", "cpu", *words]) == 0
+    return torch.stack([as_tensor(Image.open(file)) for file in sorted(Path(out).iterdir())])
+
+
+def as_tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.tensor(list(picture.getdata()), dtype=torch.uint8).view(8, 8)
+
+
+def test_what_is_measured_is_what_everybody_draws_bit_for_bit(
+    pipeline: Pipeline, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(Path("guides/weaker.safetensors"), seed=9, recipe=None, **DIGITS)
+    pipeline.train(0, **UNUSUAL)
+    pipeline.register()
+    Path("guides/weaker.safetensors").unlink()  # the version brings it along
+    Path("model.safetensors").unlink()
+    Path("params.yaml").rename("elsewhere.yaml")
+
+    of_class = torch.from_numpy(np.load("generated/labels.npy"))[:40] == 3
+    measured = torch.from_numpy(np.load("generated/images.npy"))[:40, 0][of_class]
+    assert len(measured) >= 2
+    wanted = ["--number", "40", "--label", "3", "--seed", "7"]
+    assert torch.equal(drawn_by_the_command("threes", *wanted)[of_class], measured)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.tracking_uri())
+    served = mlflow.pyfunc.load_model("models:/ddpm@champion")
+    [answer] = served.predict([{"number": 40, "label": 3, "seed": 7}])
+    pictures = [as_tensor(Image.open(io.BytesIO(base64.b64decode(text)))) for text in answer["images"]]
+    assert torch.equal(torch.stack(pictures)[of_class], measured)
+    assert (answer["sampler"], answer["steps"], answer["guidance"]) == ("ddim", 5, 2.0)
+
+    other = drawn_by_the_command("other", *wanted, "--guidance", "1")
+    assert not torch.equal(other[of_class], measured)
+
+
+def test_other_settings_of_the_same_weights_are_another_version_and_the_same_settings_the_same(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.train(0)
+    pipeline.register()
+    first = registry.version("ddpm", "1")
+    pipeline.measure(steps=3)
+    pipeline.register()
+    assert [v.number for v in registry.versions("ddpm")] == ["2", "1"]
+    kept = registry.version("ddpm", "1").record()
+    assert kept == first.record()
+    second = registry.version("ddpm", "2")
+    assert (second.tags["sample.sampler"], second.tags["sample.steps"], second.tags["decided_against"]) == (
+        "ddim",
+        "3",
+        "1",
+    )
+    assert second.tags["weights_sha256"] == first.tags["weights_sha256"]
+
+    pipeline.measure(steps=2)
+    pipeline.register()
+    assert [v.number for v in registry.versions("ddpm")] == ["2", "1"]
+    assert registry.version("ddpm", "1").record() == kept
+
+
+def test_a_guide_that_is_another_file_now_is_not_registered_with_the_figures_of_the_former(
+    pipeline: Pipeline, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(Path("guides/weaker.safetensors"), seed=9, recipe=None, **DIGITS)
+    pipeline.train(0, guidance=2.0, guide="guides/weaker.safetensors")
+    tiny_model(Path("guides/weaker.safetensors"), seed=10, recipe=None, **DIGITS)
+    with pytest.raises(UserError, match=r"guides holds no file with sha256 \w+…, the guide with which"):
+        pipeline.register()
+    tiny_model(Path("weaker.safetensors"), seed=9, recipe=None, **DIGITS)
+    with pytest.raises(UserError, match=r"sample\.guide is weaker.*, expected a file in guides"):
+        pipeline.measure(guidance=2.0, guide="weaker.safetensors")
+
+
+def test_a_version_from_before_versions_said_how_they_draw_is_drawn_as_it_was_measured(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.train(0, guidance=2.0)
+    run = mlflow_store.attach(Path("run.json"))
+    sha = mlflow_store.read_run(Path("run.json"))["model_sha256"]
+    model_id = mlflow_store.log_model(run, Path("model.safetensors"), model_sha256=sha)
+    record = json.loads(Path("metrics.json").read_text())
+    registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=run.id, record=record, tags={})
+    registry.promote("ddpm", "1", reason="of old")
+    capsys.readouterr()
+    drawn_by_the_command("old", "--number", "2", "--seed", "1")
+    assert "sampler ddim, steps 2, eta 0.0, guidance 2.0" in capsys.readouterr().out
+    assert registry.holding(registry.versions("ddpm"), sha, record["protocol"]) == registry.version("ddpm", "1")

@@ -83,7 +83,6 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
     ]
     pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images") if file.path.endswith(".png")]
     assert len(pictures) == 1
-    assert len(client.search_logged_models([experiment.experiment_id])) == 1
     assert not list((prepared / ".state").rglob("unsent"))
 
 

@@ -97,11 +97,6 @@ def statuses(folder: Path) -> list[str]:
         return [status for (status,) in store.execute("select status from runs order by start_time")]
 
 
-def logged_models(folder: Path) -> int:
-    with sqlite3.connect(folder / "mlflow.db") as store:
-        return store.execute("select count(*) from logged_models").fetchone()[0]
-
-
 def kill_when(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -157,11 +152,10 @@ def test_killed_after_its_last_step_it_trains_nothing_again_and_stays_one_run(pr
     shutil.rmtree(prepared / ".state" / "train")
     for name in ("model.safetensors", "run.json"):
         (prepared / name).unlink()
-    runs, models = len(statuses(prepared)), logged_models(prepared)
+    runs = len(statuses(prepared))
 
     kill_when(lambda: images_saved(prepared)[-1:] == [2560], start(prepared))
     kill_when((prepared / "model.safetensors").exists, start(prepared))
-    assert not (prepared / "run.json").exists()
     assert "going on after 2560 images" in finish(prepared)
     # It has ended, and dvc, which would have recorded the model now, was killed.
     (prepared / "model.safetensors").unlink()
@@ -169,7 +163,6 @@ def test_killed_after_its_last_step_it_trains_nothing_again_and_stays_one_run(pr
 
     assert model_hash(prepared) == undisturbed
     assert statuses(prepared)[runs:] == ["FINISHED"]
-    assert logged_models(prepared) - models == 1
 
 
 PIPELINE = """

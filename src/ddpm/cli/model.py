@@ -3,40 +3,62 @@
 import argparse
 import os
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    from ddpm.diffusion.settings import Recipe
+    from ddpm.integrations.registry import Version
     from ddpm.model_file import Model
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
-    """The model of --model, --version or the champion, and what it is called."""
+    """The model of --model, --version or the champion, and what it is called.
+
+    A file that does not say how it draws is drawn from as its version was measured, or, where --model names it, as the
+    params.yaml here says.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        file, called = (args.model, str(args.model)) if args.model else _registered_file(args, Path(folder))
+        found = None if args.model else _registered(args)
+        if found is None:
+            file, called = args.model, str(args.model)
+        else:
+            from ddpm.integrations import registry
+
+            file, called = registry.download(found, Path(folder)), f"{found.name} version {found.number}"
 
         from ddpm import model_file
         from ddpm.runtime import choose_device
 
-        return model_file.load(file, choose_device(args.device)), called
+        model = model_file.load(file, choose_device(args.device))
+        if model.recipe is None:
+            recipe = _recipe_here() if found is None else found.recipe()
+            model = replace(model, recipe=None if recipe is None else asdict(recipe))
+        return model, called
 
 
-def _registered_file(args: argparse.Namespace, folder: Path) -> tuple[Path, str]:
+def _recipe_here() -> "Recipe | None":
+    if not os.path.exists("params.yaml"):
+        return None
+    from ddpm import config
+    from ddpm.evaluation.protocol import recipe_in
+
+    return recipe_in(config.load())
+
+
+def _registered(args: argparse.Namespace) -> "Version":
     from ddpm.integrations import registry
 
     name = registered_name(args)
     if args.version:
-        found = registry.version(name, args.version)
-    else:
-        champion = registry.champion(name)
-        if champion is None:
-            raise UserError(
-                f"{name} has no champion; make one with `ddpm promote VERSION`, or name a file with --model"
-            )
-        found = champion
-    return registry.download(found, folder), f"{name} version {found.number}"
+        return registry.version(name, args.version)
+    champion = registry.champion(name)
+    if champion is None:
+        raise UserError(f"{name} has no champion; make one with `ddpm promote VERSION`, or name a file with --model")
+    return champion
 
 
 def registered_name(args: argparse.Namespace) -> str:

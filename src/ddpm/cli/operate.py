@@ -30,11 +30,12 @@ def versions(args: argparse.Namespace) -> None:
     found = registry.versions(registered_name(args))
     if not found:
         raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
-    head = ("version", "aliases", "fid", "kid", "floor fid", "decision", "when", "run")
+    head = ("version", "aliases", "sampler", "steps", "fid", "kid", "floor fid", "decision", "when", "run")
     rows = [
         (
             v.number,
             ", ".join(v.aliases),
+            *_drawn(v),
             *(v.tags.get(key, "") for key in ("fid", "kid", "floor.fid", "decision")),
             f"{v.created.astimezone():%Y-%m-%d %H:%M}",
             v.run_id or "",
@@ -44,6 +45,12 @@ def versions(args: argparse.Namespace) -> None:
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _drawn(version: "Version") -> tuple[str, str]:
+    """Sampler and steps, where they are known."""
+    recipe = version.recipe()
+    return ("", "") if recipe is None else (recipe.sampler, str(recipe.steps))
 
 
 def promote(args: argparse.Namespace) -> None:
@@ -92,7 +99,7 @@ def report(args: argparse.Namespace) -> None:
 
     made = mlflow_store.read_run(args.run_json)
     known = registry.versions(registered_name(args))
-    found = next((v for v in known if v.tags.get("model_sha256") == made["model_sha256"]), None)
+    found = registry.holding(known, made["model_sha256"], record.get("protocol", {}))
     champion = next((v for v in known if registry.CHAMPION in v.aliases), None)
     _say("model", _standing(found, champion))
     if found is not None:

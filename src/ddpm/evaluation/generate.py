@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ddpm.diffusion.catalogue import SAMPLERS
 from ddpm.diffusion.grids import GRIDS
 from ddpm.diffusion.guidance import LabelledDenoise
 from ddpm.diffusion.likelihood import Estimate
-from ddpm.diffusion.settings import Settings
+from ddpm.diffusion.settings import Recipe, Settings
 from ddpm.distributed import assembled, dealt, leads, processes, rank
 from ddpm.errors import UserError
 from ddpm.images import to_uint8
@@ -24,6 +25,19 @@ from ddpm.seeding import seed_of
 
 if TYPE_CHECKING:
     from ddpm.model_file import Model
+
+
+def carried(model: "Model") -> Recipe | None:
+    """The recipe that the model brings along. Raises UserError where it has words that are not known here."""
+    if model.recipe is None:
+        return None
+    try:
+        return Recipe(**model.recipe)
+    except TypeError as error:
+        raise UserError(
+            f"the model says how it draws in words that are not known here ({error}); draw with the version of this "
+            "project that wrote its file"
+        ) from None
 
 
 class PerImageNoise:
@@ -59,16 +73,19 @@ def sampling_steps(
     """The reverse process of the images with these indices, step by step; labels are theirs, [N].
 
     `steps` are evaluations of the denoiser per image (with guidance, each is of two networks); a sampler whose step
-    takes several makes fewer steps. `more` are `diffusion.settings.Settings`.
+    takes several makes fewer steps. `more` are `diffusion.settings.Settings`; those that only another sampler reads
+    change nothing.
     Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
     """
     settings, process, chosen = Settings(**more), model.schedule, SAMPLERS[sampler]
+    if sampler != "ddpm":
+        settings = replace(settings, variance="small")
     shape = (model.spec["channels"], model.spec["size"], model.spec["size"])
     noise = PerImageNoise(seed, indices, shape, device)
     labels = None if labels is None else labels.to(device)
     grid = GRIDS[settings.time_grid](process, chosen.steps(steps, settings.langevin_steps), settings.rho)
     first, last = (process.sigma(samplers.at(t, torch.zeros(1))).item() for t in (grid[0], process.T))
-    denoise = _denoiser(model, guidance=guidance, settings=settings, precision=precision, device=device)
+    denoise = denoiser(model, guidance=guidance, settings=settings, precision=precision, device=device)
     return chosen.run(
         lambda x_t, t: denoise(x_t, t, labels),
         process,
@@ -79,7 +96,7 @@ def sampling_steps(
     )
 
 
-def _denoiser(
+def denoiser(
     model: "Model", *, guidance: float, settings: Settings, precision: Precision, device: torch.device
 ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor | Estimate]:
     """x_0 in [-1, 1], guided; with its variance where the settings want a learned one."""
@@ -93,7 +110,7 @@ def _denoiser(
     }
     guided: Callable[[LabelledDenoise], LabelledDenoise] = partial(around.classifier_free, **options)
     if settings.guide is not None:
-        weaker = _guide(settings.guide, model, device).estimator(precision=precision)
+        weaker = _weaker(settings.guide, model, device).estimator(precision=precision)
         guided = partial(around.autoguided, weaker=lambda x_t, t, labels: weaker(x_t, t, labels).x_0, **options)
     bounded: Callable[[LabelledDenoise], LabelledDenoise] = around.clipped
     if settings.threshold is not None:
@@ -120,17 +137,25 @@ def _denoiser(
     return denoise
 
 
-def _guide(path: str, model: "Model", device: torch.device) -> "Model":
-    guide = _loaded(path, Path(path).stat().st_mtime_ns if Path(path).exists() else 0, device)
+def _weaker(told: str, model: "Model", device: torch.device) -> "Model":
+    """The guide that the model brings along, by its sha256, or the one in a file."""
+    if model.guide is not None and told == model.guide.sha256:
+        return model.guide
+    guide = _loaded(told, Path(told).stat().st_mtime_ns if Path(told).exists() else 0, device)
+    require_guide(guide, model, called=told)
+    return guide
+
+
+def require_guide(guide: "Model", model: "Model", *, called: str) -> None:
+    """Raises UserError unless the one can guide the other: the same images, classes and process."""
     for key in ("channels", "size", "classes"):
         if guide.spec[key] != model.spec[key]:
             raise UserError(
-                f"the guide {path} has {key} {guide.spec[key]}, the model {model.spec[key]}; "
+                f"the guide {called} has {key} {guide.spec[key]}, the model {model.spec[key]}; "
                 "guide with a model of the same data"
             )
     if guide.spec["schedule"] != model.spec["schedule"]:
-        raise UserError(f"the guide {path} has another schedule than the model; guide with one of the same process")
-    return guide
+        raise UserError(f"the guide {called} has another schedule than the model; guide with one of the same process")
 
 
 @lru_cache(maxsize=1)
@@ -161,7 +186,7 @@ def generate(
     """Images first..first+n-1 of the seed: uint8 [n,C,H,W] on the CPU.
 
     `labels` are int64 [n] or None; `more` are `diffusion.settings.Settings`. `batch` images are generated at a time,
-    which changes no image by more than rounding.
+    which changes no bit of an image on a CPU (`networks.kernels.conv`), and no more than its rounding on a GPU.
     """
     from tqdm import tqdm
 

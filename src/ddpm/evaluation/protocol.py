@@ -3,30 +3,30 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddpm.diffusion.settings import Settings
+from ddpm import config
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Settings):
-    """How images were generated: with the same model, these give the same images."""
+class Sampling(Recipe):
+    """How images were generated: with the same model and the same labels, these give the same images."""
 
     seed: int
-    sampler: str
-    steps: int
-    eta: float
-    guidance: float
+
+    def recipe(self) -> Recipe:
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Sampling):
-    """How figures were measured: only figures of equal protocols compare."""
+    """How figures were measured: those compare whose protocols differ in the recipe alone (`promotion.gate`)."""
 
     n: int
     """Generated images."""
@@ -52,7 +52,7 @@ class Protocol(Sampling):
             raise UserError(f"the protocol of the figures lacks {error}; measure again with `dvc repro`") from None
 
     def sampling(self) -> Sampling:
-        """How the images were generated, for another model to be measured the same way."""
+        """How the images were generated."""
         return Sampling(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
 
 
@@ -143,10 +143,18 @@ class Record:
             raise UserError(f"the record of figures does not hold {error}; measure again with `dvc repro`") from None
 
 
-def same_protocol(a: Protocol, b: Protocol) -> list[str]:
-    """What differs, as `key: value in a, value in b`; empty if the figures compare."""
-    one, other = (json.loads(json.dumps(asdict(protocol))) for protocol in (a, b))
-    return [f"{key}: {one[key]} and {other[key]}" for key in one if one[key] != other[key]]
+def recipe_in(params: config.Params) -> Recipe:
+    """The section `sample`, with the precision; its guide is a file."""
+    told = {name: getattr(params.sample, name) for name in Recipe.__dataclass_fields__ if name != "precision"}
+    return Recipe(**told, precision=params.runtime.precision)
+
+
+def recipe_of(protocol: Mapping[str, Any]) -> Recipe | None:
+    """How the images of these figures were drawn; None where the protocol does not say."""
+    try:
+        return _from(Recipe, protocol)
+    except KeyError:
+        return None
 
 
 def read_sampling(folder: Path, *, n: int) -> Sampling:
@@ -170,5 +178,5 @@ def read_sampling(folder: Path, *, n: int) -> Sampling:
 def _from(cls: type[_T], values: Mapping[str, Any]) -> _T:
     """Only a setting of sampling may be absent: it then has the neutral value, as before there was such a setting."""
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    neutral = {field.name for field in fields(Settings)}
+    neutral = {field.name for field in fields(Recipe) if field.default is not MISSING}
     return cls(**{name: values[name] for name in known if name in values or name not in neutral})

@@ -5,7 +5,8 @@ image to make; the images of an `Artist` are its own `indices`, so a caller may 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from torch import Tensor
 from ddpm.diffusion import editing, grids, restoration, samplers
 from ddpm.diffusion.restoration import Operator
 from ddpm.diffusion.samplers import Denoise, Step
-from ddpm.evaluation.generate import PerImageNoise
+from ddpm.diffusion.settings import Settings
+from ddpm.evaluation.generate import PerImageNoise, denoiser
 from ddpm.images import to_model_range, to_uint8
 from ddpm.model_file import Model
 from ddpm.runtime import Precision
@@ -31,15 +33,20 @@ class Artist:
     labels: Tensor | None
     """int64 [N]"""
     guidance: float
+    settings: Settings
+    """Of the model's recipe, for what surrounds the denoiser: thresholds, intervals, guide."""
     device: torch.device
     precision: Precision
     indices: Sequence[int]
     """Of the images within their seed, N of them."""
 
     def denoise(self) -> Denoise:
-        labelled = self.model.denoiser(guidance=self.guidance, precision=self.precision)
+        settings = replace(self.settings, variance="small")  # no use asks for the variance
+        labelled = denoiser(
+            self.model, guidance=self.guidance, settings=settings, precision=self.precision, device=self.device
+        )
         labels = None if self.labels is None else self.labels.to(self.device)
-        return lambda x_t, t: labelled(x_t, t, labels)
+        return lambda x_t, t: cast(Tensor, labelled(x_t, t, labels))
 
     def noise(self) -> PerImageNoise:
         shape = (self.model.spec["channels"], self.model.spec["size"], self.model.spec["size"])

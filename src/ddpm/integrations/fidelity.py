@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from ddpm import config, model_file
 from ddpm.data.dataset import read_split
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 from ddpm.evaluation import extractor as extractors
 from ddpm.evaluation.extractor import Described, FeatureExtractor, describe, require_enough_images
-from ddpm.evaluation.generate import balanced_labels, generate
+from ddpm.evaluation.generate import balanced_labels, carried, generate
 from ddpm.evaluation.memorization import Copies, find_copies
 from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread
 from ddpm.images import Images
@@ -157,27 +158,35 @@ def measure_images(
 def remeasure(
     model: Path,
     *,
+    recipe: Recipe | None,
     protocol: Mapping[str, Any],
     prepared: Path,
     extractor: Path,
     evaluate: config.Evaluate,
     runtime: config.Runtime,
 ) -> dict[str, Any]:
-    """The record, as in reports/metrics.json, of another model's images made and measured by this protocol."""
+    """The record, as in reports/metrics.json, of another model's images: drawn by its own recipe, measured by this
+    protocol, from which number and seed are.
+
+    `recipe` is for a file that carries none. Raises UserError where there is neither.
+    """
     as_told = Protocol.from_json(protocol)
-    sampling, n = as_told.sampling(), as_told.n
     device = choose_device(runtime.device)
-    denoiser = model_file.load(model, device)
-    classes = len(denoiser.spec["classes"])
+    drawing = model_file.load(model, device)
+    recipe = carried(drawing) or recipe
+    if recipe is None:
+        raise UserError(f"{model} does not say how its images are drawn, and its figures do not either")
+    sampling, n, classes = Sampling(**asdict(recipe), seed=as_told.seed), as_told.n, len(drawing.spec["classes"])
     images = generate(
-        denoiser,
+        drawing,
         n=n,
+        seed=sampling.seed,
         labels=balanced_labels(n, classes, sampling.seed) if classes else None,
         batch=runtime.sample_batch,
         device=device,
-        precision=choose_precision(runtime.precision, device, denoiser.spec["size"]),
+        precision=choose_precision(recipe.precision, device, drawing.spec["size"]),
         progress=runtime.progress,
-        **asdict(sampling),
+        **recipe.told(),
     )
     record, *_ = measure_images(
         images.numpy(),

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from time import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -44,6 +45,9 @@ SERVED_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "safetensors", "tqdm")
 """What the served model imports, beside the copy of this package that travels with it."""
 
 SYSTEM_PREFIX = "system/"
+MADE = "model_sha256"
+"""Tag of a run: the sha256 of the model file that its training wrote."""
+
 FLUSH_COUNT = 1000
 """MLflow takes so many figures in one call."""
 FLUSH_SECONDS = 5.0
@@ -393,7 +397,7 @@ def knows(run_id: str | None) -> bool:
 
 
 def attach(run_json: Path) -> MlflowTracker:
-    """The run that made the model, to add to it; its status stays as it is. Figures become the logged model's too.
+    """The run that made the model, to add to it; its status stays as it is.
 
     It is found by the model's hash, so a model that DVC restored from its cache, or pulled, names its run as well;
     of several trainings that made the same model, the newest. Raises UserError where the store knows none.
@@ -407,15 +411,13 @@ def attach(run_json: Path) -> MlflowTracker:
             if experiment is None
             else client.search_runs(
                 [experiment.experiment_id],
-                f"tags.model_sha256 = '{record['model_sha256']}'",
+                f"tags.{MADE} = '{record['model_sha256']}'",
                 order_by=["attributes.start_time DESC"],
             )
         )
         for run in runs:
-            model_id = _logged(client, run.info.experiment_id, run.info.run_id, record["model_sha256"])
-            if model_id is not None:
-                _require_artifact_folder(client, run.info.experiment_id)
-                return MlflowTracker(client, run, owner=False, model_id=model_id)
+            _require_artifact_folder(client, run.info.experiment_id)
+            return MlflowTracker(client, run, owner=False)
     raise UserError(
         f"no run in MLflow at {shown_uri()}, experiment {record['experiment']!r}, made the model of {run_json}: it was "
         f"made at {record['tracking_uri']}; set MLFLOW_TRACKING_URI to that store, or make a run here with "
@@ -453,15 +455,21 @@ def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha25
 
 
 def log_model(
-    tracker: MlflowTracker, model_file: Path, *, model_sha256: str, bounds: Mapping[str, Any] | None = None
+    tracker: MlflowTracker,
+    model_file: Path,
+    *,
+    model_sha256: str,
+    figures: Mapping[str, float] = MappingProxyType({}),
+    bounds: Mapping[str, Any] | None = None,
 ) -> str:
-    """The model as MLflow serves it; returns its id (`m-…`). The same file in the same run is logged once.
+    """The model as MLflow serves it, with its figures; returns its id (`m-…`).
 
-    `bounds` are those of answering.Bounds, within which it works for others.
+    The same file in the same run is logged once. `bounds` are those of answering.Bounds, within which it works for
+    others.
 
     The folder holds the safetensors file, the code that reads it, and nothing pickled.
     """
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, Metric
 
     import ddpm
 
@@ -492,7 +500,10 @@ def log_model(
             client.log_model_artifacts(made.model_id, f"{folder}/model")
         client.finalize_logged_model(made.model_id, "READY")
         client.log_outputs(tracker.id, [LoggedModelOutput(made.model_id, step=0)])
-        client.set_tag(tracker.id, "model_sha256", model_sha256)
+        now = int(time() * 1000)
+        metrics = [Metric(key, value, now, 0, model_id=made.model_id) for key, value in figures.items()]
+        if metrics:
+            client.log_batch(tracker.id, metrics=metrics)
     return made.model_id
 
 

@@ -19,8 +19,10 @@ from torch import Tensor
 from ddpm.data.picture_file import Reading, RejectedError, Seen, opened
 from ddpm.data.pixels import whole_picture
 from ddpm.diffusion import restoration
+from ddpm.diffusion.settings import Settings
 from ddpm.errors import UserError
 from ddpm.evaluation import uses
+from ddpm.evaluation.generate import carried
 from ddpm.integrations.request import (
     BATCH,
     MAX_GUIDANCE,
@@ -33,7 +35,7 @@ from ddpm.integrations.request import (
     whole,
 )
 from ddpm.model_file import Model
-from ddpm.runtime import choose_precision, memory_format
+from ddpm.runtime import choose_precision
 
 MAX_BYTES = 2**23
 """Of a picture's file."""
@@ -99,11 +101,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     label = label_index(given.get("label"), model.spec["classes"])
     if label is None and model.spec["classes"]:
         require_label_dropout("label is missing", "it draws nothing without a label; give one", model)
-    guidance = real("guidance", given.get("guidance", 1.0), 0.0, MAX_GUIDANCE)
-    if guidance != 1:
-        require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
-        if label is None:
-            raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
+    guidance = _guidance(given, label, model)
     image = read_picture(
         "image",
         given.get("image"),
@@ -133,16 +131,32 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     )
 
 
+def _guidance(given: Mapping[str, Any], label: int | None, model: Model) -> float:
+    """The one asked for, or the recipe's where there is something to guide to: a label, or away from its guide."""
+    recipe = carried(model)
+    guided = recipe is not None and recipe.guide is not None
+    if "guidance" not in given:
+        return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
+    guidance = real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
+    if guidance != 1 and not guided:
+        require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
+        if label is None:
+            raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
+    return guidance
+
+
 def draw(model: Model, request: PictureRequest) -> Tensor:
     """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     device = next(model.network.parameters()).device
-    precision = choose_precision("auto", device, model.spec["size"])
-    model.network.to(memory_format=memory_format(device, precision))
+    recipe = carried(model)
+    precision = choose_precision("auto" if recipe is None else recipe.precision, device, model.spec["size"])
     parts = []
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
         labels = None if request.label is None else torch.full((len(indices),), request.label)
-        artist = uses.Artist(model, request.seed, labels, request.guidance, device, precision, indices)
+        artist = uses.Artist(
+            model, request.seed, labels, request.guidance, recipe or Settings(), device, precision, indices
+        )
         parts.append(_drawn(artist, request))
     return torch.cat(parts)
 

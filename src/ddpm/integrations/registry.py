@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ddpm import config
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
+from ddpm.evaluation.protocol import recipe_of
 from ddpm.integrations import succession
 from ddpm.integrations.mlflow_store import as_default_store, connect, mlflow_errors, shown_uri, tracking_uri, user
 from ddpm.integrations.registry_lock import alone
@@ -48,6 +50,10 @@ class Version:
     def record(self, key: Literal["record", "record_again"] = "record") -> dict[str, Any] | None:
         """Its figures with their protocol, as in reports/metrics.json; `record_again` by a later protocol."""
         return json.loads(self.tags[key]) if key in self.tags else None
+
+    def recipe(self) -> Recipe | None:
+        """How it was drawn when it was measured; None where nothing says so."""
+        return recipe_of((self.record() or {}).get("protocol", {}))
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,22 @@ def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
     return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
 
 
+def contents(weights_sha256: str, recipe: Recipe) -> dict[str, str]:
+    """What a version is, as tags of it: the file of its weights, and how they are drawn from."""
+    return {"weights_sha256": weights_sha256} | {f"sample.{key}": str(value) for key, value in recipe.told().items()}
+
+
+def holding(known: list[Version], weights_sha256: str, protocol: Mapping[str, Any]) -> Version | None:
+    """Of these versions, newest first, the one of these weights that is drawn as the protocol says."""
+    recipe = recipe_of(protocol)
+    for found in known:
+        # A version from before versions carried a recipe is the file of its weights.
+        weights = found.tags.get("weights_sha256", found.tags.get("model_sha256"))
+        if weights == weights_sha256 and found.recipe() == recipe:
+            return found
+    return None
+
+
 def summary(outcome: Outcome, *, metric: str) -> str:
     """What was decided, the figures it was decided by, and why, a line each."""
     found, record = outcome.version, outcome.version.record() or {}
@@ -168,13 +190,14 @@ def judge(
     candidate: Version,
     *,
     rule: config.Promote,
-    remeasure: Callable[[Path], Mapping[str, Any]],
+    remeasure: Callable[[Path, Recipe | None], Mapping[str, Any]],
     folder: Path,
 ) -> Outcome:
     """Decides about a registered candidate, moves the alias or leaves it, and writes the reasons on the version.
 
-    Where the alias was removed, the candidate is held against the last champion. One whose stored figures have another
-    protocol is downloaded into `folder` and measured again by `remeasure(model file) -> record`. Where that is
+    Where the alias was removed, the candidate is held against the last champion. One whose stored figures were measured
+    otherwise is downloaded into `folder` and measured again, drawn by its own recipe, by `remeasure(model file, recipe
+    of a file that carries none) -> record`. Where that is
     impossible, because it makes images of another kind or its file is lost, a person decides. A version that a person
     took down, by a rollback or in MLflow, comes back only by a person.
     """
@@ -216,7 +239,7 @@ def judge(
         if opponent is None:
             print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
             try:
-                opponent = remeasure(download(rival, folder))
+                opponent = remeasure(download(rival, folder), rival.recipe())
             except UserError as error:
                 return conclude(
                     "pending", f"champion {rival.number} could not be measured by the same protocol ({error})"

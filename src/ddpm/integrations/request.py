@@ -1,20 +1,25 @@
-"""What a consumer may ask of a model, in one place for HTTP, Python and the command line: fields, bounds, defaults."""
+"""What a consumer may ask of a model, in one place for HTTP, Python and the command line: fields, and their bounds.
+
+The defaults are the model's recipe, by which it was measured. A request that names another sampler, or other steps,
+eta or guidance, changes that alone: the rest of the recipe (time grid, thresholds, intervals, guide) holds for all
+samplers, or is read by none but the recipe's own.
+"""
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ddpm.diffusion.catalogue import SAMPLERS
-from ddpm.diffusion.settings import Settings
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
-from ddpm.evaluation.generate import generate
+from ddpm.evaluation.generate import carried, generate
 from ddpm.model_file import Model
-from ddpm.runtime import choose_precision, memory_format
+from ddpm.runtime import choose_precision
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,9 +29,8 @@ MAX_IMAGES = 64
 MAX_GUIDANCE = 20.0
 MAX_SEED = 2**63 - 1
 BATCH = 64
-
-FALLBACK: dict[str, Any] = {"sampler": "dpmpp_2m", "time_grid": "karras", "steps": 10, "eta": 0.0, "guidance": 1.0}
-"""For a model whose file does not say how it is to be sampled (lineage, params, sample)."""
+_OF_RECIPE = ("sampler", "steps", "eta", "guidance")
+"""What a request may say instead of the model's recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,33 +48,38 @@ class Request:
 
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> Request:
-    """The request, with the model's defaults where a field is absent or null.
+    """The request, with the model's recipe where a field is absent or null.
 
     number 1..max_number (default 1); label: a class's index or name (default: the classes in turn); seed
     0..2^63-1 (default: a fresh one); steps 1..T; guidance 0..20; sampler a key of SAMPLERS; eta 0..1.
-    Raises UserError, one sentence, for an unknown field or a value out of bounds.
+    Raises UserError, one sentence, for an unknown field, a value out of bounds, and a model without a recipe where
+    sampler and steps are not given.
     """
-    known = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
+    known = ("number", "label", "seed", *_OF_RECIPE)
     given = given_fields(fields, known)
-    classes, T = model.spec["classes"], model.spec["schedule"]["T"]
-    default = _as_trained(model)
-    default["steps"] = min(default["steps"], T)
-    if not classes:
-        default["guidance"] = 1.0
-    sampler = given.get("sampler", default["sampler"])
+    classes, T, recipe = model.spec["classes"], model.spec["schedule"]["T"], carried(model)
+    if recipe is None:
+        if not {"sampler", "steps"} <= given.keys():
+            raise UserError("this model's file does not say how its images are drawn; give sampler and steps")
+        recipe = Recipe(sampler=given["sampler"], steps=given["steps"])
+    sampler = given.get("sampler", recipe.sampler)
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
-    guidance = real("guidance", given.get("guidance", default["guidance"]), 0.0, MAX_GUIDANCE)
-    if guidance != 1 and not default.get("guide"):
-        require_label_dropout(f"guidance is {guidance}, expected 1", "it has nothing to guide with", model)
+    if given.get("guidance", 1) != 1 and recipe.guide is None:
+        real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
+        require_label_dropout(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
+
+    def asked(name: str, bounded: Callable[..., Any], low: float, high: float) -> Any:
+        return bounded(name, given[name], low, high) if name in given else getattr(recipe, name)
+
     return Request(
         number=whole("number", given.get("number", 1), 1, max_number),
         label=label_index(given.get("label"), classes),
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         sampler=sampler,
-        steps=whole("steps", given.get("steps", default["steps"]), 1, T),
-        eta=real("eta", given.get("eta", default["eta"]), 0.0, 1.0),
-        guidance=guidance,
+        steps=asked("steps", whole, 1, T),
+        eta=asked("eta", real, 0.0, 1.0),
+        guidance=asked("guidance", real, 0.0, MAX_GUIDANCE),
     )
 
 
@@ -87,32 +96,20 @@ def labels_of(request: Request, model: Model) -> Tensor | None:
 def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
     """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     device = next(model.network.parameters()).device
-    precision = choose_precision("auto", device, model.spec["size"])
-    model.network.to(memory_format=memory_format(device, precision))
-    told = _as_trained(model)
-    more = {field.name: told[field.name] for field in fields(Settings) if field.name in told}
-    if request.sampler != "ddpm":
-        more.pop("variance", None)  # the others have none to choose
+    asked = {name: getattr(request, name) for name in _OF_RECIPE}
+    recipe = carried(model)
+    recipe = Recipe(**asked) if recipe is None else replace(recipe, **asked)
     return generate(
         model,
         n=request.number,
         seed=request.seed,
         labels=labels_of(request, model),
-        sampler=request.sampler,
-        steps=request.steps,
-        eta=request.eta,
-        guidance=request.guidance,
         batch=BATCH,
         device=device,
-        precision=precision,
+        precision=choose_precision(recipe.precision, device, model.spec["size"]),
         progress=progress,
-        **more,
+        **recipe.told(),
     )
-
-
-def _as_trained(model: Model) -> dict[str, Any]:
-    """How the model is sampled where nobody says otherwise: the `sample` section it was trained beside."""
-    return FALLBACK | model.lineage.get("params", {}).get("sample", {})
 
 
 def as_picture(image: Tensor) -> "Image":

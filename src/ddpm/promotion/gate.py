@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm import config
+from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
 
 
@@ -41,11 +42,14 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rul
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What differs between the protocols of two records, as `key: value in a, value in b`."""
+    """What differs in how two records were measured, as `key: value in a, value in b`.
+
+    How the images were drawn (`Recipe`) may differ: each model is judged as it is used, by its own recipe.
+    """
     one, other = a.get("protocol", {}), b.get("protocol", {})
     return [
         f"{key}: {one.get(key)} and {other.get(key)}"
-        for key in sorted(one.keys() | other.keys())
+        for key in sorted((one.keys() | other.keys()) - Recipe.__dataclass_fields__.keys())
         if one.get(key) != other.get(key)
     ]
 

@@ -1,45 +1,64 @@
 """DVC stage `register`: the model in the registry; the champion's alias moves or stays, and the version says why."""
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm import config
+from ddpm.diffusion.settings import Recipe
+from ddpm.errors import UserError
 from ddpm.workspace import run_stage
+
+if TYPE_CHECKING:
+    from ddpm.model_file import Model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "extractor", "model", "run", "metrics", "receipt"):
+    for option in ("prepared", "extractor", "model", "guides", "run", "metrics", "receipt"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
     params = config.load()
 
     from ddpm import model_file
+    from ddpm.evaluation.protocol import Record
     from ddpm.files import write_json
     from ddpm.integrations import mlflow_store, registry
 
     measured = json.loads(args.metrics.read_text())
+    record = Record.from_json(measured)
+    recipe = record.protocol.recipe()
     run = mlflow_store.attach(args.run)
-    assert run.model_id is not None  # attach found it
     model = model_file.load(args.model)
+    guide = None if recipe.guide is None else _guide(recipe.guide, args.guides)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / args.model.name
+        sha256 = model_file.save(
+            file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=asdict(recipe), guide=guide
+        )
+        model_id = mlflow_store.log_model(
+            run, file, model_sha256=sha256, figures=record.numbers(), bounds=config.as_dict(params.serve)
+        )
     candidate = registry.register(
         name=params.promote.name,
-        sha256=model.sha256,
-        model_id=run.model_id,
+        sha256=sha256,
+        model_id=model_id,
         run_id=run.id,
         record=measured,
-        tags=registry.origin(model, run),
+        tags=registry.origin(model, run) | registry.contents(model.sha256, recipe),
     )
 
-    def remeasure(file: Path) -> Mapping[str, Any]:
+    def remeasure(file: Path, recipe: Recipe | None) -> Mapping[str, Any]:
         from ddpm.integrations import fidelity
 
         return fidelity.remeasure(
             file,
+            recipe=recipe,
             protocol=measured["protocol"],
             prepared=args.prepared,
             extractor=args.extractor,
@@ -49,9 +68,23 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = registry.judge(candidate, rule=params.promote, remeasure=remeasure, folder=Path(folder))
-    known = {"name": params.promote.name, "model_sha256": model.sha256, "tracking_uri": mlflow_store.shown_uri()}
+    known = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": mlflow_store.shown_uri()}
     write_json(args.receipt, known)
     print(registry.summary(outcome, metric=params.promote.metric))
+
+
+def _guide(sha256: str, guides: Path) -> "Model":
+    """The guide with which the figures were measured, by its content."""
+    from ddpm import model_file
+
+    for file in sorted(guides.rglob("*.safetensors")):
+        with open(file, "rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() == sha256:
+                return model_file.load(file)
+    raise UserError(
+        f"{guides} holds no file with sha256 {sha256[:12]}…, the guide with which the figures were measured; "
+        "put it back, or measure again with `dvc repro`"
+    )
 
 
 if __name__ == "__main__":

@@ -2,17 +2,24 @@
 
 import argparse
 import time
-from dataclasses import fields
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddpm import config
+from ddpm.errors import UserError
 from ddpm.launch import with_workers
 from ddpm.workspace import run_stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddpm.model_file import Model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "model", "run", "images", "grid", "animation", "report"):
+    for option in ("prepared", "model", "run", "guides", "images", "grid", "animation", "report"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
     params = config.load()
@@ -22,16 +29,20 @@ def main() -> None:
     from ddpm import model_file, runtime
     from ddpm.data.dataset import read_facts
     from ddpm.evaluation import generate, pictures
-    from ddpm.evaluation.protocol import Sampling
+    from ddpm.evaluation.protocol import recipe_in
     from ddpm.files import write_json
     from ddpm.integrations import mlflow_store
 
     facts = read_facts(args.prepared)
     runtime.set_determinism(params.runtime.deterministic)
     device = runtime.choose_device(params.runtime.device)
-    precision = runtime.choose_precision(params.runtime.precision, device, facts.size)
-    model = model_file.load(args.model, device)
-    settings = {field.name: getattr(params.sample, field.name) for field in fields(Sampling)}
+    model, recipe = model_file.load(args.model, device), recipe_in(params)
+    precision = runtime.choose_precision(recipe.precision, device, facts.size)
+    if recipe.guide is not None:
+        guide = _guide(Path(recipe.guide), args.guides, device)
+        generate.require_guide(guide, model, called=recipe.guide)
+        model, recipe = replace(model, guide=guide), replace(recipe, guide=guide.sha256)
+    settings = recipe.told() | {"seed": params.sample.seed}
     n = min(facts.train, 10_000) if params.sample.images == "auto" else params.sample.images
     labels = generate.balanced_labels(n, len(facts.classes), params.sample.seed) if facts.classes else None
 
@@ -53,8 +64,9 @@ def main() -> None:
     np.save(args.images / "images.npy", images.numpy())
     if labels is not None:
         np.save(args.images / "labels.npy", labels.numpy())
-    write_json(args.images / "sample.json", {"n": n} | settings)
-    write_json(args.report, {"n": n} | settings)
+    said = {"n": n, "seed": params.sample.seed} | asdict(recipe)
+    write_json(args.images / "sample.json", said)
+    write_json(args.report, said)
 
     pictures.grid_by_class(images, labels, params.sample.grid).save(args.grid)
     pictures.animate(model, args.animation, device=device, precision=precision, settings=settings)
@@ -63,6 +75,17 @@ def main() -> None:
         tracker.artifact(path, "samples")
     tracker.log({"sampling_images_per_second": speed}, images_seen=model.lineage["params"]["train"]["images"])
     tracker.finish()
+
+
+def _guide(file: Path, guides: Path, device: "torch.device") -> "Model":
+    """The guide, from the folder whose files DVC compares by content."""
+    from ddpm import model_file
+
+    if guides.resolve() not in file.resolve().parents:
+        raise UserError(
+            f"sample.guide is {file}, expected a file in {guides}, where DVC sees that it changes; copy it there"
+        )
+    return model_file.load(file, device)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ def main() -> None:
         sha256 = model_file.save(args.model, network=training.average(), spec=spec, lineage=lineage)
         session.write_curves(args.curves, curves)
         write_json(args.report, session.summary(training, curves))
-        mlflow_store.log_model(tracker, args.model, model_sha256=sha256, bounds=config.as_dict(params.serve))
+        tracker.settle()  # so that run.json names no run that lacks figures
+        tracker.tags({mlflow_store.MADE: sha256})
         write_json(args.run, mlflow_store.run_record(tracker, model_sha256=sha256))
         for path, folder in ((args.docs, "data_docs"), (args.validation, "data"), (args.curves, "training")):
             tracker.artifact(path, folder)
