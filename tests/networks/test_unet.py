@@ -5,6 +5,7 @@ import torch
 
 from ddpm.networks.ema import Ema
 from ddpm.networks.unet import Convention, UNet
+from ddpm.runtime import Precision, autocast, memory_format
 
 
 def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: object) -> UNet:
@@ -102,3 +103,39 @@ def test_ema_follows_quickly_at_the_start() -> None:
     torch.nn.init.constant_(network.weight, 0.0)
     ema.update(network, images_seen=1000, batch_size=100)
     assert ema.network.weight.item() == pytest.approx(0.5 ** (100 / 50), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "variant", "precision", "threads"),
+    [
+        *((8, variant, "float32", 1) for variant in VARIANTS),
+        (20, VARIANTS[0], "float32", 1),
+        (8, {"patch": 2}, "float32", 1),
+        pytest.param(8, VARIANTS[0], "float32", 2, marks=pytest.mark.slow),
+        (8, VARIANTS[0], "bf16", 1),
+        (20, VARIANTS[3], "bf16", 1),
+    ],
+)
+def test_an_image_is_the_same_to_the_bit_in_any_batch_where_nothing_is_learned(
+    size: int, variant: dict[str, str], precision: Precision, threads: int
+) -> None:
+    cpu, before = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    network = awakened(unet(size=size, width=32, attention=(size, size // 2), **variant)).eval()
+    network.to(memory_format=memory_format(cpu, precision))
+    x, t, labels = torch.randn(18, 1, size, size), torch.full((18,), 37.0), torch.arange(18) % 3
+    with torch.inference_mode(), autocast(cpu, precision):
+        made = {
+            n: torch.cat([network(*(v[k : k + n] for v in (x, t, labels))) for k in range(0, 18, n)])
+            for n in (1, 2, 3, 7, 18)
+        }
+    torch.set_num_threads(before)
+    assert [n for n, images in made.items() if not torch.equal(images, made[18])] == []
+
+
+def test_where_nothing_is_learned_many_images_become_what_they_become_in_training() -> None:
+    network = awakened(unet(width=32)).eval()
+    x, t = torch.randn(32, 1, 8, 8), torch.full((32,), 37.0)
+    with torch.inference_mode():
+        drawn = network(x, t)
+    assert torch.equal(drawn, network(x, t).detach())

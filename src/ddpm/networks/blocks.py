@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from ddpm.networks import kernels
 
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
-def zero(module: nn.Module) -> nn.Module:
+
+def zero(module: _Layer) -> _Layer:
     """A layer that starts as zero, so that a residual branch starts as nothing."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -45,7 +48,7 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv of x with every pixel taken four times."""
     if x.device.type == "cpu" and x.shape[2] * x.shape[3] >= kernels.UPSAMPLED_FROM:
         return kernels.upsampled_conv(x, conv)
-    return conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    return kernels.conv(F.interpolate(x, scale_factor=2, mode="nearest"), conv)
 
 
 def timestep_frequencies(dim: int, *, shift: int = 0, device: torch.device | None = None) -> Tensor:
@@ -103,14 +106,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = normalised(x, self.norm1, silu=True)
-        h = upsampled_conv(h, self.conv1) if self.resample == "up" else self.conv1(self._resampled(h))
-        told = self.emb(emb)
+        h = upsampled_conv(h, self.conv1) if self.resample == "up" else kernels.conv(self._resampled(h), self.conv1)
+        told = kernels.linear(emb, self.emb)
         if self.embedding == "add":
             h = normalised(h + told[:, :, None, None], self.norm2, silu=True)
         else:
             h = normalised(h, self.norm2, told=told, silu=True)
-        h = self.conv2(self.dropout(h))
-        return self.skip(self._resampled(x)) + h
+        h = kernels.conv(self.dropout(h), self.conv2)
+        x = self._resampled(x)
+        return (kernels.conv(x, self.skip) if isinstance(self.skip, nn.Conv2d) else x) + h
 
 
 class Downsample(nn.Module):
@@ -128,7 +132,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if padding == "both" else 0)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.conv(x if self.padding == "both" else F.pad(x, (0, 1, 0, 1)))
+        return kernels.conv(x if self.padding == "both" else F.pad(x, (0, 1, 0, 1)), self.conv)
 
 
 class Upsample(nn.Module):
@@ -157,13 +161,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        qkv = self.qkv(normalised(x, self.norm)).reshape(n, 3, self.heads, c // self.heads, height * width)
+        qkv = kernels.conv(normalised(x, self.norm), self.qkv).reshape(
+            n, 3, self.heads, c // self.heads, height * width
+        )
         q, k, v = qkv.transpose(-1, -2).unbind(1)  # [N, heads, H*W, C/heads] each
         if kernels.suits(q):
             h = kernels.attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
         else:
             h = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
-        return x + self.proj(h.transpose(-1, -2).reshape(n, c, height, width))
+        return x + kernels.conv(h.transpose(-1, -2).reshape(n, c, height, width), self.proj)
 
 
 class Stage(nn.Module):

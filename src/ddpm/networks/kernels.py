@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 _CACHE_BYTES = 4 << 20
 """Worked on at a time: as much as stays in the cache of a processor, and enough for all its cores."""
 
+ROWS = 16
+"""From so many rows on, a matrix product gives each the same bits, in multiples of it."""
+
 UPSAMPLED_FROM = 64
 """Positions from which `upsampled_conv` saves more products than its copies cost."""
 
@@ -40,6 +43,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
 
 
+def conv(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """layer(x); where nothing is learned on a CPU, image k's result is the same to the bit for any N and any others.
+
+    torch has oneDNN convolve several images and its own loops a single small one, and for kernels of 1x1 up to 15 on
+    one thread, with other roundings: here it is always oneDNN.
+    """
+    return _conv2d(x, layer.weight, layer.bias, stride=layer.stride, padding=layer.padding)
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """layer(x) for x [N,C]; where nothing is learned on a CPU, row k's result is the same to the bit for any N.
+
+    A matrix product of few rows is another program than one of many, with other roundings: rows are filled up.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return layer(x)
+    return layer(F.pad(x, (0, 0, 0, -len(x) % ROWS)))[: len(x)]
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Any = (1, 1), padding: Any = (0, 0)) -> Tensor:
+    in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not in_float32 or not torch.backends.mkldnn.is_available():
+        return F.conv2d(x, weight, bias, stride, padding)
+    return torch.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, padding, stride, (1, 1), 1)
+
+
 def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv, 3x3 with a border of one, of x [N,C,H,W] with every pixel taken four times: [N,C_out,2H,2W].
 
@@ -57,7 +86,7 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
         a, b, c = kernel.unbind(3)
         kernels = torch.stack([a, b + c], dim=3), torch.stack([a + b, c], dim=3)
         parts = [
-            F.conv2d(x[:, :, first_row : x.shape[2] - 1 + first_row, left : x.shape[3] - 1 + left], kernel, conv.bias)
+            _conv2d(x[:, :, first_row : x.shape[2] - 1 + first_row, left : x.shape[3] - 1 + left], kernel, conv.bias)
             for left, kernel in enumerate(kernels)
         ]
         rows.append(torch.stack([part.permute(0, 2, 3, 1) for part in parts], dim=3))  # [N,H,W,2,C]

@@ -21,6 +21,7 @@ from ddpm.networks.blocks import (
     timestep_frequencies,
     zero,
 )
+from ddpm.networks.kernels import conv, linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +138,16 @@ class UNet(nn.Module):
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
 
         frequencies = timestep_frequencies(self.width, shift=self.frequency_shift, device=t.device)
-        emb = self.time(timestep_embedding(t, frequencies))
+        first, silu, second = self.time
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        emb = linear(silu(linear(timestep_embedding(t, frequencies), first)), second)
         if self.label is not None:
             null = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
             emb = emb + self.label(null if labels is None else labels)
         emb = F.silu(emb)
 
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch))
+        h = conv(F.pixel_unshuffle(x, self.patch), self.conv_in)
         skips = [h]
         for stage in self.down:
             h = stage(h, emb)
@@ -154,7 +158,7 @@ class UNet(nn.Module):
             if stage.takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
             h = stage(h, emb)
-        h = self.conv_out(normalised(h, self.norm_out, silu=True))
+        h = conv(normalised(h, self.norm_out, silu=True), self.conv_out)
         return F.pixel_shuffle(h, self.patch)[..., :height, :width]
 
 
