@@ -1,6 +1,7 @@
 """Requests with a picture: what is kept, what is found again, and what is refused."""
 
 import base64
+import dataclasses
 import io
 import os
 import sys
@@ -275,3 +276,17 @@ def test_every_task_has_a_command() -> None:
             "interpolate": ["interpolate", "--other", "o.png"],
         }.get(task, ["restore", "--task", task])
         parser().parse_args([*words, "--image", "i.png", "--out", "o"])
+
+
+def test_guidance_and_bounds_of_the_recipe_hold_for_pictures_too(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "m.safetensors", recipe={"sampler": "ddim", "steps": 5, "guidance": 3.0, "threshold": 0.9})
+    own = model_file.load(tmp_path / "m.safetensors")
+    Image.linear_gradient("L").resize((8, 8)).save(tmp_path / "a.png")
+    fields = {"task": "edit", "image": tmp_path / "a.png", "label": 1, "seed": 1, "steps": 4}
+    asked = complete(fields, own)
+    assert asked.guidance == 3.0
+    assert complete({name: v for name, v in fields.items() if name != "label"}, own).guidance == 1.0
+    clipped = dataclasses.replace(own, recipe={"sampler": "ddim", "steps": 5, "guidance": 3.0})
+    assert not torch.equal(draw(own, asked), draw(clipped, asked))

@@ -1,6 +1,7 @@
 """The served model: once over HTTP as a consumer meets it, the rest in this process."""
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -128,6 +129,14 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(champion_se
 
     assert images(7) == images(7)
     assert set(images(7)).isdisjoint(images(8))
+
+
+def test_over_http_the_images_are_those_of_the_command_line_to_the_bit(champion_server: str, model: Model) -> None:
+    request = {"number": 5, "label": 1, "seed": 4}
+    [answer] = post(champion_server, {"inputs": [request]})[1]["predictions"]
+    served = [list(Image.open(io.BytesIO(base64.b64decode(text))).getdata()) for text in answer["images"]]
+    assert served == draw(model, complete(request, model)).flatten(1).tolist()
+    assert (answer["sampler"], answer["steps"]) == ("dpmpp_2m", 10)
 
 
 def test_what_an_answer_says_of_itself_gives_the_same_images_again(champion_server: str) -> None:
@@ -277,6 +286,30 @@ def test_without_a_label_the_classes_come_in_turn_whatever_the_number(model: Mod
 def test_an_image_does_not_depend_on_how_many_are_asked_for(model: Model) -> None:
     one, three = (draw(model, complete({"number": n, "seed": 5, "steps": 4}, model)) for n in (1, 3))
     assert torch.equal(one[0], three[0])
+
+
+def test_a_request_changes_what_it_names_and_keeps_the_rest_of_the_recipe(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    recipe = {"sampler": "ddim", "steps": 7, "eta": 0.5, "guidance": 2.0, "threshold": 0.9}
+    tiny_model(tmp_path / "m.safetensors", recipe=recipe)
+    own = model_file.load(tmp_path / "m.safetensors")
+    asked = complete({"steps": 3}, own)
+    assert (asked.sampler, asked.steps, asked.eta, asked.guidance) == ("ddim", 3, 0.5, 2.0)
+    assert complete({"sampler": "unipc"}, own).guidance == 2.0
+    unbounded = dataclasses.replace(own, recipe=recipe | {"threshold": None})
+    fields = {"seed": 1, "number": 2, "steps": 3}
+    assert not torch.equal(draw(own, complete(fields, own)), draw(unbounded, complete(fields, unbounded)))
+
+
+def test_a_file_that_does_not_say_how_it_draws_asks_for_sampler_and_steps(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "m.safetensors", recipe=None)
+    bare = model_file.load(tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="does not say how its images are drawn; give sampler and steps"):
+        complete({"steps": 3}, bare)
+    assert draw(bare, complete({"steps": 3, "sampler": "ddim"}, bare)).shape == (1, 1, 8, 8)
 
 
 def test_label_and_guidance_change_the_image(model: Model) -> None:
