@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import traceback
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import httpx
+import unreported
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId, TaskRunFilter
 from prefect.client.schemas.filters import TaskRunFilterFlowRunId as OfFlowRun
@@ -49,6 +51,10 @@ def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except httpx.TransportError as error:
+        gone = f"the Prefect server at {PREFECT_API_URL.value()} went away ({error})"
+        print(f"error: {gone}; start it and the flow again, which does only what is left", file=sys.stderr)
+        return 1
     except Exception:
         traceback.print_exc()
         return 1
@@ -77,7 +83,7 @@ def _ensure_server() -> None:
     """
     configured = PREFECT_API_URL.value()
     if configured:
-        if not _answers(configured):
+        if not unreported.answers():
             raise UserError(
                 f"no Prefect server answers at {configured}; start it with `prefect server start`, "
                 "or unset PREFECT_API_URL (or choose PREFECT_PROFILE=ephemeral) to do without one"
@@ -130,20 +136,16 @@ def _start(address: str, log: Path) -> subprocess.Popen[bytes]:
 
 def _wait_for_start(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
-    while not _answers(f"{address}/api"):
+    while not _answers(f"{address}/api/health"):
         if process.poll() is not None or time.monotonic() > end:
             raise UserError(f"Prefect's server did not start within {_START_SECONDS:g} seconds; {log} says why")
         time.sleep(0.1)
 
 
-def _answers(api: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{api}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError:
-        return True  # there is a server; whether we may use it, it says itself
-    except (OSError, ValueError):
-        return False
+def _answers(address: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def _free_port() -> int:

@@ -9,11 +9,12 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is import
 
 import dvc_stage
 import pages
+import unreported
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
+from unreported import End, Page
 
 from ddpm.errors import UserError
 from ddpm.redaction import redact_logs
@@ -61,48 +62,49 @@ def pipeline(
             wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
     redact_logs()
+    unreported.tell()
     try:
         with claim("the flow pipeline"):
             dvc_stage.look()
             limits = {"timeout_seconds": timeout_seconds, "silent_seconds": silent_seconds}
-            return _run_all(force=force or [], retries=retries, retry_delay_seconds=retry_delay_seconds, limits=limits)
+            end = _run_all(force=force or [], retries=retries, retry_delay_seconds=retry_delay_seconds, limits=limits)
     except InUseError as error:
-        return Failed(name="Refused", message=str(error))
+        end = End(Failed(name="Refused", message=str(error)))
     except UserError as error:
-        return Failed(message=str(error))
+        end = End(Failed(message=str(error)))
+    return unreported.conclude(end)
 
 
-def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limits: dict[str, float | None]) -> State:
-    ran = []
+def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limits: dict[str, float | None]) -> End:
+    ends: dict[str, State] = {}
     for stage in dvc_stage.stages():
         named = run_stage.with_options(
             name=stage, task_run_name=stage, retries=retries, retry_delay_seconds=retry_delay_seconds
         )
-        state = named(stage, force=stage in force, **limits, return_state=True)
+        state = ends[stage] = named(stage, force=stage in force, **limits, return_state=True)
         if not state.is_completed():
-            _show_links(None)
-            return Failed(message=state.message)
-        if state.name != "Unchanged":
-            ran.append(stage)
+            return End(Failed(message=state.message), _links(None), ends)
     standing = pages.registered() if pages.RUN.exists() else None
-    _show_result(standing)
-    _show_links(standing)
-    return Completed(message=f"ran {', '.join(ran)}" if ran else "nothing had changed")
+    ran = [stage for stage, state in ends.items() if state.name != "Unchanged"]
+    done: State = Completed(message=f"ran {', '.join(ran)}" if ran else "nothing had changed")
+    return End(done, [*_result(standing), *_links(standing)], ends)
 
 
-def _show_result(standing: pages.Registered | None) -> None:
+def _result(standing: pages.Registered | None) -> list[Page]:
+    found = []
     measured = pages.read_metrics()
     if measured:
-        create_markdown_artifact(pages.metrics(measured, standing), key="metrics", description="Against the champion")
+        found.append(Page("metrics", pages.metrics(measured, standing), "Against the champion"))
     if pages.GRID.exists():
-        create_markdown_artifact(pages.image(pages.GRID), key="samples", description="What the model draws")
+        found.append(Page("samples", pages.image(pages.GRID), "What the model draws"))
     if standing:
-        create_markdown_artifact(pages.decision(standing), key="gate", description="What the gate said")
+        found.append(Page("gate", pages.decision(standing), "What the gate said"))
+    return found
 
 
-def _show_links(standing: pages.Registered | None) -> None:
-    if found := pages.links(standing):
-        create_markdown_artifact(found, key="links", description="Where to look further")
+def _links(standing: pages.Registered | None) -> list[Page]:
+    found = pages.links(standing)
+    return [Page("links", found, "Where to look further")] if found else []
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is import
 
 import dvc_stage
 import pages
+import unreported
 from pipeline import pipeline
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
+from unreported import End, Page
 
 from ddpm.errors import UserError
 from ddpm.redaction import redact_logs
@@ -44,32 +45,42 @@ def retrain(
             wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
     """
     redact_logs()
+    unreported.tell()
     try:
         with claim("the flow retrain"):
             dvc_stage.look()
-            reasons, forced = _reasons(force, silent_seconds)
-            for reason in reasons or ["nothing has changed"]:
-                get_run_logger().info(reason)
-            if not reasons:
-                _leave("Not retrained", ["Data, parameters, code and results are what they were."], gate=True)
-                return Completed(name="Unchanged", message="nothing has changed, so nothing was done")
-            state = pipeline(
-                force=forced,
+            end = _decide(
+                force,
                 retries=retries,
                 retry_delay_seconds=retry_delay_seconds,
                 timeout_seconds=timeout_seconds,
                 silent_seconds=silent_seconds,
-                return_state=True,
             )
-            if not state.is_completed():
-                _leave(f"Failed at {state.message}", reasons, gate=False)
-                return Failed(message=state.message)
-            _leave("Retrained", reasons, gate=True)
-            return Completed(message=state.message)
     except InUseError as error:
-        return Failed(name="Refused", message=str(error))
+        end = End(Failed(name="Refused", message=str(error)))
     except UserError as error:
-        return Failed(message=str(error))
+        end = End(Failed(message=str(error)))
+    return unreported.conclude(end)
+
+
+def _decide(force: bool, **how: float | None) -> End:
+    reasons, forced = _reasons(force, how["silent_seconds"])
+    for reason in reasons or ["nothing has changed"]:
+        get_run_logger().info(reason)
+    if not reasons:
+        page = _page("Not retrained", ["Data, parameters, code and results are what they were."], gate=True)
+        return End(Completed(name="Unchanged", message="nothing has changed, so nothing was done"), [page])
+    if not unreported.comes_back():
+        return End(Failed(message="the pipeline was not started"), [_page("Not retrained", reasons, gate=False)])
+
+    def end_of(state: State) -> End:
+        if not state.is_completed():
+            return End(Failed(message=state.message), [_page(f"Failed at {state.message}", reasons, gate=False)])
+        return End(Completed(message=state.message), [_page("Retrained", reasons, gate=True)])
+
+    with unreported.within(end_of):
+        state = pipeline(force=forced, **how, return_state=True)
+    return end_of(state)
 
 
 def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list[str]]:
@@ -87,11 +98,11 @@ def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list
     return [], []
 
 
-def _leave(title: str, reasons: list[str], *, gate: bool) -> None:
+def _page(title: str, reasons: list[str], *, gate: bool) -> Page:
     text = f"## {title}\n\n" + "\n".join(f"- {reason}" for reason in reasons)
     if gate and pages.RUN.exists():
         text += f"\n\n## What the gate said\n\n{pages.decision(pages.registered())}"
-    create_markdown_artifact(text, key="decision", description=title)
+    return Page("decision", text, title)
 
 
 def main() -> None:

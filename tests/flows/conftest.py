@@ -41,8 +41,10 @@ def main():
         Path(".state/crashed").touch()
         raise RuntimeError("the device went away")
     print("training starts")
-    for _ in tqdm(range(600 if "long" in said else 10), desc="training"):
+    for _ in tqdm(range(600 if "long" in said else 50 if "slow" in said else 10), desc="training"):
         time.sleep(0.1)
+    if "broken" in said:
+        raise UserError("data/raw/said.txt says broken, expected good; write good")
     print("the model is trained")
     Path("reports/metrics.json").write_text(json.dumps({"fid": 3.25, "floor": {"fid": 1.5}, "protocol": {}}))
     Image.new("L", (8, 8), 200).save("reports/samples.png")
@@ -71,7 +73,7 @@ class Project:
     mark: str
 
     def say(self, words: str) -> None:
-        """New data: good, bad, long, crash-once."""
+        """New data: good, bad, broken, slow, long, crash-once."""
         (self.path / "data/raw/said.txt").write_text(f"{words} {uuid.uuid4()}")
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -157,14 +159,14 @@ class Prefect:
 
     def __init__(self, project: Project, logs: Path) -> None:
         self.project = project
-        port = _free_port()
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.environment = {
             "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
-        wait_for(lambda: _answers(f"{self.address}/api/health"), seconds=60)
+        wait_for(lambda: answers(f"{self.address}/api/health"), seconds=60)
         project.start(
             *("prefect", "--profile", "local", "worker", "start", "--pool", "ddpm", "--type", "process"),
             log=logs / "worker.log",
@@ -226,13 +228,13 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     with suppress(OSError):
         return bool(urllib.request.urlopen(url, timeout=2).status == 200)
     return False

@@ -128,7 +128,8 @@ def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_run
     wait_for(prefect.project.stage_is_running)
 
     second = prefect.end_of(prefect.trigger())
-    assert (second.name, second.message) == ("Cancelled", "Deployment concurrency limit reached.")
+    assert second.name == "Refused"
+    assert re.search(r"/a project is in use by the flow retrain \(process \d+, since", second.message)
     by_hand = prefect.project.run("python", "flows/retrain.py", **prefect.environment)
     assert by_hand.returncode == 1
     assert re.search(r"\nerror: .*/a project is in use by the flow retrain \(process \d+, since", by_hand.stdout)
