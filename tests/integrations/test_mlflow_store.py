@@ -33,9 +33,9 @@ FACTS = Facts(
 PREPARED = Path("data/prepared")
 
 
-def start(run_id: str | None = None, unsent: Path | None = None) -> MlflowTracker:
+def start(run_id: str | None = None, kept: Path | None = None) -> MlflowTracker:
     return mlflow_store.start_run(
-        experiment="tests", name="a training", facts=FACTS, prepared=PREPARED, run_id=run_id, unsent=unsent
+        experiment="tests", name="a training", facts=FACTS, prepared=PREPARED, run_id=run_id, kept=kept
     )
 
 
@@ -188,7 +188,7 @@ from ddpm.integrations import mlflow_store
 mlflow_store.FLUSH_SECONDS = {flush}
 facts = Facts(**{facts!r})
 tracker = mlflow_store.start_run(
-    experiment="tests", name="a training", facts=facts, prepared=Path("data/prepared"), unsent=Path("unsent")
+    experiment="tests", name="a training", facts=facts, prepared=Path("data/prepared"), kept=Path("kept")
 )
 print(tracker.id, flush=True)
 for seen in (100, 200, 300):
@@ -207,9 +207,9 @@ def test_a_killed_training_goes_on_in_the_same_run_and_says_everything_once(proj
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     run_id = done.stdout.strip()
-    assert (project / "unsent").exists() == (flush > 1)
+    assert (project / "kept" / "unsent").exists() == (flush > 1)
 
-    tracker = start(run_id, unsent=project / "unsent")
+    tracker = start(run_id, kept=project / "kept")
     assert tracker.run_id == run_id
     assert run_of(tracker).info.status == "RUNNING"
     for seen in (200, 300, 400):  # the last checkpoint was at 100
@@ -222,7 +222,7 @@ def test_a_killed_training_goes_on_in_the_same_run_and_says_everything_once(proj
     pictures = [f.path for f in tracker.client.list_artifacts(run_id, "images") if f.path.endswith(".png")]
     assert len(pictures) == 2
     assert run_of(tracker).info.status == "FINISHED"
-    assert not (project / "unsent").exists()
+    assert not (project / "kept" / "unsent").exists()
 
 
 def test_a_run_to_resume_that_the_store_has_lost_is_continued_by_a_new_one_that_names_it(
@@ -332,6 +332,73 @@ def test_logging_a_model_twice_in_a_run_keeps_one(project: Path, tiny_model: Cal
     tracker.finish()
     assert first == again
     assert len(tracker.client.search_logged_models([tracker.experiment_id])) == 1
+
+
+class CutOffError(Exception):
+    pass
+
+
+class CutOffAfter:
+    """A client whose n-th call reaches the store, and never comes back."""
+
+    def __init__(self, client: Any, n: int) -> None:
+        self.client, self.left = client, n
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            answer = getattr(self.client, name)(*args, **more)
+            self.left -= 1
+            if self.left == 0:
+                raise CutOffError(name)
+            return answer
+
+        return call
+
+
+def test_logging_a_model_may_be_cut_off_after_any_call_and_is_one_model_when_it_is_repeated(
+    project: Path, tiny_model: Callable[..., str]
+) -> None:
+    sha = tiny_model(project / "model.safetensors")
+    tracker = start()
+    there = tracker.client
+    cuts = 0
+    for n in range(1, 20):
+        tracker = MlflowTracker(there, there.create_run(tracker.experiment_id), owner=False)
+        tracker.client = CutOffAfter(there, n)  # type: ignore[assignment]
+        try:
+            mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha, figures={"fid": 3.5})
+        except CutOffError:
+            cuts += 1
+        tracker.client = there
+        model_id = mlflow_store.log_model(
+            tracker, project / "model.safetensors", model_sha256=sha, figures={"fid": 3.5}
+        )
+        models = there.search_logged_models([tracker.experiment_id], f"source_run_id = '{tracker.id}'")
+        assert [(model.model_id, model.status) for model in models] == [(model_id, "READY")]
+        assert [output.model_id for output in run_of(tracker).outputs.model_outputs] == [model_id]
+        assert [figure.value for figure in there.get_metric_history(tracker.id, "fid")] == [3.5]
+        if cuts < n:
+            break
+    assert cuts >= 6
+
+
+@pytest.mark.parametrize("cut_off", ["_log_dataset", "flat"])
+def test_a_run_whose_id_never_came_back_is_found_again_by_the_next_start(
+    project: Path, monkeypatch: pytest.MonkeyPatch, cut_off: str
+) -> None:
+    def cut(*args: object, **more: object) -> None:
+        raise CutOffError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_store, cut_off, cut)
+        with pytest.raises(CutOffError):
+            start(kept=project / "kept")
+    tracker = start(kept=project / "kept")
+    tracker.finish()
+    [run] = tracker.client.search_runs([tracker.experiment_id])
+    assert run.info.run_id == tracker.id
+    assert run.data.params["data.classes"] == "('circle', 'square')"
+    assert len(run.inputs.dataset_inputs) == 1
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_a_run_does_not_start_at_a_silent_store_and_says_so_soon(
 def test_a_training_goes_on_at_its_speed_and_everything_arrives_when_the_store_answers_again(
     store: Server, project: Path
 ) -> None:
-    tracker = start(unsent=project / "unsent")
+    tracker = start(kept=project / "kept")
     tracker.log({"loss": 1.0}, images_seen=0)
     with store.frozen():
         time.sleep(0.5)  # a question is on its way
@@ -78,7 +78,9 @@ def test_a_training_goes_on_at_its_speed_and_everything_arrives_when_the_store_a
                 tracker.image("samples", Image.new("L", (16, 16)), images_seen=seen)
         assert time.monotonic() - began < 3
         time.sleep(1.0)
-    wait_for(lambda: not (project / "unsent").exists() or len(steps(tracker.client, tracker.id, "loss")) == 101)
+    wait_for(
+        lambda: not (project / "kept" / "unsent").exists() or len(steps(tracker.client, tracker.id, "loss")) == 101
+    )
     tracker.finish()
     assert steps(tracker.client, tracker.id, "loss") == list(range(101))
     assert pictures(tracker.client, tracker.id) == [50, 100]
@@ -91,7 +93,7 @@ def test_a_training_goes_on_at_its_speed_and_everything_arrives_when_the_store_a
 def test_the_end_of_a_run_waits_little_for_a_silent_store_and_the_next_process_tells_the_rest(
     store: Server, project: Path
 ) -> None:
-    tracker = start(unsent=project / "unsent")
+    tracker = start(kept=project / "kept")
     with store.frozen():
         for seen in (100, 200, 300):
             tracker.log({"loss": 0.1}, images_seen=seen)
@@ -100,7 +102,7 @@ def test_the_end_of_a_run_waits_little_for_a_silent_store_and_the_next_process_t
         with pytest.raises(UserError, match=r"did not answer.* entries, which wait in .*unsent: the same command"):
             tracker.finish("KILLED")
         assert time.monotonic() - began < 8
-    again = start(tracker.id, unsent=project / "unsent")
+    again = start(tracker.id, kept=project / "kept")
     for seen in (200, 300, 400):  # the last checkpoint was at 100
         again.log({"loss": 0.1}, images_seen=seen)
     for seen in (200, 400):
@@ -126,8 +128,8 @@ def test_a_training_killed_while_the_store_is_silent_loses_nothing_and_says_noth
     with store.frozen():
         run_id = (process.communicate()[0]).strip()
         assert process.returncode == -signal.SIGKILL
-        assert (project / "unsent").exists()
-    tracker = start(run_id, unsent=project / "unsent")
+        assert (project / "kept" / "unsent").exists()
+    tracker = start(run_id, kept=project / "kept")
     for seen in (200, 300, 400):
         tracker.log({"loss": seen / 100}, images_seen=seen)
     tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
@@ -140,7 +142,7 @@ def test_a_store_that_is_gone_and_comes_back_gets_the_figures(
     store: Server, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    tracker = start(unsent=project / "unsent")
+    tracker = start(kept=project / "kept")
     there = tracker.client
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     tracker.client = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")

@@ -27,6 +27,7 @@ def ended(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for seen in ("0", "16"):
         (folder / f"checkpoint-{seen}-0123.safetensors").write_bytes(b"weights")
+    (folder / finished.TRACKED).mkdir(exist_ok=True)
     finished.keep(folder, model=MODEL, run_id="r")
     return folder
 
@@ -97,4 +98,4 @@ def test_a_note_that_cannot_be_read_leaves_the_checkpoint(project: Path) -> None
     (folder / finished.NOTE).write_text("{")
     record()
     clear_recorded()
-    assert [path.name for path in folder.iterdir()] == ["checkpoint-16-0123.safetensors"]
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-16-0123.safetensors", finished.TRACKED}

@@ -34,7 +34,7 @@ from ddpm.tracking import Status, flat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment, LoggedModel, Run
     from PIL.Image import Image
 
     from ddpm.data.dataset import Facts
@@ -48,6 +48,7 @@ SYSTEM_PREFIX = "system/"
 MADE = "model_sha256"
 """Tag of a run: the sha256 of the model file that its training wrote."""
 
+KEY_TAG = "training"
 FLUSH_COUNT = 1000
 """MLflow takes so many figures in one call."""
 FLUSH_SECONDS = 5.0
@@ -364,31 +365,56 @@ def start_run(
     facts: "Facts",
     prepared: Path,
     run_id: str | None = None,
-    unsent: Path | None = None,
+    kept: Path | None = None,
 ) -> MlflowTracker:
     """The run of a training: a new one with this name, or the one a killed training left, by its id.
 
     The data stand as its input, by content hash; so do commit, user and DVC's hash of `prepared` as tags, and
     the facts of the data as parameters. Where the store does not know `run_id` any more, a new run names it
-    in the tag `continues`. `unsent`: see MlflowTracker. Raises UserError where the store does not answer.
+    in the tag `continues`. `kept` is the folder in which one process leaves to the next what is not sent yet, and the
+    key by which a run is found whose id never came back. Raises UserError where the store does not answer.
     """
     client = connect(make=True)
-    previous = None if run_id is None else _find_run(client, run_id)
+    unsent = None if kept is None else kept / "unsent"
+    key, is_new = _key(kept)
+    previous = _find_run(client, run_id) if run_id is not None else None
+    if run_id is None and not is_new:
+        previous = answered(lambda: _run_with(client, experiment, key))
     if previous is not None:
-        answered(lambda: _require_artifact_folder(client, previous.info.experiment_id))
-        tracker = MlflowTracker(client, previous, owner=True, unsent=unsent)
-        answered(lambda: tracker._resume(previous))
+        found = previous
+        answered(lambda: _require_artifact_folder(client, found.info.experiment_id))
+        tracker = MlflowTracker(client, found, owner=True, unsent=unsent)
+        answered(lambda: tracker._resume(found))
     else:
-        origin = _origin(prepared, facts)
-        run = answered(lambda: client.create_run(_experiment_id(client, experiment), tags=origin, run_name=name))
+        tags = _origin(prepared, facts) | {KEY_TAG: key}
+        run = answered(lambda: client.create_run(_experiment_id(client, experiment), tags=tags, run_name=name))
         tracker = MlflowTracker(client, run, owner=True, unsent=unsent)
         if run_id is not None:
             print(f"run {run_id} is not known to MLflow at {shown_uri()}; {tracker.id} continues it", file=sys.stderr)
             tracker.tags({"continues": run_id})
+    if previous is None or run_id is None:
         tracker.params(flat(data=asdict(facts)))
         answered(lambda: _log_dataset(tracker, facts))
     tracker._measure_system()
     return tracker
+
+
+def _key(kept: Path | None) -> tuple[str, bool]:
+    """What a training's run is marked with, and whether it was made up now: it is written before a run is asked for."""
+    path = None if kept is None else kept / "key"
+    if path is not None and path.is_file() and (key := path.read_text().strip()).isalnum():
+        return key, False
+    key = uuid4().hex
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(key)
+    return key, True
+
+
+def _run_with(client: "MlflowClient", experiment: str, key: str) -> "Run | None":
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id], f"tags.{KEY_TAG} = '{key}'", max_results=1) if found else []
+    return runs[0] if runs else None
 
 
 def knows(run_id: str | None) -> bool:
@@ -446,12 +472,11 @@ def read_run(run_json: Path) -> dict[str, str]:
         raise UserError(f"{run_json} does not name a run ({error}); `dvc repro -f -s train` makes it again") from None
 
 
-def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha256: str) -> str | None:
-    """The id of the logged model of this run that holds this file."""
-    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        if model.tags.get("model_sha256") == model_sha256 and model.status == "READY":
-            return model.model_id
-    return None
+def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha256: str) -> "LoggedModel | None":
+    """The logged model of this run that holds this file, or, where none is `READY`, that was to hold it."""
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    models = [model for model in found if model.tags.get("model_sha256") == model_sha256]
+    return next((model for model in models if model.status == "READY"), models[0] if models else None)
 
 
 def log_model(
@@ -467,7 +492,8 @@ def log_model(
     The same file in the same run is logged once. `bounds` are those of answering.Bounds, within which it works for
     others.
 
-    The folder holds the safetensors file, the code that reads it, and nothing pickled.
+    The folder holds the safetensors file, the code that reads it, and nothing pickled. Cut off anywhere, it goes on
+    when it is called again: the model becomes `READY` last.
     """
     from mlflow.entities import LoggedModelOutput, Metric
 
@@ -476,15 +502,16 @@ def log_model(
     tracker.settle()  # so that a store that does not answer is known before the large files
     client = tracker.client
     with mlflow_errors():
-        logged = _logged(client, tracker.experiment_id, tracker.id, model_sha256)
-        if logged is not None:
-            return logged
-        made = client.create_logged_model(
+        run = client.get_run(tracker.id)
+        model = _logged(client, tracker.experiment_id, tracker.id, model_sha256)
+        if model is not None and model.status == "READY":
+            return model.model_id
+        made = model or client.create_logged_model(
             tracker.experiment_id,
             name="ddpm",
             source_run_id=tracker.id,
             tags={"model_sha256": model_sha256},
-            params=client.get_run(tracker.id).data.params,
+            params=run.data.params,
             model_type="diffusion",
         )
         with tempfile.TemporaryDirectory() as folder:
@@ -498,12 +525,15 @@ def log_model(
                 bounds=bounds,
             )
             client.log_model_artifacts(made.model_id, f"{folder}/model")
-        client.finalize_logged_model(made.model_id, "READY")
-        client.log_outputs(tracker.id, [LoggedModelOutput(made.model_id, step=0)])
-        now = int(time() * 1000)
-        metrics = [Metric(key, value, now, 0, model_id=made.model_id) for key, value in figures.items()]
+        outputs = run.outputs.model_outputs if run.outputs else []
+        if made.model_id not in [output.model_id for output in outputs]:
+            client.log_outputs(tracker.id, [LoggedModelOutput(made.model_id, step=0)])
+        # The same time whenever it is repeated, so that MLflow keeps one of each figure.
+        when = made.creation_timestamp
+        metrics = [Metric(key, value, when, 0, model_id=made.model_id) for key, value in figures.items()]
         if metrics:
             client.log_batch(tracker.id, metrics=metrics)
+        client.finalize_logged_model(made.model_id, "READY")
     return made.model_id
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.files import write_json
+from ddpm.redaction import redacted
 
 SILENT_SECONDS = 30.0
 """After so long without an answer a person is told."""
@@ -79,7 +80,7 @@ class Outbox:
         path = self.folder / f"{self._number:012d}.json"
         try:
             write_json(path, told)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             print(f"{path} could not be written ({error}); it is sent unless this process is killed", file=sys.stderr)
             return None
         return path
@@ -144,7 +145,7 @@ class Sender:
                 try:
                     n = self._send(entries)
                 except Exception as error:  # whatever it is, the training goes on and the entries are kept
-                    self._trouble = " ".join(str(error).split()) or type(error).__name__
+                    self._trouble = redacted(" ".join(str(error).split())) or type(error).__name__
                     self._tell(self._trouble)
                     break
                 finally:

@@ -68,7 +68,7 @@ def main() -> None:
         facts=facts,
         prepared=args.prepared,
         run_id=training.extra.get("run_id"),
-        unsent=training.folder / finished.UNSENT,
+        kept=training.folder / finished.TRACKED,
     )
     with tracking.finishing(tracker):
         training.extra["run_id"] = tracker.run_id

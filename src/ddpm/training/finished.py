@@ -15,8 +15,8 @@ from ddpm.files import write_json
 from ddpm.training import checkpoint
 
 NOTE = "finished.json"
-UNSENT = "unsent"
-"""The folder of what the tracker is still to be told of a training."""
+TRACKED = "tracked"
+"""The folder of what the tracker keeps from one process of a training to the next."""
 
 
 def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
@@ -49,7 +49,7 @@ def clear_recorded(state_folder: Path, *, is_known: Callable[[str | None], bool]
 def clear(folder: Path) -> None:
     """Nothing of this training stays."""
     (folder / NOTE).unlink(missing_ok=True)
-    shutil.rmtree(folder / UNSENT, ignore_errors=True)
+    shutil.rmtree(folder / TRACKED, ignore_errors=True)
     checkpoint.clear(folder)
 
 
