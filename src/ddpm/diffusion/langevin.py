@@ -1,7 +1,9 @@
 """Samplers that walk by the score at a noise level: annealed Langevin dynamics, and the predictor with a corrector.
 
 One step of Langevin dynamics at level t is x + epsilon score(x) + sqrt(2 epsilon) z. Both papers choose epsilon by r,
-the norm of its drift over the norm of its noise ("signal-to-noise ratio"): epsilon = 2 r^2 sigma_t^2.
+the norm of its drift over the norm of its noise ("signal-to-noise ratio"). Here epsilon = 2 r^2 sigma_t^2: that is
+the ratio where the score is what the noise alone makes it, of norm sqrt(d) / sigma_t in d dimensions, and as no
+direction of q(x_t) is narrower than sigma_t, the walk is stable for every r below 1, whatever the data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,14 +29,13 @@ def annealed_langevin(
     x = x_T
     for now, then in pairwise(grid):
         t, s = at(now, x), at(then, x)
-        alpha, sigma = process.alpha(t), process.sigma(t)
         for _ in range(steps):
             x_0 = denoise(x, t)
-            x = x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, alpha, sigma) + 2 * snr * sigma * noise()
+            x = _walked(x, x_0, process, t, noise, snr=snr)
         if then == 0:
             x = x_0 = denoise(x, t)
         else:
-            x = process.alpha(s) / alpha * x
+            x = process.alpha(s) / process.alpha(t) * x
         yield Step(then, x, x_0)
 
 
@@ -43,9 +44,11 @@ def predictor_corrector(
 ) -> Iterator[Step]:
     """An ancestral step, then `steps` Langevin steps at the level it reached.  Song et al. 2021, Alg. 2 and app. F.
 
-    The corrector is Algorithm 4: epsilon = 2 (snr |z| / |score|)^2 with the norms of every image. (Algorithm 5, for
-    variance-preserving processes, has beside that a factor 1 - beta_t, which is near 1.) It leaves out the last level,
-    the image itself. Evaluations: 1 + steps at every level but the last, and there 1.
+    The corrector is Algorithm 4 with epsilon = 2 snr^2 sigma_s^2 for 2 (snr |z| / |score|)^2. The authors' norms are
+    means over the batch, on which an image must not depend here; the norms of one image are no measure of anything in
+    few dimensions, where the score may be next to 0 and the step of any length. (Algorithm 5, for variance-preserving
+    processes, has beside that a factor 1 - beta_t, which is near 1.) It leaves out the last level, the image itself.
+    Evaluations: 1 + steps at every level but the last, and there 1.
     """
     x = x_T
     for now, then in pairwise(grid):
@@ -55,12 +58,11 @@ def predictor_corrector(
         if then > 0:
             x = x + variance.sqrt() * noise()
             for _ in range(steps):
-                score, z = score_from_x_0(denoise(x, s), x, process.alpha(s), process.sigma(s)), noise()
-                epsilon = 2 * (snr * _norm(z) / _norm(score)) ** 2
-                x = x + epsilon * score + (2 * epsilon).sqrt() * z
+                x = _walked(x, denoise(x, s), process, s, noise, snr=snr)
         yield Step(then, x, x_0)
 
 
-def _norm(x: Tensor) -> Tensor:
-    """Of every image: [N,1,1,1]."""
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+def _walked(x: Tensor, x_0: Tensor, process: Process, t: Tensor, noise: Noise, *, snr: float) -> Tensor:
+    """One Langevin step at t from x, whose denoised estimate is x_0."""
+    sigma = process.sigma(t)
+    return x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, process.alpha(t), sigma) + 2 * snr * sigma * noise()
