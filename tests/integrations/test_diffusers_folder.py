@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from small_unet import SMALL
 from torch import Tensor
 
@@ -210,3 +211,109 @@ def test_a_model_that_diffusers_cannot_express_is_refused_in_one_sentence(
     assert cli.main(words) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What importing the folder says: one sentence and no file."""
+    out = folder.parent / "model.safetensors"
+    assert cli.main(["import-unet", str(folder), "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not out.exists()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("block_out_channels", "wide"),
+        ("block_out_channels", [16, "32"]),
+        ("block_out_channels", [16, 10**9]),
+        ("block_out_channels", [1] * 100),
+        ("down_block_types", [["DownBlock2D"]]),
+        ("down_block_types", 3),
+        ("layers_per_block", 10**9),
+        ("layers_per_block", None),
+        ("norm_num_groups", -8),
+        ("norm_num_groups", "8"),
+        ("attention_head_dim", 0.5),
+        ("norm_eps", float("nan")),
+        ("dropout", "none"),
+        ("sample_size", {"height": 8}),
+        ("sample_size", [[8], [8]]),
+        ("sample_size", 10**9),
+        ("freq_shift", 1e9),
+        ("flip_sin_to_cos", "yes"),
+        ("num_class_embeds", -1),
+        ("in_channels", True),
+        ("resnet_time_scale_shift", ["default"]),
+    ],
+)
+def test_an_option_of_the_wrong_kind_or_of_any_size_is_refused_by_name(
+    option: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_unet(tmp_path / "unet")
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {option: value}))
+    said = refused(tmp_path / "unet", capsys)
+    assert option in said
+    assert len(said) < 500
+
+
+def test_a_network_larger_than_its_weights_is_refused_before_memory_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    saved_unet(tmp_path / "unet")
+    config = tmp_path / "unet" / "config.json"
+    told = json.loads(config.read_text())
+    told["block_out_channels"] = [256 * channels for channels in told["block_out_channels"]]
+    config.write_text(json.dumps(told))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "both must be of one network" in refused(tmp_path / "unet", capsys)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_weights_that_are_no_finite_numbers_or_pickled_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_unet(tmp_path / "unet")
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    save_file(state | {"conv_in.bias": state["conv_in.bias"] * float("nan")}, weights)
+    assert "conv_in.bias what is no finite number" in refused(tmp_path / "unet", capsys)
+    save_file(state | {"conv_in.bias": state["conv_in.bias"].to(torch.int32)}, weights)
+    assert "I32 in conv_in.bias" in refused(tmp_path / "unet", capsys)
+    weights.unlink()
+    torch.save(state, weights.with_suffix(".bin"))
+    assert "safe_serialization=True" in refused(tmp_path / "unet", capsys)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "[" * 100_000, "\x00", " " * 2**21])
+def test_a_config_that_is_none_is_refused(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_unet(tmp_path / "unet")
+    (tmp_path / "unet" / "config.json").write_text(content)
+    assert "config.json" in refused(tmp_path / "unet", capsys)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"clip_sample": False}, "clip_sample is false with clip_sample_range 1.0"),
+        ({"clip_sample_range": 2.0}, "clip_sample is true with clip_sample_range 2.0"),
+        ({"clip_sample": "no"}, 'clip_sample is "no"'),
+        ({"thresholding": True, "sample_max_value": 1.5}, "thresholding is true with sample_max_value 1.5"),
+        ({"rescale_betas_zero_snr": "yes"}, 'rescale_betas_zero_snr is "yes"'),
+    ],
+    ids=str,
+)
+def test_clipping_that_is_not_done_here_is_refused_and_not_forgotten(
+    told: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_unet(tmp_path / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "unet")
+    file = tmp_path / "unet" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    assert said in refused(tmp_path / "unet", capsys)

@@ -11,8 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ddpm import model_file
 from ddpm.errors import UserError
@@ -25,6 +27,8 @@ TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 T = 1000
 """Steps of the chain: diffusers tells the network the step's number, and so does this project at this T alone."""
+MAX_JSON = 2**20
+"""Bytes of a file of options; diffusers' own have a few thousand."""
 SOME = 0.1
 """Stands for the share of labels hidden in a training of which only is known that some were."""
 
@@ -46,7 +50,13 @@ def import_model(
         raise UserError(f"{weights} was not found; save the model anew with safe_serialization=True")
     config = _json(unet / "config.json")
     try:
-        architecture, state = exchange.from_diffusers(config, load_file(weights), null_label=null_label)
+        # First without memory, by the shapes in the file's header: config.json may ask for any size.
+        exchange.from_diffusers(config, _shapes(weights), null_label=null_label)
+        loaded = load_file(weights)
+        for name, tensor in loaded.items():
+            if not bool(tensor.isfinite().all()):
+                raise UserError(f"{weights} has in {name} what is no finite number; fetch or save it again")
+        architecture, state = exchange.from_diffusers(config, loaded, null_label=null_label)
     except SafetensorError as error:
         raise UserError(f"{weights} is no whole safetensors file ({error}); fetch or save it again") from None
     except ExchangeError as error:
@@ -113,10 +123,27 @@ def _places(folder: Path) -> tuple[Path, Path | None]:
     return unet, next((file for file in files if file.is_file()), None)
 
 
+def _shapes(weights: Path) -> dict[str, Tensor]:
+    """The tensors of the file without what they hold. Raises UserError for one of whole numbers."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with safe_open(weights, framework="pt") as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        for name, part in found.items():
+            if part.get_dtype() not in kinds:
+                known = ", ".join(kinds)
+                raise UserError(f"{weights} has {part.get_dtype()} in {name}, expected one of {known}; save it again")
+        return {
+            name: torch.empty(part.get_shape(), dtype=kinds[part.get_dtype()], device="meta")
+            for name, part in found.items()
+        }
+
+
 def _json(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise UserError(f"{path} has {size} bytes, expected at most {MAX_JSON}; fetch or save it again")
     try:
         read = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}); fetch or save it again") from None
     if not isinstance(read, dict):
         raise UserError(f"{path} holds no options, expected an object; fetch or save it again")
@@ -147,6 +174,8 @@ def _told(scheduler: Path | None, *, schedule: str | None, target: str | None) -
     if name == "linear":
         require("beta_start", [1e-4])
         require("beta_end", [0.02])
+    _require_same_clipping(scheduler, told)
+    require("rescale_betas_zero_snr", [False, True])
     learned = told.get("variance_type") == "learned_range"
     if told.get("variance_type") == "learned":
         raise UserError(f'{scheduler}: variance_type is "learned", expected "learned_range" or a fixed one')
@@ -158,9 +187,28 @@ def _told(scheduler: Path | None, *, schedule: str | None, target: str | None) -
         | {
             "target": targets[require("prediction_type", list(targets))],
             "learned_variance": learned,
-            "bounded": bool(told.get("thresholding")) and told.get("sample_max_value", 1.0) == 1.0,
+            "bounded": bool(told.get("thresholding")),
         },
     )
+
+
+def _require_same_clipping(scheduler: Path, told: dict[str, Any]) -> None:
+    """Raises UserError unless the images that the scheduler makes are held to [-1, 1], as they are here.
+
+    A scheduler whose file says nothing of it (DPMSolverMultistepScheduler and the like) may be replaced by another.
+    """
+    thresholding, largest = told.get("thresholding", False), told.get("sample_max_value", 1.0)
+    if thresholding not in (False, True) or (thresholding and largest != 1.0):
+        raise UserError(
+            f"{scheduler}: thresholding is {json.dumps(thresholding)} with sample_max_value {json.dumps(largest)}, but "
+            "this project imports what is clipped to 1; set thresholding to false there, and sample.threshold here"
+        )
+    clip, reach = told.get("clip_sample", True), told.get("clip_sample_range", 1.0)
+    if not thresholding and (clip is not True or reach != 1.0):
+        raise UserError(
+            f"{scheduler}: clip_sample is {json.dumps(clip)} with clip_sample_range {json.dumps(reach)}, but this "
+            "project holds every estimate of the image to [-1, 1]; set them to true and 1.0 there to import it so"
+        )
 
 
 def _scheduler(model: model_file.Model) -> dict[str, Any]:

@@ -54,6 +54,25 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "downsample_type": ("conv", "resnet", None),
     "upsample_type": ("conv", "resnet", None),
 }
+# Of what kind the others are, and between which bounds: beyond them no network has been seen, and memory ends.
+WHOLE: dict[str, tuple[int, int]] = {
+    "in_channels": (1, 2**16),
+    "out_channels": (1, 2**16),
+    "time_embedding_dim": (1, 2**20),
+    "freq_shift": (0, 1),
+    "layers_per_block": (1, 64),
+    "attention_head_dim": (1, 2**16),
+    "norm_num_groups": (1, 2**16),
+    "attn_norm_num_groups": (1, 2**16),
+    "num_class_embeds": (1, 2**20),
+}
+REAL: dict[str, tuple[float, float]] = {"dropout": (0.0, 1.0), "norm_eps": (0.0, 1.0)}
+TRUTH = ("flip_sin_to_cos", "add_attention")
+NAMES = ("down_block_types", "up_block_types")
+OR_NONE = {key for key, value in DEFAULTS.items() if value is None} | {"attention_head_dim"}
+MAX_LEVELS = 12
+MAX_WIDTH = 2**16
+MAX_SIZE = 4096
 # What `EMAModel.save_pretrained` writes among the options; it says how the average was made.
 OF_EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 EMBEDDINGS = {"default": "add", "scale_shift": "scale_shift"}
@@ -71,6 +90,8 @@ def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any
         if key in ONLY and value not in ONLY[key]:
             known = " or ".join(repr(one) for one in ONLY[key])
             raise ExchangeError(f"{key} is {value!r}, but this project's U-Net knows only {known}")
+        if value is not None or key not in OR_NONE:
+            _require_kind(key, value)
     told = DEFAULTS | given
 
     widths, groups = tuple(told["block_out_channels"]), told["norm_num_groups"]
@@ -113,11 +134,37 @@ def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any
     }
 
 
+def _require_kind(key: str, value: Any) -> None:
+    """Raises ExchangeError for a value that the option cannot have, whatever the other options are."""
+    expected = None
+    if key in WHOLE:
+        low, high = WHOLE[key]
+        if type(value) is not int or not low <= value <= high:
+            expected = f"a whole number from {low} to {high}"
+    elif key in REAL:
+        least, most = REAL[key]
+        if type(value) not in (int, float) or not least <= value < most:
+            expected = f"a number from {least:g} to below {most:g}"
+    elif key in TRUTH and type(value) is not bool:
+        expected = "true or false"
+    elif key in NAMES or key == "block_out_channels":
+        fitting = isinstance(value, list | tuple) and 1 <= len(value) <= MAX_LEVELS
+        if key in NAMES and not (fitting and all(isinstance(one, str) for one in value)):
+            expected = f"a list of 1 to {MAX_LEVELS} names"
+        if key not in NAMES and not (fitting and all(type(one) is int and 1 <= one <= MAX_WIDTH for one in value)):
+            expected = f"a list of 1 to {MAX_LEVELS} whole numbers from 1 to {MAX_WIDTH}"
+    if expected:
+        raise ExchangeError(f"{key} is {repr(value)[:100]}, expected {expected}")
+
+
 def _size(sample_size: Any) -> int:
-    sizes = set(sample_size if isinstance(sample_size, list | tuple) else [sample_size])
-    if len(sizes) != 1 or not isinstance(size := sizes.pop(), int):
-        raise ExchangeError(f"sample_size is {sample_size!r}, expected one number of pixels for height and width")
-    return size
+    sides = list(sample_size) if isinstance(sample_size, list | tuple) else [sample_size]
+    if not sides or any(type(side) is not int or side != sides[0] or not 1 <= side <= MAX_SIZE for side in sides):
+        raise ExchangeError(
+            f"sample_size is {repr(sample_size)[:100]}, expected one number of pixels for height and width, at most "
+            f"{MAX_SIZE}"
+        )
+    return int(sides[0])
 
 
 def _levels(told: Mapping[str, Any]) -> tuple[list[bool], str]:
