@@ -28,6 +28,7 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("train: {lr: !!python/object/apply:os.system [id]}\n", "train.lr has the tag python/object/apply:os.system"),
         ("train: {lr: !fast 3}\n", "train.lr has the tag !fast"),
         ("train: {lr: !!int fast}\n", "train.lr is 'fast', which is no int"),
+        ("train: {lr: !!float ''}\n", "train.lr is '', which is no float"),
         ("train: !!set {a, b}\n", "train has the tag set"),
         (f"train:\n  seed: 1{'0' * 30}\n", "train.seed is an integer of more than 64 bits"),
         (f"train:\n  seed: {'9' * 6000}\n", "train.seed is '9999"),

@@ -141,7 +141,7 @@ class _Reader:
             raise self.error(key, f"has the tag {tag}", "remove the tag")
         try:
             read = self.yaml.constructor.construct_object(node)
-        except (YAMLError, ValueError, KeyError):
+        except (YAMLError, ValueError, LookupError):
             raise self.error(key, f"is {node.value[:40]!r}, which is no {tag}", "correct it") from None
         if isinstance(read, int) and abs(read) > MAX_INTEGER:
             raise self.error(key, "is an integer of more than 64 bits", "give a smaller one")

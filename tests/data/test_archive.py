@@ -213,6 +213,45 @@ def test_a_damaged_file_of_a_zip_in_bzip2_is_a_member_with_a_reason(tmp_path: Pa
     assert contents(members) == {"b.png": b"BBBB" * 100}
 
 
+def test_a_file_of_a_zip_that_lies_nowhere_is_a_member_with_a_reason(tmp_path: Path, into: Callable) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.png": b"A", "b.png": b"B"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.infolist()[0].header_offset = 2**63 - 1  # as 64 bits, which the list of names has room for
+        archive.writestr("c.png", b"C")
+    members = into(path)
+    assert members[0] == Member("a.png", None, DAMAGED)
+    assert contents(members) == {"b.png": b"B", "c.png": b"C"}
+
+
+def test_a_zip_for_a_later_reader_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.png": b"A"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 193
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(zip file version 19\.3\)"):
+        into(path)
+
+
+@pytest.mark.parametrize("size", [-(2**80), -512, 2**80])
+def test_a_header_of_no_possible_size_is_refused_in_one_sentence(tmp_path: Path, into: Callable, size: int) -> None:
+    header = tarfile.TarInfo("name")
+    header.type, header.size = tarfile.XHDTYPE, size
+    (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1_000_000))
+    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(a header of -?\d+ bytes\)"):
+        into(tmp_path / "x.tar")
+
+
+def test_a_pax_record_of_any_length_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"comment": "x" * 30}
+        tar.addfile(info)
+    path.write_bytes(path.read_bytes().replace(b"42 comment=" + b"x" * 30, b"9" * 30 + b" comment=" + b"x" * 2))
+    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(.*C ssize_t"):
+        into(path)
+
+
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "xz"])
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_a_damaged_compressed_tar_is_refused_in_one_sentence(

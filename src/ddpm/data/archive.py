@@ -5,6 +5,7 @@ can land outside the target folder, whatever the names, links or devices in the 
 """
 
 import bz2
+import errno
 import gzip
 import lzma
 import re
@@ -36,8 +37,11 @@ _EXTENDED = (
 _CENTRAL, _CENTRAL_BYTES, _UTF_8 = b"PK\x01\x02", 46, 0x800
 """Of an entry in a zip's list of names: how it begins, its size without names, the flag of UTF-8."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, ValueError, struct.error)
-"""What the readers raise for bytes that break their format; gzip and bz2 raise an OSError without a number too."""
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OverflowError),
+)
+"""What the readers raise for bytes that break their format, beside some kinds of OSError (_is_of_the_disk)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> li
         raise UserError(f"data.path is {archive}, which was not found; give the path of a .zip or .tar") from None
     except IsADirectoryError:
         raise UserError(f"data.path is {archive}, a folder; set data.source to folder, or give an archive") from None
-    except (*_BROKEN, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+    except (*_BROKEN, OSError, NotImplementedError) as error:  # the last: of a zip that asks for a later reader
+        if _is_of_the_disk(error):
             raise
         raise UserError(f"{archive} is no whole .zip or .tar ({error}); make or fetch it again") from None
 
@@ -185,12 +189,15 @@ def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
                     f"{budget.archive} cannot be unpacked here ({error}); "
                     "unpack it yourself and set data.source to folder"
                 ) from None
-            except _BROKEN:
-                yield Member(name, None, DAMAGED)
-            except OSError as error:
-                if error.errno is not None:  # of the disk
+            except (*_BROKEN, OSError) as error:
+                if _is_of_the_disk(error):
                     raise
                 yield Member(name, None, DAMAGED)
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """gzip and bz2 raise an OSError without a number for broken bytes; one that lead to no place in a file, EINVAL."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def _expanded(file: IO[bytes], magic: bytes) -> Any:
@@ -218,7 +225,7 @@ class _ForwardOnly:
         return self._position
 
     def read(self, n_bytes: int) -> bytes:
-        if n_bytes > _LARGEST_TAR_HEADER_BYTES:
+        if not 0 <= n_bytes <= _LARGEST_TAR_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {n_bytes} bytes")
         data = self._again[:n_bytes]
         self._again = self._again[n_bytes:]
