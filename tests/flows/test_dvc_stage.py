@@ -134,6 +134,7 @@ OTHERS = {"pid": os.getpid(), "cmd": "dvc repro train"}
         (json.dumps({"write": {"reports/metrics.json": OTHERS}}), "names only stages whose dvc has ended"),
         (json.dumps({"read": {"data/raw": [OTHERS]}}), "names only stages whose dvc has ended"),
     ],
+    ids=["empty", "torn", "writes", "reads"],
 )
 def test_what_a_dvc_that_was_killed_left_of_its_list_keeps_no_stage_from_running(
     project: Project, left: str, fault: str
