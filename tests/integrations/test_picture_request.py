@@ -4,7 +4,9 @@ import base64
 import dataclasses
 import io
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,18 @@ def test_a_picture_of_another_size_is_refused_before_its_pixels_are_decoded(mode
     broken = base64.b64encode(file.getvalue()[:200]).decode()
     with pytest.raises(UserError, match=r"^image is 4000x4000 pixels, expected 8x8"):
         complete({"task": "edit", "image": broken}, model)
+
+
+def test_a_picture_may_take_what_its_size_takes_and_no_more(model: Model) -> None:
+    """Calls come side by side, each with a tile of 9 MB in 10 KB, of which 8x8 pixels are cut out."""
+    side, place = 3000, 8
+    pixels = zlib.compress(bytes(side * side))
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: place, 325: len(pixels)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", place + len(pixels))
+    file = header + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)
+    with pytest.raises(UserError, match=r"^image is no picture that can be read \(.*memory"):
+        complete({"task": "edit", "image": base64.b64encode(file).decode()}, model)
 
 
 def test_a_path_is_read_where_there_are_files(model: Model, tmp_path: Path) -> None:

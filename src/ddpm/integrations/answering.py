@@ -109,6 +109,7 @@ class Answering:
             raise RefusedError(INVALID, f"inputs has {len(inputs)} entries, expected at most {asked.MAX_IMAGES}")
         requests = []
         for place, fields in enumerate(inputs):
+            _require_time()  # pictures take some to be read
             if not isinstance(fields, Mapping):
                 raise RefusedError(INVALID, f"inputs[{place}] is a {type(fields).__name__}, expected an object")
             try:

@@ -40,8 +40,10 @@ from ddpm.runtime import choose_precision
 MAX_BYTES = 2**23
 """Of a picture's file."""
 MAX_PIXELS = 2**24
-MAX_DECODING_BYTES = 2**28
-"""Memory for one picture; one of the model's size takes far less."""
+DECODING_BYTES = 64
+"""Memory for a pixel of the model's size: more than any format takes (data/footprint.py)."""
+TILE_BYTES = 2**22
+"""For tiles, which may be larger than their picture."""
 ITERATIONS = 6
 """Of the inversion per step; with fewer, held-out digits do not come back to the last grey level."""
 SMALLEST_GAIN = 0.02
@@ -210,7 +212,9 @@ def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller:
     Raises UserError for what is no picture.
     """
     content, seen = _content(name, given), Seen()
-    reading = Reading(max_pixels=MAX_PIXELS, max_bytes=MAX_DECODING_BYTES, white=None)
+    # Calls come side by side, so each gets what a picture of this size takes and nothing for what no picture needs.
+    most = 2 * MAX_BYTES + max(TILE_BYTES, DECODING_BYTES * model.spec["size"] ** 2)
+    reading = Reading(max_pixels=MAX_PIXELS, max_bytes=most, white=None)
     try:
         with opened(io.BytesIO(content), reading, seen) as picture:
             _require_size(name, picture.width, picture.height, model, smaller=smaller)

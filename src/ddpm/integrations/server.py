@@ -24,6 +24,8 @@ _CONNECTIONS = 64
 """Open at a time; more are answered 503 by uvicorn."""
 _BODIES_TOGETHER = 4
 """So many of the largest are held at a time."""
+_MOST_VALUES = 10_000
+"""In the JSON of a body. The smallest value has two bytes there and more than thirty times as many in memory."""
 _GRACE_SECONDS = 3
 """For answers under way when the server is told to end."""
 _DRAINED_BODIES = 16
@@ -101,7 +103,8 @@ class Server:
 
 @dataclass
 class _Room:
-    """Bytes for the bodies of all requests that are under way."""
+    """Bytes for what has arrived of the bodies of all requests that are under way; what is only announced costs its
+    client nothing, and would keep others out."""
 
     free: int
 
@@ -119,7 +122,6 @@ class _Body:
         """All of it; `length` is what the client says. Raises RefusedError where it is larger than it may be."""
         if not length.isdigit() or int(length) > self._max_bytes:
             raise self._too_large()
-        self._hold(int(length))
         pieces, n = [], 0
         while not self.is_over:
             piece = await self._piece()
@@ -136,7 +138,7 @@ class _Body:
         if more > self._room.free:
             raise RefusedError(
                 TOO_MUCH,
-                f"the body takes {n_bytes} bytes, and {self._room.free} are free beside others; ask again later",
+                f"the body has {n_bytes} bytes so far, and {self._room.free} are free beside others; ask again later",
             )
         self._room.free -= more
         self._held += more
@@ -171,6 +173,8 @@ def _inputs(content: bytes) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no number of JSON")
 
+    if sum(map(content.count, (b"{", b"[", b","))) > _MOST_VALUES:
+        raise RefusedError(INVALID, f"the body holds more than {_MOST_VALUES} values; send fewer")
     try:
         told = json.loads(content, parse_constant=refuse)
     except RecursionError:
