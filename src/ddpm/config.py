@@ -450,6 +450,7 @@ class Promote:
     max_over_floor: float
     """The candidate's metric, as a multiple of the floor."""
     max_memorized_share: float
+    """The candidate's share of copies in each way of comparing is at most this."""
     approval: Literal["auto", "ask"]
     """ask leaves a better candidate to a person (Prefect or `ddpm promote`)."""
 

@@ -34,6 +34,8 @@ FIGURES = Figures(
     recall=0.7,
     memorized_share=0.01,
     memorized_share_features=0.02,
+    memorized_share_shifted=0.03,
+    memorized_share_half=0.04,
 )
 RECORD = Record(
     figures=FIGURES,
@@ -74,6 +76,15 @@ def test_a_protocol_says_how_its_images_were_drawn() -> None:
     assert recipe is not None
     assert recipe == Sampling(**SAMPLING, guidance_interval=(0.5, 5.0), threshold=0.9).recipe()
     assert recipe_of({"n": 10}) is None
+
+
+def test_a_record_from_before_copies_were_looked_for_when_shifted_and_in_halves_is_read() -> None:
+    values = RECORD.to_json()
+    for figures in (values, values["floor"]):
+        for name in ("memorized_share_shifted", "memorized_share_half"):
+            del figures[name]
+    older = replace(FIGURES, memorized_share_shifted=None, memorized_share_half=None)
+    assert Record.from_json(values) == replace(RECORD, figures=older, floor=replace(older, fid=0.5))
 
 
 def test_a_record_that_lacks_a_figure_is_refused_by_its_name() -> None:

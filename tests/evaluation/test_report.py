@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm.evaluation.memorization import find_copies
+from ddpm.evaluation.memorization import find_copies_in_every_way
 from ddpm.evaluation.report import draw_neighbours
 
 
@@ -20,11 +20,11 @@ def test_a_picture_shows_copies_in_red(channels: int, n: int, tmp_path: Path) ->
     )
 
     def red_pixels(generated: np.ndarray) -> int:
-        found = find_copies(
-            generated, held_out, train, quantile=0.0, device=torch.device("cpu"), progress=False, space="pixels"
-        )
+        images = generated, held_out, train
+        features = tuple(part.reshape(len(part), -1).astype(np.float32) for part in images)
+        found = find_copies_in_every_way(images, features, quantile=0.0, device=torch.device("cpu"), progress=False)
         path = tmp_path / "reports" / "neighbours.png"
-        draw_neighbours(path, generated=generated, train=train, by_pixels=found, by_features=found)
+        draw_neighbours(path, generated=generated, train=train, copies=found)
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)
         return int((pixels[:, :, 0] - pixels[:, :, 1:].max(axis=2) > 200).sum())

@@ -48,7 +48,7 @@ def measure(digits, trained: Extractor):
 
     def run(generated: np.ndarray, *, test: np.ndarray | None = None, by: Any = trained, **changes: Any) -> Record:
         train, held_out = (part.images for part in digits)
-        record, _, _ = fidelity.measure_images(
+        record, _ = fidelity.measure_images(
             generated,
             train,
             held_out if test is None else test,
@@ -242,6 +242,14 @@ def test_copies_of_training_images_are_a_share_of_one_and_new_real_images_are_no
     copied = measure(train).figures
     assert (copied.memorized_share, copied.memorized_share_features) == (1.0, 1.0)
     fresh = measure(test)
+    assert (copied.memorized_share_shifted, copied.memorized_share_half) == (1.0, 1.0)
+    shifted = measure(np.roll(train, 1, axis=2)).figures
+    assert shifted.memorized_share < 0.05
+    assert shifted.memorized_share_shifted == 1.0
+    assert (
+        fresh.figures.memorized_share_shifted == fresh.floor.memorized_share_shifted == pytest.approx(0.01, abs=1 / 360)
+    )
+    assert fresh.figures.memorized_share_half == fresh.floor.memorized_share_half == pytest.approx(0.01, abs=1 / 360)
     assert fresh.figures.memorized_share == fresh.floor.memorized_share == pytest.approx(0.01, abs=1 / 360)
 
 
@@ -252,7 +260,7 @@ def test_colour_images_without_labels_are_measured(digits) -> None:
     )
     settings = dataclasses.replace(PARAMS.features, images=2000, dim=16)
     rotation = train_extractor(train, test, kind="rotation", classes=0, settings=settings, device=CPU, progress=False)
-    record, _, _ = fidelity.measure_images(
+    record, _ = fidelity.measure_images(
         noisy(train.images, 30)[:500],
         train.images,
         test.images,

@@ -87,11 +87,27 @@ def test_against_a_champion_below_zero_better_still_means_lower() -> None:
 def test_a_candidate_that_copies_training_images_is_not_promoted_however_good() -> None:
     decision = decide(record(fid=4.0, memorized_share=0.06), record(fid=10.0), RULE)
     assert not decision.promote
-    assert "memorized share 6.00% is above the limit of 5.00%" in said(decision)
+    assert "memorized_share 6.00% is above the limit of 5.00%" in said(decision)
+
+
+@pytest.mark.parametrize("way", ["memorized_share_features", "memorized_share_shifted", "memorized_share_half"])
+def test_copies_found_in_one_way_alone_are_enough_and_the_way_is_named(way: str) -> None:
+    ways = {"memorized_share_features": 0.0, "memorized_share_shifted": 0.0, "memorized_share_half": 0.0}
+    decision = decide(record(**ways | {way: 0.06}), record(), RULE)
+    assert not decision.promote
+    assert f"{way} 6.00% is above the limit of 5.00%" in said(decision)
+    assert decide(record(**ways | {way: 0.05}, fid=5.0), record(), RULE).promote
+
+
+def test_a_record_from_before_there_were_more_ways_is_judged_by_the_one_it_has_and_compares() -> None:
+    newer = record(fid=5.0, memorized_share_shifted=0.02, memorized_share_half=0.02)
+    assert differences(newer, record()) == []
+    assert decide(newer, record(), RULE).promote
+    assert decide(record(fid=5.0), newer | {"fid": 10.0}, RULE).promote
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("figure", ["fid", "memorized_share"])
+@pytest.mark.parametrize("figure", ["fid", "memorized_share", "memorized_share_half"])
 def test_a_figure_that_is_not_finite_is_never_promoted(figure: str, value: float | None) -> None:
     for champion in (None, record()):
         decision = decide(record(**{figure: value}), champion, RULE)

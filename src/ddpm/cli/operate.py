@@ -19,7 +19,10 @@ FIGURES = (
     ("isc", "IS", "higher is better"),
     ("precision", "precision", "higher is better"),
     ("recall", "recall", "higher is better"),
-    ("memorized_share", "memorized", "share of near copies of training images"),
+    ("memorized_share", "memorized", "share of near copies of training images, pixel by pixel"),
+    ("memorized_share_features", "by features", "share of near copies by the extractor's features"),
+    ("memorized_share_shifted", "if shifted", "share of near copies that may be shifted by one pixel"),
+    ("memorized_share_half", "by halves", "share whose left, right, upper or lower half is a near copy"),
 )
 
 

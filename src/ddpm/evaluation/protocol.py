@@ -78,6 +78,10 @@ class Figures:
     """Share of the images nearer to a training image, in pixels, than nearly all held-out real ones are."""
     memorized_share_features: float | None
     """The same by distance of features."""
+    memorized_share_shifted: float | None = None
+    """The same in pixels, where a training image may be shifted by one pixel. None in records from before it was."""
+    memorized_share_half: float | None = None
+    """The same for the half of the image that is most like a training image's. None in records from before it was."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -176,7 +180,6 @@ def read_sampling(folder: Path, *, n: int) -> Sampling:
 
 
 def _from(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    """Only a setting of sampling may be absent: it then has the neutral value, as before there was such a setting."""
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    neutral = {field.name for field in fields(Recipe) if field.default is not MISSING}
-    return cls(**{name: values[name] for name in known if name in values or name not in neutral})
+    """Only what came later and has a neutral value may be absent: it then has that."""
+    known = fields(cls)  # type: ignore[arg-type]
+    return cls(**{f.name: values[f.name] for f in known if f.name in values or f.default is MISSING})

@@ -4,47 +4,57 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.evaluation.memorization import Copies
+from ddpm.evaluation.memorization import CopiesInEveryWay
 from ddpm.images import Images
 
 COLUMNS = 10
 
 
-def draw_neighbours(path: Path, *, generated: Images, train: Images, by_pixels: Copies, by_features: Copies) -> None:
+def draw_neighbours(path: Path, *, generated: Images, train: Images, copies: CopiesInEveryWay) -> None:
     """A PNG of the generated images that are most like a training image, and of the first ones as they came.
 
-    Under each stand its nearest training images, by pixels and by features, with their distances;
+    Under each stand its nearest training images in each way of comparing, with their distances;
     red: no further than the limit, so that it counts as a copy.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    ways = {
+        "by pixels": copies.pixels,
+        "by features": copies.features,
+        "if shifted": copies.shifted,
+        "by halves": copies.half,
+    }
     n = min(COLUMNS, len(generated))
+    counted = np.sum([found.is_copy for found in ways.values()], axis=0)
     groups = {
-        "the most suspicious: nearest to a training image": np.argsort(by_pixels.nearest.distance, kind="stable")[:n],
+        "the most suspicious: copies in the most ways, then nearest by pixels": np.lexsort(
+            (copies.pixels.nearest.distance, -counted)
+        )[:n],
         "the first ones, as they came": np.arange(n),
     }
-    figure = Figure(figsize=(1.15 * n + 1.6, 9.6), layout="constrained")
+    figure = Figure(figsize=(1.15 * n + 1.6, 15.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"Generated images and the training images nearest to them, with distances (red: a copy)\n"
-        f"by pixels: copies {by_pixels.share:.1%} of {len(generated)} (held-out real images: "
-        f"{by_pixels.held_out_share:.1%}), limit {by_pixels.limit:.3g} grey levels   ·   "
-        f"by features: copies {by_features.share:.1%} (real: {by_features.held_out_share:.1%}), "
-        f"limit {by_features.limit:.3g}",
+        f"{len(generated)} generated images and the training images nearest to them, with distances (red: a copy)\n"
+        + "\n".join(
+            f"{way}: copies {found.share:.1%} (held-out real images: {found.held_out_share:.1%}), "
+            f"limit {found.limit:.3g}"
+            for way, found in ways.items()
+        ),
         fontsize=10,
     )
     parts = figure.subfigures(2, 1, squeeze=False)[:, 0]
     for part, (title, shown) in zip(parts, groups.items(), strict=True):
         part.suptitle(title, fontsize=10, fontweight="bold", x=0.02, ha="left")
-        axes = part.subplots(3, n, squeeze=False)
+        axes = part.subplots(1 + len(ways), n, squeeze=False)
         for column, k in enumerate(shown):
             _show(axes[0][column], generated[k], f"no. {k}", "black")
-            for row, copies in ((1, by_pixels), (2, by_features)):
-                at = f"{copies.nearest.distance[k]:.3g}"
-                color = "red" if copies.is_copy[k] else "black"
-                _show(axes[row][column], train[copies.nearest.index[k]], at, color)
-        for row, name in enumerate(("generated", "training,\nnearest by pixels", "training,\nnearest by features")):
+            for row, found in enumerate(ways.values(), start=1):
+                at = f"{found.nearest.distance[k]:.3g}"
+                color = "red" if found.is_copy[k] else "black"
+                _show(axes[row][column], train[found.nearest.index[k]], at, color)
+        for row, name in enumerate(("generated", *(f"training,\nnearest {way}" for way in ways))):
             axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

@@ -21,7 +21,7 @@ from ddpm.errors import UserError
 from ddpm.evaluation import extractor as extractors
 from ddpm.evaluation.extractor import Described, FeatureExtractor, describe, require_enough_images
 from ddpm.evaluation.generate import balanced_labels, carried, generate
-from ddpm.evaluation.memorization import Copies, find_copies
+from ddpm.evaluation.memorization import CopiesInEveryWay, find_copies_in_every_way
 from ddpm.evaluation.protocol import Figures, Protocol, Record, Sampling, Spread
 from ddpm.images import Images
 from ddpm.integrations.lean_fidelity import import_torch_fidelity
@@ -103,8 +103,8 @@ def measure_images(
     device: torch.device,
     progress: bool,
     described: tuple[Described, Described, Described] | None = None,
-) -> tuple[Record, Copies, Copies]:
-    """Figures of generated images against held-out real ones (test); and the copies, by pixels and by features.
+) -> tuple[Record, CopiesInEveryWay]:
+    """Figures of generated images against held-out real ones (test); and the copies among them.
 
     All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made; `described` are the features of
     the three sets where they are at hand (`describe_sets`).
@@ -116,12 +116,12 @@ def measure_images(
     made, seen, reference = described or describe_sets(
         generated, train, test, extractor=extractor, settings=settings, device=device, progress=progress
     )
-    by_pixels, by_features = (
-        find_copies(*items, quantile=settings.memorized_quantile, device=device, progress=progress, space=space)
-        for items, space in (
-            ((generated, test, train), "pixels"),
-            (tuple(d.features.numpy() for d in (made, reference, seen)), "features"),
-        )
+    copies = find_copies_in_every_way(
+        (generated, test, train),
+        (made.features.numpy(), reference.features.numpy(), seen.features.numpy()),
+        quantile=settings.memorized_quantile,
+        device=device,
+        progress=progress,
     )
     # Real images as many as the generated ones, since FID depends on their number.
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", sampling.seed)))
@@ -130,12 +130,20 @@ def measure_images(
         scores(images, reference, settings=settings, names_classes=extractor.names_classes) for images in (made, real)
     )
     record = Record(
-        figures=Figures(**made_scores, memorized_share=by_pixels.share, memorized_share_features=by_features.share),
+        figures=Figures(
+            **made_scores,
+            memorized_share=copies.pixels.share,
+            memorized_share_features=copies.features.share,
+            memorized_share_shifted=copies.shifted.share,
+            memorized_share_half=copies.half.share,
+        ),
         spread=_spread(made, reference, blocks=settings.blocks),
         floor=Figures(
             **real_scores,
-            memorized_share=by_pixels.held_out_share,
-            memorized_share_features=by_features.held_out_share,
+            memorized_share=copies.pixels.held_out_share,
+            memorized_share_features=copies.features.held_out_share,
+            memorized_share_shifted=copies.shifted.held_out_share,
+            memorized_share_half=copies.half.held_out_share,
         ),
         floor_n=len(real),
         protocol=Protocol(
@@ -152,7 +160,7 @@ def measure_images(
             memorized_quantile=settings.memorized_quantile,
         ),
     )
-    return record, by_pixels, by_features
+    return record, copies
 
 
 def remeasure(

@@ -41,7 +41,7 @@ def main() -> None:
     )
     if not leads():
         return
-    record, by_pixels, by_features = fidelity.measure_images(
+    record, copies = fidelity.measure_images(
         *sets,
         extractor=measure,
         settings=params.evaluate,
@@ -50,9 +50,7 @@ def main() -> None:
         progress=params.runtime.progress,
         described=described,
     )
-    report.draw_neighbours(
-        args.neighbours, generated=generated, train=train.images, by_pixels=by_pixels, by_features=by_features
-    )
+    report.draw_neighbours(args.neighbours, generated=generated, train=train.images, copies=copies)
     taught = augmentation.measure(
         train,
         args.images,
