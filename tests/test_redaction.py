@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -296,3 +297,24 @@ print(mlflow_store.tracking_uri())
     assert record["tracking_uri"].endswith("mlflow.db?password=***")
     left = {str(path) for path, content in everything_in(tmp_path) if SECRET.encode() in content}
     assert left == set()
+
+
+@pytest.mark.parametrize("text", ["://a:b" * 20_000, "://a@" * 20_000, "password" * 20_000])
+def test_what_anybody_may_have_sent_is_looked_through_in_no_time(text: str) -> None:
+    began = time.monotonic()
+    redacted(text)
+    assert time.monotonic() - began < 5
+
+
+def test_a_sentence_that_quotes_millions_of_characters_keeps_its_ends_and_hides_what_it_quotes() -> None:
+    began = time.monotonic()
+    for quoted in ("a-" * 3_000_000, "://user:word-" * 500_000 + "@host", "x " * 3_000_000):
+        sentence = str(UserError(f"number is {quoted}, expected a whole number"))
+        assert (sentence.startswith("number is "), sentence.endswith("expected a whole number")) == (True, True)
+        assert len(sentence) < 11_000
+        assert "word" not in sentence
+    assert time.monotonic() - began < 5
+
+
+def test_the_key_of_an_account_is_hidden() -> None:
+    assert "Zm9v" not in redacted("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=Zm9vYmFyMTIz==;")

@@ -17,9 +17,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 HIDDEN = "***"
 
-_KINDS = "password|passwd|passphrase|pwd|secret|token|signature|credential|api[_-]?key|access[_-]?key|auth[_-]?string"
+_KINDS = (
+    "password|passwd|passphrase|pwd|secret|token|signature|credential|(?:api|access|account)[_-]?key|auth[_-]?string"
+)
 # SQLAlchemy takes a slash within a password for a part of it; a number before the first slash is a port.
-_USER_OF_ADDRESS = re.compile(r"(?<=://)(?:[^\s/?#]*|[^\s/@:]*:(?!\d+[/?#])[^\s\"'<>]*)@")
+# The next address ends the search, which would otherwise begin at each and run to the end of the text.
+_USER_OF_ADDRESS = re.compile(r"(?<=://)(?:[^\s/?#]*|[^\s/@:]*:(?!\d+[/?#])(?:(?!://)[^\s\"'<>])*)@")
 _ASSIGNED = re.compile(
     rf"\b((?:[\w-]{{0,40}}(?:{_KINDS})(?:[_-]?id)?|sig|odbc_connect)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}}]+)",
     re.IGNORECASE,

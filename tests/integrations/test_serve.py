@@ -159,6 +159,13 @@ def test_it_answers_on_this_machine_only_and_as_the_model_in_mlflow_does(served:
             400,
             "number is",
         ),
+        (
+            b'{"inputs": [{"number": "' + b"://a:b" * 400_000 + b'"}]}',
+            "application/json",
+            "/invocations",
+            400,
+            "expected a whole number",
+        ),
         (b'{"inputs": 3}', "application/json", "/invocations", 400, "inputs is a int, expected a list"),
         (b'{"inputs": [3]}', "application/json", "/invocations", 400, "inputs[0] is a int, expected an object"),
         (b'{"instances": []}', "application/json", "/invocations", 400, "the body is not"),
