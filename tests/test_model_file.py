@@ -1,12 +1,15 @@
 """The model file: whole or refused, the same bytes for the same model, nothing pickled."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ddpm import model_file
 from ddpm.errors import UserError
@@ -41,6 +44,144 @@ def test_a_file_that_is_missing_torn_or_foreign_is_refused_in_one_sentence(
         model_file.load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="was not written by this project"):
+        model_file.load(path)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]) -> Path:
+    """The file with its description and weights changed in place by `change`."""
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()[model_file.FORMAT])
+    weights = load_file(path)
+    change(described, weights)
+    save_file(weights, path, {model_file.FORMAT: json.dumps(described)})
+    return path
+
+
+WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no spec": lambda it: it.pop("spec"),
+    "a list for a spec": lambda it: it.update(spec=[1]),
+    "no lineage": lambda it: it.update(lineage=None),
+    "no network": lambda it: it["spec"].pop("network"),
+    "an option that is none": lambda it: it["spec"]["network"].update(color="red"),
+    "a word for a number": lambda it: it["spec"]["network"].update(width="wide"),
+    "a number for a truth": lambda it: it["spec"]["network"].update(width=True),
+    "no channels": lambda it: it["spec"].update(channels=0),
+    "a number of classes": lambda it: it["spec"].update(classes=4),
+    "blocks without end": lambda it: it["spec"]["network"].update(blocks=10**12),
+    "resolutions without end": lambda it: it["spec"]["network"].update(multipliers=[1] * 100_000),
+    "a chain of petabytes": lambda it: it["spec"]["schedule"].update(T=10**15),
+    "images of petabytes": lambda it: it["spec"].update(size=10**9),
+    "a schedule that is none": lambda it: it["spec"]["schedule"].update(name="quintic"),
+    "a target that is none": lambda it: it["spec"]["objective"].update(target="score"),
+    "an embedding that is none": lambda it: it["spec"]["network"].update(convention={"middle_attention": "twice"}),
+    "heads that are not alike": lambda it: it["spec"]["network"].update(multipliers=[1, 5], head_channels=12),
+    "a share that is a word": lambda it: it["spec"]["network"].update(label_dropout="some"),
+    "another norm": lambda it: it["spec"]["network"].update(convention={"norm_eps": "small"}),
+    "a deviation of nothing": lambda it: it["spec"]["objective"].update(sigma_data=0),
+    "a guide without weights or words": lambda it: it.update(guide={}),
+    "a recipe that is a list": lambda it: it.update(recipe=[1]),
+    "a recipe of unknown words": lambda it: it["recipe"].update(mood="bright"),
+    "a sampler that is none": lambda it: it["recipe"].update(sampler="guess"),
+    "steps without end": lambda it: it["recipe"].update(steps=51),
+    "walks without end": lambda it: it["recipe"].update(sampler="langevin", langevin_steps=10**9),
+    "walks of another sampler without end": lambda it: it["recipe"].update(langevin_steps=10**9),
+    "an interval that is none": lambda it: it["recipe"].update(guidance_interval=["low", None]),
+    "a threshold that is not a number": lambda it: it["recipe"].update(threshold=float("nan")),
+    "a precision that is none": lambda it: it["recipe"].update(precision="float8"),
+    "a guide from this machine": lambda it: it["recipe"].update(guide="/etc/passwd"),
+    "not a number": lambda it: it["spec"]["schedule"].update(T=float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_DESCRIPTIONS)
+def test_a_header_that_describes_no_model_is_one_sentence(
+    name: str, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    tiny_model(path)
+    rewritten(path, lambda described, weights: WRONG_DESCRIPTIONS[name](described))
+    with pytest.raises(UserError, match="describes no model in its header") as caught:
+        model_file.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda guide: guide["spec"]["network"].update(width=4096), r"for guide\..* the network in its header has"),
+        (lambda guide: guide["spec"].update(size=16), "its guide has another size than the model"),
+        (lambda guide: guide.update(lineage=None), "lineage is NoneType"),
+        (lambda guide: guide.update(sha256=5), "the sha256 of its guide is no word"),
+        (lambda guide: guide.update(sha256="a" * 64), "recipe.guide is .*, but the guide in the file is 'aaa"),
+    ],
+)
+def test_a_guide_is_held_to_its_weights_and_to_the_model(
+    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    sha256 = tiny_model(tmp_path / "guide.safetensors", seed=1)
+    guide = model_file.load(tmp_path / "guide.safetensors")
+    tiny_model(path, recipe={"sampler": "ddim", "steps": 5, "guidance": 2.0, "guide": sha256}, guide=guide)
+    model = model_file.load(path)
+    assert model.guide is not None
+    assert model.guide.sha256 == sha256
+    rewritten(path, lambda described, weights: change(described["guide"]))
+    with pytest.raises(UserError, match=said) as caught:
+        model_file.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_guide_that_no_header_speaks_of_is_refused(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    path = tmp_path / "m.safetensors"
+    tiny_model(path)
+    rewritten(path, lambda described, weights: weights.update({"guide.conv_in.bias": torch.zeros(8)}))
+    with pytest.raises(UserError, match=r"for guide\.conv_in\.bias, but the network in its header has nothing"):
+        model_file.load(path)
+
+
+def test_a_header_that_asks_for_more_than_the_file_holds_is_refused_before_memory_is_taken(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    import resource
+
+    path = tmp_path / "m.safetensors"
+    tiny_model(path)
+    rewritten(path, lambda described, weights: described["spec"]["network"].update(width=4096))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UserError, match=r"has .*8.* for .*, but the network in its header has \[.*4096.*train or fetch"
+    ):
+        model_file.load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the network has 4 GB
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_refused_by_name(
+    value: float, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    tiny_model(path)
+    rewritten(path, lambda described, weights: weights["conv_in.bias"].fill_(value))
+    with pytest.raises(UserError, match=r"weights in conv_in\.bias that are no finite numbers"):
+        model_file.load(path)
+
+
+@pytest.mark.parametrize("change", ["pop", "more", "integers"])
+def test_weights_of_another_network_are_refused_by_name(
+    change: str, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    path = tmp_path / "m.safetensors"
+    tiny_model(path)
+
+    def changed(described: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+        old = weights.pop("conv_in.bias")
+        if change == "more":
+            weights |= {"conv_in.bias": old, "another": old.clone()}
+        if change == "integers":
+            weights["conv_in.bias"] = old.to(torch.int64)
+
+    rewritten(path, changed)
+    with pytest.raises(UserError, match="nothing" if change != "integers" else "'I64'"):
         model_file.load(path)
 
 

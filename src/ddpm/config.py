@@ -7,6 +7,7 @@ stops before a night of training and not after it.
 import dataclasses
 import json
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -30,6 +31,7 @@ SamplerName = Literal[
 ]
 """The keys of `diffusion.catalogue.SAMPLERS`, named here because that imports torch."""
 
+Precision = Literal["auto", "float32", "bf16"]
 
 _MAX_T = 1_000_000
 """Every step of a discrete schedule is held in memory."""
@@ -371,7 +373,8 @@ class Sample:
     langevin_steps: int
     """langevin and predictor_corrector only: Langevin steps at every noise level."""
     langevin_snr: float
-    """Their size: norm of the drift over norm of the noise."""
+    """r of these steps, which are 2 r^2 sigma^2 at noise sigma: where the score is that of noise alone, the norm of the
+    drift over the norm of the noise. Stable below 1."""
     guidance: float
     """1 is the conditional model itself."""
     guide: str | None
@@ -468,7 +471,7 @@ class Runtime:
     """What the machine does; nothing is built anew for it."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]
-    precision: Literal["auto", "float32", "bf16"]
+    precision: Precision
     compile: bool
     """Train the network as torch.compile makes it: a minute or more at the start; meant for GPUs. Needs Triton
     there, a C++ compiler on a CPU."""
@@ -652,6 +655,27 @@ def load(path: Path | str = "params.yaml") -> Params:
         return TypeAdapter(Params).validate_json(json.dumps(read), strict=True)
     except ValidationError as error:
         raise UserError(f"{path}: {_sentence(error.errors()[0])}") from None
+
+
+def whole_recipe(told: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of the `diffusion.settings.Recipe` of which somebody's file tells these.
+
+    Raises TypeError for a field that is unknown or lacking, and ValueError, with the key, unless params.yaml may say so
+    of how images are drawn: the kinds and bounds are those of `sample` and of `runtime.precision`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from ddpm.diffusion.settings import Recipe
+
+    recipe = dataclasses.asdict(Recipe(**told))
+    of_sample = {key: value for key, value in recipe.items() if key != "precision"}
+    of_images = {"images": "auto", "grid": 1, "seed": 0}
+    try:
+        TypeAdapter(Sample).validate_json(json.dumps(of_sample | of_images), strict=True)
+        TypeAdapter(Precision).validate_json(json.dumps(recipe["precision"]), strict=True)
+    except ValidationError as error:
+        raise ValueError(_sentence(error.errors()[0])) from None
+    return recipe
 
 
 def _sentence(error: Any) -> str:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddpm import config
 from ddpm.diffusion.guidance import LabelledDenoise, classifier_free, clipped
 from ddpm.diffusion.likelihood import Estimate
-from ddpm.diffusion.objectives import Objective
+from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
-from ddpm.networks.unet import Convention, UNet
+from ddpm.networks.unet import Convention, UNet, shapes_of
 from ddpm.runtime import Precision, autocast, memory_format
 
 FORMAT = "ddpm-1"
+MAX_CHANNELS = 2**16
+MAX_SIZE = 4096
+"""Pixels; what a data set may have."""
+MAX_STEPS = 10**6
+MAX_RESOLUTIONS = 12
+"""Each halves the one before, so that more than MAX_SIZE has are for nothing."""
+WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a description of somebody else's may raise where it is used: of the wrong kind, out of range, incomplete."""
 
 # What a spec without these keys means: files that were written before they existed.
 _ABSENT: dict[str, dict[str, Any]] = {
@@ -152,9 +162,10 @@ def save(
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """The model in the file; nothing in it is executed.
+    """The model in the file; nothing in it is executed, and no more memory is taken than the file's size asks for.
 
-    Raises UserError for a file that is missing, torn, or none of ours.
+    Raises UserError for a file that is missing, torn, or none of ours, whose header describes no model or another one
+    than its weights are of, or whose weights are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -162,12 +173,23 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            if FORMAT not in header:
+                raise UserError(f"{path} has no {FORMAT!r} in its header; it was not written by this project")
+            described, wanted = _described(path, header[FORMAT], tensors=len(found))
+            for name in sorted(wanted.keys() | found.keys()):
+                has = (found[name].get_dtype(), list(found[name].get_shape())) if name in found else None
+                if has not in [(kind, wanted.get(name)) for kind in ("F32", "F16", "BF16")]:
+                    raise UserError(
+                        f"{path} has {has or 'nothing'} for {name}, but the network in its header has "
+                        f"{wanted.get(name, 'nothing')} there; train or fetch it again"
+                    )
+            weights = {name: file.get_tensor(name) for name in found}
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error}); build it again with `dvc repro`") from None
-    if FORMAT not in header:
-        raise UserError(f"{path} has no {FORMAT!r} in its header; it was not written by this project")
-    described = json.loads(header[FORMAT])
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise UserError(f"{path} has weights in {name} that are no finite numbers; train or fetch it again")
     spec, lineage = described["spec"], described["lineage"]
     with open(path, "rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
@@ -177,6 +199,102 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         of_guide = {name.removeprefix(_GUIDE): tensor for name, tensor in of_guide.items()}
         guide = Model(_trained(told["spec"], of_guide, device), told["spec"], told["lineage"], told["sha256"])
     return Model(_trained(spec, weights, device), spec, lineage, digest, described.get("recipe"), guide)
+
+
+def _described(path: Path, text: str, *, tensors: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """What the header of a file of so many tensors says, and the shapes that these are to have.
+
+    Raises UserError unless it describes a model, its guide and how it draws. No memory is taken for the networks.
+    """
+    try:
+        described = json.loads(text)
+        guide, recipe = described.get("guide"), described.get("recipe")
+        parts = {"": described} if guide is None else {"": described, _GUIDE: guide}
+        wanted: dict[str, list[int]] = {}
+        for prefix, part in parts.items():
+            if type(part["lineage"]) is not dict:
+                raise TypeError(f"lineage is {type(part['lineage']).__name__}")
+            _require_spec(part["spec"], blocks=tensors)
+            process_of(part["spec"])
+            shapes = shapes_of(architecture_of(part["spec"]))
+            wanted |= {f"{prefix}{name}": list(shape) for name, shape in shapes.items()}
+        if guide is not None:
+            if type(guide["sha256"]) is not str:
+                raise TypeError("the sha256 of its guide is no word")
+            for key in ("channels", "size", "classes", "schedule"):
+                if guide["spec"][key] != described["spec"][key]:
+                    raise ValueError(f"its guide has another {key} than the model")
+        if recipe is not None:
+            _require_recipe(recipe, described["spec"], guide=None if guide is None else guide["sha256"])
+    except WRONG as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{path} describes no model in its header ({said}); train or fetch it again, or read it with the version "
+            "of this project that wrote it"
+        ) from None
+    return described, wanted
+
+
+def _require_spec(spec: dict[str, Any], *, blocks: int) -> None:
+    """Raises one of WRONG for what no model has: of the wrong kind, unknown, or of a size that nothing would hold.
+
+    The numbers by which the network's loops are long are bounded, those of residual blocks by `blocks`.
+    """
+    process, network = _ABSENT["schedule"] | spec["schedule"], spec["network"]
+    objective, convention = asdict(objective_of(spec)), asdict(Convention(**network.get("convention", {})))
+    wholes = {
+        "channels": (spec["channels"], MAX_CHANNELS),
+        "size": (spec["size"], MAX_SIZE),
+        "schedule.T": (process["T"], MAX_STEPS),
+        "network.blocks": (network["blocks"], blocks),
+        "the number of network.multipliers": (len(network["multipliers"]), MAX_RESOLUTIONS),
+        "the least of network.multipliers": (min(network["multipliers"]), MAX_CHANNELS),
+        "the largest of network.multipliers": (max(network["multipliers"]), MAX_CHANNELS),
+        "network.width": (network["width"], MAX_CHANNELS),
+        "network.head_channels": (network["head_channels"], MAX_CHANNELS),
+        "network.patch": (network.get("patch", 1), MAX_SIZE),
+        "1 + network.convention.frequency_shift": (1 + convention["frequency_shift"], 2),
+    }
+    for name, (value, most) in wholes.items():
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {value!r}, expected a whole number from 1 to {most}")
+    above_0 = {f"schedule.{name}": process[name] for name in ("shift", "sigma_min", "sigma_max")}
+    above_0["objective.sigma_data"] = objective["sigma_data"]
+    from_0 = {f"objective.{name}": objective[name] for name in ("min_snr_gamma", "p2_gamma", "vlb_weight")}
+    from_0 |= {f"network.{name}": network[name] for name in ("dropout", "label_dropout")}
+    from_0["network.convention.norm_eps"] = convention["norm_eps"]
+    for name, value in (above_0 | from_0).items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf or (value == 0 and name in above_0):
+            least = "above 0" if name in above_0 else "of 0 or above"
+            raise ValueError(f"{name} is {value!r}, expected a finite number {least}")
+    if process["sigma_min"] >= process["sigma_max"]:
+        raise ValueError(f"schedule.sigma_min is {process['sigma_min']}, expected below schedule.sigma_max")
+    words: dict[str, tuple[Any, Collection[Any]]] = {
+        "objective.target": (objective["target"], TARGETS),
+        "objective.weight": (objective["weight"], WEIGHTS),
+        "objective.learned_variance": (objective["learned_variance"], (False, True)),
+        "objective.bounded": (objective["bounded"], (False, True)),
+        "schedule.zero_terminal_snr": (process["zero_terminal_snr"], (False, True)),
+        "network.embedding": (network.get("embedding", "scale_shift"), ("scale_shift", "add")),
+        "network.resample": (network.get("resample", "residual"), ("residual", "conv")),
+        "network.convention.strided_padding": (convention["strided_padding"], ("both", "after")),
+    }
+    for name, (value, known) in words.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(str(one) for one in known)}")
+    if type(spec["classes"]) is not list or not all(type(name) is str for name in spec["classes"]):
+        raise TypeError("classes is no list of names")
+
+
+def _require_recipe(told: dict[str, Any], spec: dict[str, Any], *, guide: str | None) -> None:
+    """Raises one of WRONG unless params.yaml could say so, too, of this model, with no guide but the file's own."""
+    recipe, process = config.whole_recipe(told), _ABSENT["schedule"] | spec["schedule"]
+    most = process["T"] if process["time"] == "discrete" else MAX_STEPS
+    for name in ("steps", "langevin_steps"):
+        if recipe[name] > most:
+            raise ValueError(f"recipe.{name} is {recipe[name]}, expected at most {most}")
+    if recipe["guide"] != guide:
+        raise ValueError(f"recipe.guide is {recipe['guide']!r}, but the guide in the file is {guide!r}")
 
 
 def _trained(spec: dict[str, Any], weights: dict[str, Tensor], device: torch.device | str) -> UNet:

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,13 @@ def test_a_value_out_of_bounds_is_refused_with_its_name_and_value(model: Model, 
 )
 def test_a_value_at_its_bound_is_taken(model: Model, field: str, value: Any) -> None:
     assert getattr(complete({field: value}, model), field) == value
+
+
+def test_no_more_evaluations_are_walked_than_steps_are_asked_for(model: Model) -> None:
+    longer = replace(model, recipe={"sampler": "ddim", "steps": 5, "langevin_steps": 7})
+    with pytest.raises(UserError, match="steps is 7, but langevin takes 7 at every noise level and one at the end"):
+        complete({"sampler": "langevin", "steps": 7}, longer)
+    assert complete({"sampler": "langevin", "steps": 8}, longer).steps == 8
 
 
 def test_a_label_is_a_class_by_index_or_by_name(model: Model) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm.networks.ema import Ema
-from ddpm.networks.unet import Convention, UNet
+from ddpm.networks.unet import Convention, UNet, shapes_of
 from ddpm.runtime import Precision, autocast, memory_format
 
 
@@ -47,6 +47,15 @@ def test_what_a_model_file_does_not_say_is_what_it_was_written_with() -> None:
     awakened(said).load_state_dict(awakened(silent := unet()).state_dict())
     assert torch.equal(said(x, t), silent(x, t))
     assert (said.up[0].block.norm1.num_groups, said.norm_out.num_groups, said.norm_out.eps) == (8, 2, 1e-5)
+
+
+def test_the_shapes_of_the_weights_are_known_without_drawing_any() -> None:
+    of_unet = {"channels": 1, "size": 8, "classes": 3, "width": 8, "multipliers": (1, 2), "blocks": 1}
+    of_unet |= {"attention": (4,), "head_channels": 8, "dropout": 0.0}
+    before = torch.get_rng_state()
+    shapes = shapes_of(of_unet)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert shapes == {name: weight.shape for name, weight in UNet(**of_unet).state_dict().items()}
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

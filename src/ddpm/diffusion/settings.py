@@ -28,7 +28,7 @@ class Settings:
     langevin_steps: int = 1
     """langevin and predictor_corrector: Langevin steps at every noise level."""
     langevin_snr: float = 0.16
-    """Size of these steps: norm of the drift over norm of the noise."""
+    """r of these steps, which are 2 r^2 sigma^2 at noise sigma."""
     guide: str | None = None
     """A weaker model to guide against (autoguidance), in place of the model without its label: the sha256 of the one
     that the model brings along, or a file."""

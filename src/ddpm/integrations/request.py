@@ -72,12 +72,18 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     def asked(name: str, bounded: Callable[..., Any], low: float, high: float) -> Any:
         return bounded(name, given[name], low, high) if name in given else getattr(recipe, name)
 
+    steps = asked("steps", whole, 1, T)
+    if sampler == "langevin" and steps <= recipe.langevin_steps:
+        raise UserError(
+            f"steps is {steps}, but langevin takes {recipe.langevin_steps} at every noise level and one at the end; "
+            f"ask for more than {recipe.langevin_steps}"
+        )
     return Request(
         number=whole("number", given.get("number", 1), 1, max_number),
         label=label_index(given.get("label"), classes),
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         sampler=sampler,
-        steps=asked("steps", whole, 1, T),
+        steps=steps,
         eta=asked("eta", real, 0.0, 1.0),
         guidance=asked("guidance", real, 0.0, MAX_GUIDANCE),
     )

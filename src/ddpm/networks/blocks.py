@@ -149,12 +149,17 @@ class Upsample(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the H*W positions, added to the input."""
+    """Multi-head self-attention over the H*W positions, added to the input.
+
+    Raises ValueError where heads of about `head_channels` channels would not be alike.
+    """
 
     def __init__(self, channels: int, *, head_channels: int, norm: Norm) -> None:
         super().__init__()
         self.channels = channels
         self.heads = max(1, channels // head_channels)
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels are no {self.heads} heads of equal size")
         self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))

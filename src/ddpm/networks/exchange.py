@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm.networks import exchange_options as options
 from ddpm.networks import exchange_weights as weights
 from ddpm.networks.blocks import timestep_frequencies
-from ddpm.networks.unet import Convention, UNet
+from ddpm.networks.unet import Convention, shapes_of
 
 Weights = dict[str, Tensor]
 
@@ -29,11 +29,9 @@ def from_diffusers(
     Raises ExchangeError.
     """
     architecture = options.from_theirs(config, null_label=null_label)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in UNet(**architecture).state_dict().items()}
     read = weights.from_theirs(
         state,
-        shapes,
+        shapes_of(architecture),
         levels=len(architecture["multipliers"]),
         blocks=architecture["blocks"],
         sines_first=not config.get("flip_sin_to_cos", True),

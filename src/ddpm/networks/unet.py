@@ -1,12 +1,15 @@
 """The U-Net of Dhariwal and Nichol 2021 ("ADM") and, by its parameters, that of Ho et al. 2020."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ddpm.networks.blocks import (
     Downsample,
@@ -165,3 +168,20 @@ class UNet(nn.Module):
 def padded(size: int, factor: int) -> int:
     """The least multiple of `factor` that is not below `size`."""
     return math.ceil(size / factor) * factor
+
+
+def shapes_of(architecture: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Of the weights of a `UNet` of these arguments, by their names; takes no memory for them and draws nothing."""
+    with torch.device("meta"), _Undrawn():
+        return {name: tensor.shape for name, tensor in UNet(**architecture).state_dict().items()}
+
+
+class _Undrawn(TorchFunctionMode):
+    """New weights stay as they are. To draw some on the meta device, torch would import its compiler: seconds."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return None
+        return function(*args, **kwargs or {})
