@@ -147,10 +147,9 @@ def test_auto_takes_inception_where_there_are_weights_then_labels(
     assert extractor_training.choose_kind(settings, classes=classes) == kind
 
 
-@pytest.mark.parametrize(("choice", "said"), [("classifier", "0 classes"), ("inception", "inception_weights is null")])
-def test_a_choice_that_cannot_be_is_refused(choice: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        extractor_training.choose_kind(dataclasses.replace(SETTINGS, extractor=choice), classes=0)
+def test_a_choice_that_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="0 classes"):
+        extractor_training.choose_kind(dataclasses.replace(SETTINGS, extractor="classifier"), classes=0)
 
 
 def test_missing_inception_weights_are_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class LabelledImages(typing.Protocol):
 def choose_kind(settings: Features, *, classes: int) -> Kind:
     """What `features.extractor` comes to for data with so many classes (0: no labels).
 
-    Raises UserError for a choice that this data or these settings cannot fulfil.
+    Raises UserError for a choice that this data cannot fulfil.
     """
     choice = settings.extractor
     if choice == "auto":
@@ -48,11 +48,6 @@ def choose_kind(settings: Features, *, classes: int) -> Kind:
         raise UserError(
             f"features.extractor is classifier, but the data have {classes} classes, expected at least 2; "
             "set it to auto or rotation"
-        )
-    if choice == "inception" and settings.inception_weights is None:
-        raise UserError(
-            "features.extractor is inception, but features.inception_weights is null; give the path of "
-            "weights-inception-2015-12-05-6726825d.pth there"
         )
     return choice
 
