@@ -252,7 +252,7 @@ def test_a_value_out_of_bounds_is_refused_with_its_name_and_value(model: Model, 
     [("number", 64), ("steps", 1), ("steps", 50), ("seed", 2**63 - 1), ("guidance", 0), ("guidance", 20), ("eta", 1)],
 )
 def test_a_value_at_its_bound_is_taken(model: Model, field: str, value: Any) -> None:
-    assert getattr(complete({field: value}, model), field) == value
+    assert getattr(complete({"sampler": "ddim", field: value}, model), field) == value
 
 
 def test_no_more_evaluations_are_walked_than_steps_are_asked_for(model: Model) -> None:
@@ -307,6 +307,18 @@ def test_a_request_changes_what_it_names_and_keeps_the_rest_of_the_recipe(
     unbounded = dataclasses.replace(own, recipe=recipe | {"threshold": None})
     fields = {"seed": 1, "number": 2, "steps": 3}
     assert not torch.equal(draw(own, complete(fields, own)), draw(unbounded, complete(fields, unbounded)))
+
+
+def test_an_eta_that_the_sampler_does_not_read_is_refused(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    tiny_model(tmp_path / "m.safetensors", recipe={"sampler": "ddim", "steps": 7, "eta": 0.5})
+    own = model_file.load(tmp_path / "m.safetensors")
+    with pytest.raises(
+        UserError, match=r"^eta is 0\.3, which unipc does not read; leave it out, or make sampler ddim$"
+    ):
+        complete({"sampler": "unipc", "eta": 0.3}, own)
+    assert complete({"eta": 0.3}, own).eta == 0.3
+    answered = complete({"sampler": "unipc"}, own)
+    assert complete(asdict(answered), own) == answered
 
 
 def test_a_file_that_does_not_say_how_it_draws_asks_for_sampler_and_steps(

@@ -88,4 +88,5 @@ def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -
         for k, image in enumerate(images):
             asked.as_picture(image).save(out / f"{k:06d}.png")
     said = ", ".join(f"{key} {value}" for key, value in settings.items())
-    print(f"{len(images)} images of {called} in {out} ({said})")
+    images_said = "1 image" if len(images) == 1 else f"{len(images)} images"
+    print(f"{images_said} of {called} in {out} ({said})")

@@ -69,6 +69,12 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
         require_label_dropout(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
 
+    eta = real("eta", given.get("eta", recipe.eta), 0.0, 1.0)
+    readers = [name for name, row in SAMPLERS.items() if "eta" in row.told(recipe, eta)]
+    if eta not in (0.0, recipe.eta) and sampler not in readers:
+        wanted = " or ".join(readers)
+        raise UserError(f"eta is {eta:g}, which {sampler} does not read; leave it out, or make sampler {wanted}")
+
     def asked(name: str, bounded: Callable[..., Any], low: float, high: float) -> Any:
         return bounded(name, given[name], low, high) if name in given else getattr(recipe, name)
 
@@ -84,7 +90,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         sampler=sampler,
         steps=steps,
-        eta=asked("eta", real, 0.0, 1.0),
+        eta=eta,
         guidance=asked("guidance", real, 0.0, MAX_GUIDANCE),
     )
 
