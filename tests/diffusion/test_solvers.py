@@ -187,3 +187,19 @@ def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
             last(sampler.run(denoise, process, noise(), grid, noise, **sampler.told(settings, 0.0)))
             most = {"heun": 2, "langevin": 2, "predictor_corrector": 3}.get(name, 1)
             assert evaluations - most < len(asked) <= evaluations, name
+
+
+def test_langevin_keeps_up_with_the_noise_only_in_several_times_the_steps_that_shrink_it() -> None:
+    process = VarianceExploding(0.002, 80.0)
+    shape, snr, levels = (2000, 1, 1, 1), 0.16, 31
+    needed = math.log(80.0 / 0.002) / (2 * snr**2)  # as docs/mathematics.md says, section 5
+
+    def spread(times: float) -> float:
+        grid = grids.log_snr(process, levels)
+        x_T, steps = 80.0 * normal(shape)(), round(times * needed / levels)
+        denoise = gaussian_denoiser(process)
+        walk = langevin.annealed_langevin(denoise, process, x_T, grid, normal(shape, 1), steps=steps, snr=snr)
+        return float(last(walk).std()) / STD
+
+    assert spread(0.2) > 10
+    assert spread(4) == pytest.approx(1, abs=0.2)

@@ -80,7 +80,7 @@ def restore(artist: Artist, measured: Tensor, operator: Operator, *, steps: int)
     """Images whose measurement is the given one, as far as 256 levels can have it (`Operator.settle`), by DDNM.
 
     Means (super-resolution, colourisation) are the given ones to the bit. A blur of the images is the given picture
-    as nearly as any image's, and half a level of rounding.
+    as nearly as any image's in the root mean square, and half a level of rounding.
     """
     process, noise, y = artist.model.schedule, artist.noise(), artist.seen(measured)
     denoise = restoration.consistent(artist.denoise(), operator, y)
