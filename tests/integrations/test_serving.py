@@ -184,7 +184,7 @@ def test_every_request_of_a_call_has_its_own_answer(champion_server: str) -> Non
         ([{"task": "inpaint", "image": "?"}], "inputs[0]: image is no base64"),
         ([{"number": 40, "steps": 1}] * 2, "80 images asked for in one call, expected at most 64"),
         (["three"], "inputs[0] is a str, expected an object"),
-        ([{"number": "9" * 10**6}], "number is '999"),
+        ([{"number": "9" * 10**6}], "number is … expected a whole number from 1 to 64"),
     ],
 )
 def test_a_request_out_of_bounds_is_answered_400_with_a_sentence(
