@@ -112,6 +112,33 @@ def test_sampling_from_a_file_needs_neither_mlflow_nor_a_project(
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "new"}
 
 
+def test_a_given_picture_is_not_written_over(
+    tmp_path: Path, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("model.safetensors"))
+    Image.new("L", (8, 8), 77).save("three.png")
+    before = Path("three.png").read_bytes()
+    words = "edit --model model.safetensors --image three.png --steps 2 --out ./three.png"
+    assert cli.main(words.split()) == 1
+    assert "three.png is the picture that is given" in capsys.readouterr().err
+    assert Path("three.png").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model(Path("model.safetensors"))
+    Path("full.png").symlink_to("/dev/full")
+    assert cli.main("sample --model model.safetensors --number 1 --steps 2 --out full.png".split()) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "make space there and start again" in said
+    assert said.count("\n") == 1
+
+
 def test_a_folder_gets_one_png_per_image_and_the_same_seed_gives_the_same(
     tmp_path: Path, tiny_model: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

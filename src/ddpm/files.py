@@ -1,17 +1,37 @@
 """Files that a reader never sees half of, nor after the power has failed."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import IO, Any
+
+from ddpm.errors import UserError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Indented JSON, written aside and renamed. NaN and infinity are refused: JSON has no words for them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    os.replace(aside, path)
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            flush(file)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def disk_trouble(error: BaseException) -> UserError | None:
+    """What to do where a disk is full or takes no writing; None for every other error."""
+    if not (isinstance(error, OSError) and error.errno in _DISK):
+        return None
+    where = error.filename or "a file"
+    return UserError(f"{where} could not be written ({error.strerror}); make space there and start again")
 
 
 def flush(file: IO[Any]) -> None:

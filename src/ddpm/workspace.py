@@ -31,6 +31,7 @@ import psutil
 
 from ddpm import distributed
 from ddpm.errors import UserError
+from ddpm.files import disk_trouble
 from ddpm.identity import Identity, ancestors
 from ddpm.redaction import redacted, redacted_output
 
@@ -139,14 +140,13 @@ def _status_of(main: Callable[[], None]) -> int:
     try:
         _enter()
         main()
-    except UserError as error:
-        _close_progress_bars(error)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         _close_progress_bars(error)
+        if told := error if isinstance(error, UserError) else disk_trouble(error):
+            print(f"error: {told}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         sentence = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {sentence}", file=sys.stderr)
@@ -300,7 +300,7 @@ def _release(me: Identity) -> None:
 def _guard() -> Iterator[None]:
     """Held for the moment in which the lock file is read and written, never longer."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.with_suffix(".guard").open("w") as file:
+    with LOCK.with_suffix(".guard").open("a") as file:
         _lock(file, fcntl.LOCK_EX)
         yield
 

@@ -229,6 +229,7 @@ FLOAT_COLOUR = FLOAT_COLOUR.ljust(130, b"\0") + struct.pack("<6H", 32, 32, 32, 3
         (FLOAT_COLOUR, "TIFF"),
         (b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
         (b"8BPS\0\1" + bytes(20), "PSD"),
+        (b"\0\0\0\x1cftypavif" + bytes(20), "AVIF"),
         (b"%PDF-1.7\n", "PDF"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

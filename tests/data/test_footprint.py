@@ -71,7 +71,6 @@ KINDS: dict[str, Callable[[Path], object]] = {
     ),
     "progressive.jpg": lambda path: Image.fromarray(GREY).convert("CMYK").save(path, progressive=True),
     "alpha.webp": lambda path: _with_alpha(Image.fromarray(GREY)).save(path, method=0),
-    "alpha.avif": lambda path: _with_alpha(Image.fromarray(GREY)).save(path, speed=10),
     "alpha.jp2": lambda path: _with_alpha(Image.fromarray(GREY)).save(path, irreversible=True),
     "a.gif": lambda path: Image.fromarray(GREY).save(path),
 }

@@ -14,6 +14,7 @@ import tiny_training as tiny
 import torch
 from safetensors import safe_open
 
+from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.tracking import NullTracker
 from ddpm.training import checkpoint, session
@@ -118,6 +119,20 @@ def test_a_training_that_is_stopped_after_such_a_step_goes_on_to_the_same_curves
     assert run(resumed, NullTracker()) == curves
     weights, same = undisturbed.state.ema.network.state_dict(), resumed.state.ema.network.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in weights.items())
+
+
+def test_the_row_of_such_steps_is_counted_through_a_stop(tmp_path: Path) -> None:
+    def patient(folder: Path) -> session.Training:
+        training = begin(folder, at={2, 3, 4, 5, 6})
+        training.settings = dataclasses.replace(training.settings, max_nonfinite_steps=4)
+        return training
+
+    for folder in ("undisturbed", "stopped"):
+        if folder == "stopped":
+            with pytest.raises(session.Stopped):  # after three of them
+                run(patient(tmp_path / folder), StoppedAtTheFirstRow())
+        with pytest.raises(UserError, match="not finite 5 steps in a row"):
+            run(patient(tmp_path / folder), NullTracker())
 
 
 def test_the_memory_of_importance_sampling_takes_no_loss_of_a_skipped_step(tmp_path: Path) -> None:

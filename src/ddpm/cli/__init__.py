@@ -11,6 +11,7 @@ from ddpm import running_list
 from ddpm.cli import exchange, images, operate, serving
 from ddpm.config import SamplerName
 from ddpm.errors import UserError
+from ddpm.files import disk_trouble
 from ddpm.redaction import redacted_output
 
 SAMPLERS = get_args(SamplerName)
@@ -26,13 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
             args.run(args)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
         except KeyboardInterrupt:
             return 130
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if told := error if isinstance(error, UserError) else disk_trouble(error):
+                print(f"error: {told}", file=sys.stderr)
+            else:
+                traceback.print_exc()
             return 1
     return 0
 

@@ -55,6 +55,9 @@ def interpolate(args: argparse.Namespace) -> None:
 
 def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     _require_free(args.out)
+    for given in (args.image, fields.get("mask"), fields.get("other")):
+        if given is not None and args.out.exists() and given.exists() and args.out.samefile(given):
+            raise UserError(f"{args.out} is the picture that is given; name another with --out")
     model, called = load(args)
     from ddpm.integrations import picture_request
 

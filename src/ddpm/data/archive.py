@@ -189,7 +189,7 @@ def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
                     f"{budget.archive} cannot be unpacked here ({error}); "
                     "unpack it yourself and set data.source to folder"
                 ) from None
-            except (*_BROKEN, OSError) as error:
+            except (*_BROKEN, OSError, MemoryError) as error:  # the last: of a dictionary of gigabytes
                 if _is_of_the_disk(error):
                     raise
                 yield Member(name, None, DAMAGED)

@@ -9,7 +9,6 @@ _STORED = {"1": 1, "L": 1, "P": 1}
 """Bytes of a pixel in Pillow's memory; two in 16-bit modes, four in all others."""
 
 _DECODING = {
-    "AVIF": (20, 0),
     "ICO": (20, 0),
     "JPEG2000": (2, 7),
     "PPM": (13, 0),
@@ -24,7 +23,7 @@ _PROGRESSIVE = (4, 2)
 """The same for a JPEG whose coefficients all stand in memory before the first pixel."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 """Tags of TIFF."""
-_HELD = ("AVIF", "JPEG2000", "WEBP")
+_HELD = ("JPEG2000", "WEBP")
 """Formats whose whole file stands in memory, twice for a moment."""
 
 

@@ -6,10 +6,11 @@ from typing import BinaryIO
 from PIL import Image, TiffImagePlugin
 
 READ = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO"),
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "MPO"),
     *("PPM", "TGA", "ICO", "QOI", "SGI", "PCX", "DIB"),
 )
-"""Pillow's names of the formats of pixels. Others that it opens run programs (EPS) or draw (WMF)."""
+"""Pillow's names of the formats of pixels. Others that it opens run programs (EPS), draw (WMF), or decode a picture of
+any size behind a header that gives another (AVIF)."""
 
 _MARKS = (
     *((0, b"%PDF", "PDF"), (0, b"\x76\x2f\x31\x01", "OpenEXR"), (0, b"#?RADIANCE", "Radiance HDR")),
@@ -18,8 +19,8 @@ _MARKS = (
 )
 """(offset, bytes, name) of pictures that Pillow does not know."""
 _BY_MARK = (
-    *("BLP", "BUFR", "CUR", "DCX", "DDS", "EPS", "FITS", "FLI", "FTEX", "GRIB", "HDF5", "ICNS", "MPEG", "MSP"),
-    *("PSD", "SUN", "WMF", "XBM", "XPM"),
+    *("AVIF", "BLP", "BUFR", "CUR", "DCX", "DDS", "EPS", "FITS", "FLI", "FTEX", "GRIB", "HDF5", "ICNS", "MPEG"),
+    *("MSP", "PSD", "SUN", "WMF", "XBM", "XPM"),
 )
 """Formats that Pillow knows by their first bytes and that are not read here."""
 

@@ -36,6 +36,7 @@ class _Content:
 
     images_seen: int
     nonfinite_steps: int
+    nonfinite_in_a_row: int
     extra: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -58,6 +59,7 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
         "fingerprint": fingerprint,
         "images_seen": state.images_seen,
         "nonfinite_steps": state.nonfinite_steps,
+        "nonfinite_in_a_row": state.nonfinite_in_a_row,
         "extra": extra,
     }
     aside = folder / f"{position}.part"
@@ -154,7 +156,8 @@ def _read(path: Path, fingerprint: str) -> _Content:
         if header["fingerprint"] != fingerprint:
             raise ValueError("written by a training with other parameters, data or code")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return _Content(int(header["images_seen"]), int(header["nonfinite_steps"]), header["extra"], tensors)
+    counts = (int(header[name]) for name in ("images_seen", "nonfinite_steps", "nonfinite_in_a_row"))
+    return _Content(*counts, header["extra"], tensors)
 
 
 def _require_fit(content: _Content, state: State) -> None:
@@ -207,6 +210,7 @@ def _put(content: _Content, state: State) -> None:
     state.times = content.part("times.")
     state.images_seen = content.images_seen
     state.nonfinite_steps = content.nonfinite_steps
+    state.nonfinite_in_a_row = content.nonfinite_in_a_row
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

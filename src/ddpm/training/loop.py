@@ -44,6 +44,8 @@ class State:
     images_seen: int = 0
     nonfinite_steps: int = 0
     """Skipped so far, in all."""
+    nonfinite_in_a_row: int = 0
+    """Skipped since the last step that was not."""
     times: dict[str, Tensor] = field(default_factory=dict)
     """What the choice of t has learned from the losses, see `times.Importance`; empty where it learns nothing."""
 
@@ -142,7 +144,6 @@ def train(
     with autocast(device, precision):
         network = replicated(state.network.train(), example)
     null_label = getattr(state.network, "classes", 0)
-    skipped_in_a_row = 0
 
     while state.images_seen < settings.images:
         before = state.images_seen
@@ -185,15 +186,15 @@ def train(
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
             state.nonfinite_steps += 1
-            skipped_in_a_row += 1
-            if skipped_in_a_row > settings.max_nonfinite_steps:
+            state.nonfinite_in_a_row += 1
+            if state.nonfinite_in_a_row > settings.max_nonfinite_steps:
                 raise UserError(
-                    f"the loss or its gradient was not finite {skipped_in_a_row} steps in a row (loss {loss}, gradient "
-                    f"norm {norm}, after {state.images_seen} images); lower train.lr (now {settings.lr}) or "
+                    f"the loss or its gradient was not finite {state.nonfinite_in_a_row} steps in a row (loss {loss}, "
+                    f"gradient norm {norm}, after {state.images_seen} images); lower train.lr (now {settings.lr}) or "
                     "train.grad_clip, or set runtime.precision to float32"
                 )
         else:
-            skipped_in_a_row = 0
+            state.nonfinite_in_a_row = 0
             state.optimizer.step()
             state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch)
             times.learn(t, all_losses)
