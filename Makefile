@@ -18,7 +18,7 @@ run: setup  ## the whole pipeline on what params.yaml says, then what it made
 	@$(BIN)/ddpm report
 
 test: setup  ## the quick tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -166,6 +166,7 @@ def _told(state: State) -> dict[str, Any]:
 
 
 def _exit(state: State) -> NoReturn:
+    print(file=sys.stderr)  # Prefect's own words about the lost server may have ended without a line break
     gone = f"the Prefect server at {_api()} has gone; the next flow that finds it tells it so"
     if state.is_completed():
         print(f"{state.message}; {gone}")

@@ -35,6 +35,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 def test_preparing_a_folder_is_measured_again_and_with_more_images(tmp_path: Path) -> None:
     output = tmp_path / "preparation.md"
     run("preparation.py", "--images", 60, "--share", 0.1, "--sizes", 80, "--workers", 1, "--output", output)

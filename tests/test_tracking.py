@@ -59,7 +59,7 @@ def test_a_block_that_raises_ends_the_run_by_its_kind_and_raises_on(
 ) -> None:
     tracker = JsonLinesTracker(tmp_path / "run.jsonl")
     with pytest.raises(raised), finishing(tracker):
-        raise raised
+        raise raised("two and two is 5")
     assert read(tracker.path)[-1]["values"] == {"status": status}
 
 

@@ -45,7 +45,11 @@ def test_its_server_does_nothing_that_a_page_of_another_site_sends(used: Project
     wait_for(lambda: not used.processes(), seconds=60)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGKILL],
+    ids=lambda how: how.name,
+)
 def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: Project, how: signal.Signals) -> None:
     used.say("long")
     flow = used.start("python", "flows/retrain.py", log=used.path / "log")
@@ -58,6 +62,7 @@ def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: P
     wait_for(lambda: not used.processes(), seconds=60)
 
 
+@pytest.mark.slow
 def test_what_dvc_would_wait_for_ends_the_flow_with_its_name(used: Project) -> None:
     os.mkfifo(used.path / "data/raw/pipe.png")
     ran = used.run("python", "flows/retrain.py")

@@ -293,6 +293,7 @@ def test_a_body_of_very_many_values_is_refused_before_they_take_memory(served: S
     assert psutil.Process(served.process.pid).memory_info().rss - before < 40_000_000
 
 
+@pytest.mark.slow
 def test_a_client_that_asks_again_and_again_keeps_its_connection(served: Served) -> None:
     connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
     connection.connect()

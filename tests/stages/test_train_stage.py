@@ -148,6 +148,7 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
     assert statuses(prepared)[runs:] == ["FINISHED"], "one run, through all its starts"
 
 
+@pytest.mark.slow
 def test_killed_after_its_last_step_it_trains_nothing_again_and_stays_one_run(prepared: Path, undisturbed: str) -> None:
     shutil.rmtree(prepared / ".state" / "train")
     for name in ("model.safetensors", "run.json"):
