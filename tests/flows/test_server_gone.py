@@ -60,16 +60,12 @@ def lose_the_server(project: Project, server: Server) -> subprocess.Popen[bytes]
     return flow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "end"),
     [
         ("slow", 0, ("COMPLETED", "ran validate, train")),
-        pytest.param(
-            "slow broken",
-            1,
-            ("FAILED", "train: data/raw/said.txt says broken, expected good; write good"),
-            marks=pytest.mark.slow,
-        ),
+        ("slow broken", 1, ("FAILED", "train: data/raw/said.txt says broken, expected good; write good")),
     ],
 )
 def test_a_flow_whose_server_has_gone_ends_as_its_stages_do_and_the_next_one_tells_the_server(

@@ -54,7 +54,8 @@ class Outbox:
             self._number = int(path.stem)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        with self._lock:  # what was taken has left the disk, too
+            return len(self._entries)
 
     def put(self, told: Told) -> None:
         with self._lock:
