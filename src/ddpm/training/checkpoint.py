@@ -156,8 +156,8 @@ def _read(path: Path, fingerprint: str) -> _Content:
         if header["fingerprint"] != fingerprint:
             raise ValueError("written by a training with other parameters, data or code")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    counts = (int(header[name]) for name in ("images_seen", "nonfinite_steps", "nonfinite_in_a_row"))
-    return _Content(*counts, header["extra"], tensors)
+    seen, skipped, in_a_row = (int(header[key]) for key in ("images_seen", "nonfinite_steps", "nonfinite_in_a_row"))
+    return _Content(seen, skipped, in_a_row, header["extra"], tensors)
 
 
 def _require_fit(content: _Content, state: State) -> None:
