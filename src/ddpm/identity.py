@@ -1,4 +1,4 @@
-"""Is a process still the one that was meant, or a later one with the same pid? No change of the clock confuses them."""
+"""Tells a process from a later one with the same pid, also where the system clock was changed in between."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What a run is still to be told: kept on disk in order and sent in the background, so that nothing waits for a server.
+"""Figures and pictures that a server has not taken yet: kept on disk in order and sent by a thread in the background.
 
 An entry is removed when it was taken. What a killed process left is sent by the next one, so whatever is sent may be
 sent twice: entries carry their times and names, by which a server keeps one of each.
