@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .PHONY: run test test-slow check format setup bench-setup lock clean
 
 run: setup  ## the whole pipeline on what params.yaml says, then what it made
-	@$(BIN)/python -m ddpm.running_list && $(BIN)/ddpm look && $(BIN)/dvc repro
+	@$(BIN)/python -m ddpm.pipeline.running_list && $(BIN)/ddpm look && $(BIN)/dvc repro
 	@$(BIN)/ddpm report
 
 test: setup  ## the quick tests

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.data.dataset import read_facts, read_split
-from ddpm.data.parallel import cores
+from ddpm.data.preparing.executors import cores
+from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
 
 

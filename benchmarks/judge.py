@@ -15,9 +15,9 @@ from common import Images
 from torch import Tensor, nn
 
 from ddpm.errors import UserError
-from ddpm.evaluation.extractor import Described
 from ddpm.images import to_model_range
-from ddpm.integrations.fidelity import frechet_distance
+from ddpm.measuring.features.extractor import Described
+from ddpm.measuring.fidelity import frechet_distance
 
 WIDTHS = (16, 32, 48)
 DIM = sum(WIDTHS)

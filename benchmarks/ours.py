@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ddpm import config
+from ddpm.compute.hardware import autocast, choose_precision
 from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import make_process
-from ddpm.networks.exchange import from_diffusers
+from ddpm.exchange.unet_exchange import from_diffusers
 from ddpm.networks.unet import UNet
-from ddpm.runtime import autocast, choose_precision
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
 from ddpm.training.batches import Batches
 from ddpm.training.loop import new_state, train
 from ddpm.training.session import Meter
@@ -41,7 +42,7 @@ class Ours:
         device: torch.device,
         compiled: bool = False,
     ) -> None:
-        params = config.load(PARAMS)
+        params = load_params(PARAMS)
         architecture, weights = from_diffusers(
             json.loads((unet / "config.json").read_text()), load_file(unet / "diffusion_pytorch_model.safetensors")
         )
@@ -52,8 +53,8 @@ class Ours:
         self.meter = Meter()
         settings = replace(params.train, images=10**12, batch_size=batch_size, lr=1e-4, flip=False)
         target = replace(params.objective, target="eps", weight="simple", time_sampling="uniform")
-        told = config.as_dict(target)
-        process = make_process(**config.as_dict(replace(params.schedule, name="linear", T=1000, time="discrete")))
+        told = as_dict(target)
+        process = make_process(**as_dict(replace(params.schedule, name="linear", T=1000, time="discrete")))
         state = new_state(self.network.to(device), settings=settings)
         if compiled:
             self.network.compile()

@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ddpm import model_file
-from ddpm.data.dataset import read_split
-from ddpm.diffusion import restoration, samplers
+from ddpm.data.reading.dataset import read_split
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.grids import GRIDS, uniform_grid
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
-from ddpm.evaluation import uses
-from ddpm.evaluation.generate import PerImageNoise
+from ddpm.generation import picture_tasks
+from ddpm.generation.generate import PerImageNoise
 from ddpm.images import to_model_range, to_uint8
+from ddpm.sampling import restoration, samplers
+from ddpm.sampling.grids import GRIDS, uniform_grid
 
 SEED = 1
 CPU = torch.device("cpu")
@@ -96,11 +96,11 @@ def reverse(model: model_file.Model, out: Path) -> None:
     """The reverse process: x_t above, the network's estimate of x_0 in it below; DDPM, then DDIM from the same x_T."""
     process, shape = model.schedule, (model.spec["channels"], model.spec["size"], model.spec["size"])
     labels = torch.tensor([2, 5])
-    labelled = model.denoiser(guidance=1.0)
+    estimate = model.estimator()
     grid, shown = uniform_grid(process.T, 50), (0, 5, 15, 25, 32, 38, 44, 47, 49)
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return labelled(x_t, t, labels)
+        return estimate(x_t, t, labels).x_0.clamp(-1, 1)
 
     figure, axes = canvas(8, len(shown), (9.6, 8.8))
     for part, name in enumerate(("DDPM", "DDIM, η = 0")):
@@ -132,8 +132,8 @@ def reverse(model: model_file.Model, out: Path) -> None:
 def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -> None:
     """What each use makes of held-out digits, which the model has not seen."""
     n, size = len(images), images.shape[-1]
-    artist = uses.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
-    told = uses.Artist(model, SEED, labels, 1.0, CPU, "float32", range(n))
+    artist = picture_tasks.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
+    told = picture_tasks.Artist(model, SEED, labels, 1.0, CPU, "float32", range(n))
     x = to_model_range(images)
     kept = torch.ones(1, 1, size, size, dtype=torch.bool)
     kept[:, :, size // 2 :] = False
@@ -144,15 +144,15 @@ def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path)
     rows = {
         "held-out\ndigits": images,
         "lower half\nhidden": torch.where(kept, images, torch.full_like(images, 128)),
-        "RePaint": uses.inpaint(artist, images, kept, steps=50, jump=5, resamplings=10),
-        "RePaint,\nclass given": uses.inpaint(told, images, kept, steps=50, jump=5, resamplings=10),
+        "RePaint": picture_tasks.inpaint(artist, images, kept, steps=50, jump=5, resamplings=10),
+        "RePaint,\nclass given": picture_tasks.inpaint(told, images, kept, steps=50, jump=5, resamplings=10),
         "half the\nsize": small.repeat_interleave(2, 2).repeat_interleave(2, 3),
-        "DDNM": uses.restore(artist, small, pooled, steps=25),
-        "DDNM,\nclass given": uses.restore(told, small, pooled, steps=25),
+        "DDNM": picture_tasks.restore(artist, small, pooled, steps=25),
+        "DDNM,\nclass given": picture_tasks.restore(told, small, pooled, steps=25),
         "blurred": soft,
-        "DDNM ": uses.restore(artist, soft, blurred, steps=25),
+        "DDNM ": picture_tasks.restore(artist, soft, blurred, steps=25),
         "noise of 64\ngrey levels": noisy,
-        "denoised": uses.denoise(artist, noisy, std=64, steps=25),
+        "denoised": picture_tasks.denoise(artist, noisy, std=64, steps=25),
     }
     figure, axes = canvas(len(rows), n, (8.2, 9.2))
     for row, (name, made) in zip(axes, rows.items(), strict=True):
@@ -167,13 +167,13 @@ def edited(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -
     strengths, n = (0.3, 0.45, 0.6, 0.75, 0.9), 10
     next_class = (labels + 1) % len(model.spec["classes"])
     figure, axes = canvas(len(strengths) + 1 + 4, n, (8.2, 8.6))
-    artist = uses.Artist(model, SEED, next_class, 1.0, CPU, "float32", range(n))
-    rows = [images, *(uses.edit(artist, images, strength=s, steps=50) for s in strengths)]
+    artist = picture_tasks.Artist(model, SEED, next_class, 1.0, CPU, "float32", range(n))
+    rows = [images, *(picture_tasks.edit(artist, images, strength=s, steps=50) for s in strengths)]
     names = ["held-out\ndigits", *(f"strength\n{s}" for s in strengths)]
-    plain = uses.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
+    plain = picture_tasks.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
     for a, b in ((0, 1), (3, 8), (2, 7), (5, 6)):
         ends = [images[k].expand(n, -1, -1, -1) for k in (a, b)]
-        rows.append(uses.interpolate(plain, *ends, torch.linspace(0, 1, n), steps=25, iterations=6))
+        rows.append(picture_tasks.interpolate(plain, *ends, torch.linspace(0, 1, n), steps=25, iterations=6))
         names.append(f"from {a}\nto {b}")
     for row, name, made in zip(axes, names, rows, strict=True):
         label(row[0], name)

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ddpm import model_file, runtime
-from ddpm.data.dataset import read_split
-from ddpm.evaluation.extractor import describe
-from ddpm.evaluation.generate import balanced_labels, generate
-from ddpm.integrations.fidelity import frechet_distance, load_extractor
+from ddpm import model_file
+from ddpm.compute import hardware
+from ddpm.data.reading.dataset import read_split
+from ddpm.generation.generate import balanced_labels, generate
+from ddpm.measuring.features.extractor import describe
+from ddpm.measuring.fidelity import frechet_distance, load_extractor
 
 ROWS: list[dict[str, Any]] = [
     {"sampler": "ddpm", "time_grid": "uniform"},
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", help="only these")
     args = parser.parse_args()
 
-    device = runtime.choose_device("auto")
+    device = hardware.choose_device("auto")
     model = model_file.load(args.model, device)
     extractor = load_extractor(args.extractor, device)
     train, test = (read_split(args.prepared, name).images for name in ("train", "test"))

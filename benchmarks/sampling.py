@@ -26,9 +26,9 @@ from contenders.ours import default_overlay, read_params
 from judge import Judge, train_judge
 from served import Answers, ask_for_images
 
-from ddpm.config import Runtime
-from ddpm.evaluation.protocol import recipe_in
-from ddpm.runtime import choose_device
+from ddpm.compute.hardware import choose_device
+from ddpm.compute.settings import Runtime
+from ddpm.measuring.record import recipe_in
 
 TARGET, SECONDS = 3.0, 0.5
 """Images a second over a peer's; seconds until an answer."""
@@ -163,7 +163,12 @@ def main() -> None:
     if args.requests:
         threads = os.cpu_count() or 1 if args.threads is None else args.threads
         model = folders[ours.name][0] / f"{EMA}.safetensors"
-        answers = ask_for_images(model.resolve(), recipe=recipe_in(params), requests=args.requests, threads=threads)
+        answers = ask_for_images(
+            model.resolve(),
+            recipe=recipe_in(params.sample, params.runtime.precision),
+            requests=args.requests,
+            threads=threads,
+        )
         lines.append(answered(answers, threads))
     lines += [f"{machine(str(choose_device('auto')))}; {torch.get_num_threads()} threads of torch.", f"`{command()}`"]
     write(args.output, "\n\n".join(line for line in lines if line))

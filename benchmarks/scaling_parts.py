@@ -25,8 +25,8 @@ from scaling_plan import Measured, plan, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm import config
 from ddpm.networks.unet import UNet
+from ddpm.params import load as load_params
 from ddpm.training import checkpoint
 from ddpm.training.loop import new_state
 
@@ -147,7 +147,7 @@ def _read(path: Path, n_bytes: int) -> tuple[float, float]:
 def _checkpoint(folder: Path, width: int) -> float:
     """Bytes/s of `checkpoint.save`: weights, average and both moments, written aside, flushed and renamed."""
     network = UNet(**LARGE | {"width": width, "attention": (), "multipliers": (1, 2, 2)})
-    state = new_state(network, settings=config.load(ROOT / "params.yaml").train)
+    state = new_state(network, settings=load_params(ROOT / "params.yaml").train)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
@@ -161,7 +161,7 @@ def _order(*, images: int, shard_images: int, batch: int) -> float:
     from ddpm.training.order import make_order
 
     sizes = [shard_images] * (images // shard_images)
-    order = make_order(sizes, seed=0, shuffle_shards=config.load(ROOT / "params.yaml").train.shuffle_shards)
+    order = make_order(sizes, seed=0, shuffle_shards=load_params(ROOT / "params.yaml").train.shuffle_shards)
     order.indices(np.arange(batch))
     began = time.perf_counter()
     for step in range(1, 51):

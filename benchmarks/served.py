@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddpm import model_file
-from ddpm.data.dataset import Facts
-from ddpm.diffusion.settings import Recipe
+from ddpm.data.reading.dataset import Facts
 from ddpm.errors import UserError
+from ddpm.sampling.settings import Recipe
 
 STARTS_WITHIN = 300.0
 """Seconds; importing alone takes some of them."""
@@ -57,7 +57,7 @@ def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) 
 
 def _promoted(model: Path, project: Path) -> str:
     """The store in the folder, in which the model is champion of the name `ddpm`."""
-    from ddpm.integrations import mlflow_store, registry
+    from ddpm.tracking import mlflow_store, registry
 
     told = {name: os.environ.pop(name, None) for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     try:

@@ -15,11 +15,14 @@ from peaks import conv_peak, matmul_peak
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm import config, runtime
+from ddpm.compute import hardware
 from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.networks.ema import Ema
+from ddpm.params import Params
+from ddpm.settings import as_dict
 from ddpm.training.batches import Batches
 from ddpm.training.loop import Step, new_state, train
+from ddpm.training.settings import Train
 from ddpm.training.times import make_times
 
 WARM_UP_STEPS = 3
@@ -53,7 +56,7 @@ class Profile:
     """Of one step: seconds by group, in all, and what the arithmetic must take."""
 
     setting: Setting
-    precision: runtime.Precision
+    precision: hardware.Precision
     seconds: float
     by_group: dict[str, float]
     convolution_flops: int
@@ -68,9 +71,9 @@ class Profile:
         return self.convolution_flops / self.convolution_peak + self.other_flops / self.matmul_peak
 
 
-def settings(params: config.Params) -> list[Setting]:
+def settings(params: Params) -> list[Setting]:
     """What params.yaml trains on the digits, and a network for 32x32 colour."""
-    told = config.as_dict(params.network)
+    told = as_dict(params.network)
     larger = told | {"width": 64, "multipliers": [1, 2, 2], "attention": [16]}
     return [
         Setting("8x8, as in params.yaml", 8, 1, params.train.batch_size, told),
@@ -78,19 +81,17 @@ def settings(params: config.Params) -> list[Setting]:
     ]
 
 
-def steps(
-    setting: Setting, params: config.Params, device: torch.device, precision: runtime.Precision
-) -> Iterator[Step]:
+def steps(setting: Setting, params: Params, device: torch.device, precision: hardware.Precision) -> Iterator[Step]:
     """An endless training of the setting's network on random images: the time does not depend on what they show."""
-    told = {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective")}
+    told = {name: as_dict(getattr(params, name)) for name in ("schedule", "objective")}
     spec = {"channels": setting.channels, "size": setting.size, "classes": [str(k) for k in range(10)], **told}
     spec["network"] = setting.network
     process = process_of(spec)
     random = np.random.default_rng(0)
     n = 4 * setting.batch
     images = random.integers(0, 256, (n, setting.channels, setting.size, setting.size), dtype=np.uint8)
-    wanted = config.as_dict(params.train) | {"images": 10**12, "batch_size": setting.batch}
-    train_settings = config.Train(**wanted)
+    wanted = as_dict(params.train) | {"images": 10**12, "batch_size": setting.batch}
+    train_settings = Train(**wanted)
     state = new_state(build_network(spec).to(device), settings=train_settings)
     labels, flip = random.integers(0, 10, n), train_settings.flip
     return train(
@@ -106,9 +107,9 @@ def steps(
     )
 
 
-def profile_step(setting: Setting, params: config.Params, device: torch.device, *, n: int) -> Profile:
+def profile_step(setting: Setting, params: Params, device: torch.device, *, n: int) -> Profile:
     """Means over `n` steps after warming up; the seconds are measured without the profiler, the shares with it."""
-    precision = runtime.choose_precision("auto", device, setting.size)
+    precision = hardware.choose_precision("auto", device, setting.size)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     with _marked():
         running = steps(setting, params, device, precision)
@@ -135,9 +136,7 @@ def profile_step(setting: Setting, params: config.Params, device: torch.device, 
     )
 
 
-def layouts(
-    setting: Setting, params: config.Params, device: torch.device, *, n: int, rounds: int
-) -> dict[str, list[float]]:
+def layouts(setting: Setting, params: Params, device: torch.device, *, n: int, rounds: int) -> dict[str, list[float]]:
     """Images/s in each round, of float32 and bf16, each with contiguous and with channels_last tensors."""
     measures = {
         f"{precision}, {name}": _speed(setting, params, device, precision, layout, n)
@@ -149,9 +148,9 @@ def layouts(
 
 def _speed(
     setting: Setting,
-    params: config.Params,
+    params: Params,
     device: torch.device,
-    precision: runtime.Precision,
+    precision: hardware.Precision,
     layout: torch.memory_format,
     n: int,
 ) -> Callable[[], float]:

@@ -21,8 +21,8 @@ from contenders.measured import Measured, final, measure
 from contenders.ours import default_overlay, read_params
 from judge import DIM, Judge, train_judge
 
-from ddpm.evaluation.pictures import grid
-from ddpm.runtime import choose_device
+from ddpm.compute.hardware import choose_device
+from ddpm.generation.pictures import grid
 
 SHOWN = 100
 """Images on a picture."""

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddpm.compute.hardware import choose_device
 from ddpm.errors import UserError
-from ddpm.runtime import choose_device
 
 OURS, AS_USED, SAME_TRICKS, LUCIDRAINS = "this project", "diffusers", "diffusers + our tricks", "lucidrains"
 NAMES = (OURS, AS_USED, SAME_TRICKS, LUCIDRAINS)

@@ -17,7 +17,10 @@ from generated import write_between
 from pipeline_profile import ROOT, Part, profile_pipeline
 from step_profile import Profile, Setting, layouts, profile_step, settings
 
-from ddpm import config, runtime
+from ddpm.compute import hardware
+from ddpm.params import Params
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
 
 BATCHES = {8: 128, 16: 64, 32: 32, 64: 8}
 """Images in a step, by their size in pixels, for the comparison of precisions."""
@@ -31,8 +34,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=list(BATCHES), help="of the comparison of precisions")
     parser.add_argument("--train-images", type=int, help="in the pipeline (default: as in params.yaml)")
     args = parser.parse_args()
-    params = config.load(ROOT / "params.yaml")
-    device = runtime.choose_device("auto")
+    params = load_params(ROOT / "params.yaml")
+    device = hardware.choose_device("auto")
 
     profiles = [profile_step(setting, params, device, n=args.steps) for setting in settings(params)]
     sections = [
@@ -67,9 +70,9 @@ def _step(profiled: Profile) -> str:
     )
 
 
-def _precisions(params: config.Params, device: torch.device, *, sizes: list[int], n: int, rounds: int) -> str:
+def _precisions(params: Params, device: torch.device, *, sizes: list[int], n: int, rounds: int) -> str:
     """Images/s of each, over those of float32 with contiguous tensors in the same round: median (least to most)."""
-    told = config.as_dict(params.network) | {"multipliers": [1, 2, 2], "attention": []}
+    told = as_dict(params.network) | {"multipliers": [1, 2, 2], "attention": []}
     rows = []
     for size in sizes:
         speeds = layouts(Setting(f"{size}", size, 3, BATCHES[size], told), params, device, n=n, rounds=rounds)
@@ -77,14 +80,14 @@ def _precisions(params: config.Params, device: torch.device, *, sizes: list[int]
         row: dict[str, str] = {"pixels, batch": f"{size}, {BATCHES[size]}"}
         row[f"{first}: images/s"] = f"{sorted(speeds[first])[rounds // 2]:.0f}"
         row |= {name: spread(ratios(speeds[name], speeds[first])) for name in others}
-        rows.append(row | {"`precision: auto`": runtime.choose_precision("auto", device, size)})
+        rows.append(row | {"`precision: auto`": hardware.choose_precision("auto", device, size)})
     return (
         f"Width {params.network.width}, multipliers [1, 2, 2], colour. Columns 3 to 5: images/s over those of column 2 "
         f"in the same round, median (least to most).\n\n{table(rows)}"
     )
 
 
-def _pipeline(params: config.Params, step: Profile, *, train_images: int | None) -> str:
+def _pipeline(params: Params, step: Profile, *, train_images: int | None) -> str:
     changes: dict[str, dict[str, Any]] = {}
     if train_images:
         changes["train"] = {"images": train_images, "warmup_images": 0, "decay_images": train_images // 2}

@@ -24,8 +24,8 @@ from prefect.client.schemas.objects import State
 from prefect.context import refresh_global_settings_context
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
+from ddpm.compute.identity import Identity
 from ddpm.errors import UserError
-from ddpm.identity import Identity
 from ddpm.redaction import redacted_output
 
 _START_SECONDS = 120.0

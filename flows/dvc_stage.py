@@ -18,11 +18,12 @@ from typing import IO
 
 import psutil
 
-from ddpm import config, running_list
-from ddpm.data.tree import require_readable
+from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
+from ddpm.pipeline import running_list
+from ddpm.pipeline.workspace import GRACE_SECONDS, launcher_environment
 from ddpm.redaction import redacted
-from ddpm.workspace import GRACE_SECONDS, launcher_environment
 
 PROGRESS_SECONDS = 5.0
 """A progress bar rewrites its line many times a second; the log gets it this often."""
@@ -66,7 +67,7 @@ def stages() -> list[str]:
 
 def look() -> None:
     """Raises UserError that names what at data.path DVC would wait for, fail at or not see."""
-    data = config.load().data
+    data = load_params().data
     require_readable(Path(data.path), source=data.source)
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 
-from ddpm.identity import Identity
+from ddpm.compute.identity import Identity
 
 _POLL_SECONDS = 0.5
 

@@ -13,7 +13,7 @@ from ddpm.cli.operate import FIGURES
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.integrations.registry import Version
+    from ddpm.tracking.registry import Version
 
 METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
@@ -37,14 +37,14 @@ class Registered:
 
 def registered() -> Registered:
     """Asks the registry. Raises UserError where MLflow does not answer or models/run.json is missing."""
-    from ddpm import config
-    from ddpm.integrations import mlflow_store, registry
+    from ddpm.params import load as load_params
+    from ddpm.tracking import mlflow_store, registry
 
     sha256 = mlflow_store.read_run(RUN)["model_sha256"]
     in_project = mlflow_store.tracking_uri() == mlflow_store.default_uri()
     if in_project and not (mlflow_store.project() / "mlflow.db").exists():
         return Registered(version=None, against=None, champion=None)
-    known = registry.versions(config.load().promote.name)
+    known = registry.versions(load_params().promote.name)
     version = registry.holding(known, sha256, (read_metrics() or {}).get("protocol", {}))
     number = version.tags.get("decided_against") if version else None
     return Registered(
@@ -133,7 +133,7 @@ def _figure(record: Mapping[str, Any], name: str) -> str:
 
 
 def _run_link(run_id: str) -> str:
-    from ddpm.integrations import mlflow_store
+    from ddpm.tracking import mlflow_store
 
     uri = mlflow_store.shown_uri()
     if uri.startswith("http"):

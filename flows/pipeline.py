@@ -17,8 +17,8 @@ from prefect.tasks import Task
 from unreported import End, Page
 
 from ddpm.errors import UserError
+from ddpm.pipeline.workspace import InUseError, claim
 from ddpm.redaction import redact_logs
-from ddpm.workspace import InUseError, claim
 
 
 def _may_pass_next_time(task: Task, task_run: TaskRun, state: State) -> bool:

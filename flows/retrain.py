@@ -19,8 +19,8 @@ from prefect.states import Completed, Failed
 from unreported import End, Page
 
 from ddpm.errors import UserError
+from ddpm.pipeline.workspace import InUseError, claim
 from ddpm.redaction import redact_logs
-from ddpm.workspace import InUseError, claim
 
 
 @flow

@@ -47,7 +47,7 @@ def save_tiny_model(
     import torch
 
     from ddpm import model_file
-    from ddpm.diffusion.settings import Recipe
+    from ddpm.sampling.settings import Recipe
 
     spec = TINY_SPEC | changes
     torch.manual_seed(seed)
@@ -76,7 +76,7 @@ def save_split(
     """One split of prepared data: its shards, here or in the store, their index, and the labels."""
     import numpy as np
 
-    from ddpm.data.shards import Index, images_per_shard, write_index, write_shard
+    from ddpm.data.reading.shard_index import Index, images_per_shard, write_index, write_shard
 
     folder.mkdir(parents=True, exist_ok=True)
     shape = images.shape[1:]
@@ -97,7 +97,7 @@ def write_split() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database before anything is in it; making one takes seconds."""
-    from ddpm.integrations import mlflow_store
+    from ddpm.tracking import mlflow_store
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

@@ -190,7 +190,7 @@ def test_weights_of_diffusers_give_the_same_images_by_the_same_sampler_of_ours(t
     setting = contenders.Setting("DDIM 2", 2, {"sampler": "ddim", "steps": 2, "eta": 0.0, "guidance": 1.0})
     made = same.drawer(tmp_path, params.runtime)(3, 5, setting)
 
-    from ddpm.evaluation.generate import PerImageNoise
+    from ddpm.generation.generate import PerImageNoise
     from ddpm.images import to_uint8
 
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddpm import cli
 from ddpm.cli import operate
-from ddpm.integrations import mlflow_store, registry
+from ddpm.tracking import mlflow_store, registry
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("import-unet", "export-unet")
@@ -224,7 +224,7 @@ def test_a_consumer_s_afternoon(
 
 
 def test_the_samplers_of_the_command_line_are_those_of_the_catalogue() -> None:
-    from ddpm.diffusion.catalogue import SAMPLERS
+    from ddpm.sampling.catalogue import SAMPLERS
 
     assert tuple(SAMPLERS) == cli.SAMPLERS
 

@@ -9,11 +9,12 @@ PAGE = (DOCS / "mathematics.md").read_text()
 
 
 def test_every_function_that_it_names_exists() -> None:
-    modules = "|".join(path.stem for path in (DOCS.parent / "src" / "ddpm" / "diffusion").glob("[a-z]*.py"))
-    named = re.findall(rf"`({modules})\.(\w+(?:\.\w+)?)`", PAGE)
+    source = DOCS.parent / "src" / "ddpm"
+    rooms = {path.stem: room for room in ("diffusion", "sampling") for path in (source / room).glob("[a-z]*.py")}
+    named = re.findall(rf"`({'|'.join(rooms)})\.(\w+(?:\.\w+)?)`", PAGE)
     assert len(named) > 20
     for module, name in named:
-        found = importlib.import_module(f"ddpm.diffusion.{module}")
+        found = importlib.import_module(f"ddpm.{rooms[module]}.{module}")
         for part in name.split("."):
             found = getattr(found, part)
 

@@ -27,9 +27,9 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, tiny_model: Callable[.
     assert model.schedule.T == 50
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 40])
     labels = torch.tensor([0, 1])
-    x_0 = model.denoiser(guidance=2.0)(x, t, labels)
-    assert x_0.abs().max() <= 1
-    assert not torch.equal(x_0, model.denoiser(guidance=1.0)(x, t, labels))
+    estimate = model.estimator()
+    assert estimate(x, t, labels).x_0.shape == x.shape
+    assert not torch.equal(estimate(x, t, labels).x_0, estimate(x, t, None).x_0)
 
 
 def test_a_file_that_is_missing_torn_or_foreign_is_refused_in_one_sentence(
@@ -80,15 +80,6 @@ WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a deviation of nothing": lambda it: it["spec"]["objective"].update(sigma_data=0),
     "a guide without weights or words": lambda it: it.update(guide={}),
     "a recipe that is a list": lambda it: it.update(recipe=[1]),
-    "a recipe of unknown words": lambda it: it["recipe"].update(mood="bright"),
-    "a sampler that is none": lambda it: it["recipe"].update(sampler="guess"),
-    "steps without end": lambda it: it["recipe"].update(steps=51),
-    "walks without end": lambda it: it["recipe"].update(sampler="langevin", langevin_steps=10**9),
-    "walks of another sampler without end": lambda it: it["recipe"].update(langevin_steps=10**9),
-    "an interval that is none": lambda it: it["recipe"].update(guidance_interval=["low", None]),
-    "a threshold that is not a number": lambda it: it["recipe"].update(threshold=float("nan")),
-    "a precision that is none": lambda it: it["recipe"].update(precision="float8"),
-    "a guide from this machine": lambda it: it["recipe"].update(guide="/etc/passwd"),
     "not a number": lambda it: it["spec"]["schedule"].update(T=float("nan")),
 }
 
@@ -112,7 +103,6 @@ def test_a_header_that_describes_no_model_is_one_sentence(
         (lambda guide: guide["spec"].update(size=16), "its guide has another size than the model"),
         (lambda guide: guide.update(lineage=None), "lineage is NoneType"),
         (lambda guide: guide.update(sha256=5), "the sha256 of its guide is no word"),
-        (lambda guide: guide.update(sha256="a" * 64), "recipe.guide is .*, but the guide in the file is 'aaa"),
     ],
 )
 def test_a_guide_is_held_to_its_weights_and_to_the_model(

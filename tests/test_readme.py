@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ddpm import config, model_file
+from ddpm import model_file
 from ddpm.cli import parser
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,18 +63,18 @@ def test_every_setting_exists_and_is_accepted(tmp_path: Path) -> None:
             for key, value in values.items():
                 changed(params, f"{section}.{key}", value)
         yaml.dump(params, tmp_path / "params.yaml")
-        config.load(tmp_path / "params.yaml")
+        load_params(tmp_path / "params.yaml")
     for command in commands():
         params = yaml.load((ROOT / "params.yaml").read_text())
         for key, value in re.findall(r"-S ([\w.]+)=(\S+)", command):
             changed(params, key, yaml.load(value))
         yaml.dump(params, tmp_path / "params.yaml")
-        config.load(tmp_path / "params.yaml")
+        load_params(tmp_path / "params.yaml")
     params = yaml.load((ROOT / "params.yaml").read_text())
     for key, value in re.findall(r"`(\w+\.\w+): ([^`]+)`", README):
         changed(params, key, yaml.load(value))
     yaml.dump(params, tmp_path / "params.yaml")
-    config.load(tmp_path / "params.yaml")
+    load_params(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("ddpm ")])
@@ -96,9 +98,9 @@ def test_every_dvc_and_prefect_command_exists() -> None:
 
 
 def test_the_python_example_draws(tmp_path: Path) -> None:
-    params = config.load(ROOT / "params.yaml")
+    params = load_params(ROOT / "params.yaml")
     spec = {"channels": 1, "size": 8, "classes": [str(k) for k in range(10)]}
-    spec |= {name: config.as_dict(getattr(params, name)) for name in ("schedule", "objective", "network")}
+    spec |= {name: as_dict(getattr(params, name)) for name in ("schedule", "objective", "network")}
     model_file.save(
         tmp_path / "models" / "model.safetensors", network=model_file.build_network(spec), spec=spec, lineage={}
     )

@@ -19,10 +19,11 @@ from typing import ClassVar
 import pytest
 from ruamel.yaml import YAML
 
-from ddpm import cli, config
+from ddpm import cli
 from ddpm.errors import UserError
-from ddpm.integrations import mlflow_store
+from ddpm.params import load as load_params
 from ddpm.redaction import redact_logs, redacted, redacted_output
+from ddpm.tracking import mlflow_store
 
 ROOT = Path(__file__).parents[1]
 SECRET = "S3cret-Xy9"
@@ -210,7 +211,7 @@ def test_a_traceback_of_what_should_not_happen_holds_no_credential(
     def fail(_: object) -> None:
         raise RuntimeError(f"http://ann:{SECRET}@host")
 
-    monkeypatch.setattr("ddpm.integrations.registry.versions", fail)
+    monkeypatch.setattr("ddpm.tracking.registry.versions", fail)
     assert cli.main(["versions"]) == 1
     assert capsys.readouterr().err.endswith("RuntimeError: http://host\n")
 
@@ -240,7 +241,7 @@ def test_a_credential_in_data_store_is_refused_before_anything_keeps_it(store: s
     params["data"]["store"] = store
     YAML().dump(params, tmp_path / "params.yaml")
     with pytest.raises(UserError, match="data: store holds a credential") as caught:
-        config.load(tmp_path / "params.yaml")
+        load_params(tmp_path / "params.yaml")
     assert SECRET not in str(caught.value)
 
 
@@ -256,8 +257,8 @@ def test_nothing_that_a_run_and_a_registration_leave_holds_the_credential_of_the
     program = f"""
 import json, sys
 from pathlib import Path
-from ddpm.data.dataset import Facts
-from ddpm.integrations import mlflow_store, registry
+from ddpm.data.reading.dataset import Facts
+from ddpm.tracking import mlflow_store, registry
 facts = Facts(name="x", source="folder", channels=1, size=8, classes=(), train=8, test=2, found=10, kept=10,
               rejected={{}}, content_hash="0" * 64)
 tracker = mlflow_store.start_run(experiment="tests", name="x", facts=facts, prepared=Path("prepared"))

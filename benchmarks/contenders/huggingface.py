@@ -119,7 +119,7 @@ class Diffusers:
     def drawer(self, folder: Path, weights: str) -> Draw:
         import diffusers
 
-        from ddpm.runtime import choose_device
+        from ddpm.compute.hardware import choose_device
 
         network = diffusers.UNet2DModel.from_pretrained(folder / weights).to(choose_device("auto"))
 

@@ -10,8 +10,8 @@ from contenders import Budget, Contender
 from contenders.huggingface import Diffusers
 from contenders.lucidrains import Lucidrains
 from contenders.ours import Ours
-from ddpm.config import Params
 from ddpm.files import write_json
+from ddpm.params import Params
 
 MODELS = Path(".state/benchmarks/time_to_fid")
 """Where they are kept unless somebody says otherwise."""

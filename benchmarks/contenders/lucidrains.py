@@ -89,7 +89,7 @@ class Lucidrains:
     def drawer(self, folder: Path, weights: str) -> Draw:
         from safetensors import safe_open
 
-        from ddpm.runtime import choose_device
+        from ddpm.compute.hardware import choose_device
 
         with safe_open(folder / f"{weights}.safetensors", framework="pt") as file:
             told = file.metadata()

@@ -10,12 +10,14 @@ from common import Images
 from torch import Tensor
 
 from contenders import EMA, RAW, Budget, Draw, Setting, class_names
-from ddpm import config
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 if TYPE_CHECKING:
-    from ddpm.config import Params, Runtime, Train
+    from ddpm.compute.settings import Runtime
+    from ddpm.params import Params
     from ddpm.training.session import Training
+    from ddpm.training.settings import Train
 
 OVERLAY = Path(__file__).parents[1] / "mnist.yaml"
 UNPLANNED = 10**12
@@ -34,7 +36,7 @@ def read_params(params: Path, overlay: Path | None) -> "Params":
     Raises UserError for an overlay that is missing or names a section that params.yaml has not.
     """
     if overlay is None:
-        return config.load(params)
+        return load_params(params)
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe")
@@ -49,7 +51,7 @@ def read_params(params: Path, overlay: Path | None) -> "Params":
         path = Path(folder) / overlay.name
         with path.open("w") as file:
             yaml.dump(merged, file)
-        return config.load(path)
+        return load_params(path)
 
 
 def fitted(settings: "Train", images: int) -> "Train":
@@ -87,10 +89,10 @@ class Ours:
 
     @property
     def default(self) -> Setting:
-        from ddpm.evaluation.protocol import recipe_in
+        from ddpm.measuring.record import recipe_in
 
         sample = self.params.sample
-        told = recipe_in(self.params).told()
+        told = recipe_in(self.params.sample, self.params.runtime.precision).told()
         doubled = 2 if sample.guidance != 1 else 1
         return Setting(f"{sample.sampler} {sample.steps}, {sample.time_grid} grid", doubled * sample.steps, told)
 
@@ -121,25 +123,26 @@ class Ours:
         return [RAW, EMA, *kept]
 
     def _begin(self, images: Images, state: Path) -> "Training":
-        from ddpm import runtime
-        from ddpm.config import as_dict
+        from ddpm.compute import hardware
+        from ddpm.settings import as_dict
         from ddpm.training import session
 
         labels = images.train_labels if self.labels else None
         _, channels, size, _ = images.train.shape
         spec = {"channels": channels, "size": size, "classes": class_names(images) if self.labels else []}
         spec |= {name: as_dict(getattr(self.params, name)) for name in ("schedule", "objective", "network")}
-        device = runtime.choose_device(self.params.runtime.device)
+        device = hardware.choose_device(self.params.runtime.device)
         return session.begin(
             spec,
             images.train,
             labels,
             data_hash=images.name,
+            code_hash="of one run",
             objective=self.params.objective,
             settings=replace(self.params.train, images=UNPLANNED),
             runtime=replace(self.params.runtime, resume="never"),
             device=device,
-            precision=runtime.choose_precision(self.params.runtime.precision, device, size),
+            precision=hardware.choose_precision(self.params.runtime.precision, device, size),
             state_folder=state,
         )
 
@@ -164,7 +167,7 @@ class Ours:
 
     def _save(self, training: "Training", network: torch.nn.Module, folder: Path, weights: str) -> None:
         from ddpm import model_file
-        from ddpm.config import as_dict
+        from ddpm.settings import as_dict
 
         told = {name: as_dict(getattr(self.params, name)) for name in ("sample", "train")}
         lineage = {"params": told, "images_seen": training.state.images_seen}
@@ -177,8 +180,8 @@ class Ours:
 def file_drawer(path: Path, runtime: "Runtime") -> Draw:
     """Draws with the model in the file, in the precision and layout that suit the device; all classes alike often."""
     from ddpm import model_file
-    from ddpm.evaluation.generate import balanced_labels, generate
-    from ddpm.runtime import choose_device, choose_precision, memory_format
+    from ddpm.compute.hardware import choose_device, choose_precision, memory_format
+    from ddpm.generation.generate import balanced_labels, generate
 
     device = choose_device(runtime.device)
     model = model_file.load(path, device)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from contenders import Draw, Setting
 from contenders.ours import file_drawer
-from ddpm.config import Runtime
+from ddpm.compute.settings import Runtime
 
 STEPS = (5, 10, 20)
 
@@ -23,7 +23,7 @@ def drawer(folder: Path, runtime: Runtime) -> Draw:
 
     Raises UserError where diffusers' network is one that this project's U-Net cannot be.
     """
-    from ddpm.integrations.diffusers_folder import import_model
+    from ddpm.exchange.diffusers_folder import import_model
 
     file = folder / "imported.safetensors"
     import_model(folder, file, schedule="linear", target="eps", null_label=False)

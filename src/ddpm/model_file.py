@@ -14,14 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddpm import config
-from ddpm.diffusion.guidance import LabelledDenoise, classifier_free, clipped
-from ddpm.diffusion.likelihood import Estimate
+from ddpm.compute.hardware import Precision, autocast, memory_format
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
 from ddpm.networks.unet import Convention, UNet, shapes_of
-from ddpm.runtime import Precision, autocast, memory_format
 
 FORMAT = "ddpm-1"
 MAX_CHANNELS = 2**16
@@ -61,7 +59,7 @@ class Model:
     sha256: str
     """Of the file."""
     recipe: dict[str, Any] | None = None
-    """How it draws, where the file says so: a `diffusion.settings.Recipe` as plain values."""
+    """How it draws, where the file says so; `generation.recipe` knows what it means."""
     guide: "Model | None" = None
     """The weaker model that the recipe guides against; it came in the same file."""
 
@@ -84,15 +82,6 @@ class Model:
             return objective.estimate(network, process, x_t, t)
 
         return estimate
-
-    def denoiser(self, *, guidance: float, precision: Precision = "float32") -> LabelledDenoise:
-        """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0 in [-1, 1]."""
-        estimate = self.estimator(precision=precision)
-
-        def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-            return estimate(x_t, t, labels).x_0
-
-        return clipped(classifier_free(denoise, scale=guidance))
 
 
 def process_of(spec: dict[str, Any]) -> Process:
@@ -224,8 +213,8 @@ def _described(path: Path, text: str, *, tensors: int) -> tuple[dict[str, Any], 
             for key in ("channels", "size", "classes", "schedule"):
                 if guide["spec"][key] != described["spec"][key]:
                     raise ValueError(f"its guide has another {key} than the model")
-        if recipe is not None:
-            _require_recipe(recipe, described["spec"], guide=None if guide is None else guide["sha256"])
+        if recipe is not None and type(recipe) is not dict:
+            raise TypeError(f"recipe is {type(recipe).__name__}")
     except WRONG as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
@@ -284,17 +273,6 @@ def _require_spec(spec: dict[str, Any], *, blocks: int) -> None:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(str(one) for one in known)}")
     if type(spec["classes"]) is not list or not all(type(name) is str for name in spec["classes"]):
         raise TypeError("classes is no list of names")
-
-
-def _require_recipe(told: dict[str, Any], spec: dict[str, Any], *, guide: str | None) -> None:
-    """Raises one of WRONG unless params.yaml could say so, too, of this model, with no guide but the file's own."""
-    recipe, process = config.whole_recipe(told), _ABSENT["schedule"] | spec["schedule"]
-    most = process["T"] if process["time"] == "discrete" else MAX_STEPS
-    for name in ("steps", "langevin_steps"):
-        if recipe[name] > most:
-            raise ValueError(f"recipe.{name} is {recipe[name]}, expected at most {most}")
-    if recipe["guide"] != guide:
-        raise ValueError(f"recipe.guide is {recipe['guide']!r}, but the guide in the file is {guide!r}")
 
 
 def _trained(spec: dict[str, Any], weights: dict[str, Tensor], device: torch.device | str) -> UNet:

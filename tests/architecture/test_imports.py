@@ -70,6 +70,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
     folder = tmp_path_factory.mktemp("imports")
     (folder / "data/raw").mkdir(parents=True)
     shutil.copy(empty_store, folder / "mlflow.db")
+    shutil.copy(ROOT / "dvc.yaml", folder)
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     for section, values in SMALL.items():
@@ -121,7 +122,7 @@ def test_drawing_from_a_file_imports_torch_and_the_picture_library_alone(
 def test_asking_the_registry_imports_no_torch(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     program = (
-        "import sys\nfrom ddpm.integrations import registry\n"
+        "import sys\nfrom ddpm.tracking import registry\n"
         "assert registry.versions('ddpm') == [] and 'mlflow' in sys.modules and 'torch' not in sys.modules"
     )
     clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "MLFLOW_TRACKING_URI")}
@@ -131,7 +132,7 @@ def test_asking_the_registry_imports_no_torch(tmp_path: Path, empty_store: Path)
 def test_torch_fidelity_comes_without_torchvision_which_can_still_be_imported(tmp_path: Path) -> None:
     program = """
 import sys
-from ddpm.integrations.lean_fidelity import import_torch_fidelity
+from ddpm.measuring.lean_fidelity import import_torch_fidelity
 import_torch_fidelity()
 import torch, torch_fidelity
 assert "torch._dynamo" not in sys.modules and "torchvision" not in sys.modules

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.data.archive import Member, unpack
-from ddpm.data.reasons import DAMAGED, LINK, NO_NAME, SPECIAL_FILE, TOO_MANY_HEADERS, UNKNOWN_NAME
+from ddpm.data.preparing.archive import Member, unpack
+from ddpm.data.preparing.reasons import DAMAGED, LINK, NO_NAME, SPECIAL_FILE, TOO_MANY_HEADERS, UNKNOWN_NAME
 from ddpm.errors import UserError
 
 CONTENT = {"a.png": b"one", "deep/er/b.png": b"two" * 1000}

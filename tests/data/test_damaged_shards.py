@@ -17,14 +17,15 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm import config
-from ddpm.data import shard_cache
-from ddpm.data.dataset import Facts, read_split
-from ddpm.data.shards import read_index
+from ddpm.compute.settings import Runtime
+from ddpm.data.reading import shard_cache
+from ddpm.data.reading.dataset import Facts, read_split
+from ddpm.data.reading.shard_index import read_index
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
-PARAMS = config.load(ROOT / "params.yaml")
+PARAMS = load_params(ROOT / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(1, 256, (12, 1, 8, 8), np.uint8)  # without zeros, which damage makes
 SHARD_BYTES = 128 + 5 * 64
 FACTS = Facts("noise", "folder", 1, 8, (), 12, 12, 24, 24, {}, "c" * 64)
@@ -34,7 +35,7 @@ OFFSETS = (0, 100, 150, 128 + 5 * 64 - 1)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> config.Runtime:
+def settings(tmp_path: Path) -> Runtime:
     return dataclasses.replace(PARAMS.runtime, cache=str(tmp_path / "cache"), cache_bytes=1 << 20)
 
 
@@ -71,7 +72,7 @@ def test_a_damaged_shard_beside_its_index_is_not_read(
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_a_shard_that_was_damaged_in_the_cache_is_fetched_again_and_said_to_be(
     prepared: Callable[..., Path],
-    settings: config.Runtime,
+    settings: Runtime,
     offset: int,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -87,14 +88,14 @@ def test_a_shard_that_was_damaged_in_the_cache_is_fetched_again_and_said_to_be(
 
 
 def test_a_shard_is_hashed_once_however_often_it_is_read(
-    prepared: Callable[..., Path], settings: config.Runtime, monkeypatch: pytest.MonkeyPatch
+    prepared: Callable[..., Path], settings: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = prepared(store=f"memory://{uuid.uuid4()}")
     read_split(folder, "train", settings).images[:]  # fetched
     hashed = []
     original = shard_cache.sha256_of
     monkeypatch.setattr(shard_cache, "sha256_of", lambda path: hashed.append(path.stem) or original(path))
-    monkeypatch.setattr("ddpm.data.shard_reader.OPEN_SHARDS", 1)
+    monkeypatch.setattr("ddpm.data.reading.sharded_images.OPEN_SHARDS", 1)
     images = read_split(folder, "train", settings).images
     for row in (0, 5, 10, 0, 5, 10, 0):
         images[row]
@@ -156,7 +157,7 @@ def test_the_command_that_the_error_names_mends_a_shard_on_disk(
 
 @pytest.mark.parametrize("kind", ["s3", pytest.param("disk", marks=SLOW)])
 def test_the_command_that_the_error_names_mends_a_shard_in_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str, settings: config.Runtime, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str, settings: Runtime, kind: str
 ) -> None:
     store = f"{s3}/photos" if kind == "s3" else f"file://{tmp_path}/store"
     monkeypatch.setattr(shard_cache, "PAUSES", (0.01, 0.01, 0.01))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ddpm.data.sources import _read_digits
+from ddpm.data.preparing.sources import _read_digits
 
 
 def test_the_digits_are_those_that_scikit_learn_gives() -> None:

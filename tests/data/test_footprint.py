@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.data.decode import decode
-from ddpm.data.footprint import bytes_taken
-from ddpm.data.picture_file import Reading, Seen, opened
-from ddpm.data.pixels import Target
-from ddpm.data.reasons import REASONS, TOO_LARGE, TOO_MUCH_MEMORY
+from ddpm.data.preparing.decode_file import decode
+from ddpm.data.preparing.footprint import bytes_taken
+from ddpm.data.preparing.picture_file import Reading, Seen, opened
+from ddpm.data.preparing.pixels import Target
+from ddpm.data.preparing.reasons import REASONS, TOO_LARGE, TOO_MUCH_MEMORY
 
 SIDE = 1500
 SLACK = 16_000_000
@@ -25,9 +25,9 @@ GREY = (np.indices((SIDE, SIDE)).sum(0) % 200).astype(np.uint8)
 
 DECODED = """
 import os, sys
-from ddpm.data.decode import decode
-from ddpm.data.picture_file import Reading
-from ddpm.data.pixels import Target
+from ddpm.data.preparing.decode_file import decode
+from ddpm.data.preparing.picture_file import Reading
+from ddpm.data.preparing.pixels import Target
 
 def highest() -> int:
     return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

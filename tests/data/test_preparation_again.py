@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm import config
-from ddpm.data import target, tree
-from ddpm.data.dataset import Facts, read_facts
-from ddpm.data.prepare import prepare
-from ddpm.data.shards import read_index
+from ddpm.data.preparing import prepared_shape, tree
+from ddpm.data.preparing.prepare import prepare
+from ddpm.data.reading.dataset import Facts, read_facts
+from ddpm.data.reading.shard_index import read_index
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Facts]:
     """prepare() of tmp_path / "raw"; keywords change settings."""
-    data = dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder")
+    data = dataclasses.replace(load_params(ROOT / "params.yaml").data, source="folder")
 
     def run_prepare(state: Path | None = tmp_path / "state", prepared: str = "prepared", **changes: Any) -> Facts:
         return prepare(
@@ -123,7 +123,7 @@ def test_a_torn_partition_is_decoded_again(run: Any, raw: Path, tmp_path: Path) 
 def test_many_small_partitions_are_written_together(
     run: Any, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ddpm.data.upkeep._MANY", 2)
+    monkeypatch.setattr("ddpm.data.preparing.upkeep._MANY", 2)
     for k in range(6):
         draw(raw / "a" / f"new{k}.png")
         run()
@@ -146,7 +146,7 @@ def test_kept_pixels_never_take_more_than_twice_the_set(run: Any, raw: Path, tmp
 
 
 def test_every_header_counts_where_a_sample_agrees(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "SAMPLE", 4)
+    monkeypatch.setattr(prepared_shape, "SAMPLE", 4)
     for k in range(20):
         draw(tmp_path / "raw" / f"{k:02d}.png", channels=3 if k == 7 else 1)
     assert run().channels == 3

@@ -15,21 +15,21 @@ import psutil
 import pytest
 from PIL import Image
 
-from ddpm import config
-from ddpm.data import parallel
-from ddpm.data.prepare import prepare
+from ddpm.data.preparing import executors
+from ddpm.data.preparing.prepare import prepare
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = f"""
 import dataclasses, sys
 from pathlib import Path
-from ddpm import config
-from ddpm.data import parallel
-from ddpm.data.prepare import prepare
-parallel.START_SECONDS = 0.0
+from ddpm.params import load as load_params
+from ddpm.data.preparing import executors
+from ddpm.data.preparing.prepare import prepare
+executors.START_SECONDS = 0.0
 raw, out, cluster = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
-data = dataclasses.replace(config.load({str(ROOT / "params.yaml")!r}).data, source="folder", size=128, channels=3)
+data = dataclasses.replace(load_params({str(ROOT / "params.yaml")!r}).data, source="folder", size=128, channels=3)
 prepare(data, raw=raw, prepared=out / "prepared", state=out / "state", cluster=cluster, workers=2, progress=False)
 """
 
@@ -51,7 +51,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process makes of them."""
     folder = tmp_path_factory.mktemp("one") / "prepared"
-    data = dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder", size=128, channels=3)
+    data = dataclasses.replace(load_params(ROOT / "params.yaml").data, source="folder", size=128, channels=3)
     prepare(data, raw=raw, prepared=folder, workers=1, progress=False)
     return contents(folder)
 
@@ -151,8 +151,8 @@ def test_a_cluster_elsewhere_prepares_the_same_and_loses_nothing_with_a_worker(
 def test_a_scheduler_that_does_not_answer_is_one_sentence(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "_CONNECT_SECONDS", 1)
-    data = dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder", size=8, channels=3)
+    monkeypatch.setattr(executors, "_CONNECT_SECONDS", 1)
+    data = dataclasses.replace(load_params(ROOT / "params.yaml").data, source="folder", size=8, channels=3)
     arguments = {"raw": raw, "prepared": tmp_path / "prepared", "workers": 1, "progress": False}
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         with pytest.raises(UserError, match=f"runtime.cluster is {address}, where no Dask scheduler .* answered"):
@@ -166,7 +166,7 @@ def end_the_process(piece: int) -> None:
 @pytest.mark.slow
 def test_work_that_kills_every_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds this module
-    with parallel.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
+    with executors.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
         crew._client = crew._local()
         with pytest.raises(UserError, match=r"was killed again and again, .* lower runtime\.workers"):
             list(crew.run(end_the_process, [1]))

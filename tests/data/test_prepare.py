@@ -17,11 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ddpm import config
-from ddpm.data.dataset import Facts, read_facts, read_split
-from ddpm.data.layout import is_ignored
-from ddpm.data.prepare import prepare
-from ddpm.data.reasons import (
+from ddpm.data.preparing.layout import is_ignored
+from ddpm.data.preparing.prepare import prepare
+from ddpm.data.preparing.reasons import (
     DAMAGED,
     DUPLICATE,
     LINK,
@@ -32,7 +30,10 @@ from ddpm.data.reasons import (
     TOO_LARGE,
     UNKNOWN_NAME,
 )
+from ddpm.data.preparing.settings import Data
+from ddpm.data.reading.dataset import Facts, read_facts, read_split
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Facts]
@@ -45,13 +46,13 @@ def draw(seed: int, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Imag
 
 
 @pytest.fixture(scope="session")
-def settings() -> config.Data:
+def settings() -> Data:
     """The `data` section of params.yaml, for a folder."""
-    return dataclasses.replace(config.load(ROOT / "params.yaml").data, source="folder")
+    return dataclasses.replace(load_params(ROOT / "params.yaml").data, source="folder")
 
 
 @pytest.fixture
-def run(settings: config.Data, tmp_path: Path) -> Callable[..., Facts]:
+def run(settings: Data, tmp_path: Path) -> Callable[..., Facts]:
     """prepare() into tmp_path / "prepared"; keywords change settings."""
 
     def run_prepare(raw: Path, *, workers: int = 1, **changes: Any) -> Facts:
@@ -398,10 +399,11 @@ def test_memory_stays_flat_while_the_number_of_images_grows(tmp_path: Path) -> N
     program = """
 import dataclasses, resource, sys
 from pathlib import Path
-from ddpm import config
-from ddpm.data.layout import is_ignored
-from ddpm.data.prepare import prepare
-data = dataclasses.replace(config.load(sys.argv[2]).data, source="folder", size=256, channels=3)
+from ddpm.data.preparing.settings import Data
+from ddpm.params import load as load_params
+from ddpm.data.preparing.layout import is_ignored
+from ddpm.data.preparing.prepare import prepare
+data = dataclasses.replace(load_params(sys.argv[2]).data, source="folder", size=256, channels=3)
 prepare(data, raw=Path(sys.argv[1]), prepared=Path(sys.argv[1] + "-out"), workers=1, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

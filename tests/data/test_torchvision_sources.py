@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm import config
-from ddpm.data.dataset import Facts, read_split
-from ddpm.data.prepare import prepare
+from ddpm.data.preparing.prepare import prepare
+from ddpm.data.reading.dataset import Facts, read_split
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def run(
     root: Path, name: str, prepared: Path, *, workers: int = 1, download: bool = False, labels: bool = True
 ) -> Facts:
     data = dataclasses.replace(
-        config.load(ROOT / "params.yaml").data, source=f"torchvision:{name}", download=download, labels=labels
+        load_params(ROOT / "params.yaml").data, source=f"torchvision:{name}", download=download, labels=labels
     )
     return prepare(data, raw=root, prepared=prepared, workers=workers, progress=False)
 
@@ -92,7 +92,7 @@ def test_every_set_on_offer_takes_the_arguments_it_is_given() -> None:
 
     from torchvision import datasets
 
-    from ddpm.data.sources import _TORCHVISION
+    from ddpm.data.preparing.sources import _TORCHVISION
 
     for name, parts in _TORCHVISION.items():
         for part in parts:
@@ -108,10 +108,10 @@ def test_torch_is_imported_for_no_other_source(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from ddpm import config
-from ddpm.data.prepare import prepare
+from ddpm.params import load as load_params
+from ddpm.data.preparing.prepare import prepare
 import ddpm.stages.prepare
-prepare(config.load(sys.argv[1]).data, raw=Path("x"), prepared=Path(sys.argv[2]), workers=1, progress=False)
+prepare(load_params(sys.argv[1]).data, raw=Path("x"), prepared=Path(sys.argv[2]), workers=1, progress=False)
 sys.exit("torch" in sys.modules or "great_expectations" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, ROOT / "params.yaml", tmp_path / "out"], check=True)

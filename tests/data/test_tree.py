@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm.data import tree
+from ddpm.data.preparing import tree
 from ddpm.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ STAGE = """
 import json, os, sys, time
 from pathlib import Path
 from ddpm.errors import UserError
-from ddpm.workspace import run_stage
+from ddpm.pipeline.workspace import run_stage
 
 def main():
     said = Path("data/raw/said.txt").read_text().split()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.networks.ema import Ema
 from ddpm.networks.unet import Convention, UNet, shapes_of
-from ddpm.runtime import Precision, autocast, memory_format
 
 
 def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: object) -> UNet:

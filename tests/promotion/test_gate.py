@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from ddpm.config import Promote
 from ddpm.errors import UserError
 from ddpm.promotion.gate import Decision, decide, differences
+from ddpm.promotion.settings import Promote
 
 RULE = Promote(
     name="ddpm",

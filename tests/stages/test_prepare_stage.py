@@ -14,7 +14,7 @@ import psutil
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm.data.dataset import read_facts
+from ddpm.data.reading.dataset import read_facts
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "ddpm.stages.prepare"]

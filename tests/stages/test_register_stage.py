@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm import cli, config
-from ddpm.data.dataset import read_facts, read_split
+from ddpm import cli
+from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
-from ddpm.integrations import mlflow_store, registry
+from ddpm.params import load as load_params
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
+from ddpm.tracking import mlflow_store, registry
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -37,7 +38,7 @@ DIGITS = {"classes": [str(k) for k in range(10)]}
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the digits prepared, an extractor, and parameters for small things."""
-    from ddpm.evaluation.extractor_training import train_extractor
+    from ddpm.measuring.features.extractor_training import train_extractor
 
     folder = tmp_path_factory.mktemp("digits")
     yaml = YAML(typ="safe")
@@ -54,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             read_split(Path("data/prepared"), "test"),
             kind="classifier",
             classes=10,
-            settings=config.load().features,
+            settings=load_params().features,
             device=torch.device("cpu"),
             progress=False,
         )

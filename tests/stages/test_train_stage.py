@@ -44,6 +44,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").mkdir()
     (folder / "docs" / "index.html").write_text("<p>docs</p>")
     (folder / "validation.json").write_text("{}")
+    shutil.copy(ROOT / "dvc.yaml", folder)  # the list of the code that a training depends on
     prepare = "-m ddpm.stages.prepare --prepared data/prepared --state .state/prepare".split()
     subprocess.run([sys.executable, *prepare], cwd=folder, check=True, capture_output=True)
     return folder
@@ -170,7 +171,7 @@ PIPELINE = """
 stages:
   train:
     cmd: python {command} && touch ended && sleep {seconds}
-    deps: [data/prepared]
+    deps: {deps}
     outs: [model.safetensors, run.json]
 """
 
@@ -183,9 +184,12 @@ def test_what_dvc_has_recorded_is_trained_anew_when_asked_for_and_what_it_has_no
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(".state"))
     shutil.rmtree(folder / "mlartifacts")
     (folder / "mlflow.db").unlink()
+    shutil.copytree(ROOT / "src" / "ddpm", folder / "src" / "ddpm", ignore=shutil.ignore_patterns("__pycache__"))
+    declared = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    deps = ["data/prepared", *(dep for dep in declared if dep.startswith("src/"))]
 
     def dvc(*words: str, wait: int = 0) -> subprocess.Popen[str]:
-        (folder / "dvc.yaml").write_text(PIPELINE.format(command=" ".join(COMMAND), seconds=wait))
+        (folder / "dvc.yaml").write_text(PIPELINE.format(command=" ".join(COMMAND), seconds=wait, deps=deps))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         command = [sys.executable, "-m", "dvc", *words]
         outlet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddpm import config
+from ddpm.compute.processes import joined, together
 from ddpm.diffusion.schedules import make_schedule
-from ddpm.distributed import joined, together
 from ddpm.model_file import objective_of
 from ddpm.networks.unet import UNet
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
-from ddpm.training.distributed import Parallel
 from ddpm.training.loop import State, Step, new_state, train
+from ddpm.training.settings import Train
+from ddpm.training.sharding import Parallel
 from ddpm.training.times import make_times
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 BATCH = 10
 SETTINGS = dataclasses.replace(
     PARAMS.train,
@@ -36,7 +38,7 @@ SETTINGS = dataclasses.replace(
 LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
 T = 4
 MUON = dataclasses.replace(SETTINGS, optimizer="muon")
-DIVISIONS: dict[str, tuple[Parallel, int | None, config.Train]] = {
+DIVISIONS: dict[str, tuple[Parallel, int | None, Train]] = {
     "whole": ("ddp", None, SETTINGS),
     "accumulated": ("ddp", 5, SETTINGS),
     "whole, by Muon": ("ddp", None, MUON),
@@ -51,7 +53,7 @@ ALONE = 3
 """The first divisions that one process makes; the others take two."""
 
 
-def begin(parallel: Parallel, settings: config.Train = SETTINGS) -> State:
+def begin(parallel: Parallel, settings: Train = SETTINGS) -> State:
     """A training of a tiny network, without dropout: its masks depend on the division."""
     torch.manual_seed(0)
     network = UNet(
@@ -61,7 +63,7 @@ def begin(parallel: Parallel, settings: config.Train = SETTINGS) -> State:
     return new_state(network, settings=settings, parallel=parallel)
 
 
-def run(state: State, *, device_batch: int | None, settings: config.Train = SETTINGS) -> list[Step]:
+def run(state: State, *, device_batch: int | None, settings: Train = SETTINGS) -> list[Step]:
     device, process = torch.device("cpu"), make_schedule("cosine", T)
     images = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
     batches = Batches(
@@ -73,7 +75,7 @@ def run(state: State, *, device_batch: int | None, settings: config.Train = SETT
             batches,
             process=process,
             times=make_times(process, LEARNED, memory=state.times),
-            objective=objective_of({"objective": config.as_dict(LEARNED)}),
+            objective=objective_of({"objective": as_dict(LEARNED)}),
             settings=settings,
             label_dropout=0.3,
             device=device,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tiny_training as tiny
 import torch
 
-from ddpm.config import Objective
+from ddpm.diffusion.settings import Objective
 from ddpm.training import session
 
 STEPS = 20
@@ -59,6 +59,7 @@ def losses(name: str) -> list[float]:
         tiny.IMAGES,
         tiny.LABELS,
         data_hash="made up",
+        code_hash="of one run",
         objective=objective,
         settings=dataclasses.replace(tiny.SETTINGS, optimizer=OPTIMIZERS.get(name, "adamw")),
         runtime=dataclasses.replace(tiny.PARAMS.runtime, resume="never"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm import dvc_lock
+from ddpm.pipeline import dvc_lock
 from ddpm.training import finished
 
 MODEL = Path("models/model.safetensors")

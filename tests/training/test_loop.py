@@ -8,23 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm import config
+from ddpm.compute.hardware import Precision
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.model_file import objective_of, process_of
 from ddpm.networks.unet import UNet
-from ddpm.runtime import Precision
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
 from ddpm.training.session import Meter
+from ddpm.training.settings import Train
 from ddpm.training.times import HISTORY, Importance, make_times
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(37) % 3
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 SETTINGS = dataclasses.replace(
     PARAMS.train,
     images=16 * 12,
@@ -35,21 +38,21 @@ SETTINGS = dataclasses.replace(
 )
 
 
-def fresh(settings: config.Train = SETTINGS, precision: Precision = "float32") -> State:
+def fresh(settings: Train = SETTINGS, precision: Precision = "float32") -> State:
     torch.manual_seed(0)
     architecture: dict = dict(width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0.2)
     return new_state(UNet(channels=1, size=8, classes=3, **architecture), settings=settings, precision=precision)
 
 
-def batches(settings: config.Train = SETTINGS, images: np.ndarray = IMAGES) -> Batches:
+def batches(settings: Train = SETTINGS, images: np.ndarray = IMAGES) -> Batches:
     return Batches(images, LABELS, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip, device=CPU)
 
 
 def steps(  # type: ignore[no-untyped-def]
     state: State,
-    settings: config.Train = SETTINGS,
+    settings: Train = SETTINGS,
     images: np.ndarray = IMAGES,
-    objective: config.Objective = PARAMS.objective,
+    objective: Objective = PARAMS.objective,
     T: int = 1000,
     precision: Precision = "float32",
 ):
@@ -59,7 +62,7 @@ def steps(  # type: ignore[no-untyped-def]
         batches(settings, images),
         process=process,
         times=make_times(process, objective, memory=state.times),
-        objective=objective_of({"objective": config.as_dict(objective)}),
+        objective=objective_of({"objective": as_dict(objective)}),
         settings=settings,
         label_dropout=0.2,
         device=CPU,
@@ -256,7 +259,7 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
         batches(settings),
         process=process,
         times=make_times(process, objective, memory=state.times),
-        objective=objective_of({"objective": config.as_dict(objective)}),
+        objective=objective_of({"objective": as_dict(objective)}),
         settings=settings,
         label_dropout=0.2,
         device=CPU,

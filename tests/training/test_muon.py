@@ -1,18 +1,19 @@
 """Muon is torch's Muon where torch has one, and the training loop gives it what it is made for."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ddpm import config
 from ddpm.networks.unet import UNet
+from ddpm.params import load as load_params
 from ddpm.training.loop import new_state
 from ddpm.training.muon import Muon, orthogonal
 
-TRAIN = config.load(Path(__file__).parents[2] / "params.yaml").train
+TRAIN = load_params(Path(__file__).parents[2] / "params.yaml").train
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
@@ -55,7 +56,7 @@ def test_of_the_u_net_all_matrices_but_the_first_the_last_and_the_label_embeddin
     network = UNet(
         channels=1, size=8, classes=3, width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0
     )
-    optimizer = new_state(network, settings=config.dataclasses.replace(TRAIN, optimizer="muon")).optimizer
+    optimizer = new_state(network, settings=dataclasses.replace(TRAIN, optimizer="muon")).optimizer
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -16,14 +16,14 @@ from safetensors import safe_open
 
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.tracking import NullTracker
+from ddpm.tracker import NullTracker
 from ddpm.training import checkpoint, session
 
 STEPS = 12
 SETTINGS = dataclasses.replace(
     tiny.SETTINGS, images=16 * STEPS, max_nonfinite_steps=STEPS, warmup_images=16, decay_images=16
 )
-TRACKING = dataclasses.replace(tiny.TRACKING, log_every_images=16 * 4)
+EVERY = tiny.EVERY | {"log_every_images": 16 * 4}
 
 
 class Figures(NullTracker):
@@ -50,7 +50,7 @@ def begin(folder: Path, *, at: set[int], optimizer: str = "adamw", importance: b
 
 def run(training: session.Training, tracker: NullTracker) -> list[dict[str, float | None]]:
     picture = tiny.Image.new("L", (8, 8))
-    return session.run(training, tracker=tracker, tracking=TRACKING, picture=lambda: picture)
+    return session.run(training, tracker=tracker, **EVERY, picture=lambda: picture)
 
 
 def strictly(text: str) -> object:

@@ -17,7 +17,7 @@ import tiny_training as tiny
 import torch
 
 from ddpm.errors import UserError
-from ddpm.tracking import NullTracker
+from ddpm.tracker import NullTracker
 from ddpm.training import checkpoint, session
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

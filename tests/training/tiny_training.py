@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddpm import config, model_file, runtime
+from ddpm import model_file
+from ddpm.compute import hardware
 from ddpm.errors import UserError
-from ddpm.tracking import NullTracker, Tracker
+from ddpm.params import load as load_params
+from ddpm.tracker import NullTracker, Tracker
 from ddpm.training import session
+from ddpm.training.settings import Train
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(37) % 3
 OBJECTIVE: dict[str, Any] = {"target": "v", "weight": "min_snr", "min_snr_gamma": 5.0}
@@ -43,7 +46,7 @@ SPEC: dict[str, Any] = {
         "label_dropout": 0.2,
     },
 }
-SETTINGS = config.Train(
+SETTINGS = Train(
     images=16 * 80,
     batch_size=16,
     optimizer="adamw",
@@ -61,20 +64,21 @@ SETTINGS = config.Train(
 )
 NOWHERE = Path("no-checkpoints")
 """The state folder of trainings that save nothing; it is never made."""
-TRACKING = config.Tracking(experiment="tiny", log_every_images=320, grid_every_images=10_000)
+EVERY = {"log_every_images": 320, "grid_every_images": 10_000}
 
 
-def begin(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cpu", **changes: Any) -> session.Training:
+def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **changes: Any) -> session.Training:
     """From the last checkpoint in `folder`, where there is one; `changes` are of `runtime`."""
     settled: dict[str, Any] = {"checkpoint_seconds": 0.05, "progress": False, "deterministic": True}
     told = dataclasses.replace(PARAMS.runtime, **settled | changes)
     if device == "cuda":
-        runtime.set_determinism(told.deterministic)
+        hardware.set_determinism(told.deterministic)
     return session.begin(
         SPEC,
         IMAGES,
         LABELS,
         data_hash="made up",
+        code_hash="made up",
         objective=dataclasses.replace(PARAMS.objective, **OBJECTIVE, learned_variance=False, time_sampling="uniform"),
         settings=settings,
         runtime=told,
@@ -87,10 +91,10 @@ def begin(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cpu
 def run(training: session.Training, tracker: Tracker | None = None) -> list[dict[str, float | None]]:
     """To the end."""
     picture = Image.new("L", (8, 8))
-    return session.run(training, tracker=tracker or NullTracker(), tracking=TRACKING, picture=lambda: picture)
+    return session.run(training, tracker=tracker or NullTracker(), **EVERY, picture=lambda: picture)
 
 
-def finish(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cpu") -> str:
+def finish(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu") -> str:
     """Trains from where it stands to the end and writes model.safetensors, whose sha256 it returns."""
     training = begin(folder, settings=settings, device=device)
     began = time.monotonic()
@@ -102,7 +106,7 @@ def finish(folder: Path, *, settings: config.Train = SETTINGS, device: str = "cp
     return sha256
 
 
-def as_process(folder: Path, settings: config.Train = SETTINGS, device: str = "cpu", memory: int | None = None) -> None:
+def as_process(folder: Path, settings: Train = SETTINGS, device: str = "cpu", memory: int | None = None) -> None:
     """`finish` with its output in `folder`/log, where SIGUSR1 lets memory run out and SIGUSR2 fills the disk.
 
     `memory`: bytes that the process may take beyond what it has at the start.
@@ -137,5 +141,5 @@ def sha256_of(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    runtime.set_determinism(True)
+    hardware.set_determinism(True)
     print(finish(Path(sys.argv[1])))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from ddpm import running_list
 from ddpm.cli import exchange, images, operate, serving
-from ddpm.config import SamplerName
 from ddpm.errors import UserError
 from ddpm.files import disk_trouble
+from ddpm.pipeline import running_list
 from ddpm.redaction import redacted_output
+from ddpm.sampling.settings import SamplerName
 
 SAMPLERS = get_args(SamplerName)
 

@@ -10,7 +10,7 @@ def import_unet(args: argparse.Namespace) -> None:
     """A model file from a folder of diffusers."""
     if args.out.exists():
         raise UserError(f"{args.out} is there; name a new file")
-    from ddpm.integrations import diffusers_folder
+    from ddpm.exchange import diffusers_folder
 
     spec, sha256 = diffusers_folder.import_model(
         args.folder, args.out, schedule=args.schedule, target=args.target, null_label=args.null_label
@@ -21,7 +21,7 @@ def import_unet(args: argparse.Namespace) -> None:
 
 def export_unet(args: argparse.Namespace) -> None:
     """A folder for diffusers' `DDPMPipeline.from_pretrained`."""
-    from ddpm.integrations import diffusers_folder
+    from ddpm.exchange import diffusers_folder
 
     model, called = load(args)
     config = diffusers_folder.export_model(model, args.out)

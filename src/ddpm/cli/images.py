@@ -18,7 +18,7 @@ def sample(args: argparse.Namespace) -> None:
     """Images from the champion, a version or a file, as one picture or as a folder of them."""
     _require_free(args.out)
     model, called = load(args)
-    from ddpm.integrations import request as asked
+    from ddpm.serving import sample_request as asked
 
     names = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
     fields = {name: getattr(args, name) for name in names} | {"label": _label(args, model)}
@@ -59,7 +59,7 @@ def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
         if given is not None and args.out.exists() and given.exists() and args.out.samefile(given):
             raise UserError(f"{args.out} is the picture that is given; name another with --out")
     model, called = load(args)
-    from ddpm.integrations import picture_request
+    from ddpm.serving import picture_request
 
     common = {name: getattr(args, name) for name in ("image", "number", "seed", "steps", "guidance")}
     request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
@@ -80,8 +80,8 @@ def _require_free(out: Path) -> None:
 
 
 def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -> None:
-    from ddpm.evaluation import pictures
-    from ddpm.integrations import request as asked
+    from ddpm.generation import pictures
+    from ddpm.serving import sample_request as asked
 
     if out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.diffusion.settings import Recipe
-    from ddpm.integrations.registry import Version
     from ddpm.model_file import Model
+    from ddpm.sampling.settings import Recipe
+    from ddpm.tracking.registry import Version
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
@@ -26,14 +26,14 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
         if found is None:
             file, called = args.model, str(args.model)
         else:
-            from ddpm.integrations import registry
+            from ddpm.tracking import registry
 
             file, called = registry.download(found, Path(folder)), f"{found.name} version {found.number}"
 
-        from ddpm import model_file
-        from ddpm.runtime import choose_device
+        from ddpm.compute.hardware import choose_device
+        from ddpm.generation.recipe import load_model
 
-        model = model_file.load(file, choose_device(args.device))
+        model = load_model(file, choose_device(args.device))
         if model.recipe is None:
             recipe = _recipe_here() if found is None else found.recipe()
             model = replace(model, recipe=None if recipe is None else asdict(recipe))
@@ -43,14 +43,15 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
 def _recipe_here() -> "Recipe | None":
     if not os.path.exists("params.yaml"):
         return None
-    from ddpm import config
-    from ddpm.evaluation.protocol import recipe_in
+    from ddpm.measuring.record import recipe_in
+    from ddpm.params import load as load_params
 
-    return recipe_in(config.load())
+    params = load_params()
+    return recipe_in(params.sample, params.runtime.precision)
 
 
 def _registered(args: argparse.Namespace) -> "Version":
-    from ddpm.integrations import registry
+    from ddpm.tracking import registry
 
     name = registered_name(args)
     if args.version:
@@ -66,7 +67,7 @@ def registered_name(args: argparse.Namespace) -> str:
     if args.name:
         return args.name
     if os.path.exists("params.yaml"):
-        from ddpm import config
+        from ddpm.params import load as load_params
 
-        return config.load().promote.name
+        return load_params().promote.name
     return "ddpm"

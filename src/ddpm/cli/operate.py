@@ -11,7 +11,7 @@ from ddpm.cli.model import registered_name
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.integrations.registry import Version
+    from ddpm.tracking.registry import Version
 
 FIGURES = (
     ("fid", "FID", "lower is better"),
@@ -28,7 +28,7 @@ FIGURES = (
 
 def versions(args: argparse.Namespace) -> None:
     """Every version, newest first."""
-    from ddpm.integrations import registry
+    from ddpm.tracking import registry
 
     found = registry.versions(registered_name(args))
     if not found:
@@ -58,7 +58,7 @@ def _drawn(version: "Version") -> tuple[str, str]:
 
 def promote(args: argparse.Namespace) -> None:
     """A person's yes."""
-    from ddpm.integrations import registry
+    from ddpm.tracking import registry
 
     move = registry.promote(registered_name(args), args.number, reason=args.reason)
     before = f", in the place of version {move.previous}" if move.previous else ""
@@ -67,7 +67,7 @@ def promote(args: argparse.Namespace) -> None:
 
 def rollback(args: argparse.Namespace) -> None:
     """Back to the champion before this one."""
-    from ddpm.integrations import registry
+    from ddpm.tracking import registry
 
     move = registry.rollback(registered_name(args), reason=args.reason)
     print(
@@ -78,10 +78,10 @@ def rollback(args: argparse.Namespace) -> None:
 
 def look(args: argparse.Namespace) -> None:
     """Before DVC does: it waits for ever for a pipe, and does not see what is behind a link to a folder."""
-    from ddpm import config
-    from ddpm.data.tree import require_readable
+    from ddpm.data.preparing.tree import require_readable
+    from ddpm.params import load as load_params
 
-    data = config.load().data
+    data = load_params().data
     require_readable(Path(data.path), source=data.source)
 
 
@@ -89,7 +89,7 @@ def report(args: argparse.Namespace) -> None:
     """What a run of the pipeline made, and where to look at it."""
     import json
 
-    from ddpm.integrations import mlflow_store, registry
+    from ddpm.tracking import mlflow_store, registry
 
     try:
         record = json.loads(args.metrics.read_text())
@@ -126,7 +126,7 @@ def _standing(found: "Version | None", champion: "Version | None") -> str:
 
 
 def _mlflow_command() -> str:
-    from ddpm.integrations import mlflow_store
+    from ddpm.tracking import mlflow_store
 
     uri = mlflow_store.tracking_uri()
     if uri.startswith(("http://", "https://")):

@@ -7,11 +7,12 @@ from ddpm.cli.model import load
 
 def serve(args: argparse.Namespace) -> None:
     """The champion, a version or a file, within the bounds of the section `serve` of the params.yaml here."""
-    from ddpm import config
+    from ddpm.params import load as load_params
+    from ddpm.settings import as_dict
 
-    bounds = config.as_dict(config.load().serve)
+    bounds = as_dict(load_params().serve)
     model, called = load(args)
-    from ddpm.integrations import server
-    from ddpm.integrations.answering import Bounds
+    from ddpm.serving import server
+    from ddpm.serving.answering import Bounds
 
     server.run(model, called, Bounds(**bounds), host=args.host, port=args.port)

@@ -1,1 +1,1 @@
-"""From a source of images to memory-mapped arrays and a manifest."""
+"""Images: from files to shards (`preparing`), checked against limits (`validating`), read as arrays (`reading`)."""

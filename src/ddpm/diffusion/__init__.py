@@ -1,1 +1,1 @@
-"""The mathematics of diffusion models: torch only, in the papers' symbols."""
+"""The forward process and the training objective: torch only, in the papers' symbols."""

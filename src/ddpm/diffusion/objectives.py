@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate, bound_term
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.likelihood import Estimate, bound_term
 from ddpm.diffusion.processes import Process
 
 Network = Callable[[Tensor, Tensor], Tensor]

@@ -1,70 +1,71 @@
-"""What sampling may be told, and all of it together: how a model draws."""
+"""The forward process and the objective: `schedule` and `objective` in params.yaml."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from ddpm.settings import require, require_positive, section
+
+_MAX_T = 1_000_000
+
+"""Every step of a discrete schedule is held in memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What may be told beyond sampler, steps, eta and guidance.
+@section
+class Schedule:
+    """The forward process: how fast it destroys an image."""
 
-    The defaults are neutral: they are how images were made before there was such a setting.
-    """
-
-    time_grid: str = "uniform"
-    """A key of `grids.GRIDS`."""
-    rho: float = 7.0
-    """Of the grid `karras`."""
-    variance: str = "small"
-    """ddpm: small, large or learned."""
-    order: int = 2
-    """unipc."""
-    churn: float = 0.0
-    """heun: S_churn."""
-    churn_range: tuple[float, float | None] = (0.0, None)
-    """heun: S_min and S_max, in sigma / alpha."""
-    churn_noise: float = 1.0
-    """heun: S_noise."""
-    langevin_steps: int = 1
-    """langevin and predictor_corrector: Langevin steps at every noise level."""
-    langevin_snr: float = 0.16
-    """r of these steps, which are 2 r^2 sigma^2 at noise sigma."""
-    guide: str | None = None
-    """A weaker model to guide against (autoguidance), in place of the model without its label: the sha256 of the one
-    that the model brings along, or a file."""
-    guidance_interval: tuple[float, float | None] = (0.0, None)
-    """Noise levels sigma / alpha with guidance."""
-    guidance_rescale: float = 0.0
-    """Share of the standard deviation that guidance adds which is taken back."""
-    threshold: float | None = None
-    """Dynamic thresholding at this quantile; None clips to [-1, 1]."""
+    name: Literal["linear", "cosine", "sigmoid", "variance_exploding"]
+    T: int
+    """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
+    time: Literal["discrete", "continuous"]
+    """Whether training sees the steps 1..T alone or every real time up to T."""
+    shift: float
+    """SNR is divided by its square; for images of d pixels and a schedule made for 64: d/64."""
+    zero_terminal_snr: bool
+    """Rescale the schedule so that x_T is pure noise."""
+    sigma_min: float
+    """variance_exploding only: least noise in training, beside images in [-1, 1]."""
+    sigma_max: float
+    """variance_exploding only: most noise, of which sampling starts."""
 
     def __post_init__(self) -> None:
-        for name in ("churn_range", "guidance_interval"):  # JSON has lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(2 <= self.T <= _MAX_T, f"T is {self.T}, expected 2 to {_MAX_T} steps")
+        require_positive(self, "shift", "sigma_min")
+        require(
+            self.sigma_min < self.sigma_max,
+            f"sigma_min is {self.sigma_min}, expected below sigma_max ({self.sigma_max})",
+        )
+        if self.name == "variance_exploding":
+            require(self.time == "continuous", "name is variance_exploding, whose time is continuous; set time to it")
+            require(
+                self.shift == 1 and not self.zero_terminal_snr,
+                "name is variance_exploding, which has neither shift nor zero_terminal_snr; set them to 1 and false "
+                "and choose sigma_max instead",
+            )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Settings):
-    """All that decides how a model draws, but for seed, labels and number: what it was measured with, it is used with.
+@section
+class Objective:
+    """What the network predicts and how the loss is weighted over noise levels."""
 
-    A model file may carry one; the guide in it then is the sha256 of a model in the same file.
-    """
+    target: Literal["eps", "x_0", "v", "edm"]
+    weight: Literal["simple", "snr", "min_snr", "p2", "edm"]
+    """Of the squared error of x_0; simple: such that the error of the target itself counts alike at all levels."""
+    min_snr_gamma: float
+    p2_gamma: float
+    sigma_data: float
+    """Standard deviation of the pixels in [-1, 1]; for target and weight edm."""
+    learned_variance: bool
+    """The network also says the variance of every step; sampler ddpm uses it."""
+    vlb_weight: float
+    """Of the variational bound that teaches the variance, beside the weighted loss."""
+    bounded: bool
+    """The estimate of x_0 is clipped to [-1, 1] in training as it is in sampling: beyond black or white, an estimate
+    of a pixel that is black or white costs nothing. For images with many such pixels."""
+    time_sampling: Literal["uniform", "importance", "log_normal"]
+    """uniform: over the process (variance_exploding: in log sigma); importance: where the loss is large."""
+    log_normal: tuple[float, float]
+    """Mean and standard deviation of ln sigma in training, for time_sampling log_normal."""
 
-    sampler: str
-    """A key of `catalogue.SAMPLERS`."""
-    steps: int
-    """Evaluations of the denoiser per image."""
-    eta: float = 0.0
-    """ddim."""
-    guidance: float = 1.0
-    """1 is the conditional model itself."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """For `runtime.choose_precision`."""
-
-    def told(self) -> dict[str, Any]:
-        """What a sampler is told; the precision is left, since a device decides what auto means."""
-        return {name: value for name, value in asdict(self).items() if name in _TOLD}
-
-
-_TOLD = frozenset(Recipe.__dataclass_fields__) - {"precision"}
+    def __post_init__(self) -> None:
+        require_positive(self, "min_snr_gamma", "p2_gamma", "sigma_data", "vlb_weight")
+        require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddpm import config
-from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
+from ddpm.promotion.settings import Promote
+from ddpm.sampling.settings import Recipe
 
 MEMORIZED = ("memorized_share", "memorized_share_features", "memorized_share_shifted", "memorized_share_half")
 """Ways of being a copy. Records from before there were more have the first alone."""
@@ -21,7 +21,7 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rule: config.Promote) -> Decision:
+def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rule: Promote) -> Decision:
     """Holds the candidate to the rule, and to the champion where there is one.
 
     Both are records as in reports/metrics.json: figures, `floor` and `protocol`. Lower is better for `fid` and
@@ -60,7 +60,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 _Check = tuple[bool, str]
 
 
-def _near_floor(candidate: Mapping[str, Any], rule: config.Promote) -> _Check:
+def _near_floor(candidate: Mapping[str, Any], rule: Promote) -> _Check:
     name = rule.metric
     figure, floor = _finite(candidate, name), _finite(candidate.get("floor") or {}, name)
     if figure is None:
@@ -77,7 +77,7 @@ def _near_floor(candidate: Mapping[str, Any], rule: config.Promote) -> _Check:
     return figure <= limit, f"{name} {figure:.4g} is {relation} {rule.max_over_floor:g} times {called}"
 
 
-def _few_copies(candidate: Mapping[str, Any], rule: config.Promote) -> _Check:
+def _few_copies(candidate: Mapping[str, Any], rule: Promote) -> _Check:
     """The largest share counts: each is measured against its own quantile of real images, so they compare."""
     shares = {}
     for name in MEMORIZED:
@@ -94,7 +94,7 @@ def _few_copies(candidate: Mapping[str, Any], rule: config.Promote) -> _Check:
     )
 
 
-def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: config.Promote) -> _Check:
+def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: Promote) -> _Check:
     name = rule.metric
     new, old = _finite(candidate, name), _finite(champion, name)
     if new is None:

@@ -8,19 +8,21 @@ params.yaml again, since each runs alone, too.
 import argparse
 from pathlib import Path
 
-from ddpm import config, idle
-from ddpm.config import Params, Runtime
-from ddpm.data.tree import require_readable
+from ddpm import idle
+from ddpm.compute.settings import Runtime
+from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.workspace import run_stage
+from ddpm.params import Params
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passed", type=Path, required=True)
     arguments = parser.parse_args()
-    params = config.load()
+    params = load_params()
     _require_files(params)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
@@ -40,11 +42,11 @@ def _require_files(params: Params) -> None:
 def _require_devices(runtime: Runtime) -> None:
     """Imports torch only where a device or several processes are asked for."""
     if runtime.device not in ("auto", "cpu"):
-        from ddpm.runtime import choose_device
+        from ddpm.compute.hardware import choose_device
 
         choose_device(runtime.device)
     if runtime.processes > 1:
-        from ddpm.launch import wanted_processes
+        from ddpm.compute.launch import wanted_processes
 
         wanted_processes(runtime)
 

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ddpm import config
-from ddpm.distributed import leads
-from ddpm.launch import with_workers
-from ddpm.workspace import run_stage
+from ddpm.compute.launch import with_workers
+from ddpm.compute.processes import leads
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 
 def main() -> None:
@@ -14,18 +14,21 @@ def main() -> None:
     for option in ("prepared", "images", "extractor", "model", "run", "metrics", "neighbours", "likelihood", "terms"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
-    params = config.load()
+    params = load_params()
 
     import numpy as np
 
-    from ddpm import model_file, runtime
-    from ddpm.data.dataset import read_split
-    from ddpm.evaluation import augmentation, bits_per_dim, protocol, report
+    from ddpm import model_file
+    from ddpm.compute import hardware
+    from ddpm.data.reading.dataset import read_split
     from ddpm.files import write_json
-    from ddpm.integrations import fidelity, mlflow_store
+    from ddpm.measuring import augmentation, bits_per_dim, fidelity
+    from ddpm.measuring.neighbours_picture import draw_neighbours
+    from ddpm.measuring.record import read_sampling
+    from ddpm.tracking import mlflow_store
 
-    runtime.set_determinism(params.runtime.deterministic)
-    device = runtime.choose_device(params.runtime.device)
+    hardware.set_determinism(params.runtime.deterministic)
+    device = hardware.choose_device(params.runtime.device)
     train = read_split(args.prepared, "train", params.runtime)
     held_out = read_split(args.prepared, "test", params.runtime)
     generated = np.load(args.images / "images.npy", mmap_mode="r")
@@ -45,12 +48,12 @@ def main() -> None:
         *sets,
         extractor=measure,
         settings=params.evaluate,
-        sampling=protocol.read_sampling(args.images, n=len(generated)),
+        sampling=read_sampling(args.images, n=len(generated)),
         device=device,
         progress=params.runtime.progress,
         described=described,
     )
-    report.draw_neighbours(args.neighbours, generated=generated, train=train.images, copies=copies)
+    draw_neighbours(args.neighbours, generated=generated, train=train.images, copies=copies)
     taught = augmentation.measure(
         train,
         args.images,
@@ -81,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main))
+    run_stage(with_workers(main, lambda: load_params().runtime))

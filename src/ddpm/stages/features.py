@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ddpm import config
-from ddpm.distributed import leads
-from ddpm.launch import with_workers
-from ddpm.workspace import run_stage
+from ddpm.compute.launch import with_workers
+from ddpm.compute.processes import leads
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 
 def main() -> None:
@@ -14,12 +14,12 @@ def main() -> None:
     for option in ("prepared", "extractor", "report"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
-    params = config.load()
+    params = load_params()
 
-    from ddpm import runtime
-    from ddpm.data.dataset import read_facts, read_split
-    from ddpm.evaluation import extractor, extractor_training
+    from ddpm.compute import hardware
+    from ddpm.data.reading.dataset import read_facts, read_split
     from ddpm.files import write_json
+    from ddpm.measuring.features import extractor, extractor_training
 
     facts, settings = read_facts(args.prepared), params.features
     counts = {"training": facts.train, "held-out": facts.test}
@@ -32,14 +32,14 @@ def main() -> None:
         accuracy, dim, sha256 = None, extractor.INCEPTION_DIM, extractor.INCEPTION_SHA256
     else:
         extractor.require_enough_images(settings.dim, counts)
-        runtime.set_determinism(params.runtime.deterministic)
+        hardware.set_determinism(params.runtime.deterministic)
         trained = extractor_training.train_extractor(
             read_split(args.prepared, "train", params.runtime),
             read_split(args.prepared, "test", params.runtime),
             kind=kind,
             classes=len(facts.classes),
             settings=settings,
-            device=runtime.choose_device(params.runtime.device),
+            device=hardware.choose_device(params.runtime.device),
             progress=params.runtime.progress,
             together=True,
         )
@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main))
+    run_stage(with_workers(main, lambda: load_params().runtime))

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ddpm import config, idle
-from ddpm.data.prepare import prepare
-from ddpm.workspace import run_stage
+from ddpm import idle
+from ddpm.data.preparing.prepare import prepare
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 
 def main() -> None:
@@ -13,7 +14,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)
     arguments = parser.parse_args()
-    params = config.load()
+    params = load_params()
     facts = prepare(
         params.data,
         raw=Path(params.data.path),

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm import config
-from ddpm.diffusion.settings import Recipe
 from ddpm.errors import UserError
-from ddpm.workspace import run_stage
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
+from ddpm.sampling.settings import Recipe
+from ddpm.settings import as_dict
 
 if TYPE_CHECKING:
     from ddpm.model_file import Model
@@ -23,12 +24,12 @@ def main() -> None:
     for option in ("prepared", "extractor", "model", "guides", "run", "metrics", "receipt"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
-    params = config.load()
+    params = load_params()
 
     from ddpm import model_file
-    from ddpm.evaluation.protocol import Record
     from ddpm.files import write_json
-    from ddpm.integrations import mlflow_store, registry
+    from ddpm.measuring.record import Record
+    from ddpm.tracking import mlflow_store, registry
 
     measured = json.loads(args.metrics.read_text())
     record = Record.from_json(measured)
@@ -42,7 +43,7 @@ def main() -> None:
             file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=asdict(recipe), guide=guide
         )
         model_id = mlflow_store.log_model(
-            run, file, model_sha256=sha256, figures=record.numbers(), bounds=config.as_dict(params.serve)
+            run, file, model_sha256=sha256, figures=record.numbers(), bounds=as_dict(params.serve)
         )
     candidate = registry.register(
         name=params.promote.name,
@@ -54,7 +55,7 @@ def main() -> None:
     )
 
     def remeasure(file: Path, recipe: Recipe | None) -> Mapping[str, Any]:
-        from ddpm.integrations import fidelity
+        from ddpm.measuring import fidelity
 
         return fidelity.remeasure(
             file,

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpm import config
+from ddpm.compute.launch import with_workers
 from ddpm.errors import UserError
-from ddpm.launch import with_workers
-from ddpm.workspace import run_stage
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 if TYPE_CHECKING:
     import torch
@@ -22,22 +22,23 @@ def main() -> None:
     for option in ("prepared", "model", "run", "guides", "images", "grid", "animation", "report"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     args = parser.parse_args()
-    params = config.load()
+    params = load_params()
 
     import numpy as np
 
-    from ddpm import model_file, runtime
-    from ddpm.data.dataset import read_facts
-    from ddpm.evaluation import generate, pictures
-    from ddpm.evaluation.protocol import recipe_in
+    from ddpm import model_file
+    from ddpm.compute import hardware
+    from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
-    from ddpm.integrations import mlflow_store
+    from ddpm.generation import generate, pictures
+    from ddpm.measuring.record import recipe_in
+    from ddpm.tracking import mlflow_store
 
     facts = read_facts(args.prepared)
-    runtime.set_determinism(params.runtime.deterministic)
-    device = runtime.choose_device(params.runtime.device)
-    model, recipe = model_file.load(args.model, device), recipe_in(params)
-    precision = runtime.choose_precision(recipe.precision, device, facts.size)
+    hardware.set_determinism(params.runtime.deterministic)
+    device = hardware.choose_device(params.runtime.device)
+    model, recipe = model_file.load(args.model, device), recipe_in(params.sample, params.runtime.precision)
+    precision = hardware.choose_precision(recipe.precision, device, facts.size)
     if recipe.guide is not None:
         guide = _guide(Path(recipe.guide), args.guides, device)
         generate.require_guide(guide, model, called=recipe.guide)
@@ -89,4 +90,4 @@ def _guide(file: Path, guides: Path, device: "torch.device") -> "Model":
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main))
+    run_stage(with_workers(main, lambda: load_params().runtime))

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from ddpm import config
-from ddpm.data.dataset import read_facts
-from ddpm.data.rules import failure, rules
-from ddpm.data.tables import read_tables
-from ddpm.data.validation_report import write_report
+from ddpm.data.reading.dataset import read_facts
+from ddpm.data.validating.expectations import check
+from ddpm.data.validating.rules import failure, rules
+from ddpm.data.validating.tables import read_tables
+from ddpm.data.validating.validation_report import write_report
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.integrations.expectations import check
-from ddpm.workspace import run_stage
+from ddpm.params import load as load_params
+from ddpm.pipeline.workspace import run_stage
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     for option in ("prepared", "report", "docs", "passed"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     arguments = parser.parse_args()
-    params = config.load()
+    params = load_params()
     facts = read_facts(arguments.prepared)
     tables = read_tables(arguments.prepared, facts)
     outcomes = check(rules(facts, params.validate), tables, docs=arguments.docs, run_name=facts.content_hash[:12])

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpm.distributed import leads
+from ddpm.compute.processes import leads
 from ddpm.files import flush_names
-from ddpm.training.distributed import placed_like, whole
 from ddpm.training.loop import State
+from ddpm.training.sharding import placed_like, whole
 
 FORMAT = "ddpm-checkpoint-2"
 KEPT = 2

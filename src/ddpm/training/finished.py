@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ddpm import dvc_lock
 from ddpm.files import write_json
+from ddpm.pipeline import dvc_lock
 from ddpm.training import checkpoint
 
 NOTE = "finished.json"

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.config import Train
+from ddpm.compute.hardware import Precision, autocast, memory_format
+from ddpm.compute.processes import processes
 from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process
-from ddpm.distributed import processes
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.adam import AdamW
 from ddpm.networks.ema import Ema
 from ddpm.networks.unet import UNet
-from ddpm.runtime import Precision, autocast, memory_format
 from ddpm.seeding import seed_of
 from ddpm.training.batches import Batches
-from ddpm.training.distributed import (
+from ddpm.training.muon import Muon
+from ddpm.training.settings import Train
+from ddpm.training.sharding import (
     Parallel,
     accumulating,
     is_sharded,
@@ -30,7 +31,6 @@ from ddpm.training.distributed import (
     whole,
     whole_batch,
 )
-from ddpm.training.muon import Muon
 from ddpm.training.times import Times
 
 

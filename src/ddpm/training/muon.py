@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.networks.adam import AdamW
-from ddpm.training.distributed import placed_like, whole
+from ddpm.training.sharding import placed_like, whole
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

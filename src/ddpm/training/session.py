@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from ddpm.config import Objective, Runtime, Tracking, Train, as_dict
-from ddpm.distributed import any_of, leads, restarted, together
+from ddpm.compute.hardware import Precision, is_out_of_memory
+from ddpm.compute.processes import any_of, leads, restarted, together
+from ddpm.compute.settings import Runtime
+from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.images import Images
 from ddpm.model_file import build_network, objective_of, process_of
-from ddpm.runtime import Precision, is_out_of_memory
 from ddpm.seeding import seed_of
-from ddpm.tracking import Tracker
+from ddpm.settings import as_dict
+from ddpm.tracker import Tracker
 from ddpm.training import checkpoint, finished
 from ddpm.training.batches import Batches
-from ddpm.training.distributed import is_sharded, require_same, whole
 from ddpm.training.loop import State, Step, new_state, train
+from ddpm.training.settings import Train
+from ddpm.training.sharding import is_sharded, require_same, whole
 from ddpm.training.times import make_times
 
 if TYPE_CHECKING:
@@ -158,6 +161,7 @@ def begin(
     labels: np.ndarray | None,
     *,
     data_hash: str,
+    code_hash: str,
     objective: Objective,
     settings: Train,
     runtime: Runtime,
@@ -168,11 +172,9 @@ def begin(
     """A training of the network in `spec` (see model_file), from its last checkpoint where there is one.
 
     Checkpoints are kept under `state_folder/<fingerprint>`: other parameters, data or code are another training.
+    `code_hash` is that of all code that the result depends on (`checkpoint.code_hash`).
     Raises UserError if runtime.resume is `required` and there is nothing to resume.
     """
-    package = Path(__file__).parents[1]
-    code = [package / name for name in ("diffusion", "networks", "training", "images.py", "seeding.py")]
-    code_hash = checkpoint.code_hash(*code)
     fingerprint = checkpoint.fingerprint(
         {"spec": spec, "train": as_dict(settings), "data": data_hash, "code": code_hash}
     )
@@ -227,9 +229,14 @@ def begin(
 
 
 def run(
-    training: Training, *, tracker: Tracker, tracking: Tracking, picture: Callable[[], "Image"]
+    training: Training,
+    *,
+    tracker: Tracker,
+    log_every_images: int,
+    grid_every_images: int,
+    picture: Callable[[], "Image"],
 ) -> list[dict[str, float | None]]:
-    """Trains to the end and returns the curves, one row per `tracking.log_every_images`.
+    """Trains to the end and returns the curves, one row per `log_every_images`.
 
     `picture` draws samples of the average. The end is saved too, so that nothing is trained twice where what comes
     after it is cut off. On SIGTERM and SIGINT the step is finished, the state is saved,
@@ -272,7 +279,7 @@ def run(
         for step in training.steps():
             meter.add(step)
             bar.update(step.images_seen - bar.n)
-            if _crossed(step, tracking.log_every_images) or step.images_seen >= total:
+            if _crossed(step, log_every_images) or step.images_seen >= total:
                 row = meter.row(step)
                 curves.append(row)
                 meter = Meter()
@@ -284,7 +291,7 @@ def run(
                 tracker.log(metrics, images_seen=step.images_seen)
                 if row["loss"] is not None:
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
-            if _crossed(step, tracking.grid_every_images) or step.images_seen >= total:
+            if _crossed(step, grid_every_images) or step.images_seen >= total:
                 tracker.image("samples", picture(), images_seen=step.images_seen)
             overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
             stopping, due = any_of(bool(asked_to_stop), overdue)

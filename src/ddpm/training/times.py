@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ddpm.config import Objective
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.settings import Objective
 
 HISTORY = 10
 """Losses remembered per time: Nichol and Dhariwal 2021, Sec. 3.3."""

@@ -1,0 +1,1 @@
+"""Where the work is computed: device, precision, processes and their launch."""

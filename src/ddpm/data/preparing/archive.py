@@ -1,0 +1,307 @@
+"""A user's archive, unpacked without trusting it.
+
+Member names are labels and never become paths on disk: every member is written to a numbered file, so nothing
+can land outside the target folder, whatever the names, links or devices in the archive say.
+"""
+
+import bz2
+import errno
+import gzip
+import lzma
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ddpm.data.preparing.reasons import DAMAGED, LINK, NO_NAME, SPECIAL_FILE, TOO_MANY_HEADERS, UNKNOWN_NAME
+from ddpm.errors import UserError
+
+_CHUNK_BYTES = 1 << 20
+_LARGEST_TAR_HEADER_BYTES = 1 << 20
+"""Extended headers (long names, pax records) are read in one piece; real ones have a few hundred bytes."""
+_MOST_TAR_HEADERS = 16
+"""Extended headers before one member; real ones are at most four."""
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_CENTRAL, _CENTRAL_BYTES, _UTF_8 = b"PK\x01\x02", 46, 0x800
+"""Of an entry in a zip's list of names: how it begins, its size without names, the flag of UTF-8."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error),
+    *(ValueError, OverflowError),
+)
+"""What the readers raise for bytes that break their format, beside some kinds of OSError (_is_of_the_disk)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a folder or an archive: its name there, where it lies on disk, or why it does not."""
+
+    name: str
+    file: Path | None
+    reason: str | None = None
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> list[Member]:
+    """Write every regular file of a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz to a numbered file under `folder`.
+
+    Bytes are counted while they are expanded, headers included, and never taken from what the archive declares.
+    Links and devices are not followed; they are members with a reason. So are a damaged file of a zip, and files
+    without a name, with one that is not UTF-8 or with headers without end.
+    Raises UserError for a name that leads outside the archive, for more than `max_bytes` or `max_files`,
+    and for an archive that is encrypted, cut off, damaged, or of another kind.
+    """
+    try:
+        with archive.open("rb") as file:
+            magic = file.read(6)
+            file.seek(0)
+            if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+                return list(_unzip(file, folder, _Budget(archive, max_bytes, max_files)))
+            with _expanded(file, magic) as tar:
+                return list(_untar(tar, folder, _Budget(archive, max_bytes, max_files)))
+    except FileNotFoundError:
+        raise UserError(f"data.path is {archive}, which was not found; give the path of a .zip or .tar") from None
+    except IsADirectoryError:
+        raise UserError(f"data.path is {archive}, a folder; set data.source to folder, or give an archive") from None
+    except (*_BROKEN, OSError, NotImplementedError) as error:  # the last: of a zip that asks for a later reader
+        if _is_of_the_disk(error):
+            raise
+        raise UserError(f"{archive} is no whole .zip or .tar ({error}); make or fetch it again") from None
+
+
+class _Budget:
+    """What the archive may still expand to."""
+
+    def __init__(self, archive: Path, max_bytes: int, max_files: int) -> None:
+        self.archive, self.max_bytes, self.max_files = archive, max_bytes, max_files
+        self.bytes = self.files = 0
+
+    def spend(self, n_bytes: int) -> None:
+        self.bytes += n_bytes
+        if self.bytes > self.max_bytes:
+            raise UserError(
+                f"{self.archive} unpacks to more than {self.max_bytes} bytes; "
+                "if it is meant to, raise data.archive_max_bytes"
+            )
+
+    def add_member(self) -> None:
+        self.files += 1
+        if self.files > self.max_files:
+            raise UserError(
+                f"{self.archive} holds more than {self.max_files} files; "
+                "if it is meant to, raise data.archive_max_files"
+            )
+
+
+def _inner_name(archive: Path, name: str) -> str:
+    """The member's name with single forward slashes; refused when it would lead outside."""
+    name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
+        raise UserError(f"{archive} holds {name!r}, a path that leads outside of it; make the archive again without it")
+    return "/".join(parts)
+
+
+def _reason_of_name(name: str) -> str | None:
+    """Why a file of this name is not taken; names that are not UTF-8 come with surrogates in place of their bytes."""
+    if not name:
+        return NO_NAME
+    return UNKNOWN_NAME if _SURROGATE.search(name) else None
+
+
+def _write(source: IO[bytes], folder: Path, number: int, budget: _Budget) -> Path:
+    target = folder / f"{number // 1000:06d}" / f"{number % 1000:03d}"
+    target.parent.mkdir(exist_ok=True)
+    with target.open("wb") as file:
+        while chunk := source.read(_CHUNK_BYTES):
+            budget.spend(len(chunk))
+            file.write(chunk)
+    return target
+
+
+class _ForgivingNames:
+    """A file for zipfile, which gives up where one name in the list of names is said to be UTF-8 and is not."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.listing = True
+        """Until the list of names is read."""
+        self.wrong: set[int] = set()
+        """Places in the list of names that were not UTF-8; they are read as code page 437, which takes all bytes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        data = self._file.read(n_bytes)
+        return self._mended(data) if self.listing and data[:4] == _CENTRAL else data
+
+    def _mended(self, data: bytes) -> bytes:
+        """The list of names without the flag of those that are not UTF-8."""
+        mended, start, place = bytearray(data), 0, 0
+        while data[start : start + 4] == _CENTRAL and len(data) >= start + _CENTRAL_BYTES:
+            flags, lengths = data[start + 8] | data[start + 9] << 8, struct.unpack_from("<3H", data, start + 28)
+            try:
+                data[start + _CENTRAL_BYTES : start + _CENTRAL_BYTES + lengths[0]].decode(
+                    "utf-8" if flags & _UTF_8 else "latin-1"
+                )
+            except UnicodeDecodeError:
+                mended[start + 9] &= ~(_UTF_8 >> 8) & 0xFF
+                self.wrong.add(place)
+            start, place = start + _CENTRAL_BYTES + sum(lengths), place + 1
+        return bytes(mended)
+
+
+def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
+    forgiving = _ForgivingNames(file)
+    with zipfile.ZipFile(forgiving) as opened:
+        forgiving.listing = False
+        for number, info in enumerate(opened.infolist()):
+            budget.add_member()
+            name = _inner_name(budget.archive, info.orig_filename)
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.filename.endswith("/") or kind == stat.S_IFDIR:
+                continue
+            if kind not in (0, stat.S_IFREG):
+                yield Member(name, None, LINK if kind == stat.S_IFLNK else SPECIAL_FILE)
+                continue
+            if reason := UNKNOWN_NAME if number in forgiving.wrong else _reason_of_name(name):
+                yield Member(name, None, reason)
+                continue
+            if info.flag_bits & 0x1:
+                raise UserError(f"{budget.archive} is encrypted; unpack it yourself and set data.source to folder")
+            try:
+                with opened.open(info) as source:
+                    yield Member(name, _write(source, folder, number, budget))
+            except NotImplementedError as error:
+                raise UserError(
+                    f"{budget.archive} cannot be unpacked here ({error}); "
+                    "unpack it yourself and set data.source to folder"
+                ) from None
+            except (*_BROKEN, OSError, MemoryError) as error:  # the last: of a dictionary of gigabytes
+                if _is_of_the_disk(error):
+                    raise
+                yield Member(name, None, DAMAGED)
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """gzip and bz2 raise an OSError without a number for broken bytes; one that lead to no place in a file, EINVAL."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def _expanded(file: IO[bytes], magic: bytes) -> Any:
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=file)
+    if magic[:3] == b"BZh":
+        return bz2.BZ2File(file)
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.LZMAFile(file)
+    return file
+
+
+class _ForwardOnly:
+    """The expanded tar as tarfile reads it: counted, without large single reads, and never rewound."""
+
+    def __init__(self, source: IO[bytes], budget: _Budget) -> None:
+        self._source, self._budget = source, budget
+        self._position = 0
+        self._again = b""
+        self.depth = 0
+        """Of the headers that are being read, one in the other."""
+        self.last_read = b""
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, n_bytes: int) -> bytes:
+        if not 0 <= n_bytes <= _LARGEST_TAR_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {n_bytes} bytes")
+        data = self._again[:n_bytes]
+        self._again = self._again[n_bytes:]
+        new = self._source.read(n_bytes - len(data))
+        self._budget.spend(len(new))
+        self._position += len(data) + len(new)
+        self.last_read = data + new
+        return self.last_read
+
+    def put_back(self, data: bytes) -> None:
+        """What was read last is read again."""
+        self._again = data + self._again
+        self._position -= len(data)
+
+    def seek(self, position: int) -> None:
+        if position == self._position - 1 and self.last_read:  # how tarfile asks whether the data are all there
+            self.put_back(self.last_read[-1:])
+            return
+        if position < self._position:
+            raise tarfile.ReadError("headers that overlap")
+        while self._position < position:
+            if not self.read(min(_CHUNK_BYTES, position - self._position)):
+                raise tarfile.ReadError("unexpected end of data")
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A member that does without its extended headers where they are too many: tarfile recurses into every one."""
+
+    too_many_headers = False
+
+    @classmethod
+    def fromtarfile(cls, tarfile: "tarfile.TarFile") -> "_TarInfo":
+        stream: Any = tarfile.fileobj
+        stream.depth += 1
+        try:
+            left_out = stream.depth > _MOST_TAR_HEADERS and cls._skip_extended(tarfile, stream)
+            info = super().fromtarfile(tarfile)
+            info.too_many_headers |= left_out
+            return info
+        finally:
+            stream.depth -= 1
+
+    @classmethod
+    def _skip_extended(cls, tar: "tarfile.TarFile", stream: "_ForwardOnly") -> bool:
+        """To the header of the member itself."""
+        while True:
+            header = stream.read(tarfile.BLOCKSIZE)
+            info = cls.frombuf(header, tar.encoding, tar.errors)
+            if info.type not in _EXTENDED:
+                stream.put_back(header)
+                return True
+            stream.seek(stream.tell() + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+
+
+def _untar(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
+    stream = _ForwardOnly(file, budget)
+    sparse = _Budget(budget.archive, budget.max_bytes, budget.max_files)  # holes cost the stream nothing
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo, encoding="utf-8") as opened:  # type: ignore[call-overload]
+        while (info := opened.next()) is not None:
+            opened.members = []  # tarfile would keep them all, and every global header of all members
+            opened.pax_headers.clear()
+            budget.add_member()
+            name = _inner_name(budget.archive, info.name)
+            if info.isdir():
+                continue
+            if not info.isreg():
+                yield Member(name, None, LINK if info.islnk() or info.issym() else SPECIAL_FILE)
+                continue
+            if reason := TOO_MANY_HEADERS if info.too_many_headers else _reason_of_name(name):
+                yield Member(name, None, reason)
+                continue
+            source = opened.extractfile(info)
+            assert source is not None
+            yield Member(name, _write(source, folder, budget.files, sparse))
+    # tarfile takes a broken header in the middle for the end, without a word.
+    if stream.last_read.strip(b"\0") or len(stream.last_read) != tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it breaks off after {budget.files} files")
+    while stream.read(_CHUNK_BYTES):  # what compresses says only at its very end whether all was right
+        pass

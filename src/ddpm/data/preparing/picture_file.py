@@ -1,0 +1,150 @@
+"""A file becomes an opened picture within bounds, or the reason why not: for prepared data and for what is sent."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import SEEK_END
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from ddpm.data.preparing.footprint import bytes_of_icon, bytes_taken, pixels_in_icon
+from ddpm.data.preparing.formats import formats_read, is_begun, unread
+from ddpm.data.preparing.pixels import NearlyBlackError, UnknownValuesError, is_grey
+from ddpm.data.preparing.reasons import (
+    DAMAGED,
+    NEARLY_BLACK,
+    NO_IMAGE,
+    TOO_LARGE,
+    TOO_MUCH_MEMORY,
+    UNKNOWN_VALUES,
+    not_read,
+)
+
+NO_HEADER, COLOUR, GREY = 0, 1, 2
+"""What an image says of itself before its pixels are decoded; NO_HEADER where it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bounds of what is read, and how its values are."""
+
+    max_pixels: int
+    max_bytes: int
+    """Memory that one picture may take until it has its prepared size."""
+    white: int | None
+    """The value of 16-bit grey that becomes white; None: pixels.USUAL_WHITE, where a picture uses its range."""
+
+
+class RejectedError(Exception):
+    """The picture cannot be used."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is one of reasons.REASONS."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Seen:
+    """What is known of a picture so far."""
+
+    __slots__ = ("header", "height", "label", "mode", "sha256", "width")
+
+    def __init__(self) -> None:
+        self.header, self.width, self.height, self.mode, self.sha256, self.label = NO_HEADER, 0, 0, "", b"", -1
+
+    def measure(self, image: Image.Image) -> None:
+        """By its header."""
+        self.width, self.height = image.size
+        self.mode = image.mode
+        with suppress(Exception):  # of a broken palette, which may still be decoded
+            self.header = GREY if is_grey(image) else COLOUR
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Whatever goes wrong inside, but for want of memory, is raised as RejectedError."""
+    try:
+        yield
+    except (RejectedError, MemoryError):
+        raise
+    except UnknownValuesError:
+        raise RejectedError(UNKNOWN_VALUES) from None
+    except NearlyBlackError:
+        raise RejectedError(NEARLY_BLACK) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise RejectedError(TOO_LARGE) from None
+    except Exception:  # decoders raise nearly anything for bytes that break their format
+        raise RejectedError(DAMAGED) from None
+
+
+@contextmanager
+def opened(file: BinaryIO, reading: Reading, seen: Seen) -> Iterator[Image.Image]:
+    """The picture, its pixels not yet decoded; what its header says goes into `seen`.
+
+    Whatever goes wrong, inside the block too, is raised as RejectedError.
+    """
+    with rejecting(), pixel_limit(reading.max_pixels):
+        file_bytes, pixels = file.seek(0, SEEK_END), pixels_in_icon(file)
+        _require_room(reading, pixels=pixels, n_bytes=max(file_bytes, bytes_of_icon(pixels)))
+        file.seek(0)
+        try:
+            image = Image.open(file, formats=formats_read())
+        except UnidentifiedImageError:
+            raise RejectedError(_why_unidentified(file)) from None
+        with image:
+            seen.measure(image)
+            _require_room(reading, pixels=image.width * image.height, n_bytes=bytes_taken(image, file_bytes))
+            yield image
+
+
+def _require_room(reading: Reading, *, pixels: int, n_bytes: int) -> None:
+    if pixels > reading.max_pixels:
+        raise RejectedError(TOO_LARGE)
+    if n_bytes > reading.max_bytes:
+        raise RejectedError(TOO_MUCH_MEMORY)
+
+
+def _why_unidentified(file: BinaryIO) -> str:
+    name = unread(file)
+    if name is not None:
+        return not_read(name)
+    return DAMAGED if is_begun(file) else NO_IMAGE
+
+
+class _Limit:
+    """Pillow's limit belongs to the whole process: threads that decode side by side set and lift it once."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.pixels_before: int | None = None
+        self.warnings_before = warnings.catch_warnings()
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Inside, Pillow refuses an image of more pixels by its header, before it allocates anything.
+
+    Blocks of several threads may overlap where their limits are equal.
+    """
+    with _limit.lock:
+        _limit.users += 1
+        if _limit.users == 1:
+            _limit.pixels_before, _limit.warnings_before = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
+            _limit.warnings_before.__enter__()
+            warnings.simplefilter("ignore")  # of damaged metadata, which is not used
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        with _limit.lock:
+            _limit.users -= 1
+            if _limit.users == 0:
+                Image.MAX_IMAGE_PIXELS = _limit.pixels_before
+                _limit.warnings_before.__exit__(None, None, None)

@@ -1,0 +1,203 @@
+"""From a source to `data/prepared`: shards of images, a manifest and the facts of the data.
+
+Every image is decoded once, into a partition of many (partitions.py); when it is known which are duplicates and which
+are held out, they are copied to the shards of their split. Partitions of a folder's images stay for the next run,
+which decodes only what is new or has changed, and gives the same result as one without them. Neither step holds more
+than a few megabytes of pixels in memory; besides them there are about 300 bytes per image, most of it its path and
+hashes.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.data.preparing.assemble import ShardTask, assemble, shard_task
+from ddpm.data.preparing.decode_file import code_of
+from ddpm.data.preparing.decode_source import Decoded, decode_all
+from ddpm.data.preparing.executors import Crew, cores
+from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
+from ddpm.data.preparing.manifest import write_manifest
+from ddpm.data.preparing.reasons import DUPLICATE, REASONS
+from ddpm.data.preparing.settings import Data
+from ddpm.data.preparing.sources import Found, find
+from ddpm.data.preparing.split import draw_test, duplicates
+from ddpm.data.preparing.upkeep import tidy
+from ddpm.data.reading.dataset import Facts
+from ddpm.data.reading.shard_index import Index, images_per_shard, write_index
+from ddpm.errors import UserError
+from ddpm.files import flush_names, flush_tree
+
+SPLIT_NAMES = {TRAIN: "train", TEST: "test"}
+
+
+def prepare(
+    data: Data,
+    *,
+    raw: Path,
+    prepared: Path,
+    workers: int,
+    progress: bool,
+    state: Path | None = None,
+    cluster: str | None = None,
+) -> Facts:
+    """Fill `prepared`; the result does not depend on `workers` (0: one per core), `cluster` or `state`.
+
+    The folder appears whole, at the end: a run that is killed leaves none, or the old one. What it had decoded of a
+    folder's images stays in `state`, where later runs keep as much disk as their prepared pixels take, at most twice
+    that after many changes; deleting it costs time and nothing else. `cluster` is the address of a Dask scheduler
+    whose workers share this disk and have this project installed; None makes workers here when there is much to do.
+    Raises UserError when nothing was found, nothing could be kept, or a split is empty.
+    """
+    if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"data.path is {raw}, which holds the output {prepared} too; give a folder of images only")
+    with _whole_or_nothing(prepared) as (folder, scratch):
+        found = find(data, raw=raw, scratch=scratch)
+        keep = state is not None and data.source == "folder"
+        root = state if state is not None and keep else scratch / "partitions"
+        crew = Crew(workers=workers or cores(), cluster=cluster, threads=found.kind == "memory", scratch=scratch)
+        with crew:
+            decoded = decode_all(data, found, root=root, raw=raw, crew=crew, progress=progress)
+            records, usable = decoded.records, decoded.pixel_rows >= 0
+            if not usable.any():
+                raise UserError(f"none of the {len(usable)} files in {raw} can be used: {_counts(records)}")
+            labels, classes = _labels(data, found, records, usable)
+            splits = _splits(data, found, records, usable, labels)
+            _write_splits(data, decoded, splits, labels if classes else None, folder=folder, crew=crew)
+        write_manifest(
+            folder / "manifest.parquet",
+            paths=found.paths,
+            records=records,
+            splits=splits,
+            labels=labels,
+            classes=classes,
+        )
+        facts = Facts(
+            name=found.name,
+            source=data.source,
+            channels=decoded.target.channels,
+            size=decoded.target.size,
+            classes=classes,
+            train=int((splits == TRAIN).sum()),
+            test=int((splits == TEST).sum()),
+            found=len(found.paths),
+            kept=int((records["reason"] == 0).sum()),
+            rejected=_counts(records),
+            content_hash=_content_hash(decoded, splits, labels, classes),
+            ignored=found.ignored,
+        )
+        assert facts.kept + sum(facts.rejected.values()) == facts.found
+        assert facts.train + facts.test == facts.kept
+        (folder / "dataset.json").write_text(
+            json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    if keep:
+        records["reason"][usable] = 0  # a duplicate was decoded like any other
+        tidy(
+            decoded.folder,
+            decoded.located,
+            keys=decoded.keys,
+            records=records,
+            pixel_rows=decoded.pixel_rows,
+            target=decoded.target,
+        )
+    return facts
+
+
+@contextmanager
+def _whole_or_nothing(prepared: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder that takes the place of `prepared` after the block, and one for scratch beside it on the same disk."""
+    aside = prepared.parent / f".{prepared.name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    folder, scratch = aside / "prepared", aside / "scratch"
+    folder.mkdir(parents=True)
+    scratch.mkdir()
+    (aside / ".gitignore").write_text("*\n")  # after a kill git shall not see it
+    try:
+        yield folder, scratch
+        flush_tree(folder)
+        if prepared.exists():
+            shutil.rmtree(prepared)
+        folder.rename(prepared)
+        flush_names(prepared.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _labels(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels [found] (-1: none), and the names of the classes; a set in which an image has none has none at all."""
+    labels = records["label"].astype(np.int64) if found.labels is None else np.array(found.labels, np.int64)
+    if not data.labels or (labels[decoded] < 0).any():
+        return np.full_like(labels, -1), ()
+    n = int(labels[decoded].max()) + 1
+    return labels, found.classes if len(found.classes) >= n else tuple(str(label) for label in range(n))
+
+
+def _splits(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Codes [found]: TRAIN, TEST, or OPEN for what is rejected. Marks duplicates in the records."""
+    splits = np.array(found.splits, np.int8)
+    rows = np.flatnonzero(decoded)
+    records["reason"][rows[duplicates(records["sha256"][rows], splits[rows])]] = code_of(DUPLICATE)
+    splits[records["reason"] != 0] = OPEN
+    to_draw = np.flatnonzero((records["reason"] == 0) & (splits == OPEN))
+    held_out = draw_test(records["pixel_sha256"][to_draw], labels[to_draw], fraction=data.test_fraction, seed=data.seed)
+    splits[to_draw] = np.where(held_out, TEST, TRAIN)
+    for code, name in SPLIT_NAMES.items():
+        if not (splits == code).any():
+            raise UserError(
+                f"no image is left for {name} (found {len(splits)}, rejected {_counts(records)}); "
+                "add images, or let data.test_fraction hold out more or fewer"
+            )
+    return splits
+
+
+def _counts(records: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(records["reason"], minlength=len(REASONS) + 1)[1:]
+    return {reason: int(n) for reason, n in zip(REASONS, counts, strict=True) if n}
+
+
+def _write_splits(
+    data: Data, decoded: Decoded, splits: np.ndarray, labels: np.ndarray | None, *, folder: Path, crew: Crew
+) -> None:
+    """Shards, their index and labels.npy of both splits."""
+    tasks: list[ShardTask] = []
+    per_shard = images_per_shard(decoded.target.shape, data.shard_bytes)
+    for code, name in SPLIT_NAMES.items():
+        (folder / name).mkdir()
+        rows = np.flatnonzero(splits == code)
+        for number, start in enumerate(range(0, len(rows), per_shard)):
+            tasks.append(
+                shard_task(
+                    decoded.located,
+                    decoded.pixel_rows,
+                    rows[start : start + per_shard],
+                    partitions=decoded.folder,
+                    folder=(folder / name).resolve(),
+                    number=number,
+                    target=decoded.target,
+                    store=data.store,
+                )
+            )
+        if labels is not None:
+            np.save(folder / name / "labels.npy", labels[rows])
+    shards = dict(crew.run(assemble, tasks))
+    for name in SPLIT_NAMES.values():
+        own = [k for k, task in enumerate(tasks) if task.folder.name == name]
+        write_index(folder / name, Index(data.store, tuple(shards[k] for k in own)))
+
+
+def _content_hash(decoded: Decoded, splits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> str:
+    """sha256 over the shape, the classes and, in order, the sha256 of every image's pixels and its label."""
+    hashed = hashlib.sha256(f"{decoded.target.size} {decoded.target.channels} {classes}".encode())
+    for code, name in SPLIT_NAMES.items():
+        rows = np.flatnonzero(splits == code)
+        hashed.update(f"{name} {len(rows)}".encode())
+        hashed.update(decoded.records["pixel_sha256"][rows].data)
+        if classes:
+            hashed.update(labels[rows].data)
+    return hashed.hexdigest()

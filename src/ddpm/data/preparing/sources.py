@@ -1,0 +1,218 @@
+"""Where images come from. A source lists what it found; nothing is decoded here.
+
+A new source is a function that returns a Found, and its name in `find`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ddpm.data.preparing import layout, tree
+from ddpm.data.preparing.archive import Member, unpack
+from ddpm.data.preparing.decode_file import Input
+from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
+from ddpm.data.preparing.settings import Data
+from ddpm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds, in an order that is its own and never changes. All sequences have one entry per file."""
+
+    name: str
+    paths: Sequence[str]
+    """As the manifest shows them: relative to the folder or archive, or `train/00042` where there are no files."""
+    inputs: Sequence[Input]
+    splits: Sequence[int]
+    """TRAIN, TEST, or OPEN where the split is still to be drawn."""
+    labels: Sequence[int] | None
+    """Index into classes, -1 without one; None where the inputs give them."""
+    reasons: Sequence[str | None]
+    """Why it cannot be used, as far as its place says so."""
+    classes: tuple[str, ...]
+    ignored: int
+    """Files that were not counted: hidden ones, and text beside the images."""
+    kind: Literal["files", "memory"]
+    """Whether decoding pays for a process of its own, or for a thread."""
+
+
+def find(data: Data, *, raw: Path, scratch: Path) -> Found:
+    """The images of `data.source`; an archive is unpacked under `scratch`.
+
+    Raises UserError when there is nothing, or when it cannot be read.
+    """
+    if data.source == "digits":
+        found = _digits(with_labels=data.labels)
+    elif data.source == "folder":
+        found = _folder(raw, with_labels=data.labels)
+    elif data.source == "archive":
+        found = _archive(data, raw, scratch)
+    else:
+        found = _torchvision(data, raw)
+    if not found.paths:
+        raise UserError(
+            f"no images were found in {raw} ({found.ignored} hidden or text files do not count); "
+            "put images there, or set data.source and data.path in params.yaml to where they are"
+        )
+    return found
+
+
+def _digits(*, with_labels: bool) -> Found:
+    """The 1,797 handwritten digits of scikit-learn, 8x8; their 17 levels 0..16 become 0..255."""
+    pixels, labels = _read_digits()
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8)
+    return Found(
+        name="digits",
+        paths=[f"digits/{row:04d}" for row in range(len(images))],
+        inputs=[partial(_pair, *pair) for pair in zip(images, labels, strict=True)],
+        splits=[OPEN] * len(images),
+        labels=None,
+        reasons=[None] * len(images),
+        classes=tuple(str(digit) for digit in range(10)) if with_labels else (),
+        ignored=0,
+        kind="memory",
+    )
+
+
+def _read_digits() -> tuple[np.ndarray, list[int]]:
+    """Grey levels 0..16 [1797,8,8] and labels 0..9, as `sklearn.datasets.load_digits` gives them.
+
+    Its file is read here, since importing scikit-learn to do so takes longer than all else in this stage.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("data.source is digits, which come with scikit-learn; install what requirements.lock names")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():
+        raise UserError(f"{path} was not found in scikit-learn; install the version that requirements.lock names")
+    rows = np.loadtxt(path, delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int).tolist()
+
+
+def _pair(image: np.ndarray, label: int) -> tuple[Image.Image, int]:
+    return Image.fromarray(image), label
+
+
+def _folder(folder: Path, *, with_labels: bool) -> Found:
+    if folder.is_file():
+        raise UserError(f"data.path is {folder}, a file; set data.source to archive, or give a folder")
+    if not folder.is_dir():
+        raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
+    found = tree.files(folder)
+    names = sorted(name for name in found if not layout.is_ignored(name))
+    placed = layout.place(names, with_labels=with_labels)
+    return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=len(found) - len(names))
+
+
+class _Inside(Sequence[Input]):
+    """Paths of files in a folder, made when they are asked for: a million of them are a hundred megabytes."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, row: Any) -> Any:
+        return os.path.join(self._folder, self._names[row])
+
+
+def _archive(data: Data, path: Path, scratch: Path) -> Found:
+    unpacked = scratch / "unpacked"
+    unpacked.mkdir()
+    members = unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
+    counted = sorted((member for member in members if not layout.is_ignored(member.name)), key=lambda file: file.name)
+    names = [member.name for member in counted]
+    return _placed(
+        path.name.split(".")[0],
+        names,
+        [str(member.file) for member in counted],
+        _place_written(counted, with_labels=data.labels),
+        ignored=len(members) - len(counted),
+    )
+
+
+def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Placed:
+    """Of the members that were written, by their names among each other; the others keep their reason."""
+    written = [row for row, member in enumerate(members) if member.reason is None]
+    placed = layout.place([members[row].name for row in written], with_labels=with_labels)
+    splits, labels = [OPEN] * len(members), [-1] * len(members)
+    reasons = [member.reason for member in members]
+    for place, row in enumerate(written):
+        splits[row], labels[row], reasons[row] = placed.splits[place], placed.labels[place], placed.reasons[place]
+    return layout.Placed(splits, labels, reasons, placed.classes)
+
+
+def _placed(name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: int) -> Found:
+    """`names` are sorted, so that the order is the same on every file system and in every archive."""
+    return Found(
+        name=name,
+        paths=names,
+        inputs=inputs,
+        splits=placed.splits,
+        labels=placed.labels,
+        reasons=placed.reasons,
+        classes=placed.classes,
+        ignored=ignored,
+        kind="files",
+    )
+
+
+_BY_TRAIN: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
+_BY_SPLIT: tuple[dict[str, Any], dict[str, Any]] = ({"split": "train"}, {"split": "test"})
+_TORCHVISION: dict[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys(("MNIST", "FashionMNIST", "KMNIST", "QMNIST", "USPS", "CIFAR10", "CIFAR100"), _BY_TRAIN),
+    **dict.fromkeys(("SVHN", "STL10", "Flowers102", "DTD", "Food101", "GTSRB", "PCAM", "CelebA"), _BY_SPLIT),
+    **dict.fromkeys(("Country211", "RenderedSST2", "StanfordCars"), _BY_SPLIT),
+    **dict.fromkeys(("OxfordIIITPet", "FGVCAircraft"), ({"split": "trainval"}, {"split": "test"})),
+    **dict.fromkeys(("Imagenette", "CLEVRClassification"), ({"split": "train"}, {"split": "val"})),
+    **dict.fromkeys(("EuroSAT", "SUN397", "Caltech101", "Caltech256", "SEMEION"), ({},)),
+    "EMNIST": ({"split": "balanced", "train": True}, {"split": "balanced", "train": False}),
+}
+"""The arguments of each loader that give the training images and, where they are held apart, the test images."""
+
+
+def _torchvision(data: Data, root: Path) -> Found:
+    """A set of torchvision, read by its own loader and split as its authors did, or not yet."""
+    name = data.source.removeprefix("torchvision:")
+    if name not in _TORCHVISION:
+        raise UserError(f"data.source is {data.source}, expected torchvision: with one of {', '.join(_TORCHVISION)}")
+    from torchvision import datasets
+
+    if root.is_dir():  # else it is made when the set is fetched
+        tree.files(root)
+    try:
+        parts = [vars(datasets)[name](str(root), download=data.download, **part) for part in _TORCHVISION[name]]
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        remedy = "check the network" if data.download else "set data.download to true"
+        raise UserError(
+            f"torchvision could not read {name} in {root} ({' '.join(str(error).split())}); "
+            f"{remedy}, or put its files there"
+        ) from None
+    codes = (TRAIN, TEST) if len(parts) == 2 else (OPEN,)
+    names = ("train", "test") if len(parts) == 2 else ("all",)
+    sizes = [len(part) for part in parts]
+    classes = getattr(parts[0], "classes", None) or getattr(parts[0], "categories", None) or ()
+    return Found(
+        name=name,
+        paths=[f"{split}/{row:06d}" for split, n in zip(names, sizes, strict=True) for row in range(n)],
+        inputs=[partial(_item, part, row) for part, n in zip(parts, sizes, strict=True) for row in range(n)],
+        splits=[code for code, n in zip(codes, sizes, strict=True) for _ in range(n)],
+        labels=None,
+        reasons=[None] * sum(sizes),
+        classes=tuple(str(label) for label in classes) if data.labels else (),
+        ignored=0,
+        kind="memory",
+    )
+
+
+def _item(part: Any, row: int) -> tuple[Image.Image, int]:
+    image, target = part[row]
+    return image, int(target) if np.ndim(target) == 0 and not isinstance(target, str) else -1

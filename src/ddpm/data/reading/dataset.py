@@ -1,0 +1,95 @@
+"""The prepared images as the later stages read them. NumPy only; `read_facts` not even that.
+
+dataset.json              Facts
+manifest.parquet          one row per file that was found (prepare.MANIFEST names the columns)
+{train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, here or in a store (see shards.py)
+{train,test}/labels.npy   int64 [N] of all shards; only where the source has classes
+"""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ddpm.compute.settings import Runtime
+    from ddpm.data.reading.shard_index import Shard
+    from ddpm.images import Images
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a prepared data set. found = kept + the sum of rejected; kept = train + test."""
+
+    name: str
+    source: str
+    channels: int
+    size: int
+    """Pixels of height and width."""
+    classes: tuple[str, ...]
+    """Names by label; empty without labels."""
+    train: int
+    test: int
+    found: int
+    kept: int
+    rejected: dict[str, int]
+    """Files by the reason why they are not among the images."""
+    content_hash: str
+    """sha256 of all pixels and labels, in order, with their splits, classes and shape."""
+    ignored: int = 0
+    """Hidden files and text beside the images; no part of found."""
+
+
+@dataclass(frozen=True)
+class Split:
+    images: "Images"
+    """uint8 [N,C,H,W], read-only: memory-mapped, or a ShardedImages where there are several shards or a store."""
+    labels: "np.ndarray | None"
+    """int64 [N]."""
+
+
+def read_facts(folder: Path) -> Facts:
+    """Raises UserError where no data were prepared."""
+    path = folder / "dataset.json"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; make it with `dvc repro prepare`") from None
+    read["classes"] = tuple(read["classes"])
+    return Facts(**{field.name: read[field.name] for field in fields(Facts) if field.name in read})
+
+
+def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime | None" = None) -> Split:
+    """The split; `runtime` says where shards of a store are cached, and only reading such images needs it.
+
+    Raises UserError where no data were prepared, or a shard is damaged.
+    """
+    import numpy as np
+
+    from ddpm.data.reading.shard_cache import ShardCache
+    from ddpm.data.reading.shard_index import read_index
+    from ddpm.data.reading.sharded_images import ShardedImages
+
+    index, path = read_index(folder / name), folder / name / "labels.npy"
+    labels = np.load(path, mmap_mode="r" if len(index.shards) > 1 else None) if path.exists() else None
+    if index.store is None and len(index.shards) == 1:
+        return Split(_only_shard(Path(index.location(folder / name, index.shards[0])), index.shards[0]), labels)
+    facts = read_facts(folder)
+    cache = None if runtime is None else ShardCache(Path(runtime.cache), runtime.cache_bytes)
+    shape = (facts.channels, facts.size, facts.size)
+    return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels)
+
+
+def _only_shard(path: Path, shard: "Shard") -> "np.ndarray":
+    from ddpm.data.reading.shard_index import made_again, require_whole
+    from ddpm.data.reading.sharded_images import map_file
+
+    require_whole(path, shard)
+    images = map_file(path)
+    if len(images) != shard.images:
+        raise UserError(f"{path} holds {len(images)} images, but its index says {shard.images}; {made_again(path)}")
+    return images

@@ -1,0 +1,194 @@
+"""The images of a split, read as one array from shards that lie beside their index or in an object store."""
+
+import math
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.data.reading.shard_cache import ShardCache, mark_used
+from ddpm.data.reading.shard_index import Index, made_again, require_whole
+from ddpm.errors import UserError
+
+OPEN_SHARDS = 1024
+"""Memory maps that are kept; they cost address space only."""
+_FETCHING_THREADS = 4
+_ATTEMPTS_TO_OPEN = 5
+_HEADER_BYTES = 128
+"""Of a .npy file of up to four dimensions."""
+
+
+class ShardedImages:
+    """uint8 [N,C,H,W], read-only: rows are copied out of memory-mapped shards, and nothing else is held in memory.
+
+    Shards of a store are fetched when they are first read, and stay in the cache while it has room. Every shard is
+    hashed before it is first read. May be used by several threads. Reading raises UserError for a shard that is
+    missing, damaged or of another shape than the index says, and for a store that does not answer.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self, folder: Path, index: Index, *, image_shape: tuple[int, int, int], cache: ShardCache | None = None
+    ) -> None:
+        """Of the split in `folder`; its images are [C,H,W]. Only shards of a store need a cache."""
+        self._folder, self._index, self._cache = folder, index, cache
+        self.sizes = tuple(shard.images for shard in index.shards)
+        """Images per shard."""
+        self.shape = (index.images, *image_shape)
+        self._ends = np.cumsum(np.array(self.sizes, np.int64))
+        self._first = self._ends - np.array(self.sizes, np.int64)
+        self._whole: set[int] = set()
+        """Shards beside the index that were hashed."""
+        self._maps: OrderedDict[int, tuple[Path, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._ahead: _Ahead | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: "int | slice | np.ndarray") -> np.ndarray:
+        """A copy: [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
+        if isinstance(rows, int | np.integer):
+            return self._gathered(np.array([rows]))[0]
+        if isinstance(rows, slice):
+            return self._gathered(np.arange(*rows.indices(len(self))))
+        return self._gathered(np.asarray(rows))
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError(f"these {self.nbytes} bytes of images are no array; read some rows, or [:] where all are few")
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Fetches and hashes these shards in the background, the first ones first; returns at once."""
+        if self._ahead is None:
+            self._ahead = _Ahead(self._file)
+        self._ahead.want(shard for shard in shards if shard not in self._maps)
+
+    def require_room(self, shards: int) -> None:
+        """Raises UserError where the cache cannot hold so many shards (or all, if there are fewer) at a time."""
+        if self._index.store is None or self._cache is None:
+            return
+        needed = sum(sorted(map(self._file_bytes, range(len(self.sizes))), reverse=True)[:shards])
+        if needed > self._cache.limit_bytes:
+            raise UserError(
+                f"runtime.cache_bytes is {self._cache.limit_bytes}, but the shards that are read at a time and those "
+                f"after them have {needed} bytes and would be fetched again and again; raise it, or lower "
+                "train.shuffle_shards"
+            )
+
+    def _gathered(self, rows: np.ndarray) -> np.ndarray:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise IndexError(f"rows are {rows.dtype} {list(rows.shape)}, expected one dimension of integers")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()}, of {len(self)} images")
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        order = np.argsort(rows, kind="stable")  # shard by shard, each front to back
+        ordered = rows[order]
+        shards = np.searchsorted(self._ends, ordered, side="right")
+        for shard in np.unique(shards).tolist():
+            start, stop = np.searchsorted(shards, [shard, shard + 1])
+            images[order[start:stop]] = self._opened(shard)[ordered[start:stop] - self._first[shard]]
+        return images
+
+    def _opened(self, shard: int) -> np.ndarray:
+        with self._lock:
+            if shard in self._maps:
+                path, images = self._maps[shard]
+                self._maps.move_to_end(shard)
+                if self._index.store is not None:
+                    mark_used(path)
+                return images
+        for _ in range(_ATTEMPTS_TO_OPEN):
+            path = self._file(shard)
+            try:
+                images = self._mapped(path, shard)
+            except FileNotFoundError:
+                continue  # dropped from the cache just now, for another process
+            self._keep(shard, path, images)
+            return images
+        raise UserError(
+            f"{path} is dropped from the cache before it can be read: runtime.cache_bytes is too little for all "
+            "processes that share the cache; raise it"
+        )
+
+    def _keep(self, shard: int, path: Path, images: np.ndarray) -> None:
+        with self._lock:
+            if self._index.store is not None:  # a dropped file takes room on the disk while it is mapped
+                for key in [key for key, (kept, _) in self._maps.items() if not kept.exists()]:
+                    del self._maps[key]
+            self._maps[shard] = path, images
+            if self._ahead is not None:
+                self._ahead.forget(shard)
+            while len(self._maps) > OPEN_SHARDS:
+                self._maps.popitem(last=False)
+
+    def _mapped(self, path: Path, shard: int) -> np.ndarray:
+        images = map_file(path)
+        expected = (self.sizes[shard], *self.shape[1:])
+        if images.shape != expected or images.dtype != self.dtype:
+            raise UserError(
+                f"{path} holds {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; "
+                f"{made_again(path)}"
+            )
+        return images
+
+    def _file(self, shard: int) -> Path:
+        """Where the shard lies on this machine, whole."""
+        location = self._index.location(self._folder, self._index.shards[shard])
+        if self._index.store is None:
+            if shard not in self._whole:
+                require_whole(Path(location), self._index.shards[shard])
+                self._whole.add(shard)
+            return Path(location)
+        if self._cache is None:
+            raise UserError(f"{location} is in a store; name a folder for fetched shards (runtime.cache) to read it")
+        sha256 = self._index.shards[shard].sha256
+        return self._cache.fetched(location, sha256=sha256, n_bytes=self._file_bytes(shard))
+
+    def _file_bytes(self, shard: int) -> int:
+        return _HEADER_BYTES + self.sizes[shard] * math.prod(self.shape[1:])
+
+
+def map_file(path: Path) -> np.ndarray:
+    """A .npy file, memory-mapped and read-only. Raises UserError where it is damaged."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); {made_again(path)}") from None
+
+
+class _Ahead:
+    """Threads that fetch shards before they are needed, and die with the process whatever they wait for."""
+
+    def __init__(self, fetch: Callable[[int], object]) -> None:
+        self._fetch = fetch
+        self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._wanted: set[int] = set()
+        for _ in range(_FETCHING_THREADS):
+            threading.Thread(target=self._work, name="fetch shards", daemon=True).start()
+
+    def want(self, shards: Iterable[int]) -> None:
+        for shard in shards:
+            if shard not in self._wanted:
+                self._wanted.add(shard)
+                self._queue.put(shard)
+
+    def forget(self, shard: int) -> None:
+        """It was opened; from now on it may be wanted again."""
+        self._wanted.discard(shard)
+
+    def _work(self) -> None:
+        while True:
+            shard = self._queue.get()
+            try:
+                self._fetch(shard)
+            except UserError:
+                self._wanted.discard(shard)  # whoever reads it meets the error

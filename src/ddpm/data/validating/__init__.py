@@ -1,0 +1,1 @@
+"""Great Expectations checks the prepared data against the limits in params.yaml."""

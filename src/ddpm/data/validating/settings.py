@@ -1,0 +1,26 @@
+"""The limits of the data: `validate` in params.yaml."""
+
+from ddpm.settings import require, require_at_least, require_share, section
+
+
+@section
+class Validate:
+    """The limits that Great Expectations holds the manifest to."""
+
+    min_train_images: int
+    min_test_images: int
+    max_rejected_share: float
+    max_test_duplicates: int
+    """Images in test that also stand in train."""
+    min_class_share: float
+    """Smallest class, as a share of a perfectly balanced one."""
+    max_upscaled_share: float
+    """Images whose sides are shorter than the prepared size, as a share: enlarging them blurs them."""
+    brightness: tuple[float, float]
+    """Lowest and highest mean brightness of an image, in 0..255."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "min_train_images", "min_test_images", "max_test_duplicates")
+        require_share(self, "max_rejected_share", "min_class_share", "max_upscaled_share")
+        low, high = self.brightness
+        require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")

@@ -1,0 +1,1 @@
+"""Models from and for diffusers: options, weights and folders."""

@@ -1,0 +1,239 @@
+"""Models in the folders that diffusers' `save_pretrained` writes and `from_pretrained` reads; needs no diffusers.
+
+A folder is a pipeline's (unet/, scheduler/, as its train_unconditional example leaves it) or a network's alone
+(config.json, scheduler_config.json beside it or nowhere).
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ddpm import model_file
+from ddpm.errors import UserError
+from ddpm.exchange import unet_exchange
+from ddpm.exchange.unet_weights import ExchangeError
+from ddpm.files import write_json
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+T = 1000
+"""Steps of the chain: diffusers tells the network the step's number, and so does this project at this T alone."""
+MAX_JSON = 2**20
+"""Bytes of a file of options; diffusers' own have a few thousand."""
+SOME = 0.1
+"""Stands for the share of labels hidden in a training of which only is known that some were."""
+
+
+def import_model(
+    folder: Path, out: Path, *, schedule: str | None, target: str | None, null_label: bool
+) -> tuple[dict[str, Any], str]:
+    """Writes the folder's U-Net as a model file at `out`; returns its spec and sha256.
+
+    `schedule` and `target` are those of params.yaml, for a folder that has no scheduler_config.json.
+    `null_label`: the last class means "no label".
+
+    Raises UserError.
+    """
+    unet, scheduler = _places(folder)
+    process, objective = _told(scheduler, schedule=schedule, target=target)
+    weights = unet / WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"{weights} was not found; save the model anew with safe_serialization=True")
+    config = _json(unet / "config.json")
+    try:
+        # First without memory, by the shapes in the file's header: config.json may ask for any size.
+        unet_exchange.from_diffusers(config, _shapes(weights), null_label=null_label)
+        loaded = load_file(weights)
+        for name, tensor in loaded.items():
+            if not bool(tensor.isfinite().all()):
+                raise UserError(f"{weights} has in {name} what is no finite number; fetch or save it again")
+        architecture, state = unet_exchange.from_diffusers(config, loaded, null_label=null_label)
+    except SafetensorError as error:
+        raise UserError(f"{weights} is no whole safetensors file ({error}); fetch or save it again") from None
+    except ExchangeError as error:
+        raise UserError(f"{unet / 'config.json'}: {error}") from None
+
+    channels, classes = architecture.pop("channels"), architecture.pop("classes")
+    out_channels = architecture.pop("out_channels")
+    if out_channels != (2 if objective["learned_variance"] else 1) * channels:
+        raise UserError(
+            f"{unet / 'config.json'}: out_channels is {out_channels} and in_channels {channels}, expected as many, or "
+            "twice as many where variance_type in scheduler_config.json is learned_range"
+        )
+    spec = {"channels": channels, "size": architecture.pop("size"), "classes": [str(k) for k in range(classes)]}
+    spec |= {"schedule": process, "objective": objective}
+    convention = asdict(architecture.pop("convention"))
+    spec["network"] = architecture | {"convention": convention, "label_dropout": SOME if null_label else 0.0}
+    network = model_file.build_network(spec)
+    # Their first step is 0, ours is 1.
+    network.load_state_dict(unet_exchange.with_time_shifted(model_file.architecture_of(spec), state, by=-1))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return spec, model_file.save(
+        out, network=network, spec=spec, lineage={"imported_from": "diffusers", "weights_sha256": digest}
+    )
+
+
+def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
+    """Writes a pipeline's folder, which `DDPMPipeline.from_pretrained` reads; returns the network's config.
+
+    Raises UserError.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and not an empty folder; name a new one")
+    scheduler = _scheduler(model)
+    architecture = model_file.architecture_of(model.spec)
+    state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
+    try:
+        config, weights = unet_exchange.to_diffusers(
+            architecture, unet_exchange.with_time_shifted(architecture, state, by=1)
+        )
+    except ExchangeError as error:
+        raise UserError(f"diffusers cannot express this model: {error}") from None
+
+    aside = folder.with_name(folder.name + ".part")
+    write_json(aside / "unet" / "config.json", config)
+    save_file(weights, aside / "unet" / WEIGHTS, {"format": "pt"})
+    write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(
+        aside / "model_index.json",
+        {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "unet": ["diffusers", config["_class_name"]],
+        },
+    )
+    os.replace(aside, folder)
+    return config
+
+
+def _places(folder: Path) -> tuple[Path, Path | None]:
+    """The folder of the network, and the scheduler's file where there is one."""
+    unet = next((place for place in (folder / "unet", folder) if (place / "config.json").is_file()), None)
+    if unet is None:
+        raise UserError(f"{folder} has no config.json and no unet/config.json; name a folder that diffusers wrote")
+    at = (folder / "scheduler", folder)
+    files = [place / "scheduler_config.json" for place in at]
+    return unet, next((file for file in files if file.is_file()), None)
+
+
+def _shapes(weights: Path) -> dict[str, Tensor]:
+    """The tensors of the file without what they hold. Raises UserError for one of whole numbers."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with safe_open(weights, framework="pt") as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        for name, part in found.items():
+            if part.get_dtype() not in kinds:
+                known = ", ".join(kinds)
+                raise UserError(f"{weights} has {part.get_dtype()} in {name}, expected one of {known}; save it again")
+        return {
+            name: torch.empty(part.get_shape(), dtype=kinds[part.get_dtype()], device="meta")
+            for name, part in found.items()
+        }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise UserError(f"{path} has {size} bytes, expected at most {MAX_JSON}; fetch or save it again")
+    try:
+        read = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}); fetch or save it again") from None
+    if not isinstance(read, dict):
+        raise UserError(f"{path} holds no options, expected an object; fetch or save it again")
+    return read
+
+
+def _told(scheduler: Path | None, *, schedule: str | None, target: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`schedule` and `objective` of a model's spec."""
+    objective = {"weight": "simple", "min_snr_gamma": 5.0, "learned_variance": False}
+    if scheduler is None:
+        return {"name": schedule or "linear", "T": T}, objective | {"target": target or "eps"}
+    if schedule or target:
+        raise UserError(f"schedule and target are in {scheduler}; leave out --schedule and --target")
+
+    told = {"trained_betas": None, "prediction_type": "epsilon", "rescale_betas_zero_snr": False} | _json(scheduler)
+    names = {theirs: ours for ours, theirs in SCHEDULES.items()}
+    targets = {theirs: ours for ours, theirs in TARGETS.items()}
+
+    def require(key: str, known: list[Any]) -> Any:
+        if told.get(key) not in known:
+            expected = " or ".join(json.dumps(value) for value in known)
+            raise UserError(f"{scheduler}: {key} is {json.dumps(told.get(key))}, expected {expected}")
+        return told[key]
+
+    require("num_train_timesteps", [T])
+    require("trained_betas", [None])
+    name = names[require("beta_schedule", list(names))]
+    if name == "linear":
+        require("beta_start", [1e-4])
+        require("beta_end", [0.02])
+    _require_same_clipping(scheduler, told)
+    require("rescale_betas_zero_snr", [False, True])
+    learned = told.get("variance_type") == "learned_range"
+    if told.get("variance_type") == "learned":
+        raise UserError(f'{scheduler}: variance_type is "learned", expected "learned_range" or a fixed one')
+    if told["rescale_betas_zero_snr"]:  # x_T is nothing but noise, of which eps says nothing about the image
+        require("prediction_type", [TARGETS["v"], TARGETS["x_0"]])
+    return (
+        {"name": name, "T": T, "zero_terminal_snr": told["rescale_betas_zero_snr"]},
+        objective
+        | {
+            "target": targets[require("prediction_type", list(targets))],
+            "learned_variance": learned,
+            "bounded": bool(told.get("thresholding")),
+        },
+    )
+
+
+def _require_same_clipping(scheduler: Path, told: dict[str, Any]) -> None:
+    """Raises UserError unless the images that the scheduler makes are held to [-1, 1], as they are here.
+
+    A scheduler whose file says nothing of it (DPMSolverMultistepScheduler and the like) may be replaced by another.
+    """
+    thresholding, largest = told.get("thresholding", False), told.get("sample_max_value", 1.0)
+    if thresholding not in (False, True) or (thresholding and largest != 1.0):
+        raise UserError(
+            f"{scheduler}: thresholding is {json.dumps(thresholding)} with sample_max_value {json.dumps(largest)}, but "
+            "this project imports what is clipped to 1; set thresholding to false there, and sample.threshold here"
+        )
+    clip, reach = told.get("clip_sample", True), told.get("clip_sample_range", 1.0)
+    if not thresholding and (clip is not True or reach != 1.0):
+        raise UserError(
+            f"{scheduler}: clip_sample is {json.dumps(clip)} with clip_sample_range {json.dumps(reach)}, but this "
+            "project holds every estimate of the image to [-1, 1]; set them to true and 1.0 there to import it so"
+        )
+
+
+def _scheduler(model: model_file.Model) -> dict[str, Any]:
+    """scheduler_config.json: the schedule by its name where diffusers has one, else by its betas."""
+    from ddpm.diffusion.schedules import Schedule
+
+    process, objective = model.schedule, model_file.objective_of(model.spec)
+    if not isinstance(process, Schedule) or process.T != T:
+        raise UserError(f"diffusers cannot express this model: its schedule is not discrete with T {T}")
+    if objective.target not in TARGETS:
+        raise UserError(
+            f"diffusers cannot express this model: its target is {objective.target}, expected {' or '.join(TARGETS)}"
+        )
+    told = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": T,
+        "prediction_type": TARGETS[objective.target],
+        "variance_type": "learned_range" if objective.learned_variance else "fixed_small",
+        "clip_sample": True,
+    }
+    if objective.bounded:  # at most 1, this threshold is clipping, and other schedulers of theirs keep it
+        told |= {"thresholding": True, "sample_max_value": 1.0}
+    said = model.spec["schedule"]
+    if said["name"] in SCHEDULES and said.get("shift", 1.0) == 1 and not said.get("zero_terminal_snr"):
+        return told | {"beta_schedule": SCHEDULES[said["name"]], "beta_start": 1e-4, "beta_end": 0.02}
+    return told | {"trained_betas": process.betas[1:].tolist()}

@@ -1,0 +1,92 @@
+"""What a person looks at: grids of samples, and the reverse process as it goes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ddpm.compute.hardware import Precision
+from ddpm.generation.generate import generate, sampling_steps
+from ddpm.images import to_uint8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ddpm.model_file import Model
+
+FRAMES = 50
+"""Of the animation, at most."""
+PICTURE_PIXELS = 48
+"""Small images are enlarged to about this."""
+
+
+def grid(images: Tensor, *, columns: int, scale: int | None = None) -> "Image":
+    """One picture of uint8 images [N,C,H,W], `columns` in a row; each pixel `scale` wide, or enlarged to be seen."""
+    from PIL import Image
+
+    n, c, height, width = images.shape
+    scale = scale or max(1, PICTURE_PIXELS // height)
+    rows = -(-n // columns)
+    gap = 1 if height <= 16 else 2
+    canvas = torch.full((c, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    for k, image in enumerate(images):
+        y, x = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
+        canvas[:, y : y + height, x : x + width] = image
+    pixels = canvas.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if c == 1 else pixels)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
+    """The first images of each class, a class (or a part of one) per row; without labels the first n images."""
+    columns = max(1, round(n**0.5))
+    if labels is None:
+        return grid(images[:n], columns=columns)
+    classes = labels.unique()[: max(1, n // columns)]
+    chosen = [torch.nonzero(labels == c).flatten()[:columns] for c in classes]
+    return grid(images[torch.cat(chosen)], columns=min(columns, max(len(c) for c in chosen)))
+
+
+@torch.inference_mode()
+def animate(
+    model: "Model", path: Path, *, settings: dict[str, Any], device: torch.device, precision: Precision
+) -> None:
+    """The reverse process from noise to 20 images as a GIF that rests on its end.
+
+    `settings` are those of a `Sampling`: with those of an evaluation, its first images.
+    """
+    labels = _rows_of_labels(model, 20)
+    steps = list(
+        sampling_steps(model, indices=range(20), labels=labels, device=device, precision=precision, **settings)
+    )
+    stride = -(-len(steps) // FRAMES)
+    shown = steps[::-stride][::-1]
+    frames = [grid(to_uint8(step.x_t).cpu(), columns=10) for step in shown]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[80] * (len(frames) - 1) + [2500], loop=0)
+
+
+def preview(model: "Model", device: torch.device, precision: Precision) -> "Image":
+    """A quick look at a model in training: 100 images by DDIM in 20 steps."""
+    images = generate(
+        model,
+        n=100,
+        seed=0,
+        labels=_rows_of_labels(model, 100),
+        sampler="ddim",
+        steps=int(min(20, model.schedule.T)),
+        eta=0.0,
+        guidance=1.0,
+        batch=100,
+        device=device,
+        precision=precision,
+    )
+    return grid(images, columns=10)
+
+
+def _rows_of_labels(model: "Model", n: int) -> Tensor | None:
+    """n labels in ten columns: a class per row where the classes are few, all of them in turn otherwise."""
+    classes = len(model.spec["classes"])
+    if not classes:
+        return None
+    return (torch.arange(n) // 10 if classes <= n // 10 else torch.arange(n)) % classes

@@ -1,0 +1,112 @@
+"""What generated images are worth as training data: one classifier trained on real, on generated, and on both."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddpm.errors import UserError
+from ddpm.images import Images
+from ddpm.measuring.features.extractor_training import LabelledImages, train_extractor
+from ddpm.measuring.features.settings import Features
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images and their labels, as training takes them."""
+
+    images: Images
+    """uint8 [N,C,H,W]"""
+    labels: np.ndarray
+    """int64 [N]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Share of the held-out real images that a classifier names rightly, by what it was trained on.
+
+    The accuracy of one of them has a standard error of sqrt(p (1 - p) / test_images).
+    Ravuri and Vinyals 2019 call the second the classification accuracy score.
+    """
+
+    real: float
+    generated: float
+    both: float
+    real_images: int
+    generated_images: int
+    test_images: int
+
+
+def measure(
+    real: LabelledImages,
+    folder: Path,
+    test: LabelledImages,
+    *,
+    wanted: bool,
+    settings: Features,
+    device: torch.device,
+    progress: bool,
+) -> Augmentation | None:
+    """What the generated images in a folder (images.npy, labels.npy) teach beside the real ones; None if not wanted.
+
+    Raises UserError for images without classes.
+    """
+    if not wanted:
+        return None
+    return compare(real, read_generated(folder), test, settings=settings, device=device, progress=progress)
+
+
+def compare(
+    real: LabelledImages,
+    generated: LabelledImages,
+    test: LabelledImages,
+    *,
+    settings: Features,
+    device: torch.device,
+    progress: bool,
+) -> Augmentation:
+    """Three trainings of the extractor's classifier, alike in everything (images seen, seed, ...) but the images.
+
+    Real and generated images together are copied into memory. Raises UserError for images without classes.
+    """
+    if real.labels is None or generated.labels is None or test.labels is None or len(np.unique(real.labels)) < 2:
+        raise UserError(
+            "evaluate.augmentation is true, but the images have no classes for a classifier to name; set it to false"
+        )
+    both = Labelled(
+        np.concatenate([real.images[:], generated.images[:]]), np.concatenate([real.labels, generated.labels])
+    )
+    classes = int(max(labels.max() for labels in (both.labels, test.labels))) + 1
+    accuracies = {
+        name: train_extractor(
+            images, test, kind="classifier", classes=classes, settings=settings, device=device, progress=progress
+        ).accuracy
+        for name, images in (("real", real), ("generated", generated), ("both", both))
+    }
+    return Augmentation(
+        **accuracies,
+        real_images=len(real.images),
+        generated_images=len(generated.images),
+        test_images=len(test.images),
+    )
+
+
+def read_generated(folder: Path) -> Labelled:
+    """images.npy and labels.npy. Raises UserError where the images have no labels."""
+    if not (folder / "labels.npy").is_file():
+        raise UserError(f"{folder} has no labels.npy, so evaluate.augmentation has no classes; set it to false")
+    return Labelled(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy"))
+
+
+def figures(measured: Augmentation | None) -> dict[str, Any]:
+    """As in reports/metrics.json; nothing where it was not measured."""
+    return {} if measured is None else {"augmentation": asdict(measured)}
+
+
+def numbers(measured: Augmentation | None) -> dict[str, float]:
+    """The accuracies, flat, as a tracker takes them."""
+    if measured is None:
+        return {}
+    return {f"augmentation/{name}": getattr(measured, name) for name in ("real", "generated", "both")}

@@ -1,0 +1,1 @@
+"""The feature extractor: its network, its training and its file."""

@@ -1,0 +1,33 @@
+"""The feature extractor: `features` in params.yaml."""
+
+from typing import Literal
+
+from ddpm.settings import require, require_at_least, require_named, require_positive, section
+
+
+@section
+class Features:
+    """The feature extractor that FID, KID, precision and recall speak of."""
+
+    extractor: Literal["auto", "classifier", "rotation", "inception"]
+    """auto: inception with weights, else classifier with labels, else rotation, which names four rotations."""
+    inception_weights: str | None
+    """Path of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`."""
+    dim: int
+    """Features per image of the small extractor."""
+    images: int
+    """Images seen in its training."""
+    batch_size: int
+    lr: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        require_positive(self, "images", "batch_size", "lr")
+        require(self.dim >= 16, f"dim is {self.dim}, expected at least 16")
+        require_at_least(0, self, "seed")
+        require_named(self, "inception_weights")
+        require(
+            self.extractor != "inception" or self.inception_weights is not None,
+            "extractor is inception, but inception_weights is null; give the path of "
+            "weights-inception-2015-12-05-6726825d.pth there",
+        )

@@ -1,0 +1,301 @@
+"""torch-fidelity: FID, Inception score, KID, precision and recall, and the Inception network.
+
+Features are computed once and given to torch-fidelity's functions of features, so that the generated images, their
+blocks and the floor share them. Its own extraction, and its cache, whose key is a name and not a content, stay out.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.compute.hardware import choose_device, choose_precision
+from ddpm.compute.settings import Runtime
+from ddpm.data.reading.dataset import read_split
+from ddpm.errors import UserError
+from ddpm.generation.generate import balanced_labels, generate
+from ddpm.generation.recipe import carried, load_model
+from ddpm.images import Images
+from ddpm.measuring.features import extractor as extractors
+from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
+from ddpm.measuring.lean_fidelity import import_torch_fidelity
+from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
+from ddpm.measuring.record import Figures, Protocol, Record, Sampling, Spread
+from ddpm.measuring.settings import Evaluate
+from ddpm.sampling.settings import Recipe
+from ddpm.seeding import seed_of
+
+HASH_BYTES = 2**24
+
+
+def load_extractor(path: Path, device: torch.device) -> FeatureExtractor:
+    """The extractor in models/extractor.safetensors: the small one, or Inception by the weights it names.
+
+    Raises UserError for a file that is none, and for weights that are missing or others.
+    """
+    header = extractors.read_header(path)
+    if header["kind"] != "inception":
+        return extractors.load(path, device)
+    weights = Path(header["weights"])
+    extractors.require_inception_weights(weights)
+    import_torch_fidelity()
+    from torch_fidelity.utils import create_feature_extractor
+
+    network = create_feature_extractor(
+        extractors.INCEPTION,
+        ["2048", "logits_unbiased"],
+        cuda=False,
+        **_known(feature_extractor_weights_path=str(weights), verbose=False),
+    )
+    return Inception(network.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Inception:
+    """The network of the original FID, as torch-fidelity converted it from TensorFlow."""
+
+    network: nn.Module
+    name: str = extractors.INCEPTION
+    sha256: str = extractors.INCEPTION_SHA256
+    dim: int = extractors.INCEPTION_DIM
+    names_classes: bool = True
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Grey images are given to it as RGB with three equal channels."""
+        return self.network(images.expand(-1, 3, -1, -1))
+
+
+def describe_sets(
+    generated: Images,
+    train: Images,
+    test: Images,
+    *,
+    extractor: FeatureExtractor,
+    settings: Evaluate,
+    device: torch.device,
+    progress: bool,
+    together: bool = False,
+) -> tuple[Described, Described, Described]:
+    """The three sets of images, uint8 [N,C,H,W], as the extractor sees them; `together`: see `extractor.describe`.
+
+    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    """
+    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
+    made, seen, reference = (
+        describe(extractor, images, device=device, progress=progress, what=what, together=together)
+        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+    )
+    return made, seen, reference
+
+
+def measure_images(
+    generated: Images,
+    train: Images,
+    test: Images,
+    *,
+    extractor: FeatureExtractor,
+    settings: Evaluate,
+    sampling: Sampling,
+    device: torch.device,
+    progress: bool,
+    described: tuple[Described, Described, Described] | None = None,
+) -> tuple[Record, CopiesInEveryWay]:
+    """Figures of generated images against held-out real ones (test); and the copies among them.
+
+    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made; `described` are the features of
+    the three sets where they are at hand (`describe_sets`).
+    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    """
+    import_torch_fidelity()
+    import torch_fidelity
+
+    made, seen, reference = described or describe_sets(
+        generated, train, test, extractor=extractor, settings=settings, device=device, progress=progress
+    )
+    copies = find_copies_in_every_way(
+        (generated, test, train),
+        (made.features.numpy(), reference.features.numpy(), seen.features.numpy()),
+        quantile=settings.memorized_quantile,
+        device=device,
+        progress=progress,
+    )
+    # Real images as many as the generated ones, since FID depends on their number.
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", sampling.seed)))
+    real = seen[order[: len(generated)]]
+    made_scores, real_scores = (
+        scores(images, reference, settings=settings, names_classes=extractor.names_classes) for images in (made, real)
+    )
+    record = Record(
+        figures=Figures(
+            **made_scores,
+            memorized_share=copies.pixels.share,
+            memorized_share_features=copies.features.share,
+            memorized_share_shifted=copies.shifted.share,
+            memorized_share_half=copies.half.share,
+        ),
+        spread=_spread(made, reference, blocks=settings.blocks),
+        floor=Figures(
+            **real_scores,
+            memorized_share=copies.pixels.held_out_share,
+            memorized_share_features=copies.features.held_out_share,
+            memorized_share_shifted=copies.shifted.held_out_share,
+            memorized_share_half=copies.half.held_out_share,
+        ),
+        floor_n=len(real),
+        protocol=Protocol(
+            **asdict(sampling),
+            n=len(generated),
+            reference_hash=_hash(test),
+            reference_n=len(test),
+            extractor=extractor.name,
+            extractor_hash=extractor.sha256,
+            torch_fidelity=torch_fidelity.__version__,
+            kid_subset_size=settings.kid_subset_size,
+            kid_subsets=settings.kid_subsets,
+            neighbours=settings.neighbours,
+            memorized_quantile=settings.memorized_quantile,
+        ),
+    )
+    return record, copies
+
+
+def remeasure(
+    model: Path,
+    *,
+    recipe: Recipe | None,
+    protocol: Mapping[str, Any],
+    prepared: Path,
+    extractor: Path,
+    evaluate: Evaluate,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """The record, as in reports/metrics.json, of another model's images: drawn by its own recipe, measured by this
+    protocol, from which number and seed are.
+
+    `recipe` is for a file that carries none. Raises UserError where there is neither.
+    """
+    as_told = Protocol.from_json(protocol)
+    device = choose_device(runtime.device)
+    drawing = load_model(model, device)
+    recipe = carried(drawing) or recipe
+    if recipe is None:
+        raise UserError(f"{model} does not say how its images are drawn, and its figures do not either")
+    sampling, n, classes = Sampling(**asdict(recipe), seed=as_told.seed), as_told.n, len(drawing.spec["classes"])
+    images = generate(
+        drawing,
+        n=n,
+        seed=sampling.seed,
+        labels=balanced_labels(n, classes, sampling.seed) if classes else None,
+        batch=runtime.sample_batch,
+        device=device,
+        precision=choose_precision(recipe.precision, device, drawing.spec["size"]),
+        progress=runtime.progress,
+        **recipe.told(),
+    )
+    record, *_ = measure_images(
+        images.numpy(),
+        read_split(prepared, "train", runtime).images,
+        read_split(prepared, "test", runtime).images,
+        extractor=load_extractor(extractor, device),
+        settings=evaluate,
+        sampling=sampling,
+        device=device,
+        progress=runtime.progress,
+    )
+    return record.to_json()
+
+
+def scores(
+    images: Described, reference: Described, *, settings: Evaluate, names_classes: bool
+) -> dict[str, float | None]:
+    """fid, isc, isc_std, kid, kid_std, precision and recall of images against a reference; isc needs classes."""
+    import_torch_fidelity()
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    isc = isc_features_to_metric(images.logits) if names_classes else {}
+    kid = kid_features_to_metric(
+        images.features,
+        reference.features,
+        **_known(kid_subset_size=settings.kid_subset_size, kid_subsets=settings.kid_subsets, verbose=False),
+    )
+    prc = prc_features_to_metric(
+        images.features,
+        reference.features,
+        **_known(prc_neighborhood=settings.neighbours, save_cpu_ram=True, verbose=False),
+    )
+    return {
+        "fid": frechet_distance(images, reference),
+        "isc": isc.get(KEY_METRIC_ISC_MEAN),
+        "isc_std": isc.get(KEY_METRIC_ISC_STD),
+        "kid": kid[KEY_METRIC_KID_MEAN],
+        "kid_std": kid[KEY_METRIC_KID_STD],
+        "precision": prc[KEY_METRIC_PRECISION],
+        "recall": prc[KEY_METRIC_RECALL],
+    }
+
+
+def frechet_distance(images: Described, reference: Described) -> float:
+    """FID; of equal sets rounding gives a little less than zero, which is made zero."""
+    import_torch_fidelity()
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = (fid_features_to_statistics(described.features) for described in (images, reference))
+    return max(0.0, fid_statistics_to_metric(a, b, verbose=False)[KEY_METRIC_FID])
+
+
+def _spread(made: Described, reference: Described, *, blocks: int) -> Spread:
+    n, dim = len(made) // blocks, made.features.shape[1]
+    if blocks < 2:
+        return Spread(fid=None, blocks=blocks, n=n, reason="one block has no spread; set evaluate.blocks to 2 or more")
+    if n <= dim:
+        reason = f"a block of {n} images is too small for FID with {dim} features; generate more or use fewer blocks"
+        return Spread(fid=None, blocks=blocks, n=n, reason=reason)
+    fids = [frechet_distance(made[k * n : (k + 1) * n], reference) for k in range(blocks)]
+    return Spread(fid=statistics.stdev(fids), blocks=blocks, n=n, reason=None)
+
+
+def _require_comparable(generated: Images, train: Images, test: Images, *, dim: int, settings: Evaluate) -> None:
+    if not generated.shape[1:] == test.shape[1:] == train.shape[1:]:
+        made, real = ("x".join(map(str, images.shape[1:])) for images in (generated, test))
+        raise UserError(f"the generated images are {made}, the real ones {real}; train a model on these data first")
+    require_enough_images(dim, {"generated": len(generated), "training": len(train), "held-out": len(test)})
+    fewest = min(len(generated), len(train), len(test))
+    for name in ("kid_subset_size", "neighbours"):
+        value = getattr(settings, name)
+        needed = value + (name == "neighbours")  # an image is no neighbour of itself
+        if needed > fewest:
+            raise UserError(
+                f"evaluate.{name} is {value}, but the smallest of the generated, training and held-out sets has "
+                f"{fewest} images; set it to at most {fewest - (needed - value)} or have more images"
+            )
+
+
+def _known(**options: Any) -> dict[str, Any]:
+    """The options, checked: torch-fidelity ignores those it does not know."""
+    import_torch_fidelity()
+    from torch_fidelity.defaults import DEFAULTS
+    from torch_fidelity.version import __version__
+
+    if unknown := sorted(options.keys() - DEFAULTS.keys()):
+        raise UserError(
+            f"torch-fidelity {__version__} does not know its options {', '.join(unknown)}; install the version in "
+            "requirements.lock"
+        )
+    return options
+
+
+def _hash(images: Images) -> str:
+    """sha256 of shape and pixels, read in pieces."""
+    digest = hashlib.sha256(str(images.shape).encode())
+    step = max(1, HASH_BYTES // images[0].nbytes)
+    for start in range(0, len(images), step):
+        digest.update(images[start : start + step].tobytes())
+    return digest.hexdigest()

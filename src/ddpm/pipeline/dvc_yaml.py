@@ -1,0 +1,30 @@
+"""What dvc.yaml in the working folder declares of a stage."""
+
+from pathlib import Path
+
+import ddpm
+from ddpm.errors import UserError
+
+PIPELINE = Path("dvc.yaml")
+_SOURCE = "src/ddpm/"
+
+
+def code_of_stage(name: str) -> list[Path]:
+    """The files and folders of this package that the stage depends on: when one of them changes, DVC reruns it.
+
+    Raises UserError where dvc.yaml is missing or declares no code for the stage.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"]
+        deps = [dep for dep in stages[name]["deps"] if isinstance(dep, str) and dep.startswith(_SOURCE)]
+    except (OSError, ValueError, YAMLError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{PIPELINE.absolute()} does not declare the stage {name} ({type(error).__name__}: {error}); "
+            "run the stage in the project's folder"
+        ) from None
+    if not deps:
+        raise UserError(f"{PIPELINE.absolute()} names no code under {_SOURCE} for the stage {name}; add its deps")
+    package = Path(ddpm.__file__).parent
+    return [package / dep.removeprefix(_SOURCE) for dep in deps]

@@ -1,0 +1,4 @@
+"""The reverse process: grids, samplers, solvers, guidance, restoration, editing and likelihood.
+
+Imports torch and `diffusion`.
+"""

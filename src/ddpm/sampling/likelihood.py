@@ -1,0 +1,146 @@
+"""How probable a model finds an image, twice: by the variational bound, and by the probability-flow ODE.
+
+Both speak of images in [-1, 1] with 256 levels, and of bits per dimension (colour value of a pixel). Both are upper
+bounds, with the same decoder from the smallest noise level to the image. They differ in log p(x_t) at that level: the
+chain bounds it by one term per step, the ODE computes it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.bound import Estimate, bits, bound_term, gaussian_kl
+from ddpm.diffusion.gaussian import q_sample
+from ddpm.diffusion.processes import Process
+
+Estimator = Callable[[Tensor, Tensor], Estimate]
+"""(x_t [N,C,H,W], t [N]) -> Estimate."""
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [N,C,H,W], t [N]) -> x_0."""
+Noise = Callable[[], Tensor]
+"""Standard normal [N,C,H,W], fresh at every call."""
+
+
+def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
+    """L_T of Ho et al. 2020, Eq. 5, for a chain that begins at t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
+    times = torch.full((len(x_0),), t, device=x_0.device)
+    mean = process.alpha(times) * x_0
+    log_var, log_prior = (2 * std.log().expand_as(mean) for std in (process.sigma(times), _prior_std(process, times)))
+    return bits(gaussian_kl(mean, log_var, torch.zeros_like(mean), log_prior))
+
+
+def _prior_std(process: Process, t: Tensor) -> Tensor:
+    """Of the normal distribution that stands for x_t at the noisy end, T or nearly: [N,1,1,1]."""
+    return process.prior_std * process.sigma(t) / process.sigma(torch.full_like(t, process.T))
+
+
+class Bound(NamedTuple):
+    """The variational bound of every image, and what it is made of; bits/dim."""
+
+    total: Tensor
+    """[N]: prior plus the sum over steps."""
+    prior: Tensor
+    """[N]: L_T, or that of the grid's first time."""
+    steps: Tensor
+    """[N,steps], for the grid's steps in its order: ..., L_1, and last the decoder's L_0."""
+
+
+def variational_bound(
+    estimate: Estimator, process: Process, x_0: Tensor, grid: list[int] | list[float], noise: Noise
+) -> Bound:
+    """-log2 p(x_0) is at most this, on average over the noise: Ho et al. 2020, Eq. 5.
+
+    `grid` falls from T, or nearly, to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
+    """
+    terms = []
+    for t, s in _pairs(grid, x_0):
+        x_t = q_sample(process, x_0, t, noise())
+        terms.append(bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
+    prior, steps = prior_term(process, x_0, grid[0]), torch.stack(terms, dim=1)
+    return Bound(prior + steps.sum(dim=1), prior, steps)
+
+
+def log_likelihood(
+    denoise: Denoise, process: Process, x: Tensor, grid: list[float], probes: Callable[[], Tensor] | None
+) -> Tensor:
+    """log p(x) in nats, [N], of the density that the probability-flow ODE carries from noise to images.
+
+    Song et al. 2021, Eq. 39 and appendix D.2. Every process is one rotation: with tan(phi) = sigma/alpha,
+    z = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps moves by dz/dphi = v (Salimans and Ho 2022,
+    appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
+    the largest to the smallest, above 0. x is x_t at that smallest time: this is the density of an image with that
+    noise, exact but for the steps' and the trace's error, and none of the image itself (`ode_bound` is).
+    `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
+    backward pass per dimension. A denoiser that clips is a model of its own, with a density of its own.
+    """
+    times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
+    alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]
+    scales = [torch.hypot(alpha, sigma) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+    phis = [torch.atan2(sigma, alpha) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+
+    def flow(z: Tensor, i: int, signs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """v [N,C,H,W] and the trace of its derivative [N] at time i."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            v = (phis[i].cos() * z - denoise(scales[i] * z, times[i])) / phis[i].sin()
+            trace = _trace(v, z, signs)
+        return v.detach(), trace
+
+    z, grown = x / scales[0], torch.zeros(len(x), device=x.device)
+    for i, j in pairwise(range(len(times))):
+        signs = None if probes is None else probes()
+        step = phis[j] - phis[i]
+        v, trace = flow(z, i, signs)
+        v_ahead, trace_ahead = flow(z + step * v, j, signs)
+        z = z + step * (v + v_ahead) / 2
+        grown = grown + step.flatten() * (trace + trace_ahead) / 2
+
+    prior = torch.distributions.Normal(0.0, _prior_std(process, times[-1]) / scales[-1])
+    return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
+
+
+def ode_bound(
+    estimate: Estimator,
+    process: Process,
+    x_0: Tensor,
+    grid: list[float],
+    noise: Noise,
+    probes: Callable[[], Tensor] | None,
+) -> Tensor:
+    """-log2 P(x_0) per dimension is at most this, on average over the noise: bits/dim [N].
+
+    At the grid's last time t: -log P(x_0) <= E_q(x_t | x_0) [-log P(x_0 | x_t) + log q(x_t | x_0) - log p(x_t)], by
+    Jensen's inequality; this is variational dequantisation (Ho et al. 2019, Eq. 10) with the process's own noise. The
+    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). Only the decoder loses
+    anything, so on average over data this is below the bound of a chain whose denoiser is exact.
+    """
+    t = torch.full((len(x_0),), grid[-1], device=x_0.device)
+    x_t = q_sample(process, x_0, t, noise())
+    with torch.no_grad():
+        decoder = bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
+    log_q = torch.distributions.Normal(process.alpha(t) * x_0, process.sigma(t)).log_prob(x_t).flatten(1).sum(dim=1)
+    log_p = log_likelihood(lambda x, t: estimate(x, t).x_0, process, x_t, grid, probes)
+    return decoder + (log_q - log_p) / (x_0[0].numel() * math.log(2))
+
+
+def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
+    """Trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
+    if signs is not None:
+        (vjp,) = torch.autograd.grad(v, z, signs)
+        return (vjp * signs).flatten(1).sum(dim=1)
+    trace = torch.zeros(len(z), device=z.device)
+    for k in range(z[0].numel()):
+        one = torch.zeros_like(z)
+        one.flatten(1)[:, k] = 1
+        (vjp,) = torch.autograd.grad(v, z, one, retain_graph=True)
+        trace = trace + vjp.flatten(1)[:, k]
+    return trace
+
+
+def _pairs(grid: list[int] | list[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for t, s in pairwise(grid):
+        yield torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)

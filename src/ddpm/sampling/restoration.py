@@ -1,0 +1,207 @@
+"""Restoration: images of which a part, a measurement or a noisy version is known.
+
+Nothing here is a sampler: `repaint` strings steps of `samplers.ddpm` together, `consistent` wraps a denoiser that
+any sampler then takes, and `start_of_noisy` says where a sampler has to begin.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddpm.diffusion.bound import LEVEL
+from ddpm.diffusion.gaussian import q_sample, transition
+from ddpm.diffusion.processes import Process
+from ddpm.sampling import samplers
+from ddpm.sampling.grids import time_of
+from ddpm.sampling.samplers import Denoise, Noise, Step, at
+
+HALVINGS = 40
+"""Of an interval of shifts, a few hundred levels wide: more than float32 tells apart."""
+ITERATIONS = 300
+"""Of the least squares of a blur, after which blurred digits are fitted better than by the digits themselves."""
+
+
+def resampling_path(grid: Sequence[float], *, jump: int, resamplings: int) -> list[float]:
+    """The grid with its detours: every `jump` steps, `resamplings - 1` times back up by `jump` steps and down again.
+
+    Lugmayr et al. 2022, Sec. 4.2; the turning points are those of the authors' published code, which for a jump of
+    1 are those of Algorithm 1. One resampling is the grid itself. The length grows with `resamplings`, not `jump`.
+    """
+    steps = len(grid) - 1
+    detours = dict.fromkeys(range(1, steps - jump + 1, jump), resamplings - 1)  # by steps left
+    path, place = [grid[0]], 0
+    while place < steps:
+        place += 1
+        path.append(grid[place])
+        if detours.get(steps - place, 0) > 0:
+            detours[steps - place] -= 1
+            place -= jump
+            path.append(grid[place])
+    return path
+
+
+def repaint(
+    denoise: Denoise,
+    process: Process,
+    x_T: Tensor,
+    path: Sequence[float],
+    noise: Noise,
+    *,
+    known: Tensor,
+    mask: Tensor,
+) -> Iterator[Step]:
+    """Inpainting: `known` where `mask` (bool, broadcast to [N,C,H,W]) is true, the model's proposal elsewhere.
+
+    Lugmayr et al. 2022, Algorithm 1: after a step down, the known part of x_s is drawn from q(x_s | x_0) and the
+    rest from p(x_s | x_t); a step up draws from q(x_t | x_s), in one draw however far it goes. The steps up let
+    the two parts agree: without them the proposal heeds the known part only as far as x_t shows it. Where the mask
+    is true the last step's x_t is `known` itself, to the bit.
+    """
+    x_t = x_T
+    for t, s in pairwise(path):
+        if s > t:
+            factor, variance = transition(process, at(s, x_t), at(t, x_t))
+            x_t = factor * x_t + variance.sqrt() * noise()
+            continue
+        (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise)
+        given = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
+        x_t = torch.where(mask, given, step.x_t)
+        yield step._replace(x_t=x_t)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A linear measurement y = A x and its pseudo-inverse A^+: A A^+ A = A and A^+ A A^+ = A^+."""
+
+    measure: Callable[[Tensor], Tensor]
+    """A: [N,C,H,W] -> measurement."""
+    undo: Callable[[Tensor], Tensor]
+    """A^+: measurement -> [N,C,H,W], the shortest x with that measurement."""
+    settle: Callable[[Tensor, Tensor], Tensor]
+    """(x [N,C,H,W], y) -> [N,C,H,W] in [-1, 1], on the 256 levels, that x with A x = y becomes: clipped alone, x would
+    no longer have that measurement."""
+
+
+def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
+    """x_0 replaced by the nearest image whose measurement is y: A^+ y + (I - A^+ A) x_0.
+
+    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y to float
+    rounding, and what A does not see is the model's. That result may leave [-1, 1]: see `Operator.settle`. For y
+    without noise.
+    """
+    return lambda x_t, t: (x_0 := denoise(x_t, t)) + operator.undo(y - operator.measure(x_0))
+
+
+def average_pooling(factor: int) -> Operator:
+    """Super-resolution: each measured pixel is the mean of a square of `factor` x `factor`.
+
+    Settled images have these means exactly where y is of whole levels.
+    """
+
+    def settle(x: Tensor, y: Tensor) -> Tensor:
+        squares = F.pixel_unshuffle(x, factor).unflatten(1, (-1, factor**2))
+        return F.pixel_shuffle(_with_mean(squares, y).flatten(1, 2), factor)
+
+    return Operator(
+        measure=lambda x: F.avg_pool2d(x, factor),
+        undo=lambda y: y.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3),
+        settle=settle,
+    )
+
+
+def grey() -> Operator:
+    """Colourisation: the mean of the channels, [N,1,H,W]. Settled images have it exactly where y is of whole levels."""
+    return Operator(
+        measure=lambda x: x.mean(dim=1, keepdim=True),
+        undo=lambda y: y.expand(-1, 3, -1, -1),
+        settle=lambda x, y: _with_mean(x[:, None], y)[:, 0],
+    )
+
+
+def _with_mean(x: Tensor, y: Tensor) -> Tensor:
+    """On the 256 levels of [-1, 1], near x [N,M,n,h,w], with the mean y [N,M,h,w] over dimension 2.
+
+    Of real numbers in the range, the nearest to x with that mean are x plus one shift, clipped (the shift is the
+    constraint's Lagrange multiplier); of whole levels, the nearest to these with that sum are these rounded up where
+    their fractions are largest. A y between two levels is missed by at most 1/(2n) of a level.
+    """
+    n, x, y = x.shape[2], (x + 1) / LEVEL, (y[:, :, None] + 1) / LEVEL
+    low, high = -x.amax(dim=2, keepdim=True), 255 - x.amin(dim=2, keepdim=True)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        below = (x + middle).clamp(0, 255).mean(dim=2, keepdim=True) < y
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    x = (x + high).clamp(0, 255)
+    whole = x.floor().clamp(max=254)
+    missing = (n * y).round() - whole.sum(dim=2, keepdim=True)
+    rank = (x - whole).argsort(dim=2, descending=True, stable=True).argsort(dim=2)
+    return (whole + (rank < missing)) * LEVEL - 1
+
+
+def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
+    """Deblurring: a Gaussian of standard deviation `width` (pixels) along rows and columns of size x size images.
+
+    Beyond the border the image goes on as its mirror image. What the blur weakens to less than `smallest` of its
+    size (singular values of A) counts as not measured, since there y is rounding error.
+
+    A y of 256 levels has no x in [-1, 1] with exactly that measurement in general. The settled image is the one in
+    [-1, 1] whose measurement is nearest to y (least squares, from x on), so that it misses y by no more than the image
+    that y was made of; its own rounding to 256 levels then adds at most half a level.
+    """
+    at = torch.arange(size, dtype=torch.float64)
+    reach = torch.arange(-4 * size, 5 * size)
+    mirrored = torch.minimum(reach % (2 * size), 2 * size - 1 - reach % (2 * size))
+    weights = torch.exp(-0.5 * ((reach[None] - at[:, None]) / width) ** 2)
+    one_way = torch.zeros(size, size, dtype=torch.float64).index_add_(1, mirrored, weights)
+    u, s, vh = torch.linalg.svd(one_way / one_way.sum(dim=1, keepdim=True))
+    gain = s[:, None] * s[None, :]
+    seen = gain >= smallest
+    # A is (both ways) the Kronecker product of one way with itself, so its singular vectors are products too.
+    measured, undone = torch.where(seen, gain, 0), torch.where(seen, 1 / gain, 0)
+    return Operator(
+        measure=lambda x: _between(x, vh, measured, u),
+        undo=lambda y: _between(y, u.T, undone, vh.T),
+        settle=lambda x, y: _on_levels(
+            _fitted(x, lambda x: _between(_between(x, vh, measured, u) - y, u.T, measured, vh.T))
+        ),
+    )
+
+
+def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+    """The x in [-1, 1] of least squares, by its gradient A^T (A x - y), for |A| <= 1.
+
+    Beck and Teboulle 2009 (FISTA), Sec. 4, with a constant step: its error falls with the square of the iterations.
+    """
+    x = ahead = x.clamp(-1, 1)
+    momentum = 1.0
+    for _ in range(ITERATIONS):
+        following = (ahead - gradient(ahead)).clamp(-1, 1)
+        grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / grown * (following - x)
+        x, momentum = following, grown
+    return x
+
+
+def _on_levels(x: Tensor) -> Tensor:
+    return ((x + 1) / LEVEL).round().clamp(0, 255) * LEVEL - 1
+
+
+def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:
+    into, gain, out = (matrix.to(x) for matrix in (into, gain, out))
+    return out @ (gain * (into @ x @ into.T)) @ out.T
+
+
+def start_of_noisy(process: Process, y: Tensor, grid: Sequence[float], *, std: float) -> tuple[Tensor, list[float]]:
+    """Denoising y = x_0 + std * eps: x_t for the t at which the process is as noisy as y, and the grid from there on.
+
+    alpha_t y is a draw from q(x_t | x_0) where sigma_t / alpha_t = std, so a sampler that reverses the process from
+    there draws x_0 from its posterior given y, with no further approximation (Kawar et al. 2021, Sec. 3).
+    `std` is in the model's range, two for the whole of it; above the process's largest noise level it means T.
+    """
+    t = time_of(process, std)
+    return process.alpha(at(t, y)) * y, [t, *(s for s in grid if s < t)]

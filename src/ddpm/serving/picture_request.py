@@ -1,0 +1,268 @@
+"""What may be asked with a picture in hand: inpainting, restoration, editing, interpolation. Fields, bounds, defaults.
+
+A picture is a file in base64 over HTTP, and a path on the command line; it is read as the prepared images were
+(data/preparing/picture_file.py), has the model's size, and its channels become the model's. A mask is white where the
+model shall paint.
+"""
+
+import base64
+import io
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.compute.hardware import choose_precision
+from ddpm.data.preparing.picture_file import Reading, RejectedError, Seen, opened
+from ddpm.data.preparing.pixels import whole_picture
+from ddpm.errors import UserError
+from ddpm.generation import picture_tasks
+from ddpm.generation.recipe import carried
+from ddpm.model_file import Model
+from ddpm.sampling import restoration
+from ddpm.sampling.settings import Settings
+from ddpm.serving.sample_request import (
+    BATCH,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_SEED,
+    given_fields,
+    label_index,
+    real,
+    require_label_dropout,
+    whole,
+)
+
+MAX_BYTES = 2**23
+"""Of a picture's file."""
+MAX_PIXELS = 2**24
+DECODING_BYTES = 64
+"""Memory for a pixel of the model's size: more than any format takes (data/preparing/footprint.py)."""
+TILE_BYTES = 2**22
+"""For tiles, which may be larger than their picture."""
+ITERATIONS = 6
+"""Of the inversion per step; with fewer, held-out digits do not come back to the last grey level."""
+SMALLEST_GAIN = 0.02
+"""What a blur weakens further is lost in the rounding to 256 grey levels."""
+
+# Per task its fields beside those of all tasks, as (low, high, default); whole numbers where the default is one.
+# A default of None has to be given. Second pictures are `mask` and `other`.
+TASKS: dict[str, dict[str, tuple[float, float, float | None]]] = {
+    "inpaint": {"jump": (1, 100, 5), "resamplings": (1, 50, 10)},
+    "super-resolution": {},
+    "colourise": {},
+    "deblur": {"blur": (0.1, 100.0, None)},
+    "denoise": {"noise": (0.5, 1000.0, None)},
+    "edit": {"strength": (0.01, 1.0, 0.6)},
+    "interpolate": {},
+}
+SECOND = {"inpaint": "mask", "interpolate": "other"}
+STEPS = {"inpaint": 50, "edit": 50}
+"""Default steps; 25 for the other tasks."""
+COMMON = ("task", "image", "number", "label", "seed", "steps", "guidance")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureRequest:
+    """A question with every blank filled."""
+
+    task: str
+    image: Tensor
+    """uint8 [C,h,w]; smaller than the model's only for super-resolution, grey for colourisation."""
+    second: Tensor | None
+    """The mask (bool [1,h,w], true where to paint) or the other image."""
+    number: int
+    label: int | None
+    """Index of a class; None: whatever fits the picture."""
+    seed: int
+    steps: int
+    guidance: float
+    settings: dict[str, float]
+    """The task's own."""
+
+
+def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> PictureRequest:
+    """The request, checked, with defaults where a field is absent or null.
+
+    task: a key of TASKS; image, and mask or other: the picture; number 1..max_number (default 1; interpolate: 2 or
+    more, both ends included, default 8); label: index or name (default: none); seed, steps, guidance as for sampling.
+    Raises UserError, one sentence, for an unknown field or a value out of bounds.
+    """
+    task = fields.get("task")
+    if not isinstance(task, str) or task not in TASKS:
+        raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
+    second = SECOND.get(task)
+    given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
+    channels, size, T = model.spec["channels"], model.spec["size"], model.spec["schedule"]["T"]
+    if task == "colourise" and channels != 3:
+        raise UserError("task is colourise, but this model's images are grey; ask a model of colour images")
+    label = label_index(given.get("label"), model.spec["classes"])
+    if label is None and model.spec["classes"]:
+        require_label_dropout("label is missing", "it draws nothing without a label; give one", model)
+    guidance = _guidance(given, label, model)
+    image = read_picture(
+        "image",
+        given.get("image"),
+        model,
+        channels=1 if task == "colourise" else channels,
+        smaller=task == "super-resolution",
+    )
+    other = None
+    if second is not None:
+        other = read_picture(second, given.get(second), model, channels=1 if second == "mask" else channels)
+        other = other >= 128 if second == "mask" else other
+    settings = {
+        name: _bounded(name, given.get(name, default), low, min(high, size) if name == "blur" else high, default)
+        for name, (low, high, default) in TASKS[task].items()
+    }
+    fewest, usual = (2, 8) if task == "interpolate" else (1, 1)
+    return PictureRequest(
+        task=task,
+        image=image,
+        second=other,
+        number=whole("number", given.get("number", min(usual, max_number)), fewest, max_number),
+        label=label,
+        seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
+        steps=whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T),
+        guidance=guidance,
+        settings=settings,
+    )
+
+
+def _guidance(given: Mapping[str, Any], label: int | None, model: Model) -> float:
+    """The one asked for, or the recipe's where there is something to guide to: a label, or away from its guide."""
+    recipe = carried(model)
+    guided = recipe is not None and recipe.guide is not None
+    if "guidance" not in given:
+        return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
+    guidance = real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
+    if guidance != 1 and not guided:
+        require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
+        if label is None:
+            raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
+    return guidance
+
+
+def draw(model: Model, request: PictureRequest) -> Tensor:
+    """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
+    device = next(model.network.parameters()).device
+    recipe = carried(model)
+    precision = choose_precision("auto" if recipe is None else recipe.precision, device, model.spec["size"])
+    parts = []
+    for start in range(0, request.number, BATCH):
+        indices = range(start, min(start + BATCH, request.number))
+        labels = None if request.label is None else torch.full((len(indices),), request.label)
+        artist = picture_tasks.Artist(
+            model, request.seed, labels, request.guidance, recipe or Settings(), device, precision, indices
+        )
+        parts.append(_drawn(artist, request))
+    return torch.cat(parts)
+
+
+def described(request: PictureRequest, model: Model) -> dict[str, Any]:
+    """The request as plain values, without its pictures and number, with the class's name."""
+    label = None if request.label is None else model.spec["classes"][request.label]
+    common = {name: getattr(request, name) for name in ("task", "seed", "steps", "guidance")}
+    return common | {"label": label} | request.settings
+
+
+def evaluations(request: PictureRequest) -> int:
+    """Of the denoiser per image, at most."""
+    steps, settings = request.steps, request.settings
+    if request.task == "inpaint":
+        jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
+        return steps + jump * (resamplings - 1) * len(range(1, steps - jump + 1, jump))
+    return (2 * ITERATIONS + 1) * steps if request.task == "interpolate" else steps
+
+
+def _drawn(artist: picture_tasks.Artist, request: PictureRequest) -> Tensor:
+    images = request.image[None].expand(len(artist.indices), -1, -1, -1)
+    settings, steps = request.settings, request.steps
+    if request.task == "inpaint":
+        assert request.second is not None
+        jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
+        return picture_tasks.inpaint(
+            artist, images, ~request.second[None], steps=steps, jump=jump, resamplings=resamplings
+        )
+    if request.task == "interpolate":
+        assert request.second is not None
+        weight = torch.tensor(artist.indices) / (request.number - 1)
+        return picture_tasks.interpolate(
+            artist, images, request.second[None].expand_as(images), weight, steps=steps, iterations=ITERATIONS
+        )
+    if request.task == "edit":
+        return picture_tasks.edit(artist, images, strength=settings["strength"], steps=steps)
+    if request.task == "denoise":
+        return picture_tasks.denoise(artist, images, std=settings["noise"], steps=steps)
+    size = artist.model.spec["size"]
+    operator = {
+        "super-resolution": lambda: restoration.average_pooling(size // request.image.shape[1]),
+        "colourise": restoration.grey,
+        "deblur": lambda: restoration.gaussian_blur(size, width=settings["blur"], smallest=SMALLEST_GAIN),
+    }[request.task]()
+    return picture_tasks.restore(artist, images, operator, steps=steps)
+
+
+def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller: bool = False) -> Tensor:
+    """uint8 [channels,h,h] of a path or of a file in base64, decoded as prepared images are; h is the model's size.
+
+    `smaller` asks for a whole fraction of it. A picture of another size is refused by its header, before it is decoded.
+    Raises UserError for what is no picture.
+    """
+    content, seen = _content(name, given), Seen()
+    # Calls come side by side, so each gets what a picture of this size takes and nothing for what no picture needs.
+    most = 2 * MAX_BYTES + max(TILE_BYTES, DECODING_BYTES * model.spec["size"] ** 2)
+    reading = Reading(max_pixels=MAX_PIXELS, max_bytes=most, white=None)
+    try:
+        with opened(io.BytesIO(content), reading, seen) as picture:
+            _require_size(name, picture.width, picture.height, model, smaller=smaller)
+            pixels = whole_picture(picture, channels, reading.white)
+    except RejectedError as rejected:
+        if seen.width:  # another size says more than what it costs
+            _require_size(name, seen.width, seen.height, model, smaller=smaller)
+        raise UserError(f"{name} is no picture that can be read ({rejected.reason}); give an 8-bit PNG file") from None
+    flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
+    return flat.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
+
+
+def _content(name: str, given: Any) -> bytes:
+    """The bytes of the picture's file."""
+    if given is None:
+        raise UserError(f"{name} is missing; give a picture")
+    if isinstance(given, Path):
+        try:
+            with given.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error}") from None
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{name} is {given}, expected a picture of at most {MAX_BYTES} bytes")
+        return content
+    if not isinstance(given, str):
+        raise UserError(f"{name} is a {type(given).__name__}, expected a picture's file in base64")
+    if len(given) > MAX_BYTES * 4 // 3 + 4:
+        raise UserError(f"{name} has {len(given)} characters, expected a picture of at most {MAX_BYTES} bytes")
+    try:
+        return base64.b64decode(given, validate=True)
+    except ValueError:  # also of characters beyond ASCII
+        raise UserError(f"{name} is no base64; encode the bytes of a PNG file") from None
+
+
+def _require_size(name: str, width: int, height: int, model: Model, *, smaller: bool) -> None:
+    size = model.spec["size"]
+    if smaller:
+        if height != width or height >= size or size % height:
+            parts = ", ".join(f"{size // k}x{size // k}" for k in range(2, size + 1) if size % k == 0)
+            raise UserError(f"{name} is {width}x{height} pixels, expected one of {parts} to become {size}x{size}")
+    elif (height, width) != (size, size):
+        raise UserError(f"{name} is {width}x{height} pixels, expected {size}x{size}, the size of the model's images")
+
+
+def _bounded(name: str, value: Any, low: float, high: float, default: float | None) -> float:
+    if value is None:
+        raise UserError(f"{name} is missing; give a number from {low:g} to {high:g}")
+    return whole(name, value, int(low), int(high)) if isinstance(default, int) else real(name, value, low, high)

@@ -1,0 +1,64 @@
+"""What every section of params.yaml is: a closed, typed dataclass that checks its own values."""
+
+import dataclasses
+import json
+import reprlib
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[_T]) -> type[_T]:
+    """A frozen, keyword-only dataclass in which an unknown key is an error, and so is a number that is none."""
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
+def require_positive(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        require(value > 0, f"{name} is {value}, expected a number above 0")
+
+
+def require_at_least(least: float, section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        require(value >= least, f"{name} is {value}, expected {least:g} or above")
+
+
+def require_named(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        require(value is None or value.strip() != "", f"{name} is {value!r}, expected a name")
+
+
+def require_share(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        require(0 <= value <= 1, f"{name} is {value}, expected a share between 0 and 1")
+
+
+def as_dict(section: Any) -> dict[str, Any]:
+    """A section as plain values, the way a model file or a tracker stores it."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))
+
+
+def sentence_of(error: Any) -> str:
+    """One of pydantic's errors as one sentence that names the key."""
+    key = ".".join(str(part) for part in error["loc"] if part not in ("literal['auto']", "int", "str"))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{key} is no known key; remove it or correct its spelling"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing; add it (the room's settings.py says what it means)"
+    if error["type"] == "value_error":
+        detail = str(error["ctx"]["error"])
+        return f"{key}: {detail}" if key else detail
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} is {reprlib.repr(error['input'])}, but its {message}"

@@ -1,0 +1,1 @@
+"""MLflow: the store of runs and the registry of models. The only room that imports mlflow."""

@@ -1,0 +1,74 @@
+"""The machine's settings: what makes it repeat itself, and how it says that memory ran out."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ddpm.compute.hardware import is_out_of_memory, kind_of_machine, set_determinism
+
+# Global settings of torch, so in a process of its own.
+SETTINGS = """
+import json, os, torch
+from ddpm.compute import hardware
+for wanted in (False, True):
+    hardware.set_determinism(wanted)
+    print(json.dumps({
+        "algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warns_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": torch.backends.cudnn.deterministic,
+        "benchmark": torch.backends.cudnn.benchmark,
+        "tf32": [torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32],
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }))
+assert not torch.cuda.is_initialized(), "cuBLAS reads its setting when it starts"
+"""
+
+
+def test_deterministic_leaves_a_gpu_no_choice_between_kernels_and_without_it_torch_chooses() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    script = [sys.executable, "-c", SETTINGS]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    without, deterministic = (json.loads(line) for line in done.stdout.splitlines())
+    assert deterministic == {
+        "algorithms": True,
+        "warns_only": False,
+        "cudnn": True,
+        "benchmark": False,
+        "tf32": [False, False],
+        "cublas": ":4096:8",
+    }
+    assert (without["algorithms"], without["cudnn"], without["cublas"]) == (False, False, None)
+
+
+def test_a_workspace_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.deterministic
+    try:
+        set_determinism(True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.deterministic = (
+            before
+        )
+
+
+def test_memory_that_ran_out_is_told_from_other_errors() -> None:
+    for allocate in (lambda: bytearray(1 << 60), lambda: torch.empty(1 << 60, dtype=torch.uint8)):
+        with pytest.raises((MemoryError, RuntimeError)) as raised:
+            allocate()
+        assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))  # needs a GPU to be had in earnest
+    with pytest.raises(RuntimeError) as other:
+        torch.zeros(2) @ torch.zeros(3)
+    assert not is_out_of_memory(other.value)
+
+
+def test_the_kind_of_machine_names_what_moves_the_last_bits() -> None:
+    kind = kind_of_machine(torch.device("cpu"))
+    assert kind["threads"] == torch.get_num_threads()
+    assert kind["instructions"] == torch.backends.cpu.get_cpu_capability()

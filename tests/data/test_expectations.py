@@ -1,0 +1,222 @@
+"""Great Expectations holds real prepared images to their limits, names the rows, and leaves Data Docs for anybody."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from ddpm.data.preparing.prepare import prepare
+from ddpm.data.reading.dataset import read_facts, read_split
+from ddpm.data.validating.expectations import NAMED_ROWS, check
+from ddpm.data.validating.rules import Outcome, failure, rules
+from ddpm.data.validating.settings import Validate
+from ddpm.data.validating.tables import read_tables
+from ddpm.params import load as load_params
+
+ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
+LENIENT = Validate(
+    min_train_images=1,
+    min_test_images=1,
+    max_rejected_share=1.0,
+    max_test_duplicates=100,
+    min_class_share=0.0,
+    max_upscaled_share=1.0,
+    brightness=(0.0, 255.0),
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 files: train 40 (class a 30, b 10), test 20; 3 broken, 2 of test also in train, 1 nearly black, 4 small."""
+    folder = tmp_path_factory.mktemp("images")
+    raw = folder / "raw"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
+    for k, pixels in enumerate(noise):
+        path = raw / ("train" if k < 40 else "test") / ("b" if k % 4 == 3 else "a") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[:10, :10] if k in (4, 5, 6, 8) else pixels).save(path)
+    for k in (0, 1, 2):
+        (raw / "train" / "a" / f"{k}.png").write_bytes(b"broken")
+    for source, target in (("train/b/3.png", "test/b/43.png"), ("train/b/7.png", "test/b/47.png")):
+        shutil.copy(raw / source, raw / target)
+    Image.new("L", (16, 16), 1).save(raw / "train" / "a" / "9.png")
+    data = dataclasses.replace(PARAMS.data, source="folder", size=16)
+    prepare(data, raw=raw, prepared=folder / "prepared", workers=1, progress=False)
+    return folder / "prepared"
+
+
+def outcomes_of(prepared: Path, docs: Path, **limits: Any) -> dict[str, Outcome]:
+    facts = read_facts(prepared)
+    expected = rules(facts, dataclasses.replace(LENIENT, **limits))
+    found = check(expected, read_tables(prepared, facts), docs=docs, run_name="a run")
+    assert [outcome.rule for outcome in found] == list(expected)
+    return {outcome.rule.name: outcome for outcome in found}
+
+
+def test_every_limit_that_is_passed_breaks_its_own_rule_and_names_the_rows(prepared: Path, tmp_path: Path) -> None:
+    outcomes = outcomes_of(
+        prepared,
+        tmp_path / "docs",
+        max_rejected_share=0.04,
+        min_train_images=38,
+        min_test_images=21,
+        max_test_duplicates=1,
+        max_upscaled_share=0.06,
+        brightness=(2.0, 253.0),
+        min_class_share=0.6,
+    )
+    broken = [outcome for outcome in outcomes.values() if not outcome.passed]
+    assert [(outcome.rule.name, outcome.observed, (*outcome.rows, "")[0]) for outcome in broken] == [
+        ("few files are rejected", 3, "train/a/0.png (reason no image)"),
+        ("enough training images", 37, ""),
+        ("enough test images", 20, ""),
+        ("no image of test stands in train", 2, "test/b/43.png (same_as_in_train train/b/3.png)"),
+        ("images are not enlarged", 4, "train/a/4.png (original_shorter_side 10)"),
+        ("brightness is in range", 1, "train/a/9.png (mean 1)"),
+        ("classes are balanced", 1, "b (share_of_equal 0.5405)"),
+    ]
+    sentence = failure(list(outcomes.values()), show=2)
+    assert "\n" not in sentence
+    for outcome in broken:
+        assert f"expected: {outcome.rule.name} ({outcome.rule.sentence}), but {outcome.observed} rows" in sentence
+        assert all(row in sentence for row in outcome.rows[:2])
+
+
+def test_a_limit_that_is_just_reached_holds(prepared: Path, tmp_path: Path) -> None:
+    outcomes = outcomes_of(
+        prepared,
+        tmp_path / "docs",
+        max_rejected_share=3 / 60,
+        min_train_images=37,
+        min_test_images=20,
+        max_test_duplicates=2,
+        max_upscaled_share=4 / 57,
+        brightness=(1.0, 255.0),
+        min_class_share=0.54,
+    )
+    assert [outcome.rule.name for outcome in outcomes.values() if not outcome.passed] == []
+
+
+def damage_manifest(prepared: Path) -> None:
+    import pandas as pd
+
+    path = prepared / "manifest.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[frame.index[-1], "index"] = frame.loc[frame.index[-2], "index"]
+    frame.loc[frame.index[-1], "label"] = "nobody"
+    frame.drop(frame.index[0]).to_parquet(path)
+
+
+def test_data_that_were_damaged_later_are_found(prepared: Path, write_split, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "prepared")
+    train, test = (np.array(read_split(prepared, name).images) for name in ("train", "test"))
+    write_split(tmp_path / "prepared" / "train", train[:-1])
+    write_split(tmp_path / "prepared" / "test", test[:, :, :8])
+    damage_manifest(tmp_path / "prepared")
+    outcomes = outcomes_of(tmp_path / "prepared", tmp_path / "docs")
+    broken = {outcome.rule.name: outcome.rows for outcome in outcomes.values() if not outcome.passed}
+    assert list(broken) == [
+        "every file found is in the manifest",
+        "every image has its own place",
+        "arrays are as stated: height",
+        "arrays are as stated: missing_rows",
+        "every image has a known label",
+    ]
+    assert broken["arrays are as stated: height"] == ("test (height 8)",)
+
+
+def test_a_class_without_a_training_image_is_named(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "prepared")
+    path = tmp_path / "prepared" / "dataset.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"classes": ["a", "b", "c"]}))
+    outcomes = outcomes_of(tmp_path / "prepared", tmp_path / "docs", min_class_share=0.1)
+    assert outcomes["classes are balanced"].rows == ("c (share_of_equal 0)",)
+
+
+def test_images_without_labels_are_held_to_the_other_rules(prepared: Path, tmp_path: Path) -> None:
+    data = dataclasses.replace(PARAMS.data, source="folder", size=16, labels=False)
+    prepare(data, raw=prepared.parent / "raw", prepared=tmp_path / "prepared", workers=1, progress=False)
+    outcomes = outcomes_of(tmp_path / "prepared", tmp_path / "docs")
+    assert all(outcome.passed for outcome in outcomes.values())
+    assert "classes are balanced" not in outcomes
+
+
+def test_so_many_rows_are_named_and_no_more(prepared: Path, tmp_path: Path) -> None:
+    outcome = outcomes_of(prepared, tmp_path / "docs", brightness=(254.0, 255.0))["brightness is in range"]
+    assert (outcome.observed, len(outcome.rows)) == (57, NAMED_ROWS)
+
+
+def test_data_docs_need_no_network_and_their_links_lead_somewhere(prepared: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    (docs / "validations" / "images").mkdir(parents=True)
+    (docs / "validations" / "images" / "of-older-data.html").write_text("old")
+    outcomes_of(prepared, docs, brightness=(2.0, 253.0))
+    index = (docs / "index.html").read_text(encoding="utf-8")
+    assert "1 failed" in index
+    assert "train/a/9.png (mean 1)" in index
+    pages = list(docs.rglob("*.html"))
+    assert len(pages) == 1 + 2 * 6, "the index, and a suite and a result of Great Expectations for every table"
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<(script|img|link|iframe)\b[^>]*https?:", text), page
+        for target in re.findall(r'href="([^"#]+)"', text):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page}: {target}"
+    result = next(docs.glob("validations/images/**/*.html")).read_text(encoding="utf-8")
+    assert "1 unexpected values found" in result
+
+
+def test_equal_data_give_equal_data_docs(prepared: Path, tmp_path: Path) -> None:
+    contents = []
+    for name in ("first", "second"):
+        outcomes_of(prepared, tmp_path / name, min_class_share=0.6)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        contents.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+
+
+def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path, tmp_path: Path) -> None:
+    yaml = YAML(typ="safe")
+    params = yaml.load((ROOT / "params.yaml").read_text())
+    params["validate"] |= json.loads(json.dumps(dataclasses.asdict(LENIENT))) | {"brightness": [2.0, 253.0]}
+    command = [sys.executable, "-m", "ddpm.stages.validate", "--prepared", str(prepared)]
+    command += ["--report", "reports/validation.json", "--docs", "reports/data_docs"]
+    command += ["--passed", "validated.json"]
+    yaml.dump(params, tmp_path / "params.yaml")
+    stopped = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert stopped.returncode == 1
+    assert "error: expected: brightness is in range (" in stopped.stderr
+    assert "train/a/9.png (mean 1)" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    report = json.loads((tmp_path / "reports" / "validation.json").read_text())
+    assert (report["passed"], report["failed"], report["kept"], report["rejected"]) == (False, 1, 57, 3)
+    assert (report["test_duplicates"], report["darkest"]) == (2, 1.0)
+    assert [row["rows"] for row in report["details"] if not row["passed"]] == [["train/a/9.png (mean 1)"]]
+    assert (tmp_path / "reports" / "data_docs" / "index.html").exists()
+    assert not (tmp_path / "validated.json").exists(), "what training waits for"
+
+    params["validate"]["brightness"] = [1.0, 253.0]
+    yaml.dump(params, tmp_path / "params.yaml")
+    passed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert passed.returncode == 0, passed.stderr
+    report = json.loads((tmp_path / "reports" / "validation.json").read_text())
+    assert (report["passed"], report["failed"]) == (True, 0)
+    assert (tmp_path / "validated.json").exists()
+    assert "all passed" in (tmp_path / "reports" / "data_docs" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_embedded_digits_hold_the_limits_that_params_yaml_sets(tmp_path: Path) -> None:
+    facts = prepare(PARAMS.data, raw=tmp_path, prepared=tmp_path / "prepared", workers=1, progress=False)
+    limits = dataclasses.asdict(PARAMS.validate)
+    assert facts.kept == 1797
+    assert all(outcome.passed for outcome in outcomes_of(tmp_path / "prepared", tmp_path / "docs", **limits).values())

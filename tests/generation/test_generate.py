@@ -1,0 +1,116 @@
+"""Images from a model file, by every sampler and setting that params.yaml can name."""
+
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm import model_file
+from ddpm.errors import UserError
+from ddpm.generation.generate import generate
+from ddpm.model_file import Model
+from ddpm.sampling.catalogue import SAMPLERS
+from ddpm.sampling.grids import GRIDS
+from ddpm.sampling.settings import Sample, Settings
+
+LEARNED = {
+    "target": "v",
+    "weight": "simple",
+    "min_snr_gamma": 5.0,
+    "p2_gamma": 1.0,
+    "sigma_data": 0.5,
+    "learned_variance": True,
+    "vlb_weight": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_model(folder / "model.safetensors")
+    tiny_model(folder / "weaker.safetensors", seed=1)
+    tiny_model(folder / "learned.safetensors", objective=LEARNED)
+    tiny_model(folder / "other.safetensors", classes=["a", "b"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return model_file.load(folder / "model.safetensors")
+
+
+def made(model: Model, *, n: int = 3, batch: int = 3, **changes: Any) -> Tensor:
+    settings = {"sampler": "ddim", "steps": 6, "eta": 0.0, "guidance": 1.0, "seed": 0} | changes
+    return generate(model, n=n, batch=batch, labels=torch.arange(n) % 4, device=torch.device("cpu"), **settings)
+
+
+def choices(name: str) -> set[Any]:
+    return set(typing.get_args(typing.get_type_hints(Sample)[name]))
+
+
+def test_params_yaml_names_just_the_samplers_and_grids_that_there_are() -> None:
+    assert choices("sampler") == set(SAMPLERS)
+    assert choices("time_grid") == set(GRIDS)
+    assert {field.name for field in fields(Settings)} <= {field.name for field in fields(Sample)}
+
+
+@pytest.mark.parametrize("time_grid", GRIDS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_makes_an_image_that_no_batch_changes(model: Model, sampler: str, time_grid: str) -> None:
+    images = made(model, sampler=sampler, time_grid=time_grid)
+    assert images.shape == (3, 1, 8, 8)
+    alone = made(model, n=2, batch=1, sampler=sampler, time_grid=time_grid)
+    assert torch.equal(alone, images[:2])
+
+
+def test_neutral_settings_change_nothing(model: Model) -> None:
+    neutral = {field.name: getattr(Settings(), field.name) for field in fields(Settings)}
+    assert torch.equal(made(model, guidance=2.0), made(model, guidance=2.0, **neutral))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"sampler": "ddpm", "variance": "large"},
+        {"sampler": "unipc", "order": 3},
+        {"sampler": "heun", "churn": 3.0},
+        {"sampler": "heun", "churn": 3.0, "churn_range": [0.5, 5.0]},
+        {"time_grid": "karras", "rho": 2.0},
+        {"sampler": "predictor_corrector", "langevin_snr": 0.4},
+        {"guidance": 3.0, "guidance_interval": [0.5, 5.0]},
+        {"guidance": 3.0, "guidance_rescale": 0.7},
+        {"guidance": 3.0, "threshold": 0.8},
+    ],
+)
+def test_every_setting_reaches_the_images(model: Model, setting: dict[str, Any]) -> None:
+    *_, last = setting
+    assert not torch.equal(made(model, **setting), made(model, **{k: v for k, v in setting.items() if k != last}))
+
+
+def test_a_learned_variance_is_used_where_there_is_one_and_refused_where_there_is_none(
+    folder: Path, model: Model
+) -> None:
+    learned = model_file.load(folder / "learned.safetensors")
+    every = [made(learned, sampler="ddpm", variance=name, guidance=2.0) for name in ("small", "large", "learned")]
+    assert not torch.equal(every[2], every[0])
+    assert not torch.equal(every[2], every[1])
+    with pytest.raises(UserError, match="this model was trained without"):
+        made(model, sampler="ddpm", variance="learned")
+
+
+def test_a_guide_changes_the_images_and_the_model_itself_as_guide_does_not(folder: Path, model: Model) -> None:
+    plain = made(model)
+    assert not torch.equal(made(model, guidance=2.0, guide=str(folder / "weaker.safetensors")), plain)
+    assert torch.equal(made(model, guidance=2.0, guide=str(folder / "model.safetensors")), plain)
+
+
+def test_a_guide_of_other_classes_and_a_missing_one_are_refused(folder: Path, model: Model) -> None:
+    with pytest.raises(UserError, match="guide with a model of the same data"):
+        made(model, guidance=2.0, guide=str(folder / "other.safetensors"))
+    with pytest.raises(UserError, match="is no model file"):
+        made(model, guidance=2.0, guide=str(folder / "none.safetensors"))

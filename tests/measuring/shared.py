@@ -1,0 +1,47 @@
+"""Sampling and features of a stage, as one process or several make them: run by the tests here, and by torchrun.
+
+python shared.py MODEL FILE: what rank 0 has afterwards, as safetensors.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddpm import model_file
+from ddpm.compute.processes import joined, leads, together
+from ddpm.generation.generate import generate_together
+from ddpm.measuring.features.extractor_training import train_extractor
+from ddpm.params import load as load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+
+
+def made(model: str) -> dict[str, Tensor] | None:
+    """Images, and the weights of an extractor trained and standardised on others."""
+    device = torch.device("cpu")
+    images = generate_together(
+        model_file.load(model), n=13, labels=torch.arange(13) % 4, batch=3, device=device, seed=1, sampler="ddpm",
+        steps=4, eta=1.0, guidance=2.0,
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    split = SimpleNamespace(images=random.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), labels=np.arange(300) % 3)
+    settings = dataclasses.replace(PARAMS.features, images=40, batch_size=5, dim=16)
+    extractor = train_extractor(
+        split, split, kind="classifier", classes=3, settings=settings, device=device, progress=False, together=True
+    )
+    return None if images is None else {"images": images.clone()} | dict(extractor.network.state_dict())
+
+
+if __name__ == "__main__":
+    with joined(PARAMS.runtime):
+        found = made(sys.argv[1])
+        if leads():
+            assert found is not None
+            save_file(found, sys.argv[2])
+        together()

@@ -1,0 +1,72 @@
+"""Likelihood of held-out images by a model file: its parts, its independence of the batch, and every process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddpm import model_file
+from ddpm.measuring.bits_per_dim import BitsPerDim, measure
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(9, dtype=np.int64) % 4
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddpm.measuring.bits_per_dim.STEPS", 40)
+    monkeypatch.setattr("ddpm.measuring.bits_per_dim.ODE_STEPS", 10)
+
+
+def measured(path: Path, tiny_model: Callable[..., str], *, n: int = 5, batch: int = 4, **changes: Any) -> BitsPerDim:
+    tiny_model(path, **changes)
+    return measure(model_file.load(path), IMAGES, LABELS, n=n, batch=batch, progress=False)
+
+
+def objective(**changes: Any) -> dict[str, Any]:
+    return {"target": "v", "weight": "simple", "min_snr_gamma": 5.0} | changes
+
+
+def test_the_bound_is_the_sum_of_its_terms(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    found = measured(tmp_path / "m.safetensors", tiny_model)
+    assert found.images == 5
+    assert [t for t, _ in found.terms] == list(range(50, 0, -1))
+    assert found.bound == pytest.approx(found.bound_prior + sum(term for _, term in found.terms), rel=1e-4)  # type: ignore[operator]
+    assert found.bound_decoder == found.terms[-1][1]
+    found.write_terms(tmp_path / "terms.csv")
+    assert len((tmp_path / "terms.csv").read_text().splitlines()) == 51
+
+
+def test_the_figures_do_not_depend_on_the_batch(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    one, other = (measured(tmp_path / "m.safetensors", tiny_model, batch=batch) for batch in (2, 5))
+    assert one.bound == pytest.approx(other.bound, rel=1e-4)
+    assert one.ode == pytest.approx(other.ode, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": {"name": "cosine", "T": 20, "time": "continuous"}},
+        {"schedule": {"name": "cosine", "T": 20, "zero_terminal_snr": True}},
+        {
+            "schedule": {"name": "variance_exploding", "T": 20, "time": "continuous"},
+            "objective": objective(target="edm", weight="edm"),
+        },
+        {"objective": objective(learned_variance=True)},
+    ],
+)
+def test_every_process_and_objective_has_both_figures(
+    changes: dict[str, Any], tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    found = measured(tmp_path / "m.safetensors", tiny_model, n=2, **changes)
+    # Eight bits say any image; an untrained model may waste some, and no model can say random ones with fewer.
+    assert 7.9 < found.bound < 1000  # type: ignore[operator]
+    assert 7.9 < found.ode < 1000  # type: ignore[operator]
+
+
+def test_nothing_is_measured_unless_asked(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    found = measured(tmp_path / "m.safetensors", tiny_model, n=0)
+    assert found.numbers() == {}
+    assert found.figures() == {"images": 0, "bound": None, "bound_prior": None, "bound_decoder": None, "ode": None}

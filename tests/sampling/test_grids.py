@@ -1,0 +1,86 @@
+"""Grids: where they stop, and that the optimised one is the best of its kind."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.sampling import grids, samplers
+
+PROCESSES: dict[str, Process] = {
+    "cosine": make_schedule("cosine", 1000),
+    "linear": make_schedule("linear", 1000),
+    "zero terminal": make_schedule("cosine", 1000, zero_terminal=True),
+    "continuous": make_continuous_schedule("sigmoid", 1.0),
+    "exploding": VarianceExploding(0.002, 80.0),
+}
+
+
+def noise_levels(process: Process, grid: list[float]) -> list[float]:
+    t = torch.tensor(grid[:-1], dtype=torch.float64)
+    return (process.sigma(t) / process.alpha(t)).flatten().tolist()
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+@pytest.mark.parametrize("name", grids.GRIDS)
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_every_grid_falls_to_0_in_so_many_steps(name: str, process: Process, steps: int) -> None:
+    grid = grids.GRIDS[name](process, steps, 7.0)
+    assert len(grid) == steps + 1
+    assert grid[0] <= process.T
+    assert grid[-1] == 0
+    assert all(t > s for t, s in pairwise(grid))
+
+
+def test_the_time_of_a_noise_level_has_that_level() -> None:
+    for process in PROCESSES.values():
+        for level in (0.05, 0.5, 5.0, 50.0):
+            t = torch.tensor([grids.time_of(process, level)], dtype=torch.float64)
+            assert (process.sigma(t) / process.alpha(t)).item() == pytest.approx(level, rel=1e-3)
+
+
+def test_karras_is_equation_5_of_karras_et_al() -> None:
+    process = VarianceExploding(0.002, 80.0)
+    expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
+    assert noise_levels(process, grids.karras(process, 18, rho=7)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_snr_is_even_in_the_logarithm_of_the_noise_level() -> None:
+    for process in PROCESSES.values():
+        logs = [math.log(level) for level in noise_levels(process, grids.log_snr(process, 12))]
+        gaps = [a - b for a, b in pairwise(logs)]
+        assert gaps == pytest.approx([sum(gaps) / len(gaps)] * len(gaps), rel=2e-2)
+
+
+def test_quadratic_is_even_in_the_root_of_t() -> None:
+    roots = [math.sqrt(t) for t in grids.quadratic(PROCESSES["linear"], 10)[:-1]]
+    assert roots == pytest.approx([math.sqrt(1000) + (1 - math.sqrt(1000)) * i / 9 for i in range(10)])
+
+
+def test_no_grid_near_the_optimised_one_errs_less_on_gaussian_data() -> None:
+    """By the end of the DDIM path of N(0, c^2) data from sigma 80."""
+    process, c = VarianceExploding(0.002, 80.0), grids.SIGMA_DATA
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t * c**2 / (c**2 + process.sigma(t) ** 2)
+
+    def error(grid: list[float]) -> float:
+        *_, last = samplers.ddim(denoise, process, torch.ones(1, 1, 1, 1), grid, lambda: torch.zeros(()), eta=0.0)
+        return abs(last.x_t.item() - c / math.sqrt(c**2 + 80**2))
+
+    steps = 24
+    best = grids.optimized(process, steps)
+    least = error(best)
+    for name, grid in grids.GRIDS.items():
+        assert least <= error(grid(process, steps, 7.0)), name
+    for power in (0.9, 1.1):  # denser at one end, thinner at the other
+        bent = [80 * (t / 80) ** power for t in best]
+        assert least < error(bent)
+    for factor in (0.5, 2.0):  # made for data of another width
+        top = math.atan(80 / (factor * c))
+        other = [factor * c * math.tan(top * (steps - i) / steps) for i in range(steps)]
+        assert least < error([*other, 0])

@@ -1,0 +1,217 @@
+"""params.yaml is closed: what cannot be meant is refused in one sentence that names the key."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from ddpm import idle
+from ddpm.errors import UserError
+from ddpm.params import load as load_params
+from ddpm.settings import as_dict
+
+GOOD = Path(__file__).parents[1] / "params.yaml"
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    """params.yaml with `section__key=value` changed; a value of `...` removes the key."""
+    yaml = YAML()
+    params = yaml.load(GOOD.read_text())
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if value is ...:
+            del params[section][key]
+        elif key:
+            params[section][key] = value
+        else:
+            params[section] = value
+    path = tmp_path / "params.yaml"
+    yaml.dump(params, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train__batchsize": 3}, "train.batchsize is no known key"),
+        ({"trian": {}}, "trian is no known key"),
+        ({"train__lr": ...}, "train.lr is missing"),
+        ({"train__lr": "fast"}, r"train\.lr is 'fast'"),
+        ({"train__batch_size": 12.5}, r"train\.batch_size is 12\.5"),
+        ({"train__batch_size": "128"}, r"train\.batch_size is '128'"),
+        ({"train__lr": -1.0}, r"train: lr is -1\.0, expected a number above 0"),
+        (
+            {"schedule__name": "cosin"},
+            r"schedule\.name is 'cosin'.*'linear', 'cosine', 'sigmoid' or 'variance_exploding'",
+        ),
+        ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"objective\.target is eps.*v, x_0 or edm"),
+        (
+            {"schedule__zero_terminal_snr": True, "sample__sampler": "langevin"},
+            r"sample\.sampler is langevin.*holds none",
+        ),
+        ({"schedule__time": "continuous", "objective__learned_variance": True}, r"schedule\.time to discrete"),
+        ({"schedule__time": "continuous", "objective__time_sampling": "importance"}, r"time_sampling is importance"),
+        ({"objective__time_sampling": "log_normal"}, r"set schedule\.name to variance_exploding"),
+        ({"schedule__name": "variance_exploding"}, r"whose time is continuous"),
+        ({"schedule__sigma_min": 100.0}, r"sigma_min is 100\.0, expected below sigma_max \(80\.0\)"),
+        ({"network__embedding": "sum"}, r"network\.embedding is 'sum'.*'scale_shift' or 'add'"),
+        ({"network__groups": 7}, r"groups is 7, expected a divisor of width \(32\)"),
+        ({"sample__images": "many"}, r"sample\.images is 'many'"),
+        ({"sample__steps": 2000}, r"sample\.steps is 2000, expected at most schedule\.T \(1000\)"),
+        ({"sample__guidance": 2.0, "network__label_dropout": 0.0}, r"label_dropout is 0"),
+        ({"sample__sampler": "euler"}, r"sample\.sampler is 'euler'"),
+        ({"sample__sampler": "ddpm", "sample__variance": "learned"}, r"objective\.learned_variance is false"),
+        ({"objective__bounded": True, "sample__threshold": 0.99}, r"set threshold to null"),
+        ({"sample__variance": "large"}, r"variance is large.*sample\.sampler is dpmpp_2m; set"),
+        ({"sample__guide": "weaker.safetensors"}, r"sample\.guide is weaker.*sample\.guidance is 1\.0; set"),
+        ({"sample__guidance_interval": [2.0, 1.0]}, r"guidance_interval is \[2\.0, 1\.0\], expected \[low, high\]"),
+        ({"sample__churn_range": [-1.0, None]}, r"churn_range is \[-1\.0, None\]"),
+        ({"sample__guidance_rescale": 1.5}, r"guidance_rescale is 1\.5"),
+        ({"sample__threshold": 99.5}, r"threshold is 99\.5, expected a share"),
+        ({"sample__sampler": "langevin", "sample__langevin_steps": 25}, r"langevin takes langevin_steps \(25\)"),
+        ({"sample__order": 4}, r"sample\.order is 4"),
+        ({"train__warmup_images": 10**9}, r"warmup_images \+ decay_images"),
+        ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
+        (
+            {"data__path": "s3://bucket/photos"},
+            r"path is 's3://bucket/photos', expected a folder or file of this machine",
+        ),
+        ({"data__path": ""}, r"path is '', expected a folder"),
+        ({"validate__brightness": [200.0, 3.0]}, r"brightness is \[200\.0, 3\.0\]"),
+        ({"train__lr": float("nan")}, r"train\.lr is nan, but its input should be a finite number"),
+        ({"schedule__sigma_max": float("inf")}, r"schedule\.sigma_max is inf, but its input should be a finite number"),
+        ({"validate__brightness": [2.0, float("inf")]}, r"validate\.brightness\.1 is inf, but its"),
+        ({"network__width": float("nan")}, r"network\.width is nan, but its input should be a valid integer"),
+        ({"network__multipliers": [1, -2]}, r"network: multipliers is \[1, -2\], expected whole numbers of 1 or above"),
+        ({"network__multipliers": [0]}, r"multipliers is \[0\]"),
+        ({"network__multipliers": [1] * 40}, r"multipliers has 40 resolutions"),
+        ({"network__attention": [-4]}, r"attention is \[-4\]"),
+        ({"network__dropout": 1.0}, r"dropout is 1\.0"),
+        ({"schedule__T": 10**12}, r"T is 1000000000000, expected 2 to 1000000 steps"),
+        ({"train__decay_images": -1}, r"train: decay_images is -1, expected 0 or above"),
+        ({"train__beta2": 1.0}, r"beta2 is 1\.0"),
+        ({"train__seed": -1}, r"seed is -1"),
+        ({"validate__max_test_duplicates": -1}, r"max_test_duplicates is -1"),
+        ({"features__extractor": "inception"}, r"inception_weights is null"),
+        ({"sample__images": 50}, r"sample\.images is 50, but evaluate\.kid_subset_size asks for at least 100"),
+        ({"promote__name": "a/b"}, r"promote: name is 'a/b'"),
+        ({"data__labels": False, "evaluate__augmentation": True}, r"augmentation is true, which needs classes"),
+        ({"data__labels": False, "features__extractor": "classifier"}, r"extractor is classifier, which needs classes"),
+        ({"data__labels": False, "sample__guidance": 2.0}, r"sample\.guidance is 2\.0, which needs classes"),
+        ({"runtime__processes": 200}, r"train\.batch_size is 128, which runtime\.processes \(200\) cannot share"),
+        ({"network__width": 104, "network__multipliers": [1]}, r"head_channels is 32, of which 104 channels"),
+        ({"tracking__experiment": " "}, r"tracking: experiment is ' ', expected a name"),
+        ({"runtime__cluster": "somewhere"}, r"cluster is 'somewhere', expected an address"),
+        ({"train__lr": "x" * 10_000}, r"train\.lr is 'x{5,20}\.\.\.x{5,20}', but"),
+    ],
+)
+def test_a_mistake_is_refused_with_the_key_that_holds_it(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as refusal:
+        load_params(written(tmp_path, **changes))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sample__eta": 0.5}, "sample.eta is 0.5, which nothing reads where sample.sampler is dpmpp_2m; "
+                               "set sample.eta to 0 or sample.sampler to ddim"),
+        ({"sample__sampler": "ddim", "sample__variance": "large"}, "set sample.variance to small or"),
+        ({"sample__churn": 1.0}, "set sample.churn to 0 or sample.sampler to heun"),
+        ({"sample__sampler": "heun", "sample__churn_range": [0.1, None]},
+         "sample.churn_range is [0.1, null], which nothing reads where sample.churn is 0.0; "
+         "set sample.churn_range to [0, null] or sample.churn to another value"),
+        ({"sample__guidance_interval": [0.1, 5.0]}, "which nothing reads where sample.guidance is 1.0"),
+        ({"sample__guidance_rescale": 0.5}, "which nothing reads where sample.guidance is 1.0"),
+        ({"features__extractor": "rotation", "features__inception_weights": "weights.pth"}, "to auto or inception"),
+    ],
+)  # fmt: skip
+def test_what_is_switched_on_where_nothing_reads_it_is_refused(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_params(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sample__order": 3}, "sample.order is 3, which nothing reads where sample.sampler is dpmpp_2m; "
+                               "set sample.order to 2 or sample.sampler to unipc"),
+        ({"objective__p2_gamma": 0.5}, "set objective.p2_gamma to 1 or objective.weight to p2"),
+        ({"objective__sigma_data": 0.3}, "where objective.target is v and objective.weight is min_snr; "
+                                         "set objective.sigma_data to 0.5 or objective.target to edm or"),
+        ({"schedule__sigma_min": 0.01}, "schedule.name to variance_exploding"),
+        ({"sample__time_grid": "uniform", "sample__rho": 3.0}, "sample.time_grid to karras"),
+        ({"sample__langevin_snr": 0.3}, "sample.sampler to langevin or predictor_corrector"),
+        ({"data__size": 32}, "network.attention has [4], but images of 32 pixels have [32, 16] positions"),
+    ],
+)  # fmt: skip
+def test_a_number_that_nothing_reads_and_attention_that_is_nowhere_are_warned_of(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    (warning,) = idle.warned(load_params(written(tmp_path, **changes)))
+    assert says in warning
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sample__sampler": "ddim", "sample__eta": 1.0},
+        {"sample__sampler": "ddpm", "sample__variance": "large"},
+        {"sample__sampler": "heun", "sample__churn": 1.0, "sample__churn_range": [0.1, None]},
+        {"sample__sampler": "unipc", "sample__order": 3},
+        {"sample__guidance": 0.0, "sample__guidance_interval": [0.1, 5.0]},
+        {"objective__target": "edm", "objective__sigma_data": 0.3},
+        {"data__size": 8},
+        {"data__size": 28, "network__patch": 2, "network__attention": [7]},
+        {"schedule__name": "linear"},
+        {"schedule__name": "variance_exploding", "schedule__time": "continuous", "schedule__sigma_max": 50.0},
+    ],
+)
+def test_what_is_read_is_not_complained_of(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert idle.warned(load_params(written(tmp_path, **changes))) == []
+
+
+@pytest.mark.parametrize("size", [7, 8, 30])
+@pytest.mark.parametrize(("patch", "levels"), [(1, 1), (1, 2), (2, 2), (2, 3), (4, 2)])
+def test_attention_is_called_idle_just_where_the_network_has_none(size: int, patch: int, levels: int) -> None:
+    from ddpm.networks.unet import UNet
+
+    network = {"patch": patch, "multipliers": (1,) * levels, "width": 8, "head_channels": 8, "blocks": 1}
+    plain = load_params(GOOD)
+    for resolution in range(1, size + 1):
+        told = dataclasses.replace(plain.network, attention=(resolution,), **network)
+        params = dataclasses.replace(plain, network=told)
+        with torch.device("meta"):
+            unet = UNet(channels=1, size=size, classes=0, dropout=0.0, attention=(resolution,), **network)
+        has = any(stage.attention is not None for stage in unet.down)
+        assert (idle.attention(params, size) == []) == has
+
+
+def test_1e_4_is_a_number_as_it_is_for_dvc(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = GOOD.read_text()
+    line = next(
+        line for line in text.splitlines() if line.strip().startswith("lr:") and line in text.split("train:")[1]
+    )
+    path.write_text(text.replace(line, "  lr: 1e-4"))
+    assert load_params(path).train.lr == 1e-4
+
+
+def test_a_missing_file_and_a_broken_one_are_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not found; run from the project's folder"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="is no YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_sections_travel_as_plain_values(tmp_path: Path) -> None:
+    network = as_dict(load_params(GOOD).network)
+    assert isinstance(network["multipliers"], list)

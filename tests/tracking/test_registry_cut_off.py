@@ -1,0 +1,237 @@
+"""A command that is cut off after any of its writes to MLflow and said again ends as if it had not been."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddpm.errors import UserError
+from ddpm.promotion.settings import Promote
+from ddpm.sampling.settings import Recipe
+from ddpm.tracking import mlflow_store, registry, succession
+from ddpm.tracking.registry import Version
+
+RULE = Promote(
+    name="ddpm", metric="fid", min_improvement=0.1, max_over_floor=5.0, max_memorized_share=0.05, approval="auto"
+)
+NEWER = {"n": 200}
+FIDS = (16.0, 8.0, 4.0, 2.0)
+
+
+class Line:
+    """Lets the writes of MLflow's client through until it is cut."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        from mlflow import MlflowClient
+
+        self.mend()
+        self.thread = threading.get_ident()  # what a run of another test still has to tell does not count here
+        for name in dir(MlflowClient):
+            if name.startswith(("set_", "delete_", "create_", "update_", "log_")):
+                patch.setattr(MlflowClient, name, self._counted(getattr(MlflowClient, name)))
+
+    def mend(self, *, cut_after: int | None = None) -> None:
+        """All goes through, or the first so many writes of those that come."""
+        self.writes, self.cut_after = 0, cut_after
+
+    def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        from mlflow.exceptions import MlflowException
+
+        def counted(*args: Any, **more: Any) -> Any:
+            if threading.get_ident() != self.thread:
+                return write(*args, **more)
+            if self.writes == self.cut_after:
+                raise MlflowException("the connection was lost")
+            answer = write(*args, **more)
+            self.writes += 1
+            if self.writes == self.cut_after:
+                raise MlflowException("the answer was lost")
+            return answer
+
+        return counted
+
+
+class Registry:
+    """Four logged models; the first three have been champions in turn, the fourth is registered and not judged."""
+
+    def __init__(self, project: Path, tiny_model: Callable[..., str], patch: pytest.MonkeyPatch) -> None:
+        self.project, self.patch = project, patch
+        self.client = mlflow_store.connect()
+        experiment = self.client.create_experiment("tests", artifact_location=(project / "mlartifacts").as_uri())
+        self.models = [self._logged(experiment, seed, tiny_model) for seed in range(len(FIDS))]
+        for seed in range(3):
+            self.judge(self.register(seed))
+        self.register(3)
+        self.saved = project / "saved.db"
+        self._copy(project / "mlflow.db", self.saved)
+
+    def _logged(self, experiment: str, seed: int, tiny_model: Callable[..., str]) -> tuple[str, str, str]:
+        run = self.client.create_run(experiment).info.run_id
+        folder = self.project / f"served-{seed}"
+        sha = tiny_model(folder / "artifacts" / "model.safetensors", seed=seed)
+        model = self.client.create_logged_model(experiment, source_run_id=run).model_id
+        self.client.log_model_artifacts(model, str(folder))
+        self.client.finalize_logged_model(model, "READY")
+        return sha, model, run
+
+    def register(self, seed: int, **protocol: Any) -> Version:
+        sha, model, run = self.models[seed]
+        figures = {"fid": FIDS[seed], "kid": None, "memorized_share": 0.01, "floor": {"fid": 4.0}}
+        return registry.register(
+            name="ddpm",
+            sha256=sha,
+            model_id=model,
+            run_id=run,
+            record=figures | {"protocol": {"n": 100} | protocol},
+            tags={"channels": "1", "size": "8"},
+        )
+
+    def judge(self, candidate: Version, *, fid: float = 0.0, **rule: Any) -> str:
+        def remeasure(_: Path, recipe: Recipe | None) -> Mapping[str, Any]:
+            assert fid, "measured again without need"
+            return {"fid": fid, "memorized_share": 0.0, "floor": {"fid": 4.0}, "protocol": NEWER}
+
+        return registry.judge(
+            candidate, rule=replace(RULE, **rule), remeasure=remeasure, folder=self.project / "down"
+        ).verdict
+
+    def state(self) -> dict[str, Any]:
+        model = self.client.get_registered_model("ddpm")
+        versions = self.client.search_model_versions("name = 'ddpm'")
+        return {
+            "aliases": {alias: str(number) for alias, number in model.aliases.items()},
+            "moves": model.tags,
+            "versions": {str(v.version): v.tags for v in versions},
+            "runs": {v.run_id: self.client.get_run(v.run_id).data.tags.get("decision") for v in versions},
+        }
+
+    def restore(self) -> None:
+        self._copy(self.saved, self.project / "mlflow.db")
+        (self.project / ".state" / "registry.lock").unlink()
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+
+
+@pytest.fixture(scope="module")
+def there(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path, tiny_model: Callable[..., str]
+) -> Iterator[Registry]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("a project")
+        patch.chdir(folder)
+        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)
+        patch.setattr(succession, "now", lambda: "2026-01-01T00:00:00+00:00")
+        Registry._copy(empty_store, folder / "mlflow.db")
+        yield Registry(folder, tiny_model, patch)
+
+
+def nothing(_: Registry) -> None:
+    """The three champions followed each other by commands alone."""
+
+
+def move_by_hand(registry: Registry) -> None:
+    registry.client.set_registered_model_alias("ddpm", "champion", "2")
+
+
+def remove_by_hand(registry: Registry) -> None:
+    registry.client.delete_registered_model_alias("ddpm", "champion")
+
+
+def wait_for_a_person(registry: Registry) -> None:
+    registry.judge(registry.register(3), approval="ask")
+
+
+def promote(_: Registry) -> str | None:
+    return registry.promote("ddpm", "4", reason="sharper", by="Ann").version
+
+
+def roll_back(_: Registry) -> str | None:
+    return registry.rollback("ddpm", reason="blurred", by="Ann").version
+
+
+CASES: dict[str, tuple[Callable[[Registry], None], Callable[[Registry], Any]]] = {
+    "a promotion by the gate": (nothing, lambda there: there.judge(there.register(3))),
+    "a candidate that is not good enough": (nothing, lambda there: there.judge(there.register(3), max_over_floor=0.01)),
+    "a candidate that is left to a person": (nothing, lambda there: there.judge(there.register(3), approval="ask")),
+    "a person's yes": (wait_for_a_person, promote),
+    "a champion that is measured again": (nothing, lambda there: there.judge(there.register(3, **NEWER), fid=1.0)),
+    "a rollback": (nothing, roll_back),
+    "a rollback after the alias was moved by hand": (move_by_hand, roll_back),
+    "a promotion after the alias was removed by hand": (remove_by_hand, promote),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [name if name == "a rollback" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_a_command_that_is_cut_off_anywhere_and_said_again_ends_as_if_it_had_not_been(
+    case: str, there: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, command = CASES[case]
+    line = Line(monkeypatch)
+    there.restore()
+    prepare(there)
+    line.mend()
+    answer, writes = command(there), line.writes
+    expected = there.state()
+    assert writes >= 5
+    for k in range(writes + 1):
+        line.mend()
+        there.restore()
+        prepare(there)
+        line.mend(cut_after=k)
+        with pytest.raises(UserError, match="was lost"):
+            command(there)
+        line.mend()
+        assert command(there) == answer, f"cut off after write {k}"
+        assert there.state() == expected, f"cut off after write {k}"
+    if case == "a rollback":
+        assert roll_back(there) != answer, "a later rollback is one of its own"
+
+
+def test_a_rollback_that_was_cut_off_is_finished_by_the_next_gate_and_not_done_again_by_its_caller(
+    there: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there.restore()
+    line = Line(monkeypatch)
+    line.mend(cut_after=2)  # the announcement and the alias
+    with pytest.raises(UserError):
+        roll_back(there)
+    line.mend()
+    assert there.judge(there.register(3), max_over_floor=0.01) == "kept"
+    moves = registry.history("ddpm")
+    assert [(move.action, move.version, move.by) for move in moves[3:]] == [("rollback", "2", "Ann")]
+    assert roll_back(there) == "2"
+    assert "was cut off, and is finished now" in capsys.readouterr().err
+    assert roll_back(there) == "1"
+
+
+def test_a_new_model_whose_registration_is_cut_off_anywhere_becomes_one_version(
+    there: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.restore()
+    there.client.delete_registered_model("ddpm")
+    line = Line(monkeypatch)
+    for writes in range(2, 40):
+        line.mend(cut_after=writes)
+        try:
+            there.register(0)
+            break
+        except UserError:
+            continue
+    assert [found.number for found in registry.versions("ddpm")] == ["1"]
+    line.mend()
+    tags = registry.version("ddpm", "1").tags
+    assert there.register(0).tags == tags
+    assert tags["model_sha256"] == there.models[0][0]
+    assert json.loads(tags["record"])["fid"] == FIDS[0]

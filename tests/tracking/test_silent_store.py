@@ -1,0 +1,160 @@
+"""A store that takes connections and answers nothing: nobody waits long for it, and it gets everything once."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow_server import Server
+from PIL import Image
+from test_mlflow_store import FACTS, KILLED_TRAINING, run_of, start
+
+from ddpm.errors import UserError
+from ddpm.tracking import mlflow_store
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of something that answers nothing, for which a question waits two seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(mlflow_store, "ANSWER_SECONDS", 2.0)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def store(mlflow_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, of which little patience is asked."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    monkeypatch.setattr(mlflow_store, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_store, "END_SECONDS", {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0})
+    return mlflow_server
+
+
+def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:
+    return [figure.step for figure in client.get_metric_history(run_id, name)]
+
+
+def pictures(client: MlflowClient, run_id: str) -> list[int]:
+    """The steps of those that are there in full size."""
+    paths = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
+    return sorted(int(path.split("+")[2]) for path in paths)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_run_does_not_start_at_a_silent_store_and_says_so_soon(
+    project: Path, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", silent)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"did not answer within 2 s; start the server again") as error:
+        start()
+    assert time.monotonic() - began < 20  # of which most is MLflow's import, where nothing has imported it
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_goes_on_at_its_speed_and_everything_arrives_when_the_store_answers_again(
+    store: Server, project: Path
+) -> None:
+    tracker = start(kept=project / "kept")
+    tracker.log({"loss": 1.0}, images_seen=0)
+    with store.frozen():
+        time.sleep(0.5)  # a question is on its way
+        began = time.monotonic()
+        for seen in range(1, 101):
+            tracker.log({"loss": 1 / seen}, images_seen=seen)
+            if seen % 50 == 0:
+                tracker.image("samples", Image.new("L", (16, 16)), images_seen=seen)
+        assert time.monotonic() - began < 3
+        time.sleep(1.0)
+    wait_for(
+        lambda: not (project / "kept" / "unsent").exists() or len(steps(tracker.client, tracker.id, "loss")) == 101
+    )
+    tracker.finish()
+    assert steps(tracker.client, tracker.id, "loss") == list(range(101))
+    assert pictures(tracker.client, tracker.id) == [50, 100]
+    assert run_of(tracker).data.tags["mlflow.loggedImages"] == "True"
+    measured = steps(tracker.client, tracker.id, "system/cpu_utilization_percentage")
+    assert measured == list(range(len(measured)))
+    assert len(measured) > 5, "the gauges are read while the store is silent, and after"
+
+
+def test_the_end_of_a_run_waits_little_for_a_silent_store_and_the_next_process_tells_the_rest(
+    store: Server, project: Path
+) -> None:
+    tracker = start(kept=project / "kept")
+    with store.frozen():
+        for seen in (100, 200, 300):
+            tracker.log({"loss": 0.1}, images_seen=seen)
+        tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"did not answer.* entries, which wait in .*unsent: the same command"):
+            tracker.finish("KILLED")
+        assert time.monotonic() - began < 8
+    again = start(tracker.id, kept=project / "kept")
+    for seen in (200, 300, 400):  # the last checkpoint was at 100
+        again.log({"loss": 0.1}, images_seen=seen)
+    for seen in (200, 400):
+        again.image("samples", Image.new("L", (16, 16)), images_seen=seen)
+    again.finish()
+    assert steps(again.client, again.id, "loss") == [100, 200, 300, 400]
+    assert pictures(again.client, again.id) == [200, 400]
+    assert run_of(again).info.status == "FINISHED"
+
+
+FROZEN_AND_KILLED = KILLED_TRAINING.replace(
+    "for seen in", "import time; Path('begun').touch(); time.sleep(1.0)\nfor seen in"
+)
+
+
+def test_a_training_killed_while_the_store_is_silent_loses_nothing_and_says_nothing_twice(
+    store: Server, project: Path
+) -> None:
+    facts = {name: getattr(FACTS, name) for name in FACTS.__dataclass_fields__}
+    program = FROZEN_AND_KILLED.format(facts=facts, flush=1.0)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    wait_for((project / "begun").exists)
+    with store.frozen():
+        run_id = (process.communicate()[0]).strip()
+        assert process.returncode == -signal.SIGKILL
+        assert (project / "kept" / "unsent").exists()
+    tracker = start(run_id, kept=project / "kept")
+    for seen in (200, 300, 400):
+        tracker.log({"loss": seen / 100}, images_seen=seen)
+    tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
+    tracker.finish()
+    assert steps(tracker.client, run_id, "loss") == [100, 200, 300, 400]
+    assert pictures(tracker.client, run_id) == [200]
+
+
+def test_a_store_that_is_gone_and_comes_back_gets_the_figures(
+    store: Server, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = start(kept=project / "kept")
+    there = tracker.client
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    tracker.client = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
+    tracker.log({"loss": 0.5}, images_seen=128)
+    said = ""
+    deadline = time.monotonic() + 20
+    while "wait in" not in said and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += capsys.readouterr().err
+    assert "refused or did not answer" in said
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    tracker.client = there
+    tracker.log({"loss": 0.4}, images_seen=256)
+    tracker.finish()
+    assert steps(there, tracker.id, "loss") == [128, 256]

@@ -1,0 +1,112 @@
+"""A training divided over accumulation steps and processes is the training of one process, to rounding."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import divided
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ddpm.errors import UserError
+from ddpm.training import checkpoint
+from ddpm.training.sharding import parts_of
+
+# Sums of float32 in another order differ by 1e-7 of their size; Adam divides each gradient by its own size, so where
+# gradients nearly cancel, as at the layers that start as zeros, the weights differ by some 1e-4 after a few steps.
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of every division in divided.py."""
+    folder = tmp_path_factory.mktemp("divisions")
+    names = list(divided.DIVISIONS)
+    for division in names[: divided.ALONE]:
+        divided.checkpoint_of(division, folder)
+    torchrun(2, divided.__file__, str(folder), *names[divided.ALONE :])
+    return folder
+
+
+def torchrun(number: int, *arguments: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def read(folder: Path) -> tuple[dict[str, Tensor], list[float]]:
+    (path,) = folder.glob("checkpoint-*.safetensors")
+    with safe_open(path, framework="pt") as file:
+        losses = json.loads(file.metadata()[checkpoint.FORMAT])["extra"]["losses"]
+        return {name: file.get_tensor(name) for name in file.keys()}, losses  # noqa: SIM118
+
+
+@pytest.mark.parametrize("division", [name for name in divided.DIVISIONS if not name.startswith("whole")])
+def test_a_divided_training_has_the_weights_average_and_optimizer_state_of_a_whole_one(
+    folder: Path, division: str
+) -> None:
+    whole, losses = read(folder / ("whole, by Muon" if division.endswith("by Muon") else "whole"))
+    other, other_losses = read(folder / division)
+    assert other.keys() == whole.keys()
+    assert {name.split(".")[0] for name in whole} == {"network", "ema", "optimizer", "times"}
+    for name, value in whole.items():
+        worst = (other[name] - value).abs().max()
+        assert worst <= TOLERANCE * value.abs().max(), f"{name} differs by {worst}"
+    assert other_losses == pytest.approx(losses, rel=1e-4)
+
+
+def test_the_random_numbers_of_a_step_do_not_depend_on_its_division() -> None:
+    steps = {name: divided.run(divided.begin("ddp"), device_batch=size) for name, size in (("one", None), ("two", 4))}
+    for one, two in zip(steps["one"][:4], steps["two"][:4], strict=True):  # later ones follow the losses
+        assert torch.equal(one.t, two.t)
+        assert torch.equal(one.weights, two.weights)
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one(folder: Path) -> None:
+    state = divided.begin("ddp")
+    extra, refused = checkpoint.restore(folder / "sharded", state, fingerprint="f")
+    assert (refused, state.images_seen) == ([], divided.SETTINGS.images)
+    assert extra is not None
+    longer = divided.dataclasses.replace(divided.SETTINGS, images=divided.SETTINGS.images + divided.BATCH)
+    (step,) = divided.run(state, device_batch=None, settings=longer)
+    assert not step.skipped
+
+
+@pytest.fixture
+def stand_in_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """This process takes itself for `rank` of so many."""
+
+    def stand_in(rank: int, processes: int) -> None:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+
+    return stand_in
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "device_batch"), [(128, 1, None), (128, 2, 32), (10, 3, 2), (7, 4, 2), (128, 3, 50)]
+)
+def test_the_parts_of_all_processes_make_the_batch_and_none_is_larger_than_a_device_takes(
+    stand_in_for: Callable[[int, int], None], batch: int, processes: int, device_batch: int | None
+) -> None:
+    seen: list[int] = []
+    counts = set()
+    for rank in range(processes):
+        stand_in_for(rank, processes)
+        parts = parts_of(batch, device_batch=device_batch)
+        counts.add(len(parts))
+        for part in parts:
+            assert 1 <= part.stop - part.start <= (device_batch or batch)
+            seen.extend(range(part.start, part.stop))
+    assert seen == list(range(batch))
+    assert len(counts) == 1
+
+
+def test_a_batch_too_small_for_the_processes_is_refused(stand_in_for: Callable[[int, int], None]) -> None:
+    stand_in_for(0, 4)
+    with pytest.raises(UserError, match=r"train\.batch_size is 3, which 4 processes .* cannot share"):
+        parts_of(3, device_batch=None)
