@@ -23,7 +23,6 @@ from ddpm.generation.recipe import carried, load_model
 from ddpm.images import Images
 from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
-from ddpm.measuring.lean_fidelity import import_torch_fidelity
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
 from ddpm.measuring.record import Figures, Protocol, Record, Sampling, Spread
 from ddpm.measuring.settings import Evaluate
@@ -43,7 +42,6 @@ def load_extractor(path: Path, device: torch.device) -> FeatureExtractor:
         return extractors.load(path, device)
     weights = Path(header["weights"])
     extractors.require_inception_weights(weights)
-    import_torch_fidelity()
     from torch_fidelity.utils import create_feature_extractor
 
     network = create_feature_extractor(
@@ -112,7 +110,6 @@ def measure_images(
     the three sets where they are at hand (`describe_sets`).
     Raises UserError for images of another shape than the real ones, and for too few of any kind.
     """
-    import_torch_fidelity()
     import torch_fidelity
 
     made, seen, reference = described or describe_sets(
@@ -215,7 +212,6 @@ def scores(
     images: Described, reference: Described, *, settings: Evaluate, names_classes: bool
 ) -> dict[str, float | None]:
     """fid, isc, isc_std, kid, kid_std, precision and recall of images against a reference; isc needs classes."""
-    import_torch_fidelity()
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -244,7 +240,6 @@ def scores(
 
 def frechet_distance(images: Described, reference: Described) -> float:
     """FID; of equal sets rounding gives a little less than zero, which is made zero."""
-    import_torch_fidelity()
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     a, b = (fid_features_to_statistics(described.features) for described in (images, reference))
@@ -280,7 +275,6 @@ def _require_comparable(generated: Images, train: Images, test: Images, *, dim: 
 
 def _known(**options: Any) -> dict[str, Any]:
     """The options, checked: torch-fidelity ignores those it does not know."""
-    import_torch_fidelity()
     from torch_fidelity.defaults import DEFAULTS
     from torch_fidelity.version import __version__
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.compute.processes import processes
@@ -14,7 +15,6 @@ from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import Process
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
-from ddpm.networks.adam import AdamW
 from ddpm.networks.ema import Ema
 from ddpm.networks.unet import UNet
 from ddpm.seeding import seed_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
-from ddpm.networks.adam import AdamW
 from ddpm.training.sharding import placed_like, whole
 
 MOMENTUM = 0.95

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Adam
 
 from ddpm.compute.processes import any_of, leads, processes, share_of
 from ddpm.errors import UserError
@@ -16,7 +17,6 @@ from ddpm.images import Images, Sharded, to_model_range
 from ddpm.measuring.features.classifier import Classifier
 from ddpm.measuring.features.extractor import Extractor, Kind, describe
 from ddpm.measuring.features.settings import Features
-from ddpm.networks.adam import Adam
 from ddpm.seeding import seed_of
 
 SHARDS = 64
