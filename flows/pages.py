@@ -91,7 +91,7 @@ def links(standing: Registered | None) -> str:
     if standing and standing.version and standing.version.run_id:
         lines.append(_run_link(standing.version.run_id))
     if DATA_DOCS.exists():
-        lines.append(f"Data Docs of Great Expectations: open `{DATA_DOCS.absolute()}` in a browser")
+        lines.append(f"Data Docs: open `{DATA_DOCS.absolute()}` in a browser")
     if METRICS.exists():
         lines.append("Figures and curves of this and other revisions: `dvc metrics diff`, `dvc plots show`")
     return "\n".join(f"- {line}" for line in lines)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ddpm.data.reading.dataset import read_facts
+from ddpm.data.validating import data_docs
 from ddpm.data.validating.expectations import check
 from ddpm.data.validating.rules import failure, rules
 from ddpm.data.validating.tables import read_tables
@@ -22,7 +23,8 @@ def main() -> None:
     params = load_params()
     facts = read_facts(arguments.prepared)
     tables = read_tables(arguments.prepared, facts)
-    outcomes = check(rules(facts, params.validate), tables, docs=arguments.docs, run_name=facts.content_hash[:12])
+    outcomes = check(rules(facts, params.validate), tables)
+    data_docs.write(arguments.docs, outcomes, run_name=facts.content_hash[:12])
     write_report(arguments.report, facts=facts, tables=tables, outcomes=outcomes)
     if not all(outcome.passed for outcome in outcomes):
         raise UserError(f"{failure(outcomes, show=5)}; all of it is in {arguments.docs / 'index.html'}")
