@@ -22,10 +22,11 @@ from common import Images, command, load_images, machine, ratio, table, take_tur
 from contenders import EMA, Contender, Draw, Setting, same_weights
 from contenders.kept import MODELS, NAMES, make_contender, train, trained_before
 from contenders.measured import AS_GOOD, Tried, better_weights, cheapest, final
-from contenders.ours import default_overlay, read_params
+from contenders.ours import default_recipe
 from judge import Judge, train_judge
 from served import Answers, ask_for_images
 
+from ddpm import overlay
 from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
 from ddpm.measuring.record import recipe_in
@@ -133,7 +134,7 @@ def answered(answers: Answers, threads: int) -> str:
 def main() -> None:
     args = parse()
     images = load_images(args.data, size=32 if args.data else 8)
-    params = read_params(args.params, args.overlay or default_overlay(images))
+    params = overlay.load(args.params, args.recipe or default_recipe(images))
     ours, *peers = (make_contender(name, params) for name in ["ours", *args.peers])
     folders = {contender.name: prepare(contender, images, args) for contender in [ours, *peers]}
 
@@ -189,7 +190,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=21, help="to the served model; 0: serve none")
     parser.add_argument("--threads", type=int, help="of the served model; default: one per core")
     parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
-    parser.add_argument("--overlay", type=Path, help="what differs from params; default: mnist.yaml for such images")
+    parser.add_argument(
+        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
+    )
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
 

@@ -18,9 +18,10 @@ from common import Images, command, load_images, machine, table, write
 from contenders import EMA, RAW, Contender
 from contenders.kept import MODELS, NAMES, Trained, make_contender, train, trained_before
 from contenders.measured import Measured, final, measure
-from contenders.ours import default_overlay, read_params
+from contenders.ours import default_recipe
 from judge import DIM, Judge, train_judge
 
+from ddpm import overlay
 from ddpm.compute.hardware import choose_device
 from ddpm.generation.pictures import grid
 
@@ -110,7 +111,7 @@ def main() -> None:
     images = load_images(args.data, size=32 if args.data else 8)
     args.images = min(args.images, len(images.train))
     args.first = min(args.first, args.images)
-    params = read_params(args.params, args.overlay or default_overlay(images))
+    params = overlay.load(args.params, args.recipe or default_recipe(images))
     snapshots = tuple(60 * minutes for minutes in args.snapshots)
     contenders = [make_contender(name, params, snapshots=snapshots) for name in args.contenders]
 
@@ -149,7 +150,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=500, help="of them, by which a peer's weights are chosen")
     parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
     parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
-    parser.add_argument("--overlay", type=Path, help="what differs from params; default: mnist.yaml for such images")
+    parser.add_argument(
+        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
+    )
     parser.add_argument("--models", type=Path, default=MODELS, help="where the trained weights are kept")
     parser.add_argument("--reuse", action="store_true", help="measure what is in --models instead of training again")
     parser.add_argument("--pictures", type=Path, help="a folder for grids of drawn images")

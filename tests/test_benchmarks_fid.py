@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm import overlay
+
 ROOT = Path(__file__).parents[1]
 
 SMALL = """
@@ -83,30 +85,9 @@ def test_time_in_a_pause_or_after_the_end_is_no_training() -> None:
     assert budget.spent == 4
 
 
-def test_an_overlay_changes_what_it_names_and_is_held_to_the_same_rules(tmp_path: Path) -> None:
-    ours, errors = module("contenders.ours"), importlib.import_module("ddpm.errors")
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(SMALL)
-    plain, changed = (ours.read_params(ROOT / "params.yaml", path) for path in (None, overlay))
-    assert changed.network.width == 8
-    assert changed.objective == plain.objective
-    assert changed == replace(plain, network=changed.network, train=changed.train, sample=changed.sample)
-    overlay.write_text("network: {wide: 8}")
-    with pytest.raises(errors.UserError, match=r"network\.wide is no known key"):
-        ours.read_params(ROOT / "params.yaml", overlay)
-    overlay.write_text("net: {width: 8}")
-    with pytest.raises(errors.UserError, match="has a section net"):
-        ours.read_params(ROOT / "params.yaml", overlay)
-
-
-def test_the_overlay_for_mnist_is_a_valid_change_of_params() -> None:
-    ours = module("contenders.ours")
-    ours.read_params(ROOT / "params.yaml", ours.OVERLAY)
-
-
 def test_a_training_of_another_length_decays_and_averages_over_the_same_share() -> None:
     ours = module("contenders.ours")
-    train = ours.read_params(ROOT / "params.yaml", None).train
+    train = overlay.load(ROOT / "params.yaml").train
     longer = ours.fitted(train, 6 * train.images)
     assert (longer.images, longer.decay_images) == (6 * train.images, 6 * train.decay_images)
     assert longer.ema_halflife_images == 6 * train.ema_halflife_images
@@ -138,9 +119,9 @@ def test_the_judge_refuses_no_more_images_than_it_has_features(judge: Any) -> No
 
 def test_ours_trains_to_the_end_of_its_decay_within_the_time_and_keeps_snapshots(tmp_path: Path) -> None:
     contenders, ours = module("contenders"), module("contenders.ours")
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(SMALL)
-    contender = ours.Ours(ours.read_params(ROOT / "params.yaml", overlay), snapshots=(0.06,))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(SMALL)
+    contender = ours.Ours(overlay.load(ROOT / "params.yaml", recipe), snapshots=(0.06,))
     budget = contenders.Budget(4.0)
     weights = contender.train(digits(), budget, tmp_path)
     assert weights == ["raw", "EMA", "EMA after 0.001 min"]
@@ -183,7 +164,7 @@ def test_weights_of_diffusers_give_the_same_images_by_the_same_sampler_of_ours(t
     """Theirs is DDIM with its clipping of x_0 and "trailing" steps, ours DDIM; both in two steps from equal noise."""
     diffusers = pytest.importorskip("diffusers")
     contenders, same = module("contenders"), module("contenders.same_weights")
-    params = module("contenders.ours").read_params(ROOT / "params.yaml", None)
+    params = overlay.load(ROOT / "params.yaml")
     torch.manual_seed(0)
     network = module("contenders.huggingface").Diffusers().network(1, 8)
     network.save_pretrained(tmp_path)
@@ -223,10 +204,10 @@ def test_the_cheapest_setting_that_reaches_the_target_is_chosen_or_one_as_good_a
 def test_the_report_has_a_line_for_every_contender_and_a_picture_of_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overlay, output = tmp_path / "overlay.yaml", tmp_path / "report.md"
-    overlay.write_text(SMALL)
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "report.md"
+    recipe.write_text(SMALL)
     told = "--minutes 0.03 --contenders ours ours-unlabelled --images 110 --first 100 --judge-images 1000 "
-    told += f"--overlay {overlay} --models {tmp_path} --pictures {tmp_path / 'pictures'} --output {output}"
+    told += f"--recipe {recipe} --models {tmp_path} --pictures {tmp_path / 'pictures'} --output {output}"
     monkeypatch.setattr(sys, "argv", ["time_to_fid.py", *told.split()])
     module("time_to_fid").main()
     text = output.read_text()
@@ -240,10 +221,10 @@ def test_the_report_has_a_line_for_every_contender_and_a_picture_of_its_images(
 
 @pytest.mark.slow  # starts a real model server, which imports for some 20 s
 def test_the_served_champion_is_timed_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overlay, output = tmp_path / "overlay.yaml", tmp_path / "report.md"
-    overlay.write_text(SMALL)
+    recipe, output = tmp_path / "recipe.yaml", tmp_path / "report.md"
+    recipe.write_text(SMALL)
     told = "--minutes 0.03 --peers --images 110 --judge-images 1000 --requests 3 --threads 1 "
-    told += f"--overlay {overlay} --models {tmp_path} --output {output}"
+    told += f"--recipe {recipe} --models {tmp_path} --output {output}"
     monkeypatch.setattr(sys, "argv", ["sampling.py", *told.split()])
     module("sampling").main()
     assert "One 8x8 image took " in output.read_text()

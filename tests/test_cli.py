@@ -21,7 +21,7 @@ from ddpm.cli import operate
 from ddpm.tracking import mlflow_store, registry
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
-COMMANDS += ("import-unet", "export-unet")
+COMMANDS += ("serve", "import-unet", "export-unet", "configure", "look")
 
 
 def record(fid: float) -> dict[str, Any]:
@@ -62,6 +62,14 @@ def test_help_is_there_at_once_and_every_command_has_an_example() -> None:
         assert command in done.stdout
         shown = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=True)
         assert f"example: ddpm {command}" in shown.stdout
+
+
+def test_without_a_command_all_of_them_are_listed_on_a_line_each() -> None:
+    program = str(Path(sys.executable).parent / "ddpm")
+    done = subprocess.run([program], capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "80"})
+    listed = done.stdout.partition("commands:\n")[2].partition("\n\n")[0].splitlines()[1:]
+    assert {line.split()[0] for line in listed} == set(COMMANDS)
+    assert all(len(line.split()) > 3 for line in listed)
 
 
 def test_help_imports_nothing_heavy() -> None:

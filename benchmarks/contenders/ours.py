@@ -1,4 +1,4 @@
-"""This project: `ddpm.training.session` with params.yaml and, for a size of data, an overlay's changes of it."""
+"""This project: `ddpm.training.session` with params.yaml and, for some data, the values of a recipe."""
 
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -10,8 +10,6 @@ from common import Images
 from torch import Tensor
 
 from contenders import EMA, RAW, Budget, Draw, Setting, class_names
-from ddpm.errors import UserError
-from ddpm.params import load as load_params
 
 if TYPE_CHECKING:
     from ddpm.compute.settings import Runtime
@@ -19,39 +17,15 @@ if TYPE_CHECKING:
     from ddpm.training.session import Training
     from ddpm.training.settings import Train
 
-OVERLAY = Path(__file__).parents[1] / "mnist.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "mnist.yaml"
 UNPLANNED = 10**12
 """Images of a training whose speed is not known yet: no learning rate decays before there is a plan."""
 
 
-def default_overlay(images: Images) -> Path | None:
-    """mnist.yaml beside the benchmarks for images of 28 to 32 pixels with one channel; None for others."""
+def default_recipe(images: Images) -> Path | None:
+    """The recipe for MNIST for images of 28 to 32 pixels with one channel; None for others."""
     _, channels, size, _ = images.train.shape
-    return OVERLAY if channels == 1 and 28 <= size <= 32 else None
-
-
-def read_params(params: Path, overlay: Path | None) -> "Params":
-    """params.yaml with the keys of an overlay in place of its own, checked like a params.yaml.
-
-    Raises UserError for an overlay that is missing or names a section that params.yaml has not.
-    """
-    if overlay is None:
-        return load_params(params)
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe")
-    if not overlay.is_file():
-        raise UserError(f"{overlay} was not found; give a file of the sections that differ from {params}")
-    merged, changes = yaml.load(params.read_text()), yaml.load(overlay.read_text()) or {}
-    for section, values in changes.items():
-        if section not in merged:
-            raise UserError(f"{overlay} has a section {section}, which {params} has not; remove it")
-        merged[section] |= values
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / overlay.name
-        with path.open("w") as file:
-            yaml.dump(merged, file)
-        return load_params(path)
+    return RECIPE if channels == 1 and 28 <= size <= 32 else None
 
 
 def fitted(settings: "Train", images: int) -> "Train":

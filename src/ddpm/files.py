@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,12 +15,18 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Indented JSON, written aside and renamed. NaN and infinity are refused: JSON has no words for them."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 with the line ends of the text, written aside and renamed. A file that is there keeps its permissions."""
     aside = path.with_name(path.name + ".part")
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     try:
-        with open(aside, "w", encoding="utf-8") as file:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             flush(file)
+        if path.exists():
+            shutil.copymode(path, aside)
         os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)

@@ -83,17 +83,16 @@ def warned_of_size(params: Any, size: int) -> list[str]:
 
 
 def attention(params: Any, size: int) -> list[str]:
-    """A sentence, or none, about resolutions in `network.attention` that images of `size` pixels never have."""
+    """A sentence, or none, about `network.attention` of which images of `size` pixels have no resolution."""
     network = params.network
     levels = len(network.multipliers)
     factor = network.patch * 2 ** (levels - 1)
     positions = [math.ceil(size / factor) * factor // network.patch >> level for level in range(levels)]
-    idle = [resolution for resolution in network.attention if resolution not in positions]
-    if not idle:
+    if not network.attention or not set(network.attention).isdisjoint(positions):
         return []
     return [
-        f"network.attention has {yaml(idle)}, but images of {size} pixels have {yaml(positions)} positions at the "
-        f"resolutions of the network; choose of these, or []"
+        f"network.attention has {yaml(network.attention)}, but images of {size} pixels have {yaml(positions)} "
+        f"positions at the resolutions of the network; choose of these, or []"
     ]
 
 

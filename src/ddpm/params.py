@@ -6,6 +6,7 @@ stops before a night of training and not after it.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ddpm import idle, yaml_file
 from ddpm.compute.settings import Runtime
@@ -120,12 +121,16 @@ def load(path: Path | str = "params.yaml") -> Params:
     a wrong type, a number that is NaN, infinite or out of range, a pair of values that cannot work together, or a
     setting that nothing reads beside the others (`idle.REFUSED`).
     """
+    path = Path(path)
+    return validate(yaml_file.read(path), source=str(path))
+
+
+def validate(values: dict[str, Any], *, source: str) -> Params:
+    """The parameters of these plain values. Raises UserError as `load` does; `source` says where they were read."""
     from pydantic import TypeAdapter, ValidationError
 
-    path = Path(path)
-    read = yaml_file.read(path)
     try:
         # Through JSON, because pydantic's strict mode takes a list for a tuple there, and nothing else loosely.
-        return TypeAdapter(Params).validate_json(json.dumps(read), strict=True)
+        return TypeAdapter(Params).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {sentence_of(error.errors()[0])}") from None
+        raise UserError(f"{source}: {sentence_of(error.errors()[0])}") from None

@@ -33,10 +33,14 @@ def read(path: Path) -> dict[str, Any]:
     after every alias is followed, or nested deeper than MAX_DEPTH; an integer of more than 64 bits; text that no file
     name or JSON may hold.
     """
+    return parse(read_text(path), path)
+
+
+def parse(text: str, path: Path) -> dict[str, Any]:
+    """`read` for the text of a file that has been read. Raises UserError likewise, which names `path`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    text = _text(path)
     try:
         deep = _first_too_deep(text)
         if deep:
@@ -51,7 +55,11 @@ def read(path: Path) -> dict[str, Any]:
     return read
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file as it is, line ends included.
+
+    Raises UserError for a file that is missing, unreadable, no regular file, too large or not UTF-8.
+    """
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} is no file; give a file of YAML")

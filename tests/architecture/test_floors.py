@@ -21,6 +21,7 @@ FLOORS = (
     {"promotion"},
     {"tracking", "serving"},
     {"params"},
+    {"overlay"},
     {"stages", "cli"},
 )
 ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring"}

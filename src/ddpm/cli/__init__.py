@@ -1,4 +1,4 @@
-"""`ddpm`: images for whoever uses the model, and the registry for whoever runs it."""
+"""The command `ddpm`: draw and serve images with a model, choose settings, and manage the registered versions."""
 
 import argparse
 import sys
@@ -20,9 +20,13 @@ SAMPLERS = get_args(SamplerName)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse).
 
-    Nothing that is printed holds a credential, a traceback of what should not happen included.
+    Without arguments, list the commands. Nothing that is printed holds a credential, a traceback of what should not
+    happen included.
     """
     args = parser().parse_args(arguments)
+    if args.run is None:
+        parser().print_help()
+        return 0
     with redacted_output():
         try:
             running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
@@ -39,8 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="ddpm", description=__doc__)
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    top = argparse.ArgumentParser(
+        prog="ddpm",
+        usage="ddpm COMMAND [OPTIONS]",
+        description="Draw and serve images with a model, choose settings, and manage the registered versions.",
+        epilog="`ddpm COMMAND --help` shows the options of a command and an example.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=17),  # one line each
+    )
+    top.set_defaults(run=None)
+    commands = top.add_subparsers(prog="ddpm", metavar="COMMAND [OPTIONS]", title="commands")
 
     def command(run: Any, summary: str, example: str) -> argparse.ArgumentParser:
         made = commands.add_parser(
@@ -100,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     paint = pictured(
         command(
             images.inpaint,
-            "paint a masked part of a picture anew; the rest comes back unchanged",
+            "paint the masked part of a picture anew and keep the rest",
             "ddpm inpaint --image digit.png --mask mask.png --number 4 --out painted",
         ),
         "50",
@@ -112,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     mend = pictured(
         command(
             images.restore,
-            "make an image of a smaller, blurred, noisy or colourless picture",
+            "restore a small, blurred, noisy or colourless picture",
             "ddpm restore --task super-resolution --image small.png --out large",
         ),
         "25",
@@ -145,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     offer = sourced(
         command(
             serving.serve,
-            "answer over HTTP what the other commands draw, within the bounds of params.yaml",
+            "serve images over HTTP, within the bounds of params.yaml",
             "ddpm serve --port 5001",
         )
     )
@@ -193,7 +204,12 @@ def parser() -> argparse.ArgumentParser:
     given.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     given.set_defaults(device="cpu")
 
-    command(operate.look, "name what at data.path cannot be data, and would make DVC wait or fail", "ddpm look")
+    chosen = command(
+        operate.configure, "write the values of a recipe into params.yaml", "ddpm configure recipes/mnist.yaml"
+    )
+    chosen.add_argument("recipe", type=Path, metavar="FILE", help="a YAML file of values that differ, as in recipes/")
+
+    command(operate.look, "check data.path for what would make DVC wait or fail", "ddpm look")
 
     shown = named(command(operate.report, "show what the last run of the pipeline made", "ddpm report"))
     shown.add_argument("--metrics", type=Path, default=Path("reports/metrics.json"))

@@ -76,6 +76,27 @@ def rollback(args: argparse.Namespace) -> None:
     )
 
 
+def configure(args: argparse.Namespace) -> None:
+    """A recipe's values into params.yaml; nobody may be running the pipeline on it meanwhile."""
+    from ddpm import idle, overlay
+    from ddpm.pipeline.workspace import claim
+
+    params = Path("params.yaml")
+    if not params.exists():
+        raise UserError(f"{params} was not found; run `ddpm configure` from the project's folder, where it stands")
+    with claim("ddpm configure"):
+        result, changes = overlay.write(params, args.recipe)
+    if not changes:
+        print(f"{params} already has every value of {args.recipe}; nothing was changed")
+        return
+    print(f"{params} has the values of {args.recipe}:")
+    for change in changes:
+        print(f"  {change}")
+    for sentence in idle.warned(result):
+        print(f"warning: {sentence}")
+    print("next: `ddpm look` checks the images' folder, `make run` trains with these values")
+
+
 def look(args: argparse.Namespace) -> None:
     """Before DVC does: it waits for ever for a pipe, and does not see what is behind a link to a folder."""
     from ddpm.data.preparing.tree import require_readable
