@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddpm import model_file
 from ddpm.data.reading.dataset import read_split
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
@@ -22,6 +23,7 @@ from ddpm.generation.generate import PerImageNoise
 from ddpm.images import to_model_range, to_uint8
 from ddpm.sampling import restoration, samplers
 from ddpm.sampling.grids import GRIDS, uniform_grid
+from ddpm.sampling.guidance import clipped
 
 SEED = 1
 CPU = torch.device("cpu")
@@ -96,18 +98,18 @@ def reverse(model: model_file.Model, out: Path) -> None:
     """The reverse process: x_t above, the network's estimate of x_0 in it below; DDPM, then DDIM from the same x_T."""
     process, shape = model.schedule, (model.spec["channels"], model.spec["size"], model.spec["size"])
     labels = torch.tensor([2, 5])
-    estimate = model.estimator()
+    estimate = clipped(model.estimator())
     grid, shown = uniform_grid(process.T, 50), (0, 5, 15, 25, 32, 38, 44, 47, 49)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return estimate(x_t, t, labels).x_0.clamp(-1, 1)
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        return estimate(x_t, t, labels)
 
     figure, axes = canvas(8, len(shown), (9.6, 8.8))
     for part, name in enumerate(("DDPM", "DDIM, η = 0")):
         noise = PerImageNoise(SEED, range(2), shape, CPU)
         x_T = process.prior_std * noise()
         run = (
-            samplers.ddpm(denoise, process, x_T, grid, noise)
+            samplers.ddpm(denoise, process, x_T, grid, noise, variance="small")
             if part == 0
             else samplers.ddim(denoise, process, x_T, grid, noise, eta=0.0)
         )

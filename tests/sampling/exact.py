@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.sampling import samplers
 
 MEAN, STD = 0.3, 0.5
@@ -14,10 +15,10 @@ MEAN, STD = 0.3, 0.5
 def gaussian_denoiser(process: Any, mean: float = MEAN, std: float = STD) -> samplers.Denoise:
     """E[x_0 | x_t] for x_0 ~ N(mean, std^2): linear regression of x_0 on x_t."""
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t), process.sigma(t)
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
-        return mean + gain * (x_t - alpha * mean)
+        return Estimate(mean + gain * (x_t - alpha * mean))
 
     return denoise
 
@@ -25,11 +26,11 @@ def gaussian_denoiser(process: Any, mean: float = MEAN, std: float = STD) -> sam
 def finite_set_denoiser(process: Any, data: Tensor) -> samplers.Denoise:
     """E[x_0 | x_t] for x_0 uniform on a finite set [M,C,H,W]: a softmax over its members."""
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t), process.sigma(t)
         squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
         weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
-        return torch.einsum("nm,mchw->nchw", weights, data)
+        return Estimate(torch.einsum("nm,mchw->nchw", weights, data))
 
     return denoise
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling import samplers, solvers
 from ddpm.sampling.grids import uniform_grid
@@ -28,19 +29,15 @@ def network() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(3)
     first, second = (torch.randn(size, generator=generator) / 3 for size in ((8, 1, 3, 3), (2, 8, 3, 3)))
 
-    def both(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def both(x_t: Tensor, t: Tensor) -> Estimate:
         hidden = torch.tanh(torch.conv2d(x_t, first, padding=1) + t.view(-1, 1, 1, 1).float() / 500)
         x_0, place = torch.tanh(torch.conv2d(hidden, second, padding=1)).chunk(2, dim=1)
-        return x_0, (place + 1) / 2
+        return Estimate(x_0, (place + 1) / 2)
 
     return both
 
 
 BOTH = network()
-
-
-def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-    return BOTH(x_t, t)[0]
 
 
 def stream() -> Callable[[], Tensor]:
@@ -61,9 +58,9 @@ def theirs(scheduler: Any, steps: int, learned: bool = False, skip: int = 0, **t
     return x
 
 
-def ours(sampler: Callable[..., Any], steps: int, net: Any = denoise, skip: int = 0, **told: Any) -> Tensor:
+def ours(sampler: Callable[..., Any], steps: int, net: Any = None, skip: int = 0, **told: Any) -> Tensor:
     noise = stream()
-    every = list(sampler(net, PROCESS, noise(), uniform_grid(1000, steps), noise, **told))
+    every = list(sampler(net or BOTH, PROCESS, noise(), uniform_grid(1000, steps), noise, **told))
     return every[-1 - skip].x_t
 
 
@@ -75,7 +72,7 @@ def test_ddpm_up_to_the_last_step_where_theirs_adds_noise(variance: str, name: s
     scheduler = diffusers.DDPMScheduler(**COMMON, clip_sample=False, variance_type=name)
     learned = variance == "learned"
     assert torch.allclose(
-        ours(samplers.ddpm, 50, BOTH if learned else denoise, skip=skip, variance=variance),
+        ours(samplers.ddpm, 50, skip=skip, variance=variance),
         theirs(scheduler, 50, learned=learned, skip=skip),
         atol=2e-4,
     )
@@ -91,9 +88,9 @@ def test_ddim_of_a_clipped_denoiser_agrees_only_with_their_use_of_the_clipped_ou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     quiet = BOTH
-    monkeypatch.setitem(globals(), "BOTH", lambda x_t, t: (3 * quiet(x_t, t)[0], quiet(x_t, t)[1]))
+    monkeypatch.setitem(globals(), "BOTH", lambda x_t, t: Estimate(3 * quiet(x_t, t).x_0))
     scheduler = diffusers.DDIMScheduler(**COMMON, clip_sample=True)
-    made = ours(samplers.ddim, 25, lambda x_t, t: denoise(x_t, t).clamp(-1, 1), eta=0.5)
+    made = ours(samplers.ddim, 25, lambda x_t, t: Estimate(BOTH(x_t, t).x_0.clamp(-1, 1)), eta=0.5)
     assert torch.allclose(made, theirs(scheduler, 25, eta=0.5, use_clipped_model_output=True), atol=1e-4)
     assert (made - theirs(scheduler, 25, eta=0.5)).abs().max() > 0.01
 
@@ -145,5 +142,5 @@ def test_heun() -> None:
     x = stream()() / PROCESS.alpha(torch.tensor([1000]))
     for t in scheduler.timesteps:
         now = torch.full((len(x),), int(t) + 1)
-        x = scheduler.step(denoise(PROCESS.alpha(now) * x, now), t, x).prev_sample
+        x = scheduler.step(BOTH(PROCESS.alpha(now) * x, now).x_0, t, x).prev_sample
     assert torch.allclose(ours(solvers.heun, 20), x, atol=2e-3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.sampling import grids, samplers
@@ -65,8 +66,8 @@ def test_no_grid_near_the_optimised_one_errs_less_on_gaussian_data() -> None:
     """By the end of the DDIM path of N(0, c^2) data from sigma 80."""
     process, c = VarianceExploding(0.002, 80.0), grids.SIGMA_DATA
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return x_t * c**2 / (c**2 + process.sigma(t) ** 2)
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        return Estimate(x_t * c**2 / (c**2 + process.sigma(t) ** 2))
 
     def error(grid: list[float]) -> float:
         *_, last = samplers.ddim(denoise, process, torch.ones(1, 1, 1, 1), grid, lambda: torch.zeros(()), eta=0.0)

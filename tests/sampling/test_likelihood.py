@@ -15,7 +15,8 @@ from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.images import to_model_range
 from ddpm.sampling.grids import log_snr
-from ddpm.sampling.likelihood import Estimator, log_likelihood, ode_bound, prior_term, variational_bound
+from ddpm.sampling.likelihood import log_likelihood, ode_bound, prior_term, variational_bound
+from ddpm.sampling.samplers import Denoise
 
 MEAN, STD = 0.1, 0.25
 PROCESSES: dict[str, Process] = {
@@ -32,7 +33,7 @@ def denoise(process: Process, x_t: Tensor, t: Tensor, *, std: float = STD) -> Te
     return MEAN + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * MEAN)
 
 
-def exact(process: Process) -> Estimator:
+def exact(process: Process) -> Denoise:
     """The true p(x_s | x_t) for s = t - 1: its mean is linear in x_0 and its variance lies between the two betas."""
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:
@@ -87,7 +88,7 @@ def test_the_bound_is_above_the_truth_for_a_wrong_model_and_for_a_wrong_variance
     process, x_0 = make_schedule("cosine", 100), levels(300, (1, 4, 4))
     grid = list(range(100, -1, -1))
 
-    def total(estimate: Estimator) -> float:
+    def total(estimate: Denoise) -> float:
         generator = torch.Generator().manual_seed(1)
         noise = lambda: torch.randn(x_0.shape, generator=generator)  # noqa: E731
         return float(variational_bound(estimate, process, x_0, grid, noise).total.mean())
@@ -110,7 +111,9 @@ def test_the_ode_meets_the_closed_form_in_every_process(name: str, hutchinson: b
     def signs() -> Tensor:
         return torch.randint(0, 2, x.shape, generator=generator) * 2.0 - 1
 
-    got = log_likelihood(lambda x_t, t: denoise(process, x_t, t), process, x, grid, signs if hutchinson else None)
+    got = log_likelihood(
+        lambda x_t, t: Estimate(denoise(process, x_t, t)), process, x, grid, signs if hutchinson else None
+    )
     at = torch.tensor([grid[-1]])
     alpha, sigma = float(process.alpha(at)), float(process.sigma(at))
     spread = math.sqrt(alpha**2 * STD**2 + sigma**2)
@@ -123,8 +126,8 @@ def test_hutchinsons_estimate_is_right_on_average_where_pixels_depend_on_each_ot
     process = make_continuous_schedule("cosine", 1.0)
     mixing = 0.3 * torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
 
-    def mixed(x_t: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(x_t.flatten(1) @ mixing).view_as(x_t)
+    def mixed(x_t: Tensor, t: Tensor) -> Estimate:
+        return Estimate(torch.tanh(x_t.flatten(1) @ mixing).view_as(x_t))
 
     x = torch.randn(1, 1, 2, 2, generator=torch.Generator().manual_seed(4)).expand(3000, 1, 2, 2)
     generator = torch.Generator().manual_seed(5)
@@ -190,7 +193,7 @@ def test_the_flow_of_a_clipped_denoiser_has_a_density() -> None:
     process = make_continuous_schedule("cosine", 1.0)
     x = torch.linspace(-1.5, 1.5, 1001).view(-1, 1, 1, 1)
     *grid, _ = log_snr(process, 200)
-    wide = lambda x_t, t: denoise(process, x_t, t, std=0.8).clamp(-0.6, 0.6)  # noqa: E731
+    wide = lambda x_t, t: Estimate(denoise(process, x_t, t, std=0.8).clamp(-0.6, 0.6))  # noqa: E731
     density = log_likelihood(wide, process, x, grid, None).exp()
     assert float(density.sum() * 3 / 1000) == pytest.approx(1, abs=0.02)
 

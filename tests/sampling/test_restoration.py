@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import LinearConstraint, lsq_linear, minimize
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.schedules import Schedule, make_schedule
 from ddpm.images import to_model_range, to_uint8
 from ddpm.sampling import restoration, samplers
@@ -27,10 +28,10 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
 def gaussian(mean: Tensor, covariance: Tensor, shape: tuple[int, int, int], process: Schedule = PROCESS) -> Denoise:
     """E[x_0 | x_t] for x_0 ~ N(mean [D], covariance [D,D]), D = C*H*W: linear regression of x_0 on x_t."""
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t)[0].item(), process.sigma(t)[0].item()
         gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(len(mean)))
-        return (mean + (x_t.flatten(1) - alpha * mean) @ gain.T).view(-1, *shape)
+        return Estimate((mean + (x_t.flatten(1) - alpha * mean) @ gain.T).view(-1, *shape))
 
     return denoise
 
@@ -38,11 +39,11 @@ def gaussian(mean: Tensor, covariance: Tensor, shape: tuple[int, int, int], proc
 def finite_set(data: Tensor, process: Schedule = PROCESS) -> Denoise:
     """E[x_0 | x_t] for x_0 uniform on a finite set [M,C,H,W]."""
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t), process.sigma(t)
         squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
         weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
-        return torch.einsum("nm,mchw->nchw", weights, data)
+        return Estimate(torch.einsum("nm,mchw->nchw", weights, data))
 
     return denoise
 
@@ -117,7 +118,7 @@ def test_known_pixels_come_back_to_the_bit() -> None:
     mask = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5
     noise = normal((3, 1, 16, 16))
     path = restoration.resampling_path(grid(5), jump=1, resamplings=2)
-    x = last(restoration.repaint(lambda x, t: x, PROCESS, noise(), path, noise, known=known, mask=mask))
+    x = last(restoration.repaint(lambda x, t: Estimate(x), PROCESS, noise(), path, noise, known=known, mask=mask))
     assert torch.equal(x[mask], known[mask])
     assert torch.equal(to_uint8(x)[mask], every_level.expand(3, -1, -1, -1)[mask])
     assert not torch.equal(to_uint8(x), every_level.expand(3, -1, -1, -1))
@@ -208,7 +209,7 @@ def test_super_resolution_of_white_gaussian_images_reaches_the_closed_form_poste
     y = torch.full((n, 1, 1, 1), 0.5)
     noise = normal((n, 1, 2, 2))
     posed = restoration.consistent(denoise, restoration.average_pooling(2), y)
-    x = last(samplers.ddpm(posed, PROCESS, noise(), grid(250), noise))
+    x = last(samplers.ddpm(posed, PROCESS, noise(), grid(250), noise, variance="small"))
     assert torch.allclose(x.mean(dim=(1, 2, 3)), y.flatten(), atol=1e-5)
     assert (x.mean(dim=0) - 0.5).abs().max() < 0.01
     # Four pixels with a fixed mean: the variance of each is s^2 (1 - 1/4).
@@ -331,7 +332,7 @@ def test_denoising_draws_from_the_closed_form_posterior() -> None:
     denoise = gaussian(torch.tensor([m]), torch.tensor([[s**2]]), (1, 1, 1))
     noise = normal((n, 1, 1, 1))
     x_t, times = restoration.start_of_noisy(PROCESS, torch.full((n, 1, 1, 1), seen), grid(500), std=r)
-    x = last(samplers.ddpm(denoise, PROCESS, x_t, times, noise))
+    x = last(samplers.ddpm(denoise, PROCESS, x_t, times, noise, variance="small"))
     gain = s**2 / (s**2 + r**2)
     assert abs(x.mean() - (m + gain * (seen - m))) < 4 * r / math.sqrt(n) + 0.005
     assert abs(x.std() - math.sqrt(gain) * r) < 0.02 * r

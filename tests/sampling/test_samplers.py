@@ -8,6 +8,7 @@ import torch
 from exact import MEAN, STD, finite_set_denoiser, gaussian_denoiser, last, normal
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling import grids, samplers
 
@@ -30,7 +31,7 @@ def test_the_exact_gaussian_denoiser_gives_its_gaussian(name: str, sampler: str)
     grid = grids.uniform_grid(1000, 500)
     denoise = gaussian_denoiser(schedule)
     if sampler == "ddpm":
-        x = last(samplers.ddpm(denoise, schedule, noise(), grid, noise))
+        x = last(samplers.ddpm(denoise, schedule, noise(), grid, noise, variance="small"))
     else:
         eta = {"ddim": 0.0, "ddim half": 0.5, "ddim one": 1.0}[sampler]
         x = last(samplers.ddim(denoise, schedule, noise(), grid, noise, eta=eta))
@@ -60,7 +61,7 @@ def test_ddim_with_eta_one_equals_ddpm(steps: int) -> None:
     denoise = gaussian_denoiser(schedule)
     grid = grids.uniform_grid(1000, steps)
     a, b = normal((64, 1, 4, 4)), normal((64, 1, 4, 4))
-    ddpm = last(samplers.ddpm(denoise, schedule, a(), grid, a))
+    ddpm = last(samplers.ddpm(denoise, schedule, a(), grid, a, variance="small"))
     ddim = last(samplers.ddim(denoise, schedule, b(), grid, b, eta=1.0))
     assert (ddpm - ddim).abs().max() < 2e-3
 
@@ -97,8 +98,8 @@ def test_a_learned_variance_of_fraction_zero_is_small_and_of_one_is_large() -> N
     grid = grids.uniform_grid(1000, 20)
     for fraction, name in ((0.0, "small"), (1.0, "large")):
 
-        def both(x_t: Tensor, t: Tensor, fraction: float = fraction) -> tuple[Tensor, Tensor]:
-            return exact(x_t, t), torch.full_like(x_t, fraction)
+        def both(x_t: Tensor, t: Tensor, fraction: float = fraction) -> Estimate:
+            return Estimate(exact(x_t, t).x_0, torch.full_like(x_t, fraction))
 
         a, b = normal((4, 1, 4, 4)), normal((4, 1, 4, 4))
         learned = last(samplers.ddpm(both, schedule, a(), grid, a, variance="learned"))

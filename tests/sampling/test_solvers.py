@@ -10,6 +10,7 @@ import torch
 from exact import MEAN, STD, finite_set_denoiser, gaussian_denoiser, last, normal
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling import grids, langevin, samplers, solvers
@@ -70,7 +71,7 @@ def test_the_error_falls_with_the_order_that_the_paper_claims(name: str, preserv
 
 
 EVERY: dict[str, Callable[..., Any]] = {name: solver for name, (solver, _) in ODE_SOLVERS.items()} | {
-    "ddpm": samplers.ddpm,
+    "ddpm": partial(samplers.ddpm, variance="small"),
     "heun with churn": partial(solvers.heun, churn=20.0, churn_range=(0.05, 50.0), churn_noise=1.003),
     "dpmpp_2m_sde": partial(solvers.dpm_solver_pp, order=2, stochastic=True),
     "langevin": partial(langevin.annealed_langevin, steps=10, snr=0.35),
@@ -115,12 +116,12 @@ def test_the_corrector_keeps_to_a_mixture_of_gaussians_in_two_dimensions(steps: 
     """Where the score of an image may be next to zero, so that its norm is no measure of a step's length."""
     means, spread, n = torch.tensor([[-0.8, -0.8], [0.8, -0.2], [-0.1, 0.9]]), 0.1, 3000
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t).view(-1, 1, 1), process.sigma(t).view(-1, 1, 1)
         variance = alpha**2 * spread**2 + sigma**2
         beside = x_t.view(-1, 1, 2) - alpha * means
         weights = torch.softmax(-beside.square().sum(dim=2, keepdim=True) / (2 * variance), dim=1)
-        return (weights * (means + alpha * spread**2 / variance * beside)).sum(dim=1).view_as(x_t)
+        return Estimate((weights * (means + alpha * spread**2 / variance * beside)).sum(dim=1).view_as(x_t))
 
     noise = normal((n, 1, 1, 2))
     grid = grids.log_snr(process, 60)
@@ -178,9 +179,9 @@ def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
         for evaluations in (3, 8, 13):
             asked = []
 
-            def denoise(x_t: Tensor, t: Tensor, asked: list[int] = asked) -> Tensor:
+            def denoise(x_t: Tensor, t: Tensor, asked: list[int] = asked) -> Estimate:
                 asked.append(1)
-                return torch.zeros_like(x_t)
+                return Estimate(torch.zeros_like(x_t))
 
             noise = normal((1, 1, 2, 2))
             grid = grids.log_snr(process, sampler.steps(evaluations, settings.langevin_steps))

@@ -1,9 +1,9 @@
 """Images from a model: image k of seed s is the same image, whatever the batch, the order or the number."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ddpm.compute.hardware import Precision
 from ddpm.compute.processes import assembled, dealt, leads, processes, rank
-from ddpm.diffusion.bound import Estimate
 from ddpm.errors import UserError
 from ddpm.images import to_uint8
 from ddpm.sampling import guidance as around
@@ -85,9 +84,16 @@ def sampling_steps(
 
 def denoiser(
     model: "Model", *, guidance: float, settings: Settings, precision: Precision, device: torch.device
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor | Estimate]:
-    """x_0 in [-1, 1], guided; with its variance where the settings want a learned one."""
-    estimate = model.estimator(precision=precision)
+) -> LabelledDenoise:
+    """The model's estimate, guided and with x_0 in [-1, 1].
+
+    Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
+    """
+    if settings.variance == "learned" and not model.spec["objective"].get("learned_variance", False):
+        raise UserError(
+            "the variance is to be the learned one, but this model was trained without; "
+            "set sample.variance to small or large"
+        )
     low, high = settings.guidance_interval
     bounds = (low, math.inf if high is None else high)
     options: dict[str, Any] = {
@@ -95,33 +101,15 @@ def denoiser(
         "rescale": settings.guidance_rescale,
         "active": None if bounds == (0, math.inf) else around.within(model.schedule, bounds),
     }
-    guided: Callable[[LabelledDenoise], LabelledDenoise] = partial(around.classifier_free, **options)
+    denoise = model.estimator(precision=precision)
     if settings.guide is not None:
         weaker = _weaker(settings.guide, model, device).estimator(precision=precision)
-        guided = partial(around.autoguided, weaker=lambda x_t, t, labels: weaker(x_t, t, labels).x_0, **options)
-    bounded: Callable[[LabelledDenoise], LabelledDenoise] = around.clipped
+        denoise = around.autoguided(denoise, weaker, **options)
+    else:
+        denoise = around.classifier_free(denoise, **options)
     if settings.threshold is not None:
-        bounded = partial(around.thresholded, quantile=settings.threshold)
-
-    def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor | Estimate:
-        fraction: Tensor | float = 1.0
-
-        def x_0(x_t: Tensor, t: Tensor, asked: Tensor | None) -> Tensor:
-            nonlocal fraction
-            answer = estimate(x_t, t, asked)
-            if asked is labels:  # guidance asks without labels, too; the variance is the conditional one's
-                fraction = answer.fraction
-            return answer.x_0
-
-        image = bounded(guided(x_0))(x_t, t, labels)
-        return Estimate(image, fraction) if settings.variance == "learned" else image
-
-    if settings.variance == "learned" and not model.spec["objective"].get("learned_variance", False):
-        raise UserError(
-            "the variance is to be the learned one, but this model was trained without; "
-            "set sample.variance to small or large"
-        )
-    return denoise
+        return around.thresholded(denoise, quantile=settings.threshold)
+    return around.clipped(denoise)
 
 
 def _weaker(told: str, model: "Model", device: torch.device) -> "Model":

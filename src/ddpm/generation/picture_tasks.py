@@ -6,7 +6,6 @@ image to make; the images of an `Artist` are its own `indices`, so a caller may 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ class Artist:
             self.model, guidance=self.guidance, settings=settings, precision=self.precision, device=self.device
         )
         labels = None if self.labels is None else self.labels.to(self.device)
-        return lambda x_t, t: cast(Tensor, labelled(x_t, t, labels))
+        return lambda x_t, t: labelled(x_t, t, labels)
 
     def noise(self) -> PerImageNoise:
         shape = (self.model.spec["channels"], self.model.spec["size"], self.model.spec["size"])
@@ -95,7 +94,7 @@ def denoise(artist: Artist, images: Tensor, *, std: float, steps: int) -> Tensor
     process, noise = artist.model.schedule, artist.noise()
     grid = grids.optimized(process, steps)
     x_t, grid = restoration.start_of_noisy(process, artist.seen(images), grid, std=std / 127.5)
-    return _last(samplers.ddpm(artist.denoise(), process, x_t, grid, noise))
+    return _last(samplers.ddpm(artist.denoise(), process, x_t, grid, noise, variance="small"))
 
 
 @torch.inference_mode()
@@ -104,7 +103,7 @@ def edit(artist: Artist, images: Tensor, *, strength: float, steps: int) -> Tens
     process, noise = artist.model.schedule, artist.noise()
     grid = grids.optimized(process, steps)
     x_t, grid = editing.start_of_edit(process, artist.seen(images), grid, strength=strength, noise=noise)
-    return _last(samplers.ddpm(artist.denoise(), process, x_t, grid, noise))
+    return _last(samplers.ddpm(artist.denoise(), process, x_t, grid, noise, variance="small"))
 
 
 @torch.inference_mode()

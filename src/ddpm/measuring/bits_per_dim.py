@@ -1,7 +1,6 @@
 """Bits per dimension of held-out images, bounded twice: by the terms of a chain, and by the probability-flow ODE."""
 
 import csv
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,9 @@ from ddpm.generation.generate import PerImageNoise
 from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
 from ddpm.sampling.grids import log_snr, uniform_grid
-from ddpm.sampling.likelihood import Bound, Estimator, Noise, ode_bound, variational_bound
+from ddpm.sampling.guidance import LabelledDenoise, clipped
+from ddpm.sampling.likelihood import Bound, ode_bound, variational_bound
+from ddpm.sampling.samplers import Noise
 
 STEPS = 1000
 """Of the bound where time is continuous; a chain has its own."""
@@ -73,7 +74,7 @@ def measure(
     chain = isinstance(process.T, int)
     bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS)
     *ode_grid, _ = log_snr(process, ODE_STEPS)
-    estimator = model.estimator()
+    estimate = clipped(model.estimator())
 
     bounds: list[Bound] = []
     by_ode: list[Tensor] = []
@@ -82,10 +83,10 @@ def measure(
         x_0 = to_model_range(torch.from_numpy(images[part]).to(device))
         given = None if labels is None else torch.from_numpy(labels[part]).to(device)
         noise = PerImageNoise(0, part.tolist(), tuple(x_0.shape[1:]), device)
-        estimate = _clipped(partial(_of_labels, estimator, labels=given))
+        denoise = partial(_of_labels, estimate, labels=given)
         with torch.no_grad():
-            bounds.append(variational_bound(estimate, process, x_0, bound_grid, noise))
-        by_ode.append(ode_bound(estimate, process, x_0, ode_grid, noise, partial(_signs, noise)))
+            bounds.append(variational_bound(denoise, process, x_0, bound_grid, noise))
+        by_ode.append(ode_bound(denoise, process, x_0, ode_grid, noise, partial(_signs, noise)))
 
     steps = torch.cat([bound.steps for bound in bounds]).mean(dim=0).tolist()
     return BitsPerDim(
@@ -98,22 +99,12 @@ def measure(
     )
 
 
-def _of_labels(
-    estimator: Callable[[Tensor, Tensor, Tensor | None], Estimate], x_t: Tensor, t: Tensor, *, labels: Tensor | None
-) -> Estimate:
-    return estimator(x_t, t, labels)
+def _of_labels(denoise: LabelledDenoise, x_t: Tensor, t: Tensor, *, labels: Tensor | None) -> Estimate:
+    return denoise(x_t, t, labels)
 
 
 def _signs(noise: Noise) -> Tensor:
     return noise().sign()
-
-
-def _clipped(estimate: Estimator) -> Estimator:
-    def clipped(x_t: Tensor, t: Tensor) -> Estimate:
-        answer = estimate(x_t, t)
-        return answer._replace(x_0=answer.x_0.clamp(-1, 1))
-
-    return clipped
 
 
 def _mean(parts: list[Tensor]) -> float:

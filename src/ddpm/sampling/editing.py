@@ -48,7 +48,7 @@ def ddim_inversion(
         slope = n + (1 - n * alpha_t) * alpha_t * SPREAD**2 / variance_t
         x_t = (variance_t / variance_s).sqrt() * x_s
         for _ in range(iterations):
-            x_t = x_t - (n * x_t + (1 - n * alpha_t) * denoise(x_t, t_all) - x_s / alpha_s) / slope
+            x_t = x_t - (n * x_t + (1 - n * alpha_t) * denoise(x_t, t_all).x_0 - x_s / alpha_s) / slope
         x_s = x_t
     return x_s
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process
 
-LabelledDenoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LabelledDenoise = Callable[[Tensor, Tensor, Tensor | None], Estimate]
+"""(x_t [N,C,H,W], t [N], labels [N] or None) -> the estimate of x_0, and of the variance of the step."""
 Active = Callable[[Tensor], bool]
 """Whether guidance is on at the times t [N], which are one time N times over."""
 
@@ -16,6 +18,7 @@ def classifier_free(
 ) -> LabelledDenoise:
     """x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
 
+    The variance stays that of the conditional estimate.
     Stated in x_0; the same in eps or v, since these are affine in x_0 at fixed x_t. A scale of 1 is the conditional
     denoiser itself and costs one evaluation; so does a call without labels (None), which has nothing to guide.
     """
@@ -35,16 +38,16 @@ def autoguided(
 ) -> LabelledDenoise:
     """x_0 = weaker + scale * (denoise - weaker): away from what a smaller or earlier model gets wrong.
 
-    Karras et al. 2024 (Autoguidance), Eq. 3. `rescale` and `active` are those of `rescaled` and `within`. Where
-    guidance is off, or scale is 1, `weaker` is not asked.
+    Karras et al. 2024 (Autoguidance), Eq. 3. The variance stays that of `denoise`. `rescale` and `active` are those of
+    `rescaled` and `within`. Where guidance is off, or scale is 1, `weaker` is not evaluated.
     """
 
-    def guided(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def guided(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
         if scale == 1 or not (active is None or active(t)):
             return denoise(x_t, t, labels)
-        base = weaker(x_t, t, labels)
-        x_0 = denoise(x_t, t, labels)
-        return rescaled(base + scale * (x_0 - base), x_0, share=rescale)
+        base, _ = weaker(x_t, t, labels)
+        x_0, fraction = denoise(x_t, t, labels)
+        return Estimate(rescaled(base + scale * (x_0 - base), x_0, share=rescale), fraction)
 
     return guided
 
@@ -73,7 +76,12 @@ def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
 
 def clipped(denoise: LabelledDenoise) -> LabelledDenoise:
     """The estimate held to the range of images, [-1, 1], as in Ho et al.'s published code."""
-    return lambda x_t, t, labels: denoise(x_t, t, labels).clamp(-1, 1)
+
+    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+        x_0, fraction = denoise(x_t, t, labels)
+        return Estimate(x_0.clamp(-1, 1), fraction)
+
+    return estimate
 
 
 def thresholded(denoise: LabelledDenoise, *, quantile: float) -> LabelledDenoise:
@@ -82,9 +90,9 @@ def thresholded(denoise: LabelledDenoise, *, quantile: float) -> LabelledDenoise
     Saharia et al. 2022 (Imagen), Sec. 2.3 and appendix A.
     """
 
-    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        x_0 = denoise(x_t, t, labels)
+    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+        x_0, fraction = denoise(x_t, t, labels)
         s = x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
-        return x_0.clamp(-s, s) / s
+        return Estimate(x_0.clamp(-s, s) / s, fraction)
 
     return estimate

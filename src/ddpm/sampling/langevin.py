@@ -30,10 +30,10 @@ def annealed_langevin(
     for now, then in pairwise(grid):
         t, s = at(now, x), at(then, x)
         for _ in range(steps):
-            x_0 = denoise(x, t)
+            x_0, _ = denoise(x, t)
             x = _walked(x, x_0, process, t, noise, snr=snr)
         if then == 0:
-            x = x_0 = denoise(x, t)
+            x = x_0 = denoise(x, t).x_0
         else:
             x = process.alpha(s) / process.alpha(t) * x
         yield Step(then, x, x_0)
@@ -53,12 +53,12 @@ def predictor_corrector(
     x = x_T
     for now, then in pairwise(grid):
         t, s = at(now, x), at(then, x)
-        x_0 = denoise(x, t)
+        x_0, _ = denoise(x, t)
         x, variance = q_posterior(process, x_0, x, t, s)
         if then > 0:
             x = x + variance.sqrt() * noise()
             for _ in range(steps):
-                x = _walked(x, denoise(x, s), process, s, noise, snr=snr)
+                x = _walked(x, denoise(x, s).x_0, process, s, noise, snr=snr)
         yield Step(then, x, x_0)
 
 

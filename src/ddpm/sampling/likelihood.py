@@ -6,23 +6,17 @@ chain bounds it by one term per step, the ODE computes it.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.bound import Estimate, bits, bound_term, gaussian_kl
+from ddpm.diffusion.bound import bits, bound_term, gaussian_kl
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
-
-Estimator = Callable[[Tensor, Tensor], Estimate]
-"""(x_t [N,C,H,W], t [N]) -> Estimate."""
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [N,C,H,W], t [N]) -> x_0."""
-Noise = Callable[[], Tensor]
-"""Standard normal [N,C,H,W], fresh at every call."""
+from ddpm.sampling.samplers import Denoise, Noise, pairs
 
 
 def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
@@ -49,17 +43,15 @@ class Bound(NamedTuple):
     """[N,steps], for the grid's steps in its order: ..., L_1, and last the decoder's L_0."""
 
 
-def variational_bound(
-    estimate: Estimator, process: Process, x_0: Tensor, grid: list[int] | list[float], noise: Noise
-) -> Bound:
+def variational_bound(denoise: Denoise, process: Process, x_0: Tensor, grid: Sequence[float], noise: Noise) -> Bound:
     """-log2 p(x_0) is at most this, on average over the noise: Ho et al. 2020, Eq. 5.
 
     `grid` falls from T, or nearly, to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
     """
     terms = []
-    for t, s in _pairs(grid, x_0):
+    for t, s in pairs(grid, x_0):
         x_t = q_sample(process, x_0, t, noise())
-        terms.append(bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
+        terms.append(bound_term(process, denoise(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
     prior, steps = prior_term(process, x_0, grid[0]), torch.stack(terms, dim=1)
     return Bound(prior + steps.sum(dim=1), prior, steps)
 
@@ -86,7 +78,7 @@ def log_likelihood(
         """v [N,C,H,W] and the trace of its derivative [N] at time i."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            v = (phis[i].cos() * z - denoise(scales[i] * z, times[i])) / phis[i].sin()
+            v = (phis[i].cos() * z - denoise(scales[i] * z, times[i]).x_0) / phis[i].sin()
             trace = _trace(v, z, signs)
         return v.detach(), trace
 
@@ -104,7 +96,7 @@ def log_likelihood(
 
 
 def ode_bound(
-    estimate: Estimator,
+    denoise: Denoise,
     process: Process,
     x_0: Tensor,
     grid: list[float],
@@ -121,9 +113,9 @@ def ode_bound(
     t = torch.full((len(x_0),), grid[-1], device=x_0.device)
     x_t = q_sample(process, x_0, t, noise())
     with torch.no_grad():
-        decoder = bound_term(process, estimate(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
+        decoder = bound_term(process, denoise(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
     log_q = torch.distributions.Normal(process.alpha(t) * x_0, process.sigma(t)).log_prob(x_t).flatten(1).sum(dim=1)
-    log_p = log_likelihood(lambda x, t: estimate(x, t).x_0, process, x_t, grid, probes)
+    log_p = log_likelihood(denoise, process, x_t, grid, probes)
     return decoder + (log_q - log_p) / (x_0[0].numel() * math.log(2))
 
 
@@ -139,8 +131,3 @@ def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
         (vjp,) = torch.autograd.grad(v, z, one, retain_graph=True)
         trace = trace + vjp.flatten(1)[:, k]
     return trace
-
-
-def _pairs(grid: list[int] | list[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for t, s in pairwise(grid):
-        yield torch.full((len(x),), t, device=x.device), torch.full((len(x),), s, device=x.device)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm.diffusion.bound import LEVEL
+from ddpm.diffusion.bound import LEVEL, Estimate
 from ddpm.diffusion.gaussian import q_sample, transition
 from ddpm.diffusion.processes import Process
 from ddpm.sampling import samplers
@@ -68,7 +68,7 @@ def repaint(
             factor, variance = transition(process, at(s, x_t), at(t, x_t))
             x_t = factor * x_t + variance.sqrt() * noise()
             continue
-        (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise)
+        (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise, variance="small")
         given = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
         x_t = torch.where(mask, given, step.x_t)
         yield step._replace(x_t=x_t)
@@ -94,7 +94,12 @@ def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
     rounding, and what A does not see is the model's. That result may leave [-1, 1]: see `Operator.settle`. For y
     without noise.
     """
-    return lambda x_t, t: (x_0 := denoise(x_t, t)) + operator.undo(y - operator.measure(x_0))
+
+    def estimate(x_t: Tensor, t: Tensor) -> Estimate:
+        x_0, fraction = denoise(x_t, t)
+        return Estimate(x_0 + operator.undo(y - operator.measure(x_0)), fraction)
+
+    return estimate
 
 
 def average_pooling(factor: int) -> Operator:

@@ -1,7 +1,7 @@
 """Samplers: from noise to image along a grid of times. Here the ancestral ones, and what all samplers share.
 
 A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, labels,
-guidance or files: those live in `denoise(x_t, t) -> x_0`, the estimate of the image in x_t for t [N].
+guidance or files: those live in `denoise(x_t, t) -> Estimate`, the model's estimate of the image in x_t for t [N].
 `noise()` returns standard normal [N,C,H,W], fresh at every call, so the caller owns the randomness.
 A grid is a list of falling times, whole or real, that ends in 0; x_T belongs to the first of them.
 
@@ -15,12 +15,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance, transition
 from ddpm.diffusion.objectives import eps_from_x_0
 from ddpm.diffusion.processes import Process
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[[Tensor, Tensor], Estimate]
+"""(x_t [N,C,H,W], t [N]) -> the estimate of x_0, and of the variance of the step that leads there."""
 Noise = Callable[[], Tensor]
+"""Standard normal [N,C,H,W], fresh at every call."""
 
 
 class Step(NamedTuple):
@@ -35,18 +38,12 @@ class Step(NamedTuple):
 
 
 def ddpm(
-    denoise: Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor | float]],
-    process: Process,
-    x_T: Tensor,
-    grid: Sequence[float],
-    noise: Noise,
-    *,
-    variance: str = "small",
+    denoise: Denoise, process: Process, x_T: Tensor, grid: Sequence[float], noise: Noise, *, variance: str
 ) -> Iterator[Step]:
     """Ancestral sampling.  Ho et al. 2020, Algorithm 2.
 
     `variance` is that of p(x_s | x_t): beta-tilde_t ("small"), beta_t ("large"; both Sec. 3.2) or "learned" (Nichol
-    and Dhariwal 2021, Eq. 15); then `denoise` gives the pair (x_0, fraction), an `Estimate`.
+    and Dhariwal 2021, Eq. 15), which is the estimate's `fraction`.
     On a sparse grid it is the chain that visits only those times (Nichol and Dhariwal 2021, Sec. 4).
 
     diffusers' DDPMScheduler agrees for "small" and "large" where its time is ours minus 1 (`timestep_spacing`
@@ -54,9 +51,8 @@ def ddpm(
     where Algorithm 2 has none.
     """
     x_t = x_T
-    for t, s in _pairs(grid, x_T):
-        estimate = denoise(x_t, t)
-        x_0, fraction = estimate if isinstance(estimate, tuple) else (estimate, None)
+    for t, s in pairs(grid, x_T):
+        x_0, fraction = denoise(x_t, t)
         x_t, small = q_posterior(process, x_0, x_t, t, s)
         if s[0] > 0:
             spread = _variance(variance, process, t, s, small=small, fraction=fraction)
@@ -64,14 +60,11 @@ def ddpm(
         yield Step(s[0].item(), x_t, x_0)
 
 
-def _variance(
-    name: str, process: Process, t: Tensor, s: Tensor, *, small: Tensor, fraction: Tensor | float | None
-) -> Tensor:
+def _variance(name: str, process: Process, t: Tensor, s: Tensor, *, small: Tensor, fraction: Tensor | float) -> Tensor:
     if name == "small":
         return small
     if name == "large":
         return transition(process, t, s)[1]
-    assert fraction is not None, "this denoiser gives no variance"
     return reverse_log_variance(process, fraction, t, s).exp()
 
 
@@ -88,8 +81,8 @@ def ddim(
     on with the eps of the x_0 before clipping.
     """
     x_t = x_T
-    for t, s in _pairs(grid, x_T):
-        x_0 = denoise(x_t, t)
+    for t, s in pairs(grid, x_T):
+        x_0, _ = denoise(x_t, t)
         eps = eps_from_x_0(x_0, x_t, process.alpha(t), process.sigma(t))
         _, variance = q_posterior(process, x_0, x_t, t, s)
         direction = (process.sigma(s) ** 2 - eta**2 * variance).clamp(min=0).sqrt()
@@ -105,6 +98,6 @@ def at(t: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else real)
 
 
-def _pairs(grid: Sequence[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def pairs(grid: Sequence[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Successive times (t, s) of the grid, as [N]."""
     return ((at(t, x), at(s, x)) for t, s in pairwise(grid))

@@ -69,14 +69,14 @@ def heun(
         if gamma > 0 and churn_range[0] <= t.sigma / t.alpha <= churn_range[1]:
             ratio = (1 + gamma) * t.sigma / t.alpha
             t, x = _churned(process, x, t, noise, ratio=min(ratio, highest), scale=churn_noise)
-        x_0 = denoise(x, at(t.t, x))
+        x_0, _ = denoise(x, at(t.t, x))
         if t.sigma > MAX_NOISE * t.alpha or s.sigma == 0:
             x = first_order(x, x_0, t, s)
         else:
             x_bar, sigma_bar, sigma_bar_s = x / t.alpha, t.sigma / t.alpha, s.sigma / s.alpha
             d = (x_bar - x_0) / sigma_bar
             euler = x_bar + (sigma_bar_s - sigma_bar) * d
-            d_s = (euler - denoise(s.alpha * euler, at(s.t, x))) / sigma_bar_s
+            d_s = (euler - denoise(s.alpha * euler, at(s.t, x)).x_0) / sigma_bar_s
             x = s.alpha * (x_bar + (sigma_bar_s - sigma_bar) * (d + d_s) / 2)
         yield Step(s.t, x, x_0)
 
@@ -103,7 +103,7 @@ def dpm_solver_pp(
     """
     nodes, x, past = levels(process, grid), x_T, list[tuple[float, Tensor]]()
     for k, (t, s) in enumerate(pairwise(nodes)):
-        x_0 = denoise(x, at(t.t, x))
+        x_0, _ = denoise(x, at(t.t, x))
         past = [(t.lam, x_0), *past][: _affordable(order, nodes, k)]
         x = _sde_step(x, past, t, s, noise) if stochastic else _multistep(x, past, t, s)
         yield Step(s.t, x, x_0)
@@ -157,7 +157,7 @@ def unipc(
     nodes, x, past = levels(process, grid), x_T, list[tuple[float, Tensor]]()
     redo: Callable[[Tensor], Tensor] | None = None
     for k, (t, s) in enumerate(pairwise(nodes)):
-        x_0 = denoise(x, at(t.t, x))
+        x_0, _ = denoise(x, at(t.t, x))
         if redo is not None:
             x = redo(x_0)
         past = [(t.lam, x_0), *past][: _affordable(order, nodes, k)]
