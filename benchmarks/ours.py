@@ -19,8 +19,8 @@ from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
 from ddpm.settings import as_dict
 from ddpm.training.batches import Batches
+from ddpm.training.curves import Meter
 from ddpm.training.loop import new_state, train
-from ddpm.training.session import Meter
 from ddpm.training.times import make_times
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"

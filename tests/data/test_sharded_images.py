@@ -274,6 +274,7 @@ def train(folder: Path, state: Path, settings: Runtime) -> str:
     from ddpm import model_file
     from ddpm.tracker import NullTracker
     from ddpm.training import session
+    from ddpm.training.run import run_training
 
     network = {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_channels": 8}
     spec = {
@@ -299,7 +300,7 @@ def train(folder: Path, state: Path, settings: Runtime) -> str:
         precision="float32",
         state_folder=state,
     )
-    session.run(training, tracker=NullTracker(), log_every_images=10**9, grid_every_images=10**9, picture=lambda: None)  # type: ignore[arg-type,return-value]
+    run_training(training, tracker=NullTracker(), log_every_images=10**9, grid_every_images=10**9, picture=lambda: None)  # type: ignore[arg-type,return-value]
     path = state / "model.safetensors"
     return model_file.save(path, network=training.state.ema.network, spec=spec, lineage={})
 

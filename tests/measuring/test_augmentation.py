@@ -44,25 +44,9 @@ def test_good_generated_images_teach_and_mislabelled_ones_do_not() -> None:
     assert (with_good.real_images, with_good.generated_images, with_good.test_images) == (60, 120, 150)
 
 
-def test_the_figures_are_flat_numbers_or_nothing() -> None:
-    figures = augmentation.figures(
-        Augmentation(real=0.9, generated=0.8, both=0.95, real_images=6, generated_images=5, test_images=4)
-    )
-    assert figures["augmentation"]["both"] == 0.95
-    assert augmentation.figures(None) == augmentation.numbers(None) == {}
-
-
-def test_it_is_measured_only_where_it_is_wanted(tmp_path: Path) -> None:
-    real, made = stripes(60, 0), stripes(60, 1)
-    np.save(tmp_path / "images.npy", made.images)
-    np.save(tmp_path / "labels.npy", made.labels)
-    options = {"settings": dataclasses.replace(SETTINGS, images=200), "device": torch.device("cpu"), "progress": False}
-    assert augmentation.measure(real, tmp_path / "nowhere", real, wanted=False, **options) is None
-    found = augmentation.measure(real, tmp_path, stripes(30, 2), wanted=True, **options)
-    assert found is not None
-    assert augmentation.numbers(found) == {
-        f"augmentation/{name}": getattr(found, name) for name in ("real", "generated", "both")
-    }
+def test_a_tracker_gets_the_three_accuracies_as_flat_numbers() -> None:
+    found = Augmentation(real=0.9, generated=0.8, both=0.95, real_images=6, generated_images=5, test_images=4)
+    assert found.numbers() == {"augmentation/real": 0.9, "augmentation/generated": 0.8, "augmentation/both": 0.95}
 
 
 def test_images_without_classes_have_nothing_to_teach(tmp_path: Path) -> None:

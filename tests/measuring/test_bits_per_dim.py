@@ -1,5 +1,6 @@
 """Likelihood of held-out images by a model file: its parts, its independence of the batch, and every process."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddpm import model_file
-from ddpm.measuring.bits_per_dim import BitsPerDim, measure
+from ddpm.measuring.bits_per_dim import NOT_MEASURED, BitsPerDim, measure
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(9, dtype=np.int64) % 4
@@ -35,7 +36,8 @@ def test_the_bound_is_the_sum_of_its_terms(tmp_path: Path, tiny_model: Callable[
     assert [t for t, _ in found.terms] == list(range(50, 0, -1))
     assert found.bound == pytest.approx(found.bound_prior + sum(term for _, term in found.terms), rel=1e-4)  # type: ignore[operator]
     assert found.bound_decoder == found.terms[-1][1]
-    found.write_terms(tmp_path / "terms.csv")
+    found.write(tmp_path / "means.json", terms=tmp_path / "terms.csv")
+    assert json.loads((tmp_path / "means.json").read_text())["bound"] == found.bound
     assert len((tmp_path / "terms.csv").read_text().splitlines()) == 51
 
 
@@ -66,7 +68,8 @@ def test_every_process_and_objective_has_both_figures(
     assert 7.9 < found.ode < 1000  # type: ignore[operator]
 
 
-def test_nothing_is_measured_unless_asked(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
-    found = measured(tmp_path / "m.safetensors", tiny_model, n=0)
-    assert found.numbers() == {}
-    assert found.figures() == {"images": 0, "bound": None, "bound_prior": None, "bound_decoder": None, "ode": None}
+def test_what_was_not_measured_is_null_in_the_file_and_absent_in_the_tracker(tmp_path: Path) -> None:
+    NOT_MEASURED.write(tmp_path / "means.json", terms=tmp_path / "terms.csv")
+    nothing = {"images": 0, "bound": None, "bound_prior": None, "bound_decoder": None, "ode": None}
+    assert json.loads((tmp_path / "means.json").read_text()) == nothing
+    assert NOT_MEASURED.numbers() == {}

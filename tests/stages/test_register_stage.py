@@ -1,10 +1,10 @@
 """The register stage on real digits with untrained models: first champion, another protocol, the same model again."""
 
+import argparse
 import base64
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
+from ddpm.stages.stage import Stage
 from ddpm.tracking import mlflow_store, registry
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Path("data/raw").mkdir(parents=True)
-        run_main(prepare.main, patch, prepared="data/prepared", state=".state/prepare")
+        run_main(prepare.main, prepared="data/prepared", state=".state/prepare")
         extractor = train_extractor(
             read_split(Path("data/prepared"), "train"),
             read_split(Path("data/prepared"), "test"),
@@ -63,9 +64,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_main(main: Callable[[], None], patch: pytest.MonkeyPatch, **options: str) -> None:
-    patch.setattr(sys, "argv", ["stage", *(word for name, value in options.items() for word in (f"--{name}", value))])
-    main()
+def run_main(main: Callable[[Stage], None], **paths: str) -> None:
+    main(Stage(argparse.Namespace(**{name: Path(path) for name, path in paths.items()})))
 
 
 class Pipeline:
@@ -99,9 +99,9 @@ class Pipeline:
         self.params(**sample)
         common = {"prepared": "data/prepared", "model": "model.safetensors", "run": "run.json", "images": "generated"}
         made = {"grid": "grid.png", "animation": "reverse.gif", "report": "sample.json", "guides": "guides"}
-        run_main(stage_sample.main, self.patch, **common, **made)
+        run_main(stage_sample.main, **common, **made)
         made = {"metrics": "metrics.json", "neighbours": "near.png", "likelihood": "bits.json", "terms": "bits.csv"}
-        run_main(evaluate.main, self.patch, **common, **made, extractor="extractor.safetensors")
+        run_main(evaluate.main, **common, **made, extractor="extractor.safetensors")
         return json.loads(Path("metrics.json").read_text())
 
     def register(self) -> None:
@@ -109,7 +109,6 @@ class Pipeline:
         options |= {"guides": "guides"}
         run_main(
             register.main,
-            self.patch,
             prepared="data/prepared",
             metrics="metrics.json",
             receipt="registered.json",

@@ -19,8 +19,8 @@ from ddpm.params import load as load_params
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
+from ddpm.training.curves import Meter
 from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
-from ddpm.training.session import Meter
 from ddpm.training.settings import Train
 from ddpm.training.times import HISTORY, Importance, make_times
 

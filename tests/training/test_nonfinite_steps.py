@@ -18,6 +18,8 @@ from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.tracker import NullTracker
 from ddpm.training import checkpoint, session
+from ddpm.training.curves import write_curves
+from ddpm.training.run import Stopped, run_training
 
 STEPS = 12
 SETTINGS = dataclasses.replace(
@@ -50,7 +52,7 @@ def begin(folder: Path, *, at: set[int], optimizer: str = "adamw", importance: b
 
 def run(training: session.Training, tracker: NullTracker) -> list[dict[str, float | None]]:
     picture = tiny.Image.new("L", (8, 8))
-    return session.run(training, tracker=tracker, **EVERY, picture=lambda: picture)
+    return run_training(training, tracker=tracker, **EVERY, picture=lambda: picture)
 
 
 def strictly(text: str) -> object:
@@ -76,14 +78,14 @@ def test_a_training_with_steps_that_are_not_finite_ends_in_files_that_say_so(
     training, told = begin(tmp_path / "state", at=at, optimizer=optimizer), Figures()
     curves = run(training, told)
 
-    report = session.summary(training, curves)
+    report = training.report()
     write_json(tmp_path / "train.json", report)
     assert strictly((tmp_path / "train.json").read_text()) == report
     assert report["nonfinite_steps"] == len(at)
     losses = [row["loss"] for row in curves if row["loss"] is not None]
     assert report["loss"] == (losses[-1] if losses else None)
 
-    session.write_curves(tmp_path / "curves.csv", curves)
+    write_curves(tmp_path / "curves.csv", curves)
     cells = list(csv.DictReader((tmp_path / "curves.csv").open()))
     assert [number for number, row in enumerate(cells) if not row["loss"]] == rows_without
     assert all(math.isfinite(float(cell)) for row in cells for cell in row.values() if cell)
@@ -112,7 +114,7 @@ def test_a_training_that_is_stopped_after_such_a_step_goes_on_to_the_same_curves
     at = {3, 6, 10}
     undisturbed = begin(tmp_path / "undisturbed", at=at)
     curves = run(undisturbed, NullTracker())
-    with pytest.raises(session.Stopped):
+    with pytest.raises(Stopped):
         run(begin(tmp_path / "stopped", at=at), StoppedAtTheFirstRow())
     resumed = begin(tmp_path / "stopped", at=at)
     assert resumed.state.images_seen == 16 * 4
@@ -129,7 +131,7 @@ def test_the_row_of_such_steps_is_counted_through_a_stop(tmp_path: Path) -> None
 
     for folder in ("undisturbed", "stopped"):
         if folder == "stopped":
-            with pytest.raises(session.Stopped):  # after three of them
+            with pytest.raises(Stopped):  # after three of them
                 run(patient(tmp_path / folder), StoppedAtTheFirstRow())
         with pytest.raises(UserError, match="not finite 5 steps in a row"):
             run(patient(tmp_path / folder), NullTracker())

@@ -18,7 +18,8 @@ import torch
 
 from ddpm.errors import UserError
 from ddpm.tracker import NullTracker
-from ddpm.training import checkpoint, session
+from ddpm.training import checkpoint
+from ddpm.training.run import Stopped
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 STOPS = {
@@ -136,7 +137,7 @@ def test_a_training_stopped_while_the_disk_is_full_says_what_is_saved(
     training = tiny.begin(tmp_path, checkpoint_seconds=1e-9)
     stop = AtTheFirstRow(tiny.fill_disk, lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        with pytest.raises(session.Stopped) as stopped:
+        with pytest.raises(Stopped) as stopped:
             tiny.run(training, stop)
     finally:
         tiny.empty_disk()

@@ -24,6 +24,7 @@ from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.tracker import NullTracker, Tracker
 from ddpm.training import session
+from ddpm.training.run import run_training
 from ddpm.training.settings import Train
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -91,7 +92,7 @@ def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **ch
 def run(training: session.Training, tracker: Tracker | None = None) -> list[dict[str, float | None]]:
     """To the end."""
     picture = Image.new("L", (8, 8))
-    return session.run(training, tracker=tracker or NullTracker(), **EVERY, picture=lambda: picture)
+    return run_training(training, tracker=tracker or NullTracker(), **EVERY, picture=lambda: picture)
 
 
 def finish(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu") -> str:

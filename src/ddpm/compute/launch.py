@@ -28,23 +28,18 @@ _SAVE_SECONDS = 30.0
 """How long workers may take to save their work after a signal, before they are killed."""
 
 
-def with_workers(main: Callable[[], None], read_runtime: Callable[[], Runtime]) -> Callable[[], None]:
-    """`main` for `run_stage`, in as many processes as the launcher above or params.yaml says.
+def run_in_workers(main: Callable[[], None], runtime: Runtime) -> None:
+    """Run `main` in as many processes as the launcher above this process, or `runtime.processes`, says.
 
     Raises UserError where a device cannot be shared so, and where workers failed more than RESTARTS times.
     """
-
-    def run() -> None:
-        runtime = read_runtime()
-        if is_worker():
-            with _telling_the_launcher(), joined(runtime):
-                main()
-        elif (wanted := wanted_processes(runtime)) > 1:
-            _launch(wanted)
-        else:
+    if is_worker():
+        with _telling_the_launcher(), joined(runtime):
             main()
-
-    return run
+    elif (wanted := wanted_processes(runtime)) > 1:
+        _launch(wanted)
+    else:
+        main()
 
 
 def wanted_processes(runtime: Runtime) -> int:

@@ -1,8 +1,7 @@
 """What generated images are worth as training data: one classifier trained on real, on generated, and on both."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,24 +37,9 @@ class Augmentation:
     generated_images: int
     test_images: int
 
-
-def measure(
-    real: LabelledImages,
-    folder: Path,
-    test: LabelledImages,
-    *,
-    wanted: bool,
-    settings: Features,
-    device: torch.device,
-    progress: bool,
-) -> Augmentation | None:
-    """What the generated images in a folder (images.npy, labels.npy) teach beside the real ones; None if not wanted.
-
-    Raises UserError for images without classes.
-    """
-    if not wanted:
-        return None
-    return compare(real, read_generated(folder), test, settings=settings, device=device, progress=progress)
+    def numbers(self) -> dict[str, float]:
+        """The accuracies, flat, as a tracker takes them."""
+        return {f"augmentation/{name}": getattr(self, name) for name in ("real", "generated", "both")}
 
 
 def compare(
@@ -98,15 +82,3 @@ def read_generated(folder: Path) -> Labelled:
     if not (folder / "labels.npy").is_file():
         raise UserError(f"{folder} has no labels.npy, so evaluate.augmentation has no classes; set it to false")
     return Labelled(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy"))
-
-
-def figures(measured: Augmentation | None) -> dict[str, Any]:
-    """As in reports/metrics.json; nothing where it was not measured."""
-    return {} if measured is None else {"augmentation": asdict(measured)}
-
-
-def numbers(measured: Augmentation | None) -> dict[str, float]:
-    """The accuracies, flat, as a tracker takes them."""
-    if measured is None:
-        return {}
-    return {f"augmentation/{name}": getattr(measured, name) for name in ("real", "generated", "both")}

@@ -4,13 +4,13 @@ import csv
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
+from ddpm.files import write_json
 from ddpm.generation.generate import PerImageNoise
 from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
@@ -41,20 +41,24 @@ class BitsPerDim:
     terms: tuple[tuple[float, float], ...] = ()
     """(t, L) of every step, falling in t; the last is the decoder's."""
 
-    def figures(self) -> dict[str, Any]:
+    def means(self) -> dict[str, float | None]:
         """All but the terms."""
         return {name: value for name, value in asdict(self).items() if name != "terms"}
 
     def numbers(self) -> dict[str, float]:
         """What was measured, by names for a tracker."""
-        found = {name: value for name, value in self.figures().items() if value is not None and name != "images"}
+        found = {name: value for name, value in self.means().items() if value is not None and name != "images"}
         return {f"bits_per_dim_{name}": float(value) for name, value in found.items()}
 
-    def write_terms(self, path: Path) -> None:
-        """CSV: t and the step's share of the bound."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as file:
+    def write(self, path: Path, *, terms: Path) -> None:
+        """Write the means as JSON to `path`, and t and the step's share of the bound as CSV to `terms`."""
+        write_json(path, self.means())
+        terms.parent.mkdir(parents=True, exist_ok=True)
+        with open(terms, "w", newline="") as file:
             csv.writer(file).writerows([("t", "bits_per_dim"), *self.terms])
+
+
+NOT_MEASURED = BitsPerDim(images=0)
 
 
 def measure(
@@ -67,8 +71,6 @@ def measure(
     from tqdm import tqdm
 
     n, device = min(n, len(images)), next(model.network.parameters()).device
-    if not n:
-        return BitsPerDim(images=0)
     chosen = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
     process = model.schedule
     chain = isinstance(process.T, int)

@@ -5,7 +5,6 @@ said. So is what stands at data.path and can be no data, while DVC does not look
 params.yaml again, since each runs alone, too.
 """
 
-import argparse
 from pathlib import Path
 
 from ddpm import idle
@@ -14,22 +13,18 @@ from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.params import Params
-from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import run_stage
+from ddpm.stages.stage import Stage, execute
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passed", type=Path, required=True)
-    arguments = parser.parse_args()
-    params = load_params()
+def main(stage: Stage) -> None:
+    params = stage.params
     _require_files(params)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
     for sentence in idle.warned(params):
         print(f"warning: {sentence}")
     # What the next stage waits for. It is always the same, so no value makes a stage run that does not read it.
-    write_json(arguments.passed, {"params.yaml": "valid"})
+    write_json(stage.paths.passed, {"params.yaml": "valid"})
 
 
 def _require_files(params: Params) -> None:
@@ -52,4 +47,4 @@ def _require_devices(runtime: Runtime) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    execute(main, "passed")

@@ -1,87 +1,66 @@
-"""DVC stage `evaluate`: what the model and its images are worth, each figure with its protocol."""
+"""DVC stage `evaluate`: metrics of the generated images and of the model, with the protocol that measured them."""
 
-import argparse
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
-from ddpm.compute.launch import with_workers
 from ddpm.compute.processes import leads
-from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import run_stage
+from ddpm.stages.stage import Stage, execute
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "images", "extractor", "model", "run", "metrics", "neighbours", "likelihood", "terms"):
-        parser.add_argument(f"--{option}", type=Path, required=True)
-    args = parser.parse_args()
-    params = load_params()
-
+def main(stage: Stage) -> None:
     import numpy as np
 
     from ddpm import model_file
-    from ddpm.compute import hardware
-    from ddpm.data.reading.dataset import read_split
     from ddpm.files import write_json
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.neighbours_picture import draw_neighbours
     from ddpm.measuring.record import read_sampling
     from ddpm.tracking import mlflow_store
 
-    hardware.set_determinism(params.runtime.deterministic)
-    device = hardware.choose_device(params.runtime.device)
-    train = read_split(args.prepared, "train", params.runtime)
-    held_out = read_split(args.prepared, "test", params.runtime)
-    generated = np.load(args.images / "images.npy", mmap_mode="r")
-    measure = fidelity.load_extractor(args.extractor, device)
+    paths, settings, runtime = stage.paths, stage.params.evaluate, stage.params.runtime
+    device, train, held_out = stage.device, stage.split("train"), stage.split("test")
+    generated = np.load(paths.images / "images.npy", mmap_mode="r")
     sets = (generated, train.images, held_out.images)
-    described = fidelity.describe_sets(
-        *sets,
-        extractor=measure,
-        settings=params.evaluate,
-        device=device,
-        progress=params.runtime.progress,
-        together=True,
-    )
+    how: dict[str, Any] = {"settings": settings, "device": device, "progress": runtime.progress}
+    how["extractor"] = fidelity.load_extractor(paths.extractor, device)
+    described = fidelity.describe_sets(*sets, **how, together=True)
     if not leads():
         return
-    record, copies = fidelity.measure_images(
-        *sets,
-        extractor=measure,
-        settings=params.evaluate,
-        sampling=read_sampling(args.images, n=len(generated)),
-        device=device,
-        progress=params.runtime.progress,
-        described=described,
-    )
-    draw_neighbours(args.neighbours, generated=generated, train=train.images, copies=copies)
-    taught = augmentation.measure(
-        train,
-        args.images,
-        held_out,
-        wanted=params.evaluate.augmentation,
-        settings=params.features,
-        device=device,
-        progress=params.runtime.progress,
-    )
-    write_json(args.metrics, record.to_json() | augmentation.figures(taught))
-    likelihood = bits_per_dim.measure(
-        model_file.load(args.model, device),
-        held_out.images,
-        held_out.labels,
-        n=params.evaluate.bits_per_dim,
-        batch=params.runtime.sample_batch,
-        progress=params.runtime.progress,
-    )
-    write_json(args.likelihood, likelihood.figures())
-    likelihood.write_terms(args.terms)
+    sampling = read_sampling(paths.images, n=len(generated))
+    record, copies = fidelity.measure_images(*sets, **how, sampling=sampling, described=described)
+    draw_neighbours(paths.neighbours, generated=generated, train=train.images, copies=copies)
+    metrics, numbers = record.to_json(), record.numbers()
+    if settings.augmentation:
+        accuracies = augmentation.compare(
+            train,
+            augmentation.read_generated(paths.images),
+            held_out,
+            settings=stage.params.features,
+            device=device,
+            progress=runtime.progress,
+        )
+        metrics["augmentation"], numbers = asdict(accuracies), numbers | accuracies.numbers()
+    write_json(paths.metrics, metrics)
+    likelihood = bits_per_dim.NOT_MEASURED
+    if settings.bits_per_dim:
+        model = model_file.load(paths.model, device)
+        likelihood = bits_per_dim.measure(
+            model,
+            held_out.images,
+            held_out.labels,
+            n=settings.bits_per_dim,
+            batch=runtime.sample_batch,
+            progress=runtime.progress,
+        )
+    likelihood.write(paths.likelihood, terms=paths.terms)
 
-    tracker = mlflow_store.attach(args.run)
-    numbers = record.numbers() | likelihood.numbers() | augmentation.numbers(taught)
-    tracker.log(numbers, images_seen=0)  # of the finished model: no curve
-    for path in (args.metrics, args.neighbours, args.likelihood, args.terms):
+    tracker = mlflow_store.attach(paths.run)
+    tracker.log(numbers | likelihood.numbers(), images_seen=0)  # metrics of the finished model, not a curve
+    for path in (paths.metrics, paths.neighbours, paths.likelihood, paths.terms):
         tracker.artifact(path, "evaluation")
     tracker.finish()
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main, lambda: load_params().runtime))
+    options = ("prepared", "images", "extractor", "model", "run", "metrics", "neighbours", "likelihood", "terms")
+    execute(main, *options, in_workers=True)

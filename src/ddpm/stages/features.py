@@ -1,54 +1,43 @@
-"""DVC stage `features`: the feature extractor that the figures speak of."""
+"""DVC stage `features`: the feature extractor that FID, KID, precision and recall use."""
 
-import argparse
 from pathlib import Path
 
-from ddpm.compute.launch import with_workers
 from ddpm.compute.processes import leads
-from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import run_stage
+from ddpm.stages.stage import Stage, execute
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "extractor", "report"):
-        parser.add_argument(f"--{option}", type=Path, required=True)
-    args = parser.parse_args()
-    params = load_params()
-
-    from ddpm.compute import hardware
-    from ddpm.data.reading.dataset import read_facts, read_split
+def main(stage: Stage) -> None:
+    from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
     from ddpm.measuring.features import extractor, extractor_training
 
-    facts, settings = read_facts(args.prepared), params.features
-    counts = {"training": facts.train, "held-out": facts.test}
+    facts, settings, path = read_facts(stage.paths.prepared), stage.params.features, stage.paths.extractor
     kind = extractor_training.choose_kind(settings, classes=len(facts.classes))
-    accuracy: float | None
-    if kind == "inception":
-        extractor.require_enough_images(extractor.INCEPTION_DIM, counts)
-        if leads():
-            extractor.record_inception(args.extractor, Path(str(settings.inception_weights)))
-        accuracy, dim, sha256 = None, extractor.INCEPTION_DIM, extractor.INCEPTION_SHA256
-    else:
-        extractor.require_enough_images(settings.dim, counts)
-        hardware.set_determinism(params.runtime.deterministic)
+    dim = extractor.INCEPTION_DIM if kind == "inception" else settings.dim
+    extractor.require_enough_images(dim, {"training": facts.train, "held-out": facts.test})
+    trained = None
+    if kind != "inception":
+        device = stage.device
         trained = extractor_training.train_extractor(
-            read_split(args.prepared, "train", params.runtime),
-            read_split(args.prepared, "test", params.runtime),
+            stage.split("train"),
+            stage.split("test"),
             kind=kind,
             classes=len(facts.classes),
             settings=settings,
-            device=hardware.choose_device(params.runtime.device),
-            progress=params.runtime.progress,
+            device=device,
+            progress=stage.params.runtime.progress,
             together=True,
         )
-        if leads():
-            trained.save(args.extractor)
-        accuracy, dim, sha256 = trained.accuracy, trained.dim, trained.sha256
     if leads():
-        write_json(args.report, {"kind": kind, "accuracy": accuracy, "dim": dim, "sha256": sha256})
+        report: dict[str, str | float | None]
+        if trained is None:
+            extractor.record_inception(path, Path(str(settings.inception_weights)))
+            report = {"kind": kind, "accuracy": None, "dim": dim, "sha256": extractor.INCEPTION_SHA256}
+        else:
+            trained.save(path)
+            report = {"kind": kind, "accuracy": trained.accuracy, "dim": trained.dim, "sha256": trained.sha256}
+        write_json(stage.paths.report, report)
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main, lambda: load_params().runtime))
+    execute(main, "prepared", "extractor", "report", in_workers=True)

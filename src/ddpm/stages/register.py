@@ -1,6 +1,5 @@
 """DVC stage `register`: the model in the registry; the champion's alias moves or stays, and the version says why."""
 
-import argparse
 import hashlib
 import json
 import tempfile
@@ -10,21 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import run_stage
 from ddpm.sampling.settings import Recipe
 from ddpm.settings import as_dict
+from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
     from ddpm.model_file import Model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "extractor", "model", "guides", "run", "metrics", "receipt"):
-        parser.add_argument(f"--{option}", type=Path, required=True)
-    args = parser.parse_args()
-    params = load_params()
+def main(stage: Stage) -> None:
+    args, params = stage.paths, stage.params
 
     from ddpm import model_file
     from ddpm.files import write_json
@@ -89,4 +83,5 @@ def _guide(sha256: str, guides: Path) -> "Model":
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    options = ("prepared", "extractor", "model", "guides", "run", "metrics", "receipt")
+    execute(main, *options)

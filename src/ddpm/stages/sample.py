@@ -1,15 +1,12 @@
 """DVC stage `sample`: images for the evaluation, a grid to look at, the reverse process as an animation."""
 
-import argparse
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpm.compute.launch import with_workers
 from ddpm.errors import UserError
-from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import run_stage
+from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
     import torch
@@ -17,12 +14,8 @@ if TYPE_CHECKING:
     from ddpm.model_file import Model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("prepared", "model", "run", "guides", "images", "grid", "animation", "report"):
-        parser.add_argument(f"--{option}", type=Path, required=True)
-    args = parser.parse_args()
-    params = load_params()
+def main(stage: Stage) -> None:
+    args, params = stage.paths, stage.params
 
     import numpy as np
 
@@ -35,8 +28,7 @@ def main() -> None:
     from ddpm.tracking import mlflow_store
 
     facts = read_facts(args.prepared)
-    hardware.set_determinism(params.runtime.deterministic)
-    device = hardware.choose_device(params.runtime.device)
+    device = stage.device
     model, recipe = model_file.load(args.model, device), recipe_in(params.sample, params.runtime.precision)
     precision = hardware.choose_precision(recipe.precision, device, facts.size)
     if recipe.guide is not None:
@@ -90,4 +82,5 @@ def _guide(file: Path, guides: Path, device: "torch.device") -> "Model":
 
 
 if __name__ == "__main__":
-    run_stage(with_workers(main, lambda: load_params().runtime))
+    options = ("prepared", "model", "run", "guides", "images", "grid", "animation", "report")
+    execute(main, *options, in_workers=True)

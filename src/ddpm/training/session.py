@@ -1,19 +1,15 @@
-"""One training from where it stands to its end: progress, curves, pictures, checkpoints, a clean stop on signals."""
+"""A training, new or restored from its last checkpoint, ready to go on."""
 
-import csv
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ddpm.compute.hardware import Precision, is_out_of_memory
+from ddpm.compute.hardware import Precision
 from ddpm.compute.processes import any_of, leads, restarted, together
 from ddpm.compute.settings import Runtime
 from ddpm.diffusion.settings import Objective
@@ -22,59 +18,12 @@ from ddpm.images import Images
 from ddpm.model_file import build_network, objective_of, process_of
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
-from ddpm.tracker import Tracker
 from ddpm.training import checkpoint, finished
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.settings import Train
 from ddpm.training.sharding import is_sharded, require_same, whole
 from ddpm.training.times import make_times
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-CURVES = ("images_seen", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "gradient_norm", "learning_rate")
-
-
-class Stopped(SystemExit):
-    """A signal asked for the end; the state is saved and the same command goes on from here."""
-
-
-@dataclass
-class Meter:
-    """Means over the steps of a logging interval that were not skipped, so that all of them are finite.
-
-    loss_q1..4 are the quarters of the noise range, least noise first.
-    """
-
-    steps: int = 0
-    loss: float = 0.0
-    norm: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
-    counts: list[float] = field(default_factory=lambda: [0.0] * 4)
-
-    def add(self, step: Step) -> None:
-        if step.skipped:
-            return
-        sums = torch.zeros(2, 4, device=step.t.device)
-        sums[0].index_add_(0, step.quarter, step.weights * step.losses)
-        sums[1].index_add_(0, step.quarter, step.weights)
-        losses, counts = sums.tolist()
-        self.steps += 1
-        self.loss += step.loss
-        self.norm += step.gradient_norm
-        self.sums = [a + b for a, b in zip(self.sums, losses, strict=True)]
-        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
-
-    def row(self, step: Step) -> dict[str, float | None]:
-        """The interval as one row of the curves; None where there is nothing to take the mean of."""
-        quarters = [_mean(s, c) for s, c in zip(self.sums, self.counts, strict=True)]
-        loss, norm = _mean(self.loss, self.steps), _mean(self.norm, self.steps)
-        return dict(zip(CURVES, (step.images_seen, loss, *quarters, norm, step.learning_rate), strict=True))
-
-
-def _mean(total: float, count: float) -> float | None:
-    return total / count if count else None
 
 
 @dataclass
@@ -148,6 +97,15 @@ class Training:
         """Removes the checkpoints, and with them all that is known of this training."""
         if leads():
             finished.clear(self.folder)
+
+    def report(self) -> dict[str, float | None]:
+        """The training so far in three numbers; the loss is that of the last logging interval that has one."""
+        losses = [row["loss"] for row in self.extra.get("curves", []) if row["loss"] is not None]
+        return {
+            "loss": losses[-1] if losses else None,
+            "images_seen": self.state.images_seen,
+            "nonfinite_steps": self.state.nonfinite_steps,
+        }
 
     def keep(self, model: Path) -> None:
         """The training has ended in this file, and its last checkpoint stays until DVC has recorded it."""
@@ -226,138 +184,3 @@ def begin(
             "data and code; set it to auto to start anew"
         )
     return training
-
-
-def run(
-    training: Training,
-    *,
-    tracker: Tracker,
-    log_every_images: int,
-    grid_every_images: int,
-    picture: Callable[[], "Image"],
-) -> list[dict[str, float | None]]:
-    """Trains to the end and returns the curves, one row per `log_every_images`.
-
-    `picture` draws samples of the average. The end is saved too, so that nothing is trained twice where what comes
-    after it is cut off. On SIGTERM and SIGINT the step is finished, the state is saved,
-    and Stopped ends the process. Raises UserError where memory runs out; the last checkpoint stays.
-    """
-    from tqdm import tqdm
-
-    state, total = training.state, training.settings.images
-    curves: list[dict[str, float | None]] = training.extra.setdefault("curves", [])
-    meter = Meter(**training.extra.get("meter", {}))
-
-    def save() -> None:
-        training.extra["meter"] = vars(meter).copy()
-        training.save()
-
-    if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
-        save()  # so that even a training killed in its first seconds goes on in the tracker's same run
-    saved_at = logged_at = time.monotonic()
-    logged_images = state.images_seen
-    batch = training.settings.batch_size
-    bar = tqdm(
-        total=-(-total // batch) * batch,
-        initial=state.images_seen,
-        unit=" images",
-        desc="training",
-        disable=not (training.runtime.progress and leads()),
-    )
-
-    def stop(asked: list[signal.Signals]) -> NoReturn:
-        save()
-        together()  # who ends first is taken for lost
-        if leads():
-            print(
-                f"stopped after {state.images_seen} images, of which {training.saved_images} are saved; "
-                "the same command goes on from there"
-            )
-        raise Stopped(128 + (asked or [signal.SIGTERM])[0])
-
-    with bar, _signals() as asked_to_stop, _memory_told(training):
-        for step in training.steps():
-            meter.add(step)
-            bar.update(step.images_seen - bar.n)
-            if _crossed(step, log_every_images) or step.images_seen >= total:
-                row = meter.row(step)
-                curves.append(row)
-                meter = Meter()
-                now = time.monotonic()
-                speed = (step.images_seen - logged_images) / (now - logged_at)
-                logged_at, logged_images = now, step.images_seen
-                metrics = {name: value for name, value in row.items() if value is not None and name != "images_seen"}
-                metrics |= {"images_per_second": speed, "nonfinite_steps": float(state.nonfinite_steps)}
-                tracker.log(metrics, images_seen=step.images_seen)
-                if row["loss"] is not None:
-                    bar.set_postfix(loss=f"{row['loss']:.4f}")
-            if _crossed(step, grid_every_images) or step.images_seen >= total:
-                tracker.image("samples", picture(), images_seen=step.images_seen)
-            overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
-            stopping, due = any_of(bool(asked_to_stop), overdue)
-            if stopping:
-                stop(asked_to_stop)
-            if due:
-                save()
-                saved_at = time.monotonic()
-        stopping, unsaved = any_of(bool(asked_to_stop), training.saved_images < state.images_seen)
-        if stopping:
-            stop(asked_to_stop)
-        if unsaved:
-            save()
-    return curves
-
-
-def _crossed(step: Step, every: int) -> bool:
-    """Whether the step reached or passed a multiple of `every` images."""
-    return step.images_seen // every > (step.images_seen - len(step.t)) // every
-
-
-@contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT instead of dying of them."""
-    caught: list[signal.Signals] = []
-
-    def note(number: int, _: object) -> None:
-        caught.append(signal.Signals(number))
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _memory_told(training: Training) -> Iterator[None]:
-    """Memory that ran out as one sentence. The state is in the middle of a step then, so it is not saved."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"memory of {training.device} ran out with {training.settings.batch_size} images in a step; lower "
-            "runtime.device_batch (images at a time, on which no result depends) and start the same command again, "
-            f"which goes on after {training.saved_images} images"
-        ) from error
-
-
-def write_curves(path: Path, curves: list[dict[str, float | None]]) -> None:
-    """CSV, one row per logging interval; an empty cell where a quarter saw no image, or every step was skipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, CURVES)
-        writer.writeheader()
-        writer.writerows(curves)
-
-
-def summary(training: Training, curves: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """The training in three figures: the loss is that of the last interval that has one, None where none has."""
-    losses = [row["loss"] for row in curves if row["loss"] is not None]
-    return {
-        "loss": losses[-1] if losses else None,
-        "images_seen": training.state.images_seen,
-        "nonfinite_steps": training.state.nonfinite_steps,
-    }

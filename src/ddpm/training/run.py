@@ -1,0 +1,155 @@
+"""Run a training to its end: curves, pictures, checkpoints, and a clean stop on signals."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from ddpm.compute.hardware import is_out_of_memory
+from ddpm.compute.processes import any_of, leads, together
+from ddpm.errors import UserError
+from ddpm.tracker import Tracker
+from ddpm.training.curves import Meter, Row, metrics_of
+from ddpm.training.loop import Step
+from ddpm.training.session import Training
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from tqdm import tqdm
+
+
+class Stopped(SystemExit):
+    """A signal asked the training to end. Its state is saved, and the same command continues it."""
+
+
+def run_training(
+    training: Training,
+    *,
+    tracker: Tracker,
+    log_every_images: int,
+    grid_every_images: int,
+    picture: Callable[[], "Image"],
+) -> list[Row]:
+    """Train to the end and return the curves, one row per `log_every_images`.
+
+    `picture` draws samples of the averaged network. The final state is saved too, so that a failure after the training
+    does not lose it. On SIGTERM and SIGINT the current step is finished, the state is saved, and Stopped ends the
+    process. Raises UserError when memory runs out; the last checkpoint stays.
+    """
+    state, total = training.state, training.settings.images
+    log = _Log(training, tracker)
+
+    def save() -> None:
+        training.extra["meter"] = vars(log.meter).copy()
+        training.save()
+
+    if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
+        save()  # so that even a training killed in its first seconds continues in the same run of the tracker
+    saved_at = time.monotonic()
+    with _progress_bar(training) as bar, _collected_signals() as signals, _out_of_memory_as_sentence(training):
+        for step in training.steps():
+            log.add(step)
+            bar.update(step.images_seen - bar.n)
+            if _crossed(step, log_every_images) or step.images_seen >= total:
+                row = log.close_interval(step)
+                if row["loss"] is not None:
+                    bar.set_postfix(loss=f"{row['loss']:.4f}")
+            if _crossed(step, grid_every_images) or step.images_seen >= total:
+                tracker.image("samples", picture(), images_seen=step.images_seen)
+            overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
+            stopping, due = any_of(bool(signals), overdue)
+            if stopping:
+                save()
+                _stop(training, signals)
+            if due:
+                save()
+                saved_at = time.monotonic()
+        stopping, unsaved = any_of(bool(signals), training.saved_images < state.images_seen)
+        if stopping or unsaved:
+            save()
+        if stopping:
+            _stop(training, signals)
+    return log.curves
+
+
+class _Log:
+    """The current logging interval and the rows of the intervals before it."""
+
+    def __init__(self, training: Training, tracker: Tracker) -> None:
+        self.curves: list[Row] = training.extra.setdefault("curves", [])
+        self.meter = Meter(**training.extra.get("meter", {}))
+        self._state, self._tracker = training.state, tracker
+        self._began, self._images_before = time.monotonic(), training.state.images_seen
+
+    def add(self, step: Step) -> None:
+        self.meter.add(step)
+
+    def close_interval(self, step: Step) -> Row:
+        """Append the interval's row to the curves, send its metrics to the tracker, and begin the next interval."""
+        row, now = self.meter.row(step), time.monotonic()
+        self.curves.append(row)
+        speed = (step.images_seen - self._images_before) / (now - self._began)
+        metrics = {"images_per_second": speed, "nonfinite_steps": float(self._state.nonfinite_steps)}
+        self._tracker.log(metrics_of(row) | metrics, images_seen=step.images_seen)
+        self.meter, self._began, self._images_before = Meter(), now, step.images_seen
+        return row
+
+
+def _progress_bar(training: Training) -> "tqdm[NoReturn]":
+    from tqdm import tqdm
+
+    batch = training.settings.batch_size
+    return tqdm(
+        total=-(-training.settings.images // batch) * batch,
+        initial=training.state.images_seen,
+        unit=" images",
+        desc="training",
+        disable=not (training.runtime.progress and leads()),
+    )
+
+
+def _crossed(step: Step, every: int) -> bool:
+    """Whether the step reached or passed a multiple of `every` images."""
+    return step.images_seen // every > (step.images_seen - len(step.t)) // every
+
+
+def _stop(training: Training, signals: list[signal.Signals]) -> NoReturn:
+    together()  # a worker that exits early looks crashed to the launcher
+    if leads():
+        print(
+            f"stopped after {training.state.images_seen} images, of which {training.saved_images} are saved; "
+            "the same command goes on from there"
+        )
+    raise Stopped(128 + (signals or [signal.SIGTERM])[0])
+
+
+@contextmanager
+def _collected_signals() -> Iterator[list[signal.Signals]]:
+    """Collect SIGTERM and SIGINT inside the block instead of ending the process."""
+    caught: list[signal.Signals] = []
+
+    def collect(number: int, _: object) -> None:
+        caught.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, collect) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _out_of_memory_as_sentence(training: Training) -> Iterator[None]:
+    """Turn running out of memory into a UserError. Nothing is saved then: the state is in the middle of a step."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory of {training.device} ran out with {training.settings.batch_size} images in a step; lower "
+            "runtime.device_batch (images at a time, on which no result depends) and start the same command again, "
+            f"which goes on after {training.saved_images} images"
+        ) from error
