@@ -29,8 +29,8 @@ NO_RESULT = {
     "tracking",
     "yaml_file",
 }
-# What one stage makes of them is its result.
-RESULT_OF = {"configure": {"idle", "params", "settings", "yaml_file"}, "register": {"tracking"}}
+# The registry is the result of the stage that writes to it.
+RESULT_OF = {"register": {"tracking"}}
 # Pictures that only MLflow shows: editing them must not train anew.
 SHOWN_ONLY = {"train": {"generation"}}
 NO_RESULT_SECTIONS = {"runtime", "tracking", "serve"}
@@ -53,9 +53,8 @@ SOURCE = ROOT / "src" / "ddpm"
 
 def needed_by(stage: str) -> set[Path]:
     """The files of the package whose change may change what the stage writes."""
-    start = ROOT / "src" / "ddpm" / "stages" / f"{stage}.py"
     without = (NO_RESULT | SHOWN_ONLY.get(stage, set())) - RESULT_OF.get(stage, set())
-    return closure(start, without, set()) | (set(SOURCE.rglob("settings.py")) if stage == "configure" else set())
+    return closure(SOURCE / "stages" / f"{stage}.py", without, set()) - {SOURCE / "stages" / "stage.py"}
 
 
 def closure(path: Path, without: set[str], seen: set[Path]) -> set[Path]:
@@ -84,15 +83,15 @@ def room_of(path: Path) -> str:
 
 
 def sections_read(path: Path) -> set[str]:
-    """Every X of `params.X` in a stage, the root of `getattr(params.X, …)` included."""
+    """Every X of `stage.params.X` or `params.X` in a stage, and the names in `getattr(stage.params, …)`."""
     tree = ast.parse(path.read_text())
     names = {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "stage.params")
     }
-    for node in ast.walk(tree):  # getattr(params, name) for name in (…)
-        if isinstance(node, ast.Call) and ast.unparse(node).startswith("getattr(params,"):
+    for node in ast.walk(tree):  # getattr(stage.params, name) for name in (…)
+        if isinstance(node, ast.Call) and ast.unparse(node).startswith(("getattr(params,", "getattr(stage.params,")):
             loop = next(c for c in ast.walk(tree) if isinstance(c, ast.DictComp) and node in ast.walk(c))
             names |= set(ast.literal_eval(loop.generators[0].iter))
     return names

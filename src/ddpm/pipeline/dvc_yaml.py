@@ -6,6 +6,7 @@ import ddpm
 from ddpm.errors import UserError
 
 PIPELINE = Path("dvc.yaml")
+PACKAGE = Path(ddpm.__file__).parent
 _SOURCE = "src/ddpm/"
 
 
@@ -26,5 +27,4 @@ def code_of_stage(name: str) -> list[Path]:
         ) from None
     if not deps:
         raise UserError(f"{PIPELINE.absolute()} names no code under {_SOURCE} for the stage {name}; add its deps")
-    package = Path(ddpm.__file__).parent
-    return [package / dep.removeprefix(_SOURCE) for dep in deps]
+    return [PACKAGE / dep.removeprefix(_SOURCE) for dep in deps]
