@@ -126,9 +126,9 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("train:", "recipe.yaml: train is null, but in params.yaml it has keys below it"),
         ("train: {lr: {a: 1}}", "recipe.yaml: train.lr has keys below it, but in params.yaml it is a value"),
         ("sample: {guidance: 2.0}\nnetwork: {label_dropout: 0.0}", "label_dropout is 0"),
-        ("- 1", "recipe.yaml is no mapping"),
+        ("- 1", "recipe.yaml is not a mapping"),
         ("# nothing", "recipe.yaml is empty"),
-        ("train: {lr: 1.0, lr: 2.0}", "train.lr stands there twice"),
+        ("train: {lr: 1.0, lr: 2.0}", "train.lr is given twice"),
         (BOMB, "repeats aliases until there are more than"),
         ("# long\n" * 200_000, "recipe.yaml has more than 200000 bytes"),
     ],
@@ -146,9 +146,9 @@ def test_a_bad_recipe_is_one_sentence_and_changes_nothing(
 def test_what_is_no_recipe_file_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
     for name, says in (
-        ("pipe", "pipe is no file"),
+        ("pipe", "pipe is not a file"),
         ("nowhere.yaml", "nowhere.yaml was not found"),
-        (".", "is no file"),
+        (".", "is not a file"),
     ):
         assert cli.main(["configure", name]) == 1
         assert says in capsys.readouterr().err

@@ -208,7 +208,7 @@ def test_a_missing_file_and_a_broken_one_are_said_to_be_so(tmp_path: Path) -> No
     with pytest.raises(UserError, match="was not found; run from the project's folder"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="is no YAML"):
+    with pytest.raises(UserError, match="is not YAML"):
         load_params(tmp_path / "params.yaml")
 
 

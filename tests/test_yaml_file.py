@@ -18,29 +18,29 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
     [
         ("data:\n  seed: 2020-01-01\n", "params.yaml: data.seed is a date; put it in quotes"),
         ("data:\n  path: !!binary aGk=\n", "params.yaml: data.path is binary data (!!binary)"),
-        ("network:\n  multipliers: &m [1, *m]\n", "network.multipliers.1 is an alias of what it stands in"),
-        ("data: &d\n  path: {of: *d}\n", "data.path.of is an alias of what it stands in"),
+        ("network:\n  multipliers: &m [1, *m]\n", "network.multipliers.1 is an alias of a value that contains it"),
+        ("data: &d\n  path: {of: *d}\n", "data.path.of is an alias of a value that contains it"),
         (BOMB, "repeats aliases until there are more than 10000 values"),
-        ("train: {lr: 1.0, lr: 2.0}\n", "train.lr stands there twice; remove one, as that in line 1"),
-        ("train: {1: 2}\n", "train.1 is a key that is no text"),
-        ("train: {[1, 2]: 2}\n", "train.[…] is a key that is no text"),
+        ("train: {lr: 1.0, lr: 2.0}\n", "train.lr is given twice; remove one, such as that in line 1"),
+        ("train: {1: 2}\n", "train.1 is a key that is not a text"),
+        ("train: {[1, 2]: 2}\n", "train.[…] is a key that is not a text"),
         ("train:\n  <<: {lr: 1.0}\n", "train.<< is a merge (<<); write the merged keys out"),
         ("train: {lr: !!python/object/apply:os.system [id]}\n", "train.lr has the tag python/object/apply:os.system"),
         ("train: {lr: !fast 3}\n", "train.lr has the tag !fast"),
-        ("train: {lr: !!int fast}\n", "train.lr is 'fast', which is no int"),
-        ("train: {lr: !!float ''}\n", "train.lr is '', which is no float"),
+        ("train: {lr: !!int fast}\n", "train.lr is 'fast', which is not a valid int"),
+        ("train: {lr: !!float ''}\n", "train.lr is '', which is not a valid float"),
         ("train: !!set {a, b}\n", "train has the tag set"),
         (f"train:\n  seed: 1{'0' * 30}\n", "train.seed is an integer of more than 64 bits"),
         (f"train:\n  seed: {'9' * 6000}\n", "train.seed is '9999"),
-        ("data: {path: \"a\\0b\"}\n", "data.path holds a character that no file name"),
-        ("data: {path: \"\\ud800\"}\n", "params.yaml is no YAML"),
+        ("data: {path: \"a\\0b\"}\n", "data.path contains a character that no file name"),
+        ("data: {path: \"\\ud800\"}\n", "params.yaml is not YAML"),
         ("[" * 150_000, "params.yaml is nested more than 20 deep in line 1"),
         ("".join(f"{' ' * k}a:\n" for k in range(300)), "params.yaml is nested more than 20 deep in line 21"),
         ("", "params.yaml is empty, expected sections"),
-        ("- 1\n", "params.yaml is no mapping, expected sections"),
-        ("a: 1\n---\nb: 2\n", "params.yaml is no YAML"),
-        ("a: [1", "params.yaml is no YAML"),
-        ("a: \x07", "params.yaml is no YAML"),
+        ("- 1\n", "params.yaml is not a mapping, expected sections"),
+        ("a: 1\n---\nb: 2\n", "params.yaml is not YAML"),
+        ("a: [1", "params.yaml is not YAML"),
+        ("a: \x07", "params.yaml is not YAML"),
         ("# long\n" * 200_000, "params.yaml has more than 200000 bytes"),
     ],
 )  # fmt: skip
@@ -64,9 +64,9 @@ def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "params.yaml")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         yaml_file.read(tmp_path / "params.yaml")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         yaml_file.read(tmp_path)
 
 

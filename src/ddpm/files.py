@@ -1,4 +1,4 @@
-"""Files that a reader never sees half of, nor after the power has failed."""
+"""Write files atomically and durably: a reader never sees half a file, not even after a power failure."""
 
 import errno
 import json
@@ -13,13 +13,16 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Indented JSON, written aside and renamed. NaN and infinity are refused: JSON has no words for them."""
+    """Write indented JSON to a temporary file and rename it. Raises ValueError for NaN and infinity."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 with the line ends of the text, written aside and renamed. A file that is there keeps its permissions."""
+    """Write UTF-8 with the text's own line ends to a temporary file and rename it.
+
+    An existing file keeps its permissions.
+    """
     aside = path.with_name(path.name + ".part")
     try:
         with open(aside, "w", encoding="utf-8", newline="") as file:
@@ -34,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def disk_trouble(error: BaseException) -> UserError | None:
-    """What to do where a disk is full or takes no writing; None for every other error."""
+    """Return a UserError for a full or read-only disk; None for every other error."""
     if not (isinstance(error, OSError) and error.errno in _DISK):
         return None
     where = error.filename or "a file"
@@ -42,13 +45,13 @@ def disk_trouble(error: BaseException) -> UserError | None:
 
 
 def flush(file: IO[Any]) -> None:
-    """To the disk, so that a rename that follows never names half of a file."""
+    """Write the file's data to the disk, so that a later rename never exposes half a file."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def flush_names(folder: Path) -> None:
-    """Makes renames in the folder durable."""
+    """Make renames in the folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -57,7 +60,7 @@ def flush_names(folder: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Every file below the folder and every name in it, before the folder itself is renamed."""
+    """Write every file and name below the folder to the disk; call it before the folder itself is renamed."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:

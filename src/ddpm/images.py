@@ -1,4 +1,4 @@
-"""Stored images (uint8): how they are read, and the one way between them and the model's range."""
+"""Stored images (uint8): the interface for reading them, and the conversion to the model's range and back."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Images(Protocol):
-    """uint8 [N,C,H,W]: an array, a memory-mapped file, or shards that are fetched as they are read.
+    """uint8 [N,C,H,W]: an array, a memory-mapped file, or shards that are fetched when they are read.
 
-    They may be more than memory holds: read some rows at a time, all only where their number is bounded.
+    They may exceed memory: read some rows at a time, and all rows only where their number is bounded.
     """
 
     @property
@@ -26,28 +26,28 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> np.ndarray:
-        """One image [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
+        """Return one image [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
 
 
 @runtime_checkable
 class Sharded(Images, Protocol):
-    """Images in several files, which may be fetched from a store as they are read."""
+    """Images in several files, which may be fetched from a store when they are read."""
 
     sizes: tuple[int, ...]
     """Images per shard."""
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetches these shards in the background; returns at once."""
+        """Fetch these shards in the background; return at once."""
 
     def require_room(self, shards: int) -> None:
-        """Raises UserError where so many shards cannot be held at a time."""
+        """Raise UserError where this number of shards does not fit in the cache at a time."""
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """uint8 [N,C,H,W] in 0..255 -> float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3)."""
+    """Map uint8 [N,C,H,W] in 0..255 to float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3)."""
     return images.to(torch.float32) / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """float [N,C,H,W] -> uint8; values outside [-1, 1] are clamped, the rest rounded to the nearest level."""
+    """Map float [N,C,H,W] to uint8; values outside [-1, 1] are clamped, the others rounded to the nearest level."""
     return ((x.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Text without credentials: for everything that is printed, logged or kept.
+"""Remove credentials from text that is printed, logged or stored.
 
-A credential is known by where it stands (the user's part of an address, `password=…`, an Authorization header) and,
-wherever it stands, by its value, where a variable of the environment holds it.
+A credential is recognised by its context (the user part of a URL, `password=…`, an Authorization header), and anywhere
+by its value if an environment variable contains it.
 """
 
 import logging
@@ -20,8 +20,8 @@ HIDDEN = "***"
 _KINDS = (
     "password|passwd|passphrase|pwd|secret|token|signature|credential|(?:api|access|account)[_-]?key|auth[_-]?string"
 )
-# SQLAlchemy takes a slash within a password for a part of it; a number before the first slash is a port.
-# The next address ends the search, which would otherwise begin at each and run to the end of the text.
+# SQLAlchemy accepts a slash within a password; a number before the first slash is a port.
+# A match ends before the next URL, so that the search does not run to the end of the text from every URL.
 _USER_OF_ADDRESS = re.compile(r"(?<=://)(?:[^\s/?#]*|[^\s/@:]*:(?!\d+[/?#])(?:(?!://)[^\s\"'<>])*)@")
 _ASSIGNED = re.compile(
     rf"\b((?:[\w-]{{0,40}}(?:{_KINDS})(?:[_-]?id)?|sig|odbc_connect)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\")\]}}]+)",
@@ -33,12 +33,12 @@ _HEADER = re.compile(r"""(\bauthorization["']?\s*[:=]\s*["']?(?:basic\s+|bearer\
 _SECRET_NAME = re.compile(rf"(?:{_KINDS}|(?:secret|private)_key)$", re.IGNORECASE)
 _FOLDERS = ("PWD", "OLDPWD")
 _WORD_CHARACTERS = 12
-"""A shorter value that is only letters or only digits may well be a word or a number of the text itself."""
+"""A shorter value of letters only or digits only may be an ordinary word or number of the text."""
 _LEAST_CHARACTERS = 6
 
 
 def redacted(text: str) -> str:
-    """The text with the user's part of addresses left out, and `***` for other credentials."""
+    """Return the text without the user part of URLs, and with `***` in place of other credentials."""
     for value in _known_values():
         text = text.replace(value, HIDDEN)
     text = _USER_OF_ADDRESS.sub("", text)
@@ -50,7 +50,7 @@ def redacted(text: str) -> str:
 
 @contextmanager
 def redacted_output() -> Iterator[None]:
-    """What this process prints within the block, tracebacks and the logs of libraries included, holds no credential."""
+    """Redact everything that this process prints within the block, including tracebacks and logs of libraries."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Redacting(sys.stdout), _Redacting(sys.stderr)
     try:
@@ -61,12 +61,12 @@ def redacted_output() -> Iterator[None]:
 
 @cache
 def redact_logs() -> None:
-    """From here on no record of logging in this process holds a credential, wherever it is sent."""
+    """Redact every log record of this process from now on, whatever handler receives it."""
     make = logging.getLogRecordFactory()
 
     def redacting(*args: Any, **more: Any) -> logging.LogRecord:
         record = make(*args, **more)
-        with suppress(Exception):  # of a message that does not fit its arguments logging tells in its own way
+        with suppress(Exception):  # logging itself reports a message that does not fit its arguments
             record.msg, record.args = redacted(record.getMessage()), None
         if record.exc_info and record.exc_info[0] is not None:
             record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
@@ -76,7 +76,7 @@ def redact_logs() -> None:
 
 
 class _Redacting:
-    """A stream through which no credential is written."""
+    """A stream that redacts what is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -94,7 +94,7 @@ class _Redacting:
 
 
 def _known_values() -> list[str]:
-    """The secrets of the environment, longest first, as they are and as an address spells them."""
+    """Return the secrets of the environment, longest first, plain and URL-encoded."""
     found: set[str] = set()
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and name not in _FOLDERS:
@@ -102,7 +102,7 @@ def _known_values() -> list[str]:
         if "://" in value:
             found |= _within_address(value)
     found |= {spelled for value in found for spelled in (unquote(value), quote(value, safe=""))}
-    return sorted(filter(_is_telling, found), key=len, reverse=True)
+    return sorted(filter(_is_distinctive, found), key=len, reverse=True)
 
 
 def _within_address(address: str) -> set[str]:
@@ -114,7 +114,7 @@ def _within_address(address: str) -> set[str]:
     return {parts.password or ""} | {value for name, value in named if _SECRET_NAME.search(name)}
 
 
-def _is_telling(value: str) -> bool:
-    """Whether the value can be told from the words around it."""
+def _is_distinctive(value: str) -> bool:
+    """Whether the value is unlikely to be an ordinary word or number of the text."""
     plain = value.isalpha() or value.isdigit()
     return len(value) >= (_WORD_CHARACTERS if plain else _LEAST_CHARACTERS)

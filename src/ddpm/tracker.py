@@ -1,4 +1,4 @@
-"""What a training tells the world: a small protocol, a version that writes lines of JSON and one that is silent."""
+"""Tracking of one run: a small protocol, an implementation that writes lines of JSON, and one that discards all."""
 
 import json
 import math
@@ -16,31 +16,31 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker(Protocol):
-    """Where parameters, figures and pictures of one run go. `images_seen` is the axis of everything that moves."""
+    """Receives parameters, metrics and pictures of one run. Time series are logged against `images_seen`."""
 
     run_id: str | None
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """What the run was told, flat (see `flat`); fixed once said."""
+        """Log the run's parameters, flat (see `flat`); a logged parameter cannot be changed."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """What is known of the run beside its parameters; may change."""
+        """Set tags, which may be changed later."""
 
     def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
-        """Figures at this point of the run."""
+        """Log metrics at this point of the run."""
 
     def image(self, name: str, image: "Image", *, images_seen: int) -> None:
-        """A picture at this point of the run."""
+        """Log a picture at this point of the run."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file, or a folder with all that is in it."""
+        """Log a file, or a folder with its whole content."""
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """The run is over; everything said so far is stored when this returns."""
+        """End the run; everything logged is stored when this returns."""
 
 
 class NullTracker:
-    """Says nothing to nobody."""
+    """Discards everything."""
 
     run_id: str | None = None
 
@@ -58,9 +58,9 @@ class NullTracker:
 
 
 class JsonLinesTracker:
-    """One JSON object a line, appended to `path`; pictures as PNG in the folder of the same name beside it.
+    """Appends one JSON object per line to `path`; pictures become PNG files in a folder of the same name beside it.
 
-    A figure that is not finite becomes null, since JSON has no word for it.
+    A metric that is not finite becomes null, since JSON has no NaN and no infinity.
     """
 
     def __init__(self, path: Path, run_id: str | None = None) -> None:
@@ -91,17 +91,17 @@ class JsonLinesTracker:
     def finish(self, status: Status = "FINISHED") -> None:
         self._write("status", {"status": status})
 
-    def _write(self, what: str, values: dict[str, Any], **where: int) -> None:
-        line = json.dumps({"what": what, **where, "values": values, "time": time()}, allow_nan=False, default=str)
+    def _write(self, what: str, values: dict[str, Any], **position: int) -> None:
+        line = json.dumps({"what": what, **position, "values": values, "time": time()}, allow_nan=False, default=str)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
 @contextmanager
 def finishing(tracker: Tracker) -> Iterator[Tracker]:
-    """The run ends as FINISHED, as KILLED where a signal ends the process, or as FAILED where the block raises.
+    """End the run after the block: FINISHED, KILLED if a signal ends the process, or FAILED if the block raises.
 
-    What the block raised is what the caller sees, also when the tracker cannot be told of it.
+    The caller sees the block's exception, even if the tracker fails too.
     """
     try:
         yield tracker
@@ -115,5 +115,5 @@ def finishing(tracker: Tracker) -> Iterator[Tracker]:
 
 
 def flat(**sections: Mapping[str, Any]) -> dict[str, Any]:
-    """`section.key` -> value, for every key of every section."""
+    """Return {"section.key": value} for every key of every section."""
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}

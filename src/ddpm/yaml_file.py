@@ -1,4 +1,4 @@
-"""The plain values of a YAML file that anybody may have written: bounded before anything in it is expanded."""
+"""Read plain values from an untrusted YAML file; size, depth and number of values are limited before expansion."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 200_000
 MAX_DEPTH = 20
-"""Of mappings and lists within each other."""
+"""Levels of nested mappings and lists."""
 MAX_VALUES = 10_000
-"""Each one as often as an alias repeats it."""
+"""Values in a file; a value that aliases repeat counts every time."""
 MAX_INTEGER = 2**63 - 1
 
 _TAG = "tag:yaml.org,2002:"
@@ -26,18 +26,18 @@ _ADVICE = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What the file says, as mappings, lists, texts, numbers (also NaN and infinity), booleans and nulls.
+    """Return the file's values: mappings, lists, texts, numbers (NaN and infinity included), booleans and nulls.
 
-    Raises UserError, one sentence that names file and key: a file that is missing, too large, not UTF-8, no YAML or no
-    mapping; a key twice or no text; a date, binary or another tag; an alias within itself; more than MAX_VALUES values
-    after every alias is followed, or nested deeper than MAX_DEPTH; an integer of more than 64 bits; text that no file
-    name or JSON may hold.
+    Raises UserError, which names file and key, for a file that is missing, too large, not UTF-8, not YAML or not a
+    mapping; a key that is duplicate or not a text; a date, binary data or another tag; an alias within itself; more
+    than MAX_VALUES values after every alias is followed; nesting deeper than MAX_DEPTH; an integer of more than
+    64 bits; and a text that no file name or JSON may contain.
     """
     return parse(read_text(path), path)
 
 
 def parse(text: str, path: Path) -> dict[str, Any]:
-    """`read` for the text of a file that has been read. Raises UserError likewise, which names `path`."""
+    """Return the values of `text`, the content of the file at `path`. Raises UserError as `read` does."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -48,29 +48,30 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         yaml = YAML(typ="safe")
         root = yaml.compose(text)
     except YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     read = _Reader(path, yaml).value(root, "") if root is not None else None
     if not isinstance(read, dict):
-        raise UserError(f"{path} is {'empty' if read is None else 'no mapping'}, expected sections of keys and values")
+        kind = "empty" if read is None else "not a mapping"
+        raise UserError(f"{path} is {kind}, expected sections of keys and values")
     return read
 
 
 def read_text(path: Path) -> str:
-    """The file as it is, line ends included.
+    """Return the file's text with its own line ends.
 
-    Raises UserError for a file that is missing, unreadable, no regular file, too large or not UTF-8.
+    Raises UserError for a file that is missing, unreadable, not a regular file, too large or not UTF-8.
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no file; give a file of YAML")
+            raise UserError(f"{path} is not a file; give a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise UserError(f"{path} was not found; run from the project's folder, where it stands") from None
+        raise UserError(f"{path} was not found; run from the project's folder, which contains it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); correct its permissions") from None
     if len(data) > MAX_BYTES:
-        raise UserError(f"{path} has more than {MAX_BYTES} bytes; it is no file of settings")
+        raise UserError(f"{path} has more than {MAX_BYTES} bytes, too many for a file of settings; give another file")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -79,7 +80,7 @@ def read_text(path: Path) -> str:
 
 
 def _first_too_deep(text: str) -> int | None:
-    """Its line. By events, one after the other: all else that reads YAML calls itself once more for every level."""
+    """Return the line that is nested too deep. It reads events, since the other YAML readers recurse at every level."""
     from ruamel.yaml import YAML
     from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
@@ -92,24 +93,24 @@ def _first_too_deep(text: str) -> int | None:
 
 
 class _Reader:
-    """Values of nodes. A node that aliases share is one object, so nothing is expanded before it is counted."""
+    """Converts nodes to values. Aliases share one node object, so values are counted before they are expanded."""
 
     def __init__(self, path: Path, yaml: "YAML") -> None:
         self.path = path
         self.yaml = yaml
         self.values = 0
         self.around: list[Node] = []
-        """The nodes that the present one stands in."""
+        """The nodes that contain the current one."""
 
     def value(self, node: "Node", key: str) -> Any:
-        """Of the node at `key`."""
+        """Return the value of the node at `key`."""
         from ruamel.yaml.nodes import ScalarNode
 
         self.values += 1
         if self.values > MAX_VALUES:
             raise self.error(key, f"repeats aliases until there are more than {MAX_VALUES} values", "write each out")
         if any(node is outer for outer in self.around):
-            raise self.error(key, "is an alias of what it stands in", "write the value itself")
+            raise self.error(key, "is an alias of a value that contains it", "write the value itself")
         if isinstance(node, ScalarNode):
             return self.scalar(node, key)
         tag = str(node.tag).removeprefix(_TAG)
@@ -133,9 +134,9 @@ class _Reader:
             if key_node.tag == f"{_TAG}merge":
                 raise self.error(inner, f"is {_ADVICE['merge']}")
             if key_node.tag != f"{_TAG}str":
-                raise self.error(inner, "is a key that is no text", "put it in quotes or correct it")
+                raise self.error(inner, "is a key that is not a text", "put it in quotes or correct it")
             if name in read:
-                raise self.error(inner, "stands there twice", f"remove one, as that in line {_line(key_node)}")
+                raise self.error(inner, "is given twice", f"remove one, such as that in line {_line(key_node)}")
             read[name] = self.value(value_node, inner)
         return read
 
@@ -150,15 +151,15 @@ class _Reader:
         try:
             read = self.yaml.constructor.construct_object(node)
         except (YAMLError, ValueError, LookupError):
-            raise self.error(key, f"is {node.value[:40]!r}, which is no {tag}", "correct it") from None
+            raise self.error(key, f"is {node.value[:40]!r}, which is not a valid {tag}", "correct it") from None
         if isinstance(read, int) and abs(read) > MAX_INTEGER:
             raise self.error(key, "is an integer of more than 64 bits", "give a smaller one")
         if isinstance(read, str) and ("\0" in read or any(0xD800 <= ord(c) < 0xE000 for c in read)):
-            raise self.error(key, "holds a character that no file name or address may have", "remove it")
+            raise self.error(key, "contains a character that no file name or URL may have", "remove it")
         return read
 
     def error(self, key: str, what: str, remedy: str = "") -> UserError:
-        return UserError(f"{self.path}: {key or 'the whole'} {what}{f'; {remedy}' if remedy else ''}")
+        return UserError(f"{self.path}: {key or 'the file'} {what}{f'; {remedy}' if remedy else ''}")
 
 
 def _line(node: "Node") -> int:
