@@ -176,7 +176,7 @@ def test_an_archive_that_was_cut_off_is_refused(tmp_path: Path, into: Callable, 
     else:
         make_tar(path, [(tarfile.TarInfo(n), data) for n, data in files.items()], "w:gz" if kind == "tar.gz" else "w")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match=r"no whole \.zip or \.tar"):
+    with pytest.raises(UserError, match=r"not a complete \.zip or \.tar"):
         into(path)
 
 
@@ -228,7 +228,7 @@ def test_a_zip_for_a_later_reader_is_refused_in_one_sentence(tmp_path: Path, int
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 193
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(zip file version 19\.3\)"):
+    with pytest.raises(UserError, match=r"not a complete \.zip or \.tar \(zip file version 19\.3\)"):
         into(path)
 
 
@@ -237,7 +237,7 @@ def test_a_header_of_no_possible_size_is_refused_in_one_sentence(tmp_path: Path,
     header = tarfile.TarInfo("name")
     header.type, header.size = tarfile.XHDTYPE, size
     (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1_000_000))
-    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(a header of -?\d+ bytes\)"):
+    with pytest.raises(UserError, match=r"not a complete \.zip or \.tar \(a header of -?\d+ bytes\)"):
         into(tmp_path / "x.tar")
 
 
@@ -248,7 +248,7 @@ def test_a_pax_record_of_any_length_is_refused_in_one_sentence(tmp_path: Path, i
         info.pax_headers = {"comment": "x" * 30}
         tar.addfile(info)
     path.write_bytes(path.read_bytes().replace(b"42 comment=" + b"x" * 30, b"9" * 30 + b" comment=" + b"x" * 2))
-    with pytest.raises(UserError, match=r"no whole \.zip or \.tar \(.*C ssize_t"):
+    with pytest.raises(UserError, match=r"not a complete \.zip or \.tar \(.*C ssize_t"):
         into(path)
 
 
@@ -263,7 +263,7 @@ def test_a_damaged_compressed_tar_is_refused_in_one_sentence(
     start = int(len(data) * place)
     data[start : start + 20] = bytes(byte ^ 0xFF for byte in data[start : start + 20])
     archive.write_bytes(data)
-    with pytest.raises(UserError, match=r"x\.tar is no whole \.zip or \.tar \(") as error:
+    with pytest.raises(UserError, match=r"x\.tar is not a complete \.zip or \.tar \(") as error:
         into(archive)
     assert "\n" not in str(error.value)
 
@@ -332,7 +332,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path, into: Callable) -> None:
 
 def test_what_is_no_archive_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
     (tmp_path / "x.zip").write_bytes(b"hello " * 500)
-    with pytest.raises(UserError, match=r"no whole \.zip or \.tar"):
+    with pytest.raises(UserError, match=r"not a complete \.zip or \.tar"):
         into(tmp_path / "x.zip")
 
 

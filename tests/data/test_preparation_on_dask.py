@@ -168,5 +168,5 @@ def test_work_that_kills_every_worker_is_one_sentence(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds this module
     with executors.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
         crew._client = crew._local()
-        with pytest.raises(UserError, match=r"was killed again and again, .* lower runtime\.workers"):
+        with pytest.raises(UserError, match=r"was killed several times, .* lower runtime\.workers"):
             list(crew.run(end_the_process, [1]))

@@ -1,1 +1,1 @@
-"""Images: from files to shards (`preparing`), checked against limits (`validating`), read as arrays (`reading`)."""
+"""Images: `preparing` makes shards of files, `validating` checks them, `reading` reads them as arrays."""

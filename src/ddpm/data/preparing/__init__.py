@@ -1,1 +1,1 @@
-"""From a source of images to shards, a manifest and the facts of the data."""
+"""Turn a source of images into shards, a manifest and the facts of the data set."""

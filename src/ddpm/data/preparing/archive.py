@@ -1,7 +1,7 @@
-"""A user's archive, unpacked without trusting it.
+"""Unpack a user's archive without trusting it.
 
-Member names are labels and never become paths on disk: every member is written to a numbered file, so nothing
-can land outside the target folder, whatever the names, links or devices in the archive say.
+Member names never become paths on disk: every member is written to a numbered file, so no name, link or device in the
+archive can write outside the target folder.
 """
 
 import bz2
@@ -24,9 +24,9 @@ from ddpm.errors import UserError
 
 _CHUNK_BYTES = 1 << 20
 _LARGEST_TAR_HEADER_BYTES = 1 << 20
-"""Extended headers (long names, pax records) are read in one piece; real ones have a few hundred bytes."""
+"""Limit for one extended header (long name, pax record), which is read in one piece; real ones are below 1 KB."""
 _MOST_TAR_HEADERS = 16
-"""Extended headers before one member; real ones are at most four."""
+"""Limit of extended headers before one member; real archives have at most four."""
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -35,18 +35,18 @@ _EXTENDED = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _CENTRAL, _CENTRAL_BYTES, _UTF_8 = b"PK\x01\x02", 46, 0x800
-"""Of an entry in a zip's list of names: how it begins, its size without names, the flag of UTF-8."""
+"""An entry of a zip's central directory: its signature, its size in bytes without names, its UTF-8 flag."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, struct.error),
     *(ValueError, OverflowError),
 )
-"""What the readers raise for bytes that break their format, beside some kinds of OSError (_is_of_the_disk)."""
+"""Errors that the readers raise for malformed bytes, besides some kinds of OSError (see _is_disk_error)."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a folder or an archive: its name there, where it lies on disk, or why it does not."""
+    """A file of an archive: its name in the archive, and either its path on disk or the reason why it has none."""
 
     name: str
     file: Path | None
@@ -56,9 +56,9 @@ class Member:
 def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> list[Member]:
     """Write every regular file of a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz to a numbered file under `folder`.
 
-    Bytes are counted while they are expanded, headers included, and never taken from what the archive declares.
-    Links and devices are not followed; they are members with a reason. So are a damaged file of a zip, and files
-    without a name, with one that is not UTF-8 or with headers without end.
+    Bytes are counted while they are expanded, headers included; the sizes that the archive declares are not used.
+    Links and devices are not followed: each becomes a member with a reason. So does a damaged file of a zip, and a
+    file without a name, with a name that is not UTF-8 or with too many headers.
     Raises UserError for a name that leads outside the archive, for more than `max_bytes` or `max_files`,
     and for an archive that is encrypted, cut off, damaged, or of another kind.
     """
@@ -74,14 +74,14 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> li
         raise UserError(f"data.path is {archive}, which was not found; give the path of a .zip or .tar") from None
     except IsADirectoryError:
         raise UserError(f"data.path is {archive}, a folder; set data.source to folder, or give an archive") from None
-    except (*_BROKEN, OSError, NotImplementedError) as error:  # the last: of a zip that asks for a later reader
-        if _is_of_the_disk(error):
+    except (*_BROKEN, OSError, NotImplementedError) as error:  # NotImplementedError: a zip of a later version
+        if _is_disk_error(error):
             raise
-        raise UserError(f"{archive} is no whole .zip or .tar ({error}); make or fetch it again") from None
+        raise UserError(f"{archive} is not a complete .zip or .tar ({error}); make or fetch it again") from None
 
 
 class _Budget:
-    """What the archive may still expand to."""
+    """Counts the bytes and files that an archive expands to. Raises UserError above the limits."""
 
     def __init__(self, archive: Path, max_bytes: int, max_files: int) -> None:
         self.archive, self.max_bytes, self.max_files = archive, max_bytes, max_files
@@ -92,29 +92,29 @@ class _Budget:
         if self.bytes > self.max_bytes:
             raise UserError(
                 f"{self.archive} unpacks to more than {self.max_bytes} bytes; "
-                "if it is meant to, raise data.archive_max_bytes"
+                "raise data.archive_max_bytes if this is intended"
             )
 
     def add_member(self) -> None:
         self.files += 1
         if self.files > self.max_files:
             raise UserError(
-                f"{self.archive} holds more than {self.max_files} files; "
-                "if it is meant to, raise data.archive_max_files"
+                f"{self.archive} contains more than {self.max_files} files; "
+                "raise data.archive_max_files if this is intended"
             )
 
 
 def _inner_name(archive: Path, name: str) -> str:
-    """The member's name with single forward slashes; refused when it would lead outside."""
+    """Return the member's name with single forward slashes. Raises UserError for a name that leads outside."""
     name = name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
-        raise UserError(f"{archive} holds {name!r}, a path that leads outside of it; make the archive again without it")
+        raise UserError(f"{archive} contains {name!r}, a path that leads outside; make it again without that file")
     return "/".join(parts)
 
 
 def _reason_of_name(name: str) -> str | None:
-    """Why a file of this name is not taken; names that are not UTF-8 come with surrogates in place of their bytes."""
+    """Return why a file of this name is rejected, or None. A name that is not UTF-8 contains surrogate characters."""
     if not name:
         return NO_NAME
     return UNKNOWN_NAME if _SURROGATE.search(name) else None
@@ -131,14 +131,14 @@ def _write(source: IO[bytes], folder: Path, number: int, budget: _Budget) -> Pat
 
 
 class _ForgivingNames:
-    """A file for zipfile, which gives up where one name in the list of names is said to be UTF-8 and is not."""
+    """A zip file in which names that are wrongly flagged as UTF-8 are corrected; zipfile would reject the archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.listing = True
-        """Until the list of names is read."""
+        """True until zipfile has read the central directory."""
         self.wrong: set[int] = set()
-        """Places in the list of names that were not UTF-8; they are read as code page 437, which takes all bytes."""
+        """Indices of names that are not UTF-8; they are read as code page 437, which accepts all bytes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -148,7 +148,7 @@ class _ForgivingNames:
         return self._mended(data) if self.listing and data[:4] == _CENTRAL else data
 
     def _mended(self, data: bytes) -> bytes:
-        """The list of names without the flag of those that are not UTF-8."""
+        """Return the central directory with the UTF-8 flag removed from names that are not UTF-8."""
         mended, start, place = bytearray(data), 0, 0
         while data[start : start + 4] == _CENTRAL and len(data) >= start + _CENTRAL_BYTES:
             flags, lengths = data[start + 8] | data[start + 9] << 8, struct.unpack_from("<3H", data, start + 28)
@@ -189,14 +189,14 @@ def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
                     f"{budget.archive} cannot be unpacked here ({error}); "
                     "unpack it yourself and set data.source to folder"
                 ) from None
-            except (*_BROKEN, OSError, MemoryError) as error:  # the last: of a dictionary of gigabytes
-                if _is_of_the_disk(error):
+            except (*_BROKEN, OSError, MemoryError) as error:  # MemoryError: an LZMA dictionary of gigabytes
+                if _is_disk_error(error):
                     raise
                 yield Member(name, None, DAMAGED)
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    """gzip and bz2 raise an OSError without a number for broken bytes; one that lead to no place in a file, EINVAL."""
+def _is_disk_error(error: Exception) -> bool:
+    """Whether the disk failed. Malformed bytes raise OSError without errno (gzip, bz2), and bad offsets with EINVAL."""
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
@@ -211,14 +211,14 @@ def _expanded(file: IO[bytes], magic: bytes) -> Any:
 
 
 class _ForwardOnly:
-    """The expanded tar as tarfile reads it: counted, without large single reads, and never rewound."""
+    """The expanded tar as a stream for tarfile: reads are counted and limited in size, and it is never rewound."""
 
     def __init__(self, source: IO[bytes], budget: _Budget) -> None:
         self._source, self._budget = source, budget
         self._position = 0
         self._again = b""
         self.depth = 0
-        """Of the headers that are being read, one in the other."""
+        """How many headers are being read, one within another."""
         self.last_read = b""
 
     def tell(self) -> int:
@@ -236,23 +236,23 @@ class _ForwardOnly:
         return self.last_read
 
     def put_back(self, data: bytes) -> None:
-        """What was read last is read again."""
+        """Let the next read return this data, which was read last, again."""
         self._again = data + self._again
         self._position -= len(data)
 
     def seek(self, position: int) -> None:
-        if position == self._position - 1 and self.last_read:  # how tarfile asks whether the data are all there
+        if position == self._position - 1 and self.last_read:  # tarfile checks that the data are complete
             self.put_back(self.last_read[-1:])
             return
         if position < self._position:
-            raise tarfile.ReadError("headers that overlap")
+            raise tarfile.ReadError("overlapping headers")
         while self._position < position:
             if not self.read(min(_CHUNK_BYTES, position - self._position)):
                 raise tarfile.ReadError("unexpected end of data")
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A member that does without its extended headers where they are too many: tarfile recurses into every one."""
+    """A member whose extended headers are skipped where there are too many: tarfile recurses into each of them."""
 
     too_many_headers = False
 
@@ -261,16 +261,16 @@ class _TarInfo(tarfile.TarInfo):
         stream: Any = tarfile.fileobj
         stream.depth += 1
         try:
-            left_out = stream.depth > _MOST_TAR_HEADERS and cls._skip_extended(tarfile, stream)
+            skipped = stream.depth > _MOST_TAR_HEADERS and cls._skip_extended(tarfile, stream)
             info = super().fromtarfile(tarfile)
-            info.too_many_headers |= left_out
+            info.too_many_headers |= skipped
             return info
         finally:
             stream.depth -= 1
 
     @classmethod
     def _skip_extended(cls, tar: "tarfile.TarFile", stream: "_ForwardOnly") -> bool:
-        """To the header of the member itself."""
+        """Skip to the header of the member itself; return True."""
         while True:
             header = stream.read(tarfile.BLOCKSIZE)
             info = cls.frombuf(header, tar.encoding, tar.errors)
@@ -282,10 +282,11 @@ class _TarInfo(tarfile.TarInfo):
 
 def _untar(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
     stream = _ForwardOnly(file, budget)
-    sparse = _Budget(budget.archive, budget.max_bytes, budget.max_files)  # holes cost the stream nothing
+    # Holes of sparse files are not in the stream, but count as bytes written.
+    sparse = _Budget(budget.archive, budget.max_bytes, budget.max_files)
     with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo, encoding="utf-8") as opened:  # type: ignore[call-overload]
         while (info := opened.next()) is not None:
-            opened.members = []  # tarfile would keep them all, and every global header of all members
+            opened.members = []  # tarfile would keep all members and all global headers in memory
             opened.pax_headers.clear()
             budget.add_member()
             name = _inner_name(budget.archive, info.name)
@@ -300,8 +301,8 @@ def _untar(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:
             source = opened.extractfile(info)
             assert source is not None
             yield Member(name, _write(source, folder, budget.files, sparse))
-    # tarfile takes a broken header in the middle for the end, without a word.
+    # tarfile treats a malformed header in the middle as the end, without an error.
     if stream.last_read.strip(b"\0") or len(stream.last_read) != tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"it breaks off after {budget.files} files")
-    while stream.read(_CHUNK_BYTES):  # what compresses says only at its very end whether all was right
+    while stream.read(_CHUNK_BYTES):  # compressed formats have their checksum at the end
         pass

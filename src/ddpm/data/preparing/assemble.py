@@ -1,4 +1,4 @@
-"""From partitions to shards: decoded images in the order in which they stand in their split."""
+"""Copy decoded images from partitions to shards, in the order of their split."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,18 +16,22 @@ _COPIED_TOGETHER_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Decoded images that become one shard: R runs of images that stand together in a partition."""
+    """Decoded images that become one shard: R runs of consecutive images of a partition."""
 
     partitions: Path
+    """Folder of the partitions."""
     folder: Path
-    """Of the split."""
+    """Folder of the split."""
     number: int
+    """Number of the shard in its split."""
     shape: tuple[int, int, int]
+    """[C,H,W] of an image."""
     names: list[str]
-    """Of the partitions of the runs [R]."""
+    """Partition of each run [R]."""
     starts: np.ndarray
+    """int64 [R], the first row of each run among the partition's pixels."""
     lengths: np.ndarray
-    """int64 [R]."""
+    """int64 [R], images per run."""
     store: str | None
 
 
@@ -42,7 +46,7 @@ def shard_task(
     target: Target,
     store: str | None,
 ) -> ShardTask:
-    """Of the files `rows`, in this order."""
+    """Return the task for the files `rows`, in this order."""
     partition, pixel = located.partition[rows], pixel_rows[rows].astype(np.int64)
     breaks = np.flatnonzero((np.diff(partition) != 0) | (np.diff(pixel) != 1)) + 1
     first = np.concatenate(([0], breaks))
@@ -59,14 +63,14 @@ def shard_task(
 
 
 def assemble(task: ShardTask) -> Shard:
-    """Write the shard. Raises UserError where the store refuses it."""
+    """Write the shard. Raises UserError where the store rejects it."""
     return write_shard(
         task.folder, task.number, pieces(task), n=int(task.lengths.sum()), shape=task.shape, store=task.store
     )
 
 
 def pieces(task: ShardTask) -> Iterator[np.ndarray]:
-    """The images in order, uint8 [m,C,H,W], a few megabytes at a time."""
+    """Yield the images in order, uint8 [m,C,H,W], a few megabytes at a time."""
     per_image = int(np.prod(task.shape))
     most = max(1, _COPIED_TOGETHER_BYTES // per_image)
     buffer = np.empty((most, *task.shape), np.uint8)

@@ -1,4 +1,4 @@
-"""Files become records and pixels, or the reason why they cannot."""
+"""Decode files to records and pixels, or to the reason why they are rejected."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _READ_WHOLE_BYTES = 1 << 24
 _STATISTICS_BYTES = 1 << 20
 
 Input = str | Callable[[], tuple[Image.Image, int]]
-"""Path of a file, or a function that gives the image and its label (-1: none)."""
+"""Path of a file, or a function that returns the image and its label (-1: none)."""
 
 RECORD = np.dtype(
     [
-        ("reason", "u1"),  # 0: decoded, else the place in REASONS, counted from 1
+        ("reason", "u1"),  # 0: decoded, else the index in REASONS, counted from 1
         ("header", "u1"),  # NO_HEADER, COLOUR or GREY
         ("width", "i4"),
         ("height", "i4"),
@@ -36,23 +36,23 @@ RECORD = np.dtype(
         ("pixel_sha256", "u1", 32),
         ("mean", "f4"),
         ("std", "f4"),
-        ("label", "i4"),  # -1 unless the input gives one
+        ("label", "i4"),  # -1 unless the input has one
     ]
 )
-"""What is kept of an image besides its prepared pixels; zeros where it is not known."""
+"""What is stored of an image besides its prepared pixels; unknown fields are 0."""
 
-# Digests are set as byte strings, which numpy takes from a tuple; in memory they are the same.
+# The same memory layout with digests as byte strings, which numpy accepts in a tuple.
 _ROW = np.dtype([(name, "S32" if "sha256" in name else RECORD[name]) for name in RECORD.names or ()])
 
 
 def code_of(reason: str | None) -> int:
-    """The reason as RECORD holds it."""
+    """Return the code of the reason in RECORD."""
     return 0 if reason is None else REASONS.index(reason) + 1
 
 
 @cache
 def decoder_fingerprint() -> str:
-    """sha256 of what the records and pixels of a file depend on beside target and limit: this code and Pillow's."""
+    """Return a sha256 of the code that records and pixels depend on: this code, and the versions of Pillow's codecs."""
     hashed = hashlib.sha256()
     for module in (__file__, *(str(part.__file__) for part in (formats, footprint, picture_file, pixels_module))):
         with open(module, "rb") as file:
@@ -63,7 +63,7 @@ def decoder_fingerprint() -> str:
 
 
 def read_headers(inputs: Sequence[Input], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [N] the shorter side in pixels, uint8 [N] NO_HEADER, COLOUR or GREY."""
+    """Return int32 [N], the shorter sides in pixels, and uint8 [N], each NO_HEADER, COLOUR or GREY."""
     sides, headers = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.uint8)
     with pixel_limit(reading.max_pixels):
         for row, item in enumerate(inputs):
@@ -74,7 +74,7 @@ def read_headers(inputs: Sequence[Input], reading: Reading) -> tuple[np.ndarray,
 
 
 def decode(inputs: Sequence[Input], target: Target, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """Records [N] of RECORD, and the pixels uint8 [n,C,H,W] of the n images among them that could be decoded."""
+    """Return records [N] of RECORD, and pixels uint8 [n,C,H,W] of the n images among them that could be decoded."""
     rows = np.empty((len(inputs), target.bytes), np.uint8)
     n = 0
     found = []
@@ -100,7 +100,10 @@ def decode(inputs: Sequence[Input], target: Target, reading: Reading) -> tuple[n
 
 
 def _mean_and_std(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N] each, of uint8 [N,P]. Sums of integers, which float64 holds exactly; so the order cannot matter."""
+    """Return mean and standard deviation, float64 [N] each, of uint8 [N,P].
+
+    The sums are integers that float64 represents exactly, so the result does not depend on the order of summation.
+    """
     n, size = pixels.shape
     mean, std = np.zeros(n), np.zeros(n)
     step = max(1, _STATISTICS_BYTES // size)
@@ -116,7 +119,7 @@ def _mean_and_std(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def _opened(item: Input, seen: Seen, reading: Reading, *, hashed: bool) -> Iterator[Image.Image]:
-    """The image, its pixels not yet decoded; what is known of it goes into `seen`. Raises RejectedError."""
+    """Yield the image with its pixels not yet decoded, and write its properties to `seen`. Raises RejectedError."""
     with rejecting():
         if callable(item):
             image, seen.label = item()
@@ -132,7 +135,7 @@ def _opened(item: Input, seen: Seen, reading: Reading, *, hashed: bool) -> Itera
 
 
 def _content(path: str, seen: Seen, reading: Reading, *, hashed: bool) -> BinaryIO:
-    """The file, or its bytes where it is small; its hash goes into `seen`."""
+    """Return the open file, or its bytes if it is small, and write its hash to `seen`. Raises RejectedError."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever

@@ -1,4 +1,4 @@
-"""All files of a source, decoded: each once, by whom there is, and not again in the next run."""
+"""Decode all files of a source, each once; later runs reuse the decoded images."""
 
 import hashlib
 import os
@@ -35,22 +35,22 @@ _HEADERS_TOGETHER = 1024
 
 @dataclass(frozen=True)
 class Decoded:
-    """What has become of the N files of a source."""
+    """The N files of a source after decoding."""
 
     target: Target
     folder: Path
-    """Of the partitions."""
+    """Folder of the partitions."""
     located: Located
     keys: np.ndarray
     """partitions.KEY [N]."""
     records: np.ndarray
-    """decode.RECORD [N]; a reason says why a file was not decoded."""
+    """decode_file.RECORD [N]; `reason` says why a file was not decoded."""
     pixel_rows: np.ndarray
-    """int32 [N] the row in the partition; -1: not decoded."""
+    """int32 [N], the row among the partition's pixels; -1: not decoded."""
 
 
 def decode_all(data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, progress: bool) -> Decoded:
-    """Decode what the partitions under `root` do not hold. Raises UserError as `target_of` and `Crew.run` do."""
+    """Decode the files that no partition under `root` contains. Raises UserError as `target_of` and `Crew.run` do."""
     usable = np.flatnonzero([reason is None for reason in found.reasons])
     keys = np.zeros(len(found.paths), KEY)
     if found.kind == "files":
@@ -68,9 +68,9 @@ def decode_all(data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, p
     while True:
         decoded = job.decode(target, usable)
         sides = np.minimum(decoded.records["width"], decoded.records["height"])
-        if (by_all := target_of(data, sides, decoded.records["header"])) == target:
+        if (target_of_all := target_of(data, sides, decoded.records["header"])) == target:
             return decoded
-        target = by_all
+        target = target_of_all
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class _Job:
     data: Data
     found: Found
     folder: Path
-    """Of the partitions, one folder per target."""
+    """Contains one folder of partitions per target."""
     keys: np.ndarray
     crew: Crew
     progress: bool
 
     def known_headers(self) -> tuple[np.ndarray, np.ndarray]:
-        """int32 [N] shorter sides and uint8 [N] headers, as far as earlier runs saw them, for whatever target."""
+        """Return int32 [N] shorter sides and uint8 [N] headers that earlier runs read, for any target."""
         sides, headers = np.zeros(len(self.keys), np.int32), np.zeros(len(self.keys), np.uint8)
         for folder in sorted(self.folder.glob("*/")):
             located = locate(folder, self.keys, None)
@@ -128,8 +128,8 @@ class _Job:
         for k, name in self._run(decode_partition, _Pieces(len(parts), task), "decode", [len(rows) for rows in parts]):
             if not (folder / f"{name}.npy").exists():
                 raise UserError(
-                    f"a worker of the cluster at runtime.cluster wrote a partition that does not stand in {folder}; "
-                    "the project's folder must be one that all machines share"
+                    f"a worker of the cluster at runtime.cluster wrote a partition that is not in {folder}; "
+                    "put the project's folder on a disk that all machines share"
                 )
             located.partition[parts[k]], located.row[parts[k]] = len(names), np.arange(len(parts[k]))
             names.append(name)
@@ -141,7 +141,7 @@ class _Job:
         return Decoded(target, folder.resolve(), located, self.keys, records, pixel_rows)
 
     def _inputs(self, rows: np.ndarray) -> list[Input]:
-        """Paths from the root: a worker elsewhere may have been started in another folder."""
+        """Return the inputs with absolute paths: a worker may have been started in another folder."""
         inputs = (self.found.inputs[row] for row in rows)
         return [os.path.abspath(item) if isinstance(item, str) else item for item in inputs]
 
@@ -159,7 +159,7 @@ def _reading(data: Data) -> Reading:
 
 
 class _Pieces(Sequence[Any]):
-    """Made when they are asked for, so that they never stand in memory together."""
+    """A sequence whose items are made on access, so that they are never in memory together."""
 
     def __init__(self, n: int, make: Callable[[int], Any]) -> None:
         self._n, self._make = n, make

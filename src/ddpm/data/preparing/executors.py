@@ -1,7 +1,7 @@
-"""Who does the work: this process, a Dask cluster on all cores, a cluster elsewhere, or threads.
+"""Run work in this process, in a local Dask cluster on all cores, in a remote cluster, or in threads.
 
-Work is a function of a picklable piece that leaves its result in a file or returns something small, and gives the
-same whoever runs it, once or twice: a worker that dies loses nothing, its pieces are done again by another.
+Work is a function of a picklable piece. It writes its result to a file or returns something small, and the result is
+the same wherever and however often it runs: if a worker dies, another one repeats its pieces.
 """
 
 import os
@@ -23,21 +23,21 @@ _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
 START_SECONDS = 6.0
-"""Work that takes this process longer is worth starting a local cluster, which takes about two seconds."""
+"""A local cluster, which takes about two seconds to start, is used for work that would take this process longer."""
 _IN_FLIGHT_PER_WORKER = 3
 _CONNECT_SECONDS = 60
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Crew:
-    """Workers for the length of a `with` block, started when there is enough for them to do.
+    """Workers for the duration of a `with` block; they are started when there is enough work.
 
-    `workers` processes on this machine, or as many threads; with an address the cluster decides. Everything that a
-    local cluster writes besides its results goes to `scratch`; it has no dashboard and listens on this machine only.
+    `workers` is the number of processes or threads on this machine; with `cluster`, an address, that cluster decides.
+    Temporary files of a local cluster go to `scratch`; it has no dashboard and listens on this machine only.
     """
 
     def __init__(self, *, workers: int, cluster: str | None, threads: bool, scratch: Path) -> None:
@@ -54,9 +54,9 @@ class Crew:
         self._stack.close()
 
     def run(self, function: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> Iterator[tuple[int, _Result]]:
-        """(place in `pieces`, result) of every piece, in whatever order they finish.
+        """Yield (index in `pieces`, result) for every piece, in the order in which they finish.
 
-        Raises UserError where the cluster cannot be reached or loses too many workers, and whatever `function` raises.
+        Raises UserError if the cluster cannot be reached or loses too many workers, and the errors of `function`.
         """
         rest = iter(enumerate(pieces))
         if self._threads:
@@ -71,7 +71,7 @@ class Crew:
     def _here(
         self, function: Callable[[_Piece], _Result], rest: Iterator[tuple[int, _Piece]], n: int
     ) -> Iterator[tuple[int, _Result]]:
-        """Until all is done, or as much remains as is worth a cluster."""
+        """Run pieces in this process until all are done, or until the rest is worth a cluster."""
         busy = 0.0
         for done in range(1, n + 1):
             place, piece = next(rest)
@@ -98,7 +98,7 @@ class Crew:
     def _on_cluster(
         self, function: Callable[[_Piece], _Result], rest: Iterable[tuple[int, _Piece]]
     ) -> Iterator[tuple[int, _Result]]:
-        """A few pieces per worker are under way at a time, so that a scheduler never holds them all."""
+        """Run pieces on the cluster, a few per worker at a time, so that the scheduler never stores all of them."""
         from distributed import CancelledError, KilledWorker, as_completed
         from distributed.comm import CommClosedError
 
@@ -120,13 +120,13 @@ class Crew:
                 yield running.pop(future), result
         except KilledWorker:
             raise UserError(
-                "a process that decodes images was killed again and again, most likely for want of memory; "
+                "a process that decodes images was killed several times, most likely because memory ran out; "
                 "lower runtime.workers or data.max_picture_bytes"
             ) from None
         except (CancelledError, CommClosedError) as error:
             raise UserError(
                 f"the Dask cluster at {client.scheduler.address if client.scheduler else self._cluster} "
-                f"went away ({error}); start it again, and what was decoded will not be decoded again"
+                f"closed the connection ({error}); start it again, and images already decoded will be reused"
             ) from None
 
     def _connected(self) -> "Client":

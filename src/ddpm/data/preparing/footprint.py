@@ -1,4 +1,4 @@
-"""How much memory a picture takes until it has its prepared size, by its header alone."""
+"""Estimate from its header how much memory an image takes until it has its prepared size."""
 
 import struct
 from typing import BinaryIO
@@ -6,7 +6,7 @@ from typing import BinaryIO
 from PIL import Image
 
 _STORED = {"1": 1, "L": 1, "P": 1}
-"""Bytes of a pixel in Pillow's memory; two in 16-bit modes, four in all others."""
+"""Bytes per pixel in Pillow's memory by mode; 2 in 16-bit modes, 4 in all others."""
 
 _DECODING = {
     "ICO": (20, 0),
@@ -17,37 +17,37 @@ _DECODING = {
     "TIFF": (8, 0),
     "WEBP": (17, 0),
 }
-"""Bytes of a pixel, and more of them for each band, while the decoder works, Pillow's own included: of a format's
-largest kind, as measured. Other formats decode straight into Pillow's memory."""
+"""By format: bytes per pixel, and additional bytes per pixel and band, that decoding takes, Pillow's copy included.
+Measured for the largest variant of each format. Other formats decode directly into Pillow's memory."""
 _PROGRESSIVE = (4, 2)
-"""The same for a JPEG whose coefficients all stand in memory before the first pixel."""
+"""The same for a progressive JPEG, whose coefficients are all in memory before the first pixel."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-"""Tags of TIFF."""
+"""TIFF tags."""
 _HELD = ("JPEG2000", "WEBP")
-"""Formats whose whole file stands in memory, twice for a moment."""
+"""Formats whose whole file is in memory, for a moment twice."""
 
 
 def bytes_taken(image: Image.Image, file_bytes: int) -> int:
-    """At most, of an opened image, not yet decoded, by the decoder and by pixels.pixels_of."""
+    """Return an upper bound of the memory that decoding an opened image and `pixels.pixels_of` take."""
     stored = 2 if image.mode.startswith("I;16") else _STORED.get(image.mode, 4)
     kind = _PROGRESSIVE if "progressive" in image.info else _DECODING.get(image.format or "", (stored, 0))
     decoding = kind[0] + kind[1] * len(image.getbands())
     turned, flattened = 2 * stored, stored + 4
-    per_pixel = max(decoding, turned, flattened) + 1  # one more to become grey, or to be reduced
+    per_pixel = max(decoding, turned, flattened) + 1  # 1 more for conversion to grey or reduction
     pixels = max(image.width * image.height, _pixels_in_tile(image))
     return pixels * per_pixel + (2 * file_bytes if image.format in _HELD else 0)
 
 
 def _pixels_in_tile(image: Image.Image) -> int:
-    """Of a TIFF in tiles, which may be larger than the image that is cut out of them."""
+    """Return the pixels in a tile of a TIFF, which may be larger than the image; 0 for other images."""
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
 
 
 def pixels_in_icon(file: BinaryIO) -> int:
-    """Of the largest picture in a Windows icon, by its own header; 0 for other files.
+    """Return the number of pixels of the largest image in a Windows icon, by that image's header; 0 for other files.
 
-    Pillow decodes an icon as it opens it, so that it is too late to ask then.
+    Pillow decodes an icon when it opens it, so the limit must be checked before.
     """
     file.seek(0)
     start = file.read(6)
@@ -65,5 +65,5 @@ def pixels_in_icon(file: BinaryIO) -> int:
 
 
 def bytes_of_icon(pixels: int) -> int:
-    """At most, of an icon of so many pixels."""
+    """Return an upper bound of the memory that decoding an icon of `pixels` pixels takes."""
     return (_DECODING["ICO"][0] + 1) * pixels

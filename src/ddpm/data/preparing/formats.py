@@ -1,4 +1,4 @@
-"""Which kinds of files are read as pictures, and what a file of another kind is called."""
+"""Which image formats are read, and the names of formats that are recognised but not read."""
 
 from functools import cache
 from typing import BinaryIO
@@ -9,15 +9,15 @@ READ = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "MPO"),
     *("PPM", "TGA", "ICO", "QOI", "SGI", "PCX", "DIB"),
 )
-"""Pillow's names of the formats of pixels. Others that it opens run programs (EPS), draw (WMF), or decode a picture of
-any size behind a header that gives another (AVIF)."""
+"""Pillow's names of the formats that are read. Other formats run programs (EPS), draw vectors (WMF), or may decode to
+another size than their header declares (AVIF)."""
 
 _MARKS = (
     *((0, b"%PDF", "PDF"), (0, b"\x76\x2f\x31\x01", "OpenEXR"), (0, b"#?RADIANCE", "Radiance HDR")),
     *((0, b"\xff\x0a", "JPEG XL"), (4, b"JXL \r\n\x87\n", "JPEG XL"), (0, b"<svg", "SVG")),
     *((4, b"ftyp" + brand, "HEIF") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
 )
-"""(offset, bytes, name) of pictures that Pillow does not know."""
+"""(offset, bytes, name) of formats that Pillow does not know."""
 _BY_MARK = (
     *("AVIF", "BLP", "BUFR", "CUR", "DCX", "DDS", "EPS", "FITS", "FLI", "FTEX", "GRIB", "HDF5", "ICNS", "MPEG"),
     *("MSP", "PSD", "SUN", "WMF", "XBM", "XPM"),
@@ -25,21 +25,21 @@ _BY_MARK = (
 """Formats that Pillow knows by their first bytes and that are not read here."""
 
 NOT_READ = tuple(sorted({*_BY_MARK, *(name for _, _, name in _MARKS), "TIFF"}))
-"""What `unread` may answer."""
+"""All names that `unread` may return."""
 
 
 @cache
 def formats_read() -> tuple[str, ...]:
-    """Of READ those that this Pillow has."""
+    """Return the formats of READ that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in READ if name in Image.OPEN)
 
 
 def unread(file: BinaryIO) -> str | None:
-    """One of NOT_READ, by the first bytes; None for a format that is read and for no format at all.
+    """Return one of NOT_READ, by the first bytes; None for a format that is read and for an unknown one.
 
-    Nothing is decoded and no program is run. A TIFF counts where its directory is whole: Pillow was asked before, and
-    does not know such pixels.
+    Nothing is decoded and no program is run. Call it for files that Pillow could not identify: a TIFF whose directory
+    is complete then has a kind of pixels that Pillow does not support.
     """
     Image.init()
     start = _start(file)
@@ -52,7 +52,7 @@ def unread(file: BinaryIO) -> str | None:
 
 
 def is_begun(file: BinaryIO) -> bool:
-    """Whether the file has the first bytes of a format that is read."""
+    """Return whether the file begins like a format that is read."""
     start = _start(file)
     return any(_accepts(name, start) for name in formats_read() if name != "DIB")  # a DIB begins with a small number
 
@@ -68,7 +68,7 @@ def _accepts(name: str, start: bytes) -> bool:
 
 
 def _has_size(tiff: BinaryIO) -> bool:
-    """Whether its first directory can be read and gives width and height."""
+    """Return whether the first directory can be read and contains width and height."""
     tiff.seek(0)
     try:
         header = tiff.read(8)
@@ -76,6 +76,6 @@ def _has_size(tiff: BinaryIO) -> bool:
         directory = TiffImagePlugin.ImageFileDirectory_v2(header)
         tiff.seek(directory.next)
         directory.load(tiff)
-    except Exception:  # bytes that break the format raise nearly anything
+    except Exception:  # malformed bytes raise nearly any error
         return False
     return {TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH} <= set(directory)
