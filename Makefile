@@ -1,9 +1,9 @@
-# `make run`: from a fresh clone to a registered model.   `make test`: the same set-up, then the tests.
+# `make run`: from a fresh clone to a registered model.   `make test`: the same setup, then the tests.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
-# `dvc repro` starts each stage as `python -m …`, which must be the environment's python.
+# `dvc repro` runs each stage as `python -m …`, which must be the environment's python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 export DVC_NO_ANALYTICS := 1
@@ -13,17 +13,17 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .PHONY: run test test-slow check format setup bench-setup lock clean
 
-run: setup  ## the whole pipeline on what params.yaml says, then what it made
+run: setup  ## run the whole pipeline with params.yaml, then print a report
 	@$(BIN)/python -m ddpm.pipeline.running_list && $(BIN)/ddpm look && $(BIN)/dvc repro
 	@$(BIN)/ddpm report
 
-test: setup  ## the quick tests
+test: setup  ## run the quick tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
-test-slow: setup  ## the tests that take minutes
+test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-check: setup  ## formatting, lint, types
+check: setup  ## check formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -34,11 +34,11 @@ format: setup
 
 setup: $(READY)
 
-# uv, which pip puts there first, installs the same lock in a fifth of the time; where it cannot, pip does it all.
-# --no-deps: the lock names every package, so nothing else may come in.
+# pip installs uv first, which installs the same lock file in a fifth of the time. If uv fails, pip installs everything.
+# --no-deps: the lock file names every package, so nothing else may be installed.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 UV_INSTALL := $(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps
-install = { test -x $(BIN)/uv && $(UV_INSTALL) $(1); } || { echo "uv did not install it, so pip does, which takes minutes"; $(PIP_INSTALL) $(1); }
+install = { test -x $(BIN)/uv && $(UV_INSTALL) $(1); } || { echo "uv could not install the packages, so pip does, which takes minutes"; $(PIP_INSTALL) $(1); }
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -53,10 +53,10 @@ $(READY): requirements.lock pyproject.toml
 	@$(call install,--no-build-isolation -e .)
 	@touch $(READY)
 
-bench-setup: setup  ## the peers that the benchmarks run beside this project
+bench-setup: setup  ## install the libraries that the benchmarks compare this project with
 	@$(call install,--require-hashes -r requirements-bench.lock)
 
-lock:  ## make requirements.lock and requirements-bench.lock again, from pyproject.toml, for every platform
+lock:  ## rebuild requirements.lock and requirements-bench.lock from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
@@ -65,6 +65,6 @@ lock:  ## make requirements.lock and requirements-bench.lock again, from pyproje
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-bench.lock
 
-clean:  ## everything but your images, your MLflow runs and your DVC cache
+clean:  ## remove everything but your images, your MLflow runs and your DVC cache
 	@rm -rf $(VENV) .state build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache dvc_plots data/prepared data/generated models reports
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
