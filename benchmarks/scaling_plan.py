@@ -1,4 +1,4 @@
-"""Arithmetic of a training on 100 million 256x256 images with 64 GPUs, from measured parts and named assumptions."""
+"""Plan a training on 100 million 256x256 images with 64 GPUs from measured parts and named assumptions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ DISK = 3e9
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, bytes, and bytes per second, on this machine."""
+    """The measured parts on this machine, in seconds, bytes, and bytes per second."""
 
     prepare_seconds: float
     jpeg_bytes: float
@@ -45,12 +45,12 @@ class Measured:
             ("`t_decode`", "`prepare`, CPU seconds per 256x256 JPEG", f"{1000 * self.prepare_seconds:.2f} ms"),
             ("`b_jpeg`", "bytes per JPEG file, quality 90, smooth noise", f"{self.jpeg_bytes / 1e3:.1f} kB"),
             ("`b_row`", "bytes of the manifest per image", f"{self.manifest_bytes:.0f} B"),
-            ("`r_cold`", "gathering random images of a shard, from disk", f"{self.cold_read / 1e6:.0f} MB/s"),
+            ("`r_cold`", "speed of gathering random images of a shard, from disk", f"{self.cold_read / 1e6:.0f} MB/s"),
             ("`r_warm`", "the same, from memory", f"{self.warm_read / 1e6:.0f} MB/s"),
-            ("`w_save`", "`checkpoint.save`, flushed, per second", f"{self.checkpoint_write / 1e6:.0f} MB/s"),
-            ("`t_order`", f"finding the images of a batch of {BATCH} in {IMAGES:,}", _ms(self.order_seconds)),
-            ("`t_noise`", "one normal number, one CPU core", f"{1e9 * self.noise_seconds:.2f} ns"),
-            ("`r_gloo`", "all-reduce of 134 MB, two processes, gloo", f"{self.all_reduce / 1e6:.0f} MB/s"),
+            ("`w_save`", "speed of `checkpoint.save`, with flush", f"{self.checkpoint_write / 1e6:.0f} MB/s"),
+            ("`t_order`", f"time to look up the images of a batch of {BATCH} in {IMAGES:,}", _ms(self.order_seconds)),
+            ("`t_noise`", "time per normal random number, one CPU core", f"{1e9 * self.noise_seconds:.2f} ns"),
+            ("`r_gloo`", "speed of an all-reduce of 134 MB, two processes, gloo", f"{self.all_reduce / 1e6:.0f} MB/s"),
             ("`P`", "parameters of ADM's network for 256x256", f"{self.parameters / 1e6:.0f} M"),
             ("`F`", "FLOPs of its training step, per image (counted)", f"{self.step_flops / 1e12:.2f} T"),
             (
@@ -62,7 +62,7 @@ class Measured:
 
 
 def plan(measured: Measured) -> Iterator[str]:
-    """The sections after the measured parts."""
+    """Yield the sections of the page that follow the measured parts."""
     yield "### Assumptions, not measured here"
     yield table(
         _rows(
@@ -70,16 +70,16 @@ def plan(measured: Measured) -> Iterator[str]:
             ("`N`, `E`", "images, epochs", f"{IMAGES:,}, {EPOCHS}"),
             ("`G`, `M`", "GPUs, machines", f"{GPUS}, {MACHINES}"),
             ("`B`", "global batch", f"{BATCH}"),
-            ("`f`", "bf16 peak of an H200, by its data sheet", f"{GPU_FLOPS / 1e12:.0f} TFLOP/s"),
-            ("`u`", "share of it that is reached", f"{UTILISATION:.0%}"),
+            ("`f`", "bf16 peak of an H200, from its data sheet", f"{GPU_FLOPS / 1e12:.0f} TFLOP/s"),
+            ("`u`", "share of `f` that is reached", f"{UTILISATION:.0%}"),
             ("`m`", "memory of an H200", f"{GPU_BYTES / 1e9:.0f} GB"),
-            ("`n`", "network of a machine, to the store and to the others", f"{NETWORK / 1e9:.1f} GB/s"),
+            ("`n`", "network of a machine, to the store and to other machines", f"{NETWORK / 1e9:.1f} GB/s"),
             ("`d`", "its NVMe disk, reading and writing", f"{DISK / 1e9:.0f} GB/s"),
-            ("`c`", "cores that prepare", f"{PREPARE_CORES}"),
+            ("`c`", "CPU cores for `prepare`", f"{PREPARE_CORES}"),
         )
     )
     yield "### What the training needs"
-    yield table(_rows(("need", "arithmetic", "comes to", "setting"), *_needs(measured)))
+    yield table(_rows(("need", "arithmetic", "result", "setting"), *_needs(measured)))
 
 
 def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
@@ -100,16 +100,16 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
     shards = -(-data // SHARD_BYTES)
     yield "shards", f"the above / {_size(SHARD_BYTES)}", f"{shards:,}", "`data.shard_bytes`"
     yield (
-        "decoded once more, for the next preparation",
-        "the prepared images again",
+        "decoded images, kept for the next preparation",
+        "as large as the prepared images",
         _size(data),
         "scratch of `prepare`",
     )
     yield "manifest", "`N b_row`", _size(IMAGES * parts.manifest_bytes), ""
     yield "labels", "`8 N`, memory-mapped", _size(8 * IMAGES), ""
-    yield "preparing, memory of the driver", "`300 N` (paths and hashes)", _size(300 * IMAGES), ""
+    yield "memory of the preparing process", "`300 N` (paths and hashes)", _size(300 * IMAGES), ""
     hours = IMAGES * parts.prepare_seconds / PREPARE_CORES / 3600
-    yield "preparing, time", "`N t_decode / c`", f"{hours:.1f} h", "`runtime.cluster`, `runtime.workers`"
+    yield "preparing time", "`N t_decode / c`", f"{hours:.1f} h", "`runtime.cluster`, `runtime.workers`"
     yield "training speed", "`G f u / F`", f"{speed:,.0f} images/s", "`runtime.processes` or torchrun"
     yield "a step", "`B F / (G f u)`", _ms(step), "`train.batch_size`"
     yield "training", "`E N F / (G f u)`", f"{EPOCHS * IMAGES / speed / 86400:.1f} days", "`train.images`"
@@ -120,7 +120,12 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
         f"{read / parts.cold_read:.0%}, {read / parts.warm_read:.0%}",
         "",
     )
-    yield "a whole copy of the images per machine", "", _size(data), "`runtime.cache_bytes` at least this: fetched once"
+    yield (
+        "a full copy of the images per machine",
+        "",
+        _size(data),
+        "`runtime.cache_bytes` at least this: each shard is fetched once",
+    )
     kept = CACHE_BYTES / data
     yield (
         f"fetched in every epoch with a cache of {_size(CACHE_BYTES)}",
@@ -130,56 +135,61 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
     )
     yield (
         "least cache, per machine",
-        f"`2 · {STREAMS} / M` shards: those being read and the next",
+        f"`2 · {STREAMS} / M` shards: those being read and the next ones",
         _size(2 * STREAMS / MACHINES * SHARD_BYTES),
         f"`train.shuffle_shards: {STREAMS}`, `runtime.cache_bytes`",
     )
     yield (
-        "out of the store, by all machines",
+        "reading from the store, all machines",
         "`speed · 3 · 256²`",
         f"{speed * IMAGE_BYTES / 1e6:.0f} MB/s",
         "`data.store`",
     )
     yield (
-        "finding a batch, of a step",
+        "looking up a batch, share of a step",
         "`t_order / step`",
         f"{parts.order_seconds / step:.1%}",
         "`train.shuffle_shards`",
     )
     noise = BATCH * IMAGE_BYTES * parts.noise_seconds
     yield (
-        "noise of the whole batch, if drawn on one CPU core",
+        "noise of the whole batch, if sampled on one CPU core",
         "`B · 3 · 256² · t_noise`",
         _ms(noise),
-        "drawn on the GPU",
+        "sampled on the GPU",
     )
     yield "its memory in every process", "`4 B · 3 · 256²`", _size(4 * BATCH * IMAGE_BYTES), "`train.batch_size`"
     yield "weights, gradients, two moments, average", "`5 · 4 P`", _size(5 * weights), "`runtime.parallel: ddp`"
     yield "the same, sharded", "`5 · 4 P / G`", _size(5 * weights / GPUS), "`runtime.parallel: fsdp`"
-    yield "images on a GPU at a time, at most (ddp)", "`(m - 20 P) / A`", f"{fits} of {local}", "`runtime.device_batch`"
+    yield (
+        "images on a GPU at a time, at most (ddp)",
+        "`(m - 20 P) / A`",
+        f"{fits}; {local} are needed",
+        "`runtime.device_batch`",
+    )
     with_fsdp = int(sharded // parts.activation_bytes)
     yield (
         "images on a GPU at a time, at most (fsdp)",
         "`(m - 20 P / G) / A`",
-        f"{with_fsdp} of {local}",
+        f"{with_fsdp}; {local} are needed",
         ("`runtime.device_batch`"),
     )
     yield (
-        "gradients between machines, not hidden",
+        "gradients between machines, not overlapped",
         "`2 (G-1)/G · 4 P / n`, a ring",
-        f"{_ms(gradients)} a step",
-        ("`runtime.device_batch`: one exchange a step"),
+        f"{_ms(gradients)} per step",
+        ("`runtime.device_batch`: one exchange per step"),
     )
-    yield "the same by gloo", "`4 P / r_gloo`", _ms(weights / parts.all_reduce), "NCCL is taken on GPUs"
+    yield "the same by gloo", "`4 P / r_gloo`", _ms(weights / parts.all_reduce), "GPUs use NCCL instead"
     yield "a checkpoint", "`4 · 4 P`", _size(state), ""
     yield (
-        "writing it, all waiting",
+        "writing it, while all processes wait",
         "`16 P / w_save` (at `d`)",
         f"{save:.0f} s ({state / DISK:.0f} s)",
         ("`runtime.checkpoint_seconds`"),
     )
     yield (
-        "share of the time, every half hour",
+        "share of the time, at one every half hour",
         f"`write / {CHECKPOINT_SECONDS} s`",
         f"{save / CHECKPOINT_SECONDS:.1%}",
         (f"`runtime.checkpoint_seconds: {CHECKPOINT_SECONDS}`"),
@@ -193,7 +203,7 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Markdown, all of it text."""
+    """Return the rows as a Markdown table of text."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 

@@ -64,26 +64,26 @@ def _step(profiled: Profile) -> str:
     flops = profiled.convolution_flops + profiled.other_flops
     return (
         f"### {profiled.setting.name}, batch {profiled.setting.batch}, {profiled.precision}\n\n{table(rows)}\n\n"
-        f"{flops / 1e9:.2f} GFLOP a step, {profiled.convolution_flops / flops:.0%} of them in convolutions; measured "
+        f"{flops / 1e9:.2f} GFLOP per step, {profiled.convolution_flops / flops:.0%} of them in convolutions; measured "
         f"peaks {profiled.convolution_peak / 1e9:.0f} GFLOP/s (convolution) and {profiled.matmul_peak / 1e9:.0f} "
         f"GFLOP/s (matrix product); {profiled.setting.batch / profiled.seconds:.0f} images/s."
     )
 
 
 def _precisions(params: Params, device: torch.device, *, sizes: list[int], n: int, rounds: int) -> str:
-    """Images/s of each, over those of float32 with contiguous tensors in the same round: median (least to most)."""
-    told = as_dict(params.network) | {"multipliers": [1, 2, 2], "attention": []}
+    """Return images/s relative to float32 with contiguous tensors in the same round: median (lowest to highest)."""
+    network = as_dict(params.network) | {"multipliers": [1, 2, 2], "attention": []}
     rows = []
     for size in sizes:
-        speeds = layouts(Setting(f"{size}", size, 3, BATCHES[size], told), params, device, n=n, rounds=rounds)
+        speeds = layouts(Setting(f"{size}", size, 3, BATCHES[size], network), params, device, n=n, rounds=rounds)
         first, *others = speeds
         row: dict[str, str] = {"pixels, batch": f"{size}, {BATCHES[size]}"}
         row[f"{first}: images/s"] = f"{sorted(speeds[first])[rounds // 2]:.0f}"
         row |= {name: spread(ratios(speeds[name], speeds[first])) for name in others}
         rows.append(row | {"`precision: auto`": hardware.choose_precision("auto", device, size)})
     return (
-        f"Width {params.network.width}, multipliers [1, 2, 2], colour. Columns 3 to 5: images/s over those of column 2 "
-        f"in the same round, median (least to most).\n\n{table(rows)}"
+        f"Width {params.network.width}, multipliers [1, 2, 2], colour. Columns 3 to 5: images/s relative to column 2 in "
+        f"the same round, median (lowest to highest).\n\n{table(rows)}"
     )
 
 
@@ -98,19 +98,19 @@ def _pipeline(params: Params, step: Profile, *, train_images: int | None) -> str
         return {
             "part": part.name,
             "s": f"{part.seconds:.1f}",
-            "of it importing": f"{part.importing:.1f}",
+            "importing": f"{part.importing:.1f}",
             "working": f"{part.seconds - part.importing:.1f}",
             "floor": f"{floor:.1f}" if part.name == "train" else "",
         }
 
     rows = [row(part) for part in parts]
     rest = seconds - sum(part.seconds for part in parts)
-    rows.append({"part": "starting processes", "s": f"{rest:.1f}", "of it importing": "", "working": "", "floor": ""})
+    rows.append({"part": "starting processes", "s": f"{rest:.1f}", "importing": "", "working": "", "floor": ""})
     importing = sum(part.importing for part in parts)
-    total = {"part": "**`make run`**", "s": f"{seconds:.1f}", "of it importing": f"{importing:.1f}"}
+    total = {"part": "**`make run`**", "s": f"{seconds:.1f}", "importing": f"{importing:.1f}"}
     rows.append(total | {"working": f"{seconds - importing:.1f}", "floor": f"{floor:.1f}"})
-    said = "Seconds, from nothing, in an environment that is set up. The floor is that of training alone."
-    return f"{said}\n\n{table(rows)}"
+    note = "Seconds from an empty folder, with the environment installed. The floor covers the training steps only."
+    return f"{note}\n\n{table(rows)}"
 
 
 if __name__ == "__main__":
