@@ -82,8 +82,8 @@ def _precisions(params: Params, device: torch.device, *, sizes: list[int], n: in
         row |= {name: spread(ratios(speeds[name], speeds[first])) for name in others}
         rows.append(row | {"`precision: auto`": hardware.choose_precision("auto", device, size)})
     return (
-        f"Width {params.network.width}, multipliers [1, 2, 2], colour. Columns 3 to 5: images/s relative to column 2 in "
-        f"the same round, median (lowest to highest).\n\n{table(rows)}"
+        f"Width {params.network.width}, multipliers [1, 2, 2], colour. Columns 3 to 5: images/s relative to column 2 "
+        f"in the same round, median (lowest to highest).\n\n{table(rows)}"
     )
 
 

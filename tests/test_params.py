@@ -103,7 +103,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"data__labels": False, "features__extractor": "classifier"}, r"extractor is classifier, which needs classes"),
         ({"data__labels": False, "sample__guidance": 2.0}, r"sample\.guidance is 2\.0, which needs classes"),
         ({"runtime__processes": 200}, r"train\.batch_size is 128, which runtime\.processes \(200\) cannot share"),
-        ({"network__width": 104, "network__multipliers": [1]}, r"head_channels is 32, of which 104 channels"),
+        ({"network__width": 104, "network__multipliers": [1]}, r"head_channels is 32, which divides the 104 channels"),
         ({"tracking__experiment": " "}, r"tracking: experiment is ' ', expected a name"),
         ({"runtime__cluster": "somewhere"}, r"cluster is 'somewhere', expected an address"),
         ({"train__lr": "x" * 10_000}, r"train\.lr is 'x{5,20}\.\.\.x{5,20}', but"),

@@ -1,4 +1,4 @@
-"""What the U-Net is built of: residual blocks told of time and class, resampling, self-attention."""
+"""The parts of the U-Net: residual blocks conditioned on time and class, resampling, self-attention."""
 
 import math
 from collections.abc import Callable
@@ -14,47 +14,47 @@ _Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 def zero(module: _Layer) -> _Layer:
-    """A layer that starts as zero, so that a residual branch starts as nothing."""
+    """Set all parameters of a layer to zero, so that its residual branch adds nothing at first; return the layer."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 Norm = Callable[[int], nn.Module]
-"""A normalisation of so many channels."""
+"""Makes a normalisation layer for a number of channels."""
 
 
 def group_norm(channels: int, *, groups: int | None, eps: float) -> nn.GroupNorm:
-    """Without a number, up to 32 groups of at least four channels."""
+    """Return a group normalisation; with `groups` None it has up to 32 groups of at least four channels."""
     return nn.GroupNorm(groups or math.gcd(32, channels // 4), channels, eps=eps)
 
 
-def normalised(x: Tensor, norm: nn.Module, *, told: Tensor | None = None, silu: bool = False) -> Tensor:
-    """norm(x), scaled by 1 + s and shifted by b where `told` [N,2C] says s and b, then SiLU where asked."""
+def normalised(x: Tensor, norm: nn.Module, *, scale_shift: Tensor | None = None, silu: bool = False) -> Tensor:
+    """Return norm(x), then (1 + s) y + b if `scale_shift` [N,2C] gives s and b [N,C], then SiLU if `silu`."""
     if isinstance(norm, nn.GroupNorm) and kernels.suits(x):
         scale, shift = norm.weight.expand(len(x), -1), norm.bias.expand(len(x), -1)
-        if told is not None:
-            more, offset = told.float().chunk(2, dim=1)
-            scale, shift = scale * (1 + more), shift * (1 + more) + offset
+        if scale_shift is not None:
+            s, b = scale_shift.float().chunk(2, dim=1)
+            scale, shift = scale * (1 + s), shift * (1 + s) + b
         return kernels.group_norm(x, scale, shift, groups=norm.num_groups, eps=norm.eps, silu=silu)
     y = norm(x)
-    if told is not None:
-        more, offset = told[:, :, None, None].chunk(2, dim=1)
-        y = y * (1 + more) + offset
+    if scale_shift is not None:
+        s, b = scale_shift[:, :, None, None].chunk(2, dim=1)
+        y = y * (1 + s) + b
     return F.silu(y) if silu else y
 
 
 def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv of x with every pixel taken four times."""
+    """Return conv of x upsampled by 2 (each pixel repeated 2x2)."""
     if x.device.type == "cpu" and x.shape[2] * x.shape[3] >= kernels.UPSAMPLED_FROM:
         return kernels.upsampled_conv(x, conv)
     return kernels.conv(F.interpolate(x, scale_factor=2, mode="nearest"), conv)
 
 
 def timestep_frequencies(dim: int, *, shift: int = 0, device: torch.device | None = None) -> Tensor:
-    """10000^(-k / (dim/2 - shift)) for k = 0..dim/2-1: float32 [dim/2].  Vaswani et al. 2017, Sec. 3.5.
+    """Return 10000^(-k / (dim/2 - shift)) for k = 0..dim/2-1: float32 [dim/2].  Vaswani et al. 2017, Sec. 3.5.
 
-    shift = 0 as there; 1 as in the code of Ho et al. 2020, where the last is 1/10000 itself.
+    shift is 0 in that paper, and 1 in the code of Ho et al. 2020, where the last frequency is exactly 1/10000.
     """
     half = dim // 2
     k = torch.arange(half, device=device, dtype=torch.float32)
@@ -62,17 +62,17 @@ def timestep_frequencies(dim: int, *, shift: int = 0, device: torch.device | Non
 
 
 def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
-    """Cosines, then sines, of t at the frequencies [dim/2]: [N] -> [N,dim]."""
+    """Return cosines, then sines, of t at the frequencies [dim/2]: [N] -> [N,dim]."""
     angles = t.to(torch.float32)[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, (resample,) conv; norm told of the embedding, SiLU, dropout, conv; plus the input.
+    """norm, SiLU, (resample,) conv; norm with the embedding, SiLU, dropout, conv; plus the input.
 
-    `embedding` scale_shift scales and shifts what the second norm gives ("adaptive group normalisation"), and
-    `resample` makes the block resample as in BigGAN: both ADM, Sec. 3. `embedding` add adds before that norm:
-    Ho et al. 2020, appendix B.
+    With `embedding` scale_shift the embedding scales and shifts the output of the second norm ("adaptive group
+    normalisation"), and with `resample` up or down the block resamples as in BigGAN: both ADM, Sec. 3. With `embedding`
+    add it is added before the second norm: Ho et al. 2020, appendix B.
     """
 
     def __init__(
@@ -107,21 +107,21 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = normalised(x, self.norm1, silu=True)
         h = upsampled_conv(h, self.conv1) if self.resample == "up" else kernels.conv(self._resampled(h), self.conv1)
-        told = kernels.linear(emb, self.emb)
+        condition = kernels.linear(emb, self.emb)
         if self.embedding == "add":
-            h = normalised(h + told[:, :, None, None], self.norm2, silu=True)
+            h = normalised(h + condition[:, :, None, None], self.norm2, silu=True)
         else:
-            h = normalised(h, self.norm2, told=told, silu=True)
+            h = normalised(h, self.norm2, scale_shift=condition, silu=True)
         h = kernels.conv(self.dropout(h), self.conv2)
         x = self._resampled(x)
         return (kernels.conv(x, self.skip) if isinstance(self.skip, nn.Conv2d) else x) + h
 
 
 class Downsample(nn.Module):
-    """A strided 3x3 convolution: half the resolution.  Ho et al. 2020's code.
+    """A strided 3x3 convolution that halves the resolution.  Ho et al. 2020's code.
 
-    `padding` both puts a row or column of zeros on every side, `after` below and to the right alone: TensorFlow's
-    "SAME", which their weights were trained with.
+    `padding` both pads a row or column of zeros on every side; after pads only below and to the right, as TensorFlow's
+    "SAME" does, with which their weights were trained.
     """
 
     resample = "down"
@@ -136,7 +136,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every pixel four times, then a 3x3 convolution: twice the resolution.  Ho et al. 2020's code."""
+    """Upsampling by 2 (each pixel repeated 2x2), then a 3x3 convolution.  Ho et al. 2020's code."""
 
     resample = "up"
 
@@ -151,7 +151,7 @@ class Upsample(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the H*W positions, added to the input.
 
-    Raises ValueError where heads of about `head_channels` channels would not be alike.
+    Raises ValueError if the channels cannot be divided into equal heads of about `head_channels` channels.
     """
 
     def __init__(self, channels: int, *, head_channels: int, norm: Norm) -> None:
@@ -159,7 +159,7 @@ class SelfAttention(nn.Module):
         self.channels = channels
         self.heads = max(1, channels // head_channels)
         if channels % self.heads:
-            raise ValueError(f"{channels} channels are no {self.heads} heads of equal size")
+            raise ValueError(f"{channels} channels cannot be divided into {self.heads} heads of equal size")
         self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))
@@ -178,7 +178,7 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, or resampling, and at chosen resolutions attention."""
+    """A residual block or a resampling layer, with attention after it at chosen resolutions."""
 
     def __init__(self, block: ResidualBlock | Downsample | Upsample, attention: SelfAttention | None) -> None:
         super().__init__()

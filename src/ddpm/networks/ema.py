@@ -1,4 +1,4 @@
-"""The moving average of the weights, as a network of its own."""
+"""The moving average of the weights, as a separate network."""
 
 import copy
 
@@ -7,11 +7,11 @@ from torch import nn
 
 
 class Ema:
-    """An exponential moving average whose memory is a half-life in images.
+    """An exponential moving average of the weights, with a half-life in images.
 
-    It is never swapped into the training network: sample from `.network`.
-    Karras et al. 2022, Tab. 7 and its code: the half-life is at most 5 % of the images seen, so that the
-    average follows quickly at the start.
+    It is never copied into the training network: sample from `.network`.
+    The half-life is at most 5 % of the images seen, so that the average follows quickly at the start: Karras et al.
+    2022, Tab. 7 and its code.
     """
 
     def __init__(self, network: nn.Module, *, halflife_images: float) -> None:
@@ -20,7 +20,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module, *, images_seen: int, batch_size: int) -> None:
-        """Moves the average towards the weights after a step of `batch_size` images, `images_seen` in all."""
+        """Move the average towards the weights, after a step of `batch_size` images and `images_seen` in total."""
         halflife = min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - beta)

@@ -1,6 +1,6 @@
-"""What torch computes slowly on a CPU, composed of what it computes fast: the same values to rounding.
+"""Operations that torch computes slowly on a CPU, composed of fast ones: the same values up to rounding.
 
-docs/performance.md has the measurements. On CUDA and MPS torch's own kernels are the faster ones.
+docs/performance.md has the measurements. On CUDA and MPS torch's own kernels are faster.
 """
 
 from collections.abc import Iterator
@@ -13,49 +13,49 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 _CACHE_BYTES = 4 << 20
-"""Worked on at a time: as much as stays in the cache of a processor, and enough for all its cores."""
+"""Size of the part that is processed at a time: fits into the processor's cache and is enough for all its cores."""
 
 ROWS = 16
-"""From so many rows on, a matrix product gives each the same bits, in multiples of it."""
+"""In a matrix product whose number of rows is a multiple of this, the bits of a row do not depend on the number."""
 
 UPSAMPLED_FROM = 64
-"""Positions from which `upsampled_conv` saves more products than its copies cost."""
+"""Number of positions from which `upsampled_conv` saves more than its copies cost."""
 
 
 def suits(x: Tensor) -> bool:
-    """Whether `group_norm` and `attention` are the fast way for `x`: bf16 on a CPU."""
+    """Return whether `group_norm` and `attention` here are faster than torch's for `x`: bf16 on a CPU."""
     return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
 def group_norm(x: Tensor, scale: Tensor, shift: Tensor, *, groups: int, eps: float, silu: bool) -> Tensor:
-    """Group normalisation of x [N,C,H,W], then `scale` and `shift` [N,C] per image and channel, then SiLU where asked.
+    """Return group normalisation of x [N,C,H,W], times `scale` plus `shift` (both [N,C]), then SiLU if `silu`.
 
-    Statistics are float32; x is best channels_last, and the result is laid out in memory as x is.
+    Statistics are float32. It is fastest if x is channels_last; the result has the memory layout of x.
     """
     return _GroupNorm.apply(x, scale.float(), shift.float(), groups, eps, silu)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q, k, v [B,L,d].  Vaswani et al. 2017, Eq. 1.
+    """Return softmax(q k^T / sqrt(d)) v for q, k, v [B,L,d].  Vaswani et al. 2017, Eq. 1.
 
-    Scores are made anew in the backward pass and never held for more than a few of the B at a time.
+    The backward pass computes the scores again, and they are stored for only a few of the B at a time.
     """
     return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
 
 
 def conv(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """layer(x); where nothing is learned on a CPU, image k's result is the same to the bit for any N and any others.
+    """Return layer(x). On a CPU without gradients, an image's result is the same to the bit in any batch.
 
-    torch has oneDNN convolve several images and its own loops a single small one, and for kernels of 1x1 up to 15 on
-    one thread, with other roundings: here it is always oneDNN.
+    torch uses oneDNN for several images, but its own loops, which round differently, for a single small image and for
+    up to 15 images in a 1x1 convolution on one thread. Here it is always oneDNN.
     """
     return _conv2d(x, layer.weight, layer.bias, stride=layer.stride, padding=layer.padding)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """layer(x) for x [N,C]; where nothing is learned on a CPU, row k's result is the same to the bit for any N.
+    """Return layer(x) for x [N,C]. On a CPU without gradients, a row's result is the same to the bit for any N.
 
-    A matrix product of few rows is another program than one of many, with other roundings: rows are filled up.
+    Matrix products of few rows use another program, which rounds differently, so x is padded with rows of zeros.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu":
         return layer(x)
@@ -70,11 +70,11 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Any = (1,
 
 
 def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv, 3x3 with a border of one, of x [N,C,H,W] with every pixel taken four times: [N,C_out,2H,2W].
+    """Return conv (3x3, padding 1) of x [N,C,H,W] upsampled by 2 (each pixel repeated 2x2): [N,C_out,2H,2W].
 
-    Every second row of the large image sees two rows of the small one: a kernel's rows (a, b, c) act as (a, b + c) on
-    even rows and as (a + b, c) on odd ones, and columns likewise. Four 2x2 convolutions on the small image have
-    4/9 of the products. The result is laid out in memory as x is.
+    Three rows of the large image cover two rows of the small one: a kernel's rows (a, b, c) act as (a, b + c) on even
+    rows and as (a + b, c) on odd ones, and columns likewise. Four 2x2 convolutions on the small image need 4/9 of the
+    products. The result has the memory layout of x.
     """
     last = x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
@@ -95,9 +95,9 @@ def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class _GroupNorm(Function):
-    """y = a x + b with a, b [N,C]: sums in float32 and the result, some images at a time, as the gradient.
+    """y = a x + b with a, b [N,C]; sums are float32. Forward and backward process a few images at a time.
 
-    torch's own kernel is ten times slower backwards.
+    torch's backward kernel is ten times slower.
     """
 
     @staticmethod
@@ -150,23 +150,23 @@ class _GroupNorm(Function):
 
 
 def _group_sums(per_channel: Tensor, groups: int) -> Tensor:
-    """[N,C] -> [N,groups]."""
+    """Sum over the channels of each group: [N,C] -> [N,groups]."""
     return per_channel.unflatten(1, (groups, -1)).sum(2)
 
 
 def _per_channel(per_group: Tensor, channels: int) -> Tensor:
-    """[N,groups] -> [N,C]."""
+    """Repeat each group's value for its channels: [N,groups] -> [N,C]."""
     return per_group.repeat_interleave(channels // per_group.shape[1], dim=1)
 
 
 def _image(flat: Tensor, shape: torch.Size) -> Tensor:
-    """[N,H*W,C] -> [N,C,H,W], channels_last."""
+    """Return [N,H*W,C] as [N,C,H,W], channels_last."""
     n, c, height, width = shape
     return flat.view(n, height, width, c).permute(0, 3, 1, 2)
 
 
 class _Attention(Function):
-    """Two matrix products and a softmax, a cacheful at a time; torch's fused kernel takes twice as long in bf16."""
+    """Two matrix products and a softmax, in parts that fit the cache; twice as fast as torch's fused kernel in bf16."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def _weights(q: Tensor, k: Tensor, *, out: Tensor) -> Tensor:
 
 
 def _with_scores(q: Tensor, n: int) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Parts of q [B,L,d], and for each n tensors [b,L,L], the same memory every time."""
+    """Yield the parts of q [B,L,d], each with n tensors [b,L,L] to write to; they share their memory."""
     length = q.shape[1]
     parts = _parts(len(q), q.element_size() * length**2)
     scores = [q.new_empty(parts[0].stop if parts else 0, length, length) for _ in range(n)]
@@ -208,6 +208,6 @@ def _with_scores(q: Tensor, n: int) -> Iterator[tuple[slice, list[Tensor]]]:
 
 
 def _parts(n: int, bytes_each: int) -> list[slice]:
-    """Of n things of so many bytes, a cacheful each."""
+    """Return slices of n items of `bytes_each`, each of about _CACHE_BYTES."""
     step = max(1, _CACHE_BYTES // max(1, bytes_each))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]

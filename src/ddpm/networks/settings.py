@@ -1,4 +1,4 @@
-"""The network: `network` in params.yaml."""
+"""The settings of the network: section `network` of params.yaml."""
 
 from typing import Literal
 
@@ -10,8 +10,8 @@ class Network:
     """The U-Net."""
 
     patch: int
-    """So many pixels, high and wide, are the channels of one position: 2 is a quarter of the work, for images whose
-    single pixels say little."""
+    """Patch size: p x p pixels become the channels of one position. 2 takes a quarter of the work and suits images with
+    little detail in single pixels."""
     width: int
     """Channels at the highest resolution."""
     multipliers: tuple[int, ...]
@@ -19,24 +19,24 @@ class Network:
     blocks: int
     """Residual blocks per resolution."""
     attention: tuple[int, ...]
-    """Resolutions, in positions (pixels where patch is 1), with self-attention."""
+    """Resolutions with self-attention, in positions (pixels if patch is 1)."""
     head_channels: int
     dropout: float
     label_dropout: float
     """Share of labels hidden in training; guidance needs it above 0."""
     embedding: Literal["scale_shift", "add"]
-    """What time and class do in a block: scale and shift the second norm's output (Dhariwal and Nichol 2021), or are
-    added before it (Ho et al. 2020)."""
+    """How a block uses time and class. scale_shift: they scale and shift the output of the second normalisation
+    (Dhariwal and Nichol 2021). add: they are added to its input (Ho et al. 2020)."""
     resample: Literal["residual", "conv"]
-    """Between resolutions: a residual block (Dhariwal and Nichol 2021), or one convolution (Ho et al. 2020)."""
+    """Change of resolution by a residual block (Dhariwal and Nichol 2021) or by one convolution (Ho et al. 2020)."""
     groups: int | None
-    """Of group normalisation; null: up to 32 of at least four channels. A model that shall be exported to diffusers
-    needs a number, or a width that is a multiple of 128."""
+    """Groups of group normalisation; null: up to 32 groups of at least four channels. Export to diffusers needs a
+    number, or a width that is a multiple of 128."""
 
     def __post_init__(self) -> None:
         require_positive(self, "patch", "width", "blocks", "head_channels")
         require_share(self, "dropout", "label_dropout")
-        require(self.dropout < 1, f"dropout is {self.dropout}, which drops everything; expected below 1")
+        require(self.dropout < 1, f"dropout is {self.dropout}, expected a value below 1, since 1 drops everything")
         require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
         for name in ("multipliers", "attention"):
             values = list(getattr(self, name))
@@ -47,8 +47,8 @@ class Network:
         heads = max(1, channels // self.head_channels)
         require(
             channels % heads == 0,
-            f"head_channels is {self.head_channels}, of which {channels} channels at the lowest resolution make "
-            f"{heads} heads that are not alike; choose a divisor",
+            f"head_channels is {self.head_channels}, which divides the {channels} channels at the lowest resolution "
+            f"into {heads} heads of unequal size; expected a divisor of {channels}",
         )
         if self.groups is not None:
             require_positive(self, "groups")

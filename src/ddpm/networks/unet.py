@@ -29,27 +29,27 @@ from ddpm.networks.kernels import conv, linear
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """Details in which published U-Nets differ and which nobody tunes; weights from elsewhere bring theirs."""
+    """Details in which published U-Nets differ and that nobody tunes; imported weights come with their own values."""
 
     norm_eps: float = 1e-5
-    """Added to the variance by group normalisation."""
+    """Constant that group normalisation adds to the variance."""
     frequency_shift: int = 0
     """See `timestep_frequencies`."""
     strided_padding: str = "both"
-    """Of `Downsample`: both | after."""
+    """Padding of `Downsample`: both | after."""
     middle_attention: str = "normalised"
     """Attention between the two middle blocks: normalised | plain (without group normalisation) | none."""
 
 
 class UNet(nn.Module):
-    """(x_t [N,C,H,W], t [N], labels [N] or None) -> prediction [N,C,H,W], or with `out_channels` instead of C.
+    """Predict from (x_t [N,C,H,W], t [N], labels [N] or None): [N,C,H,W], or `out_channels` channels instead of C.
 
-    Any H and W: the input is padded to a multiple of the total down-sampling and the output cropped back.
-    `patch` x `patch` pixels stand as channels of one position (Hoogeboom et al. 2023, Sec. 3.3): 1 is every pixel.
-    Labels are 0..classes-1; None, or the label `classes`, asks for the unconditional prediction.
-    `attention` lists resolutions in positions, for images of `size` pixels.
-    `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by such a block) or conv
-    (`Downsample`, `Upsample`); `groups` of group normalisation, None: up to 32 of at least four channels.
+    H and W may have any size: the input is padded to a multiple of the total downsampling, and the output is cropped.
+    `patch` x `patch` pixels become the channels of one position (Hoogeboom et al. 2023, Sec. 3.3).
+    Labels are 0..classes-1; None, or the label `classes`, gives the unconditional prediction.
+    `attention` lists the resolutions with self-attention, in positions, for images of `size` pixels.
+    `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
+    (`Downsample`, `Upsample`); `groups` is that of group normalisation, see `group_norm`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class UNet(nn.Module):
         }[convention.middle_attention]()
         self.middle = nn.ModuleList([Stage(residual(c, c), middle), Stage(residual(c, c), None)])
 
-        # One more block per level than going down: each also takes in what the way down left behind.
+        # One more block per level than on the way down, since every output of the way down goes into one block here.
         self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
@@ -166,18 +166,18 @@ class UNet(nn.Module):
 
 
 def padded(size: int, factor: int) -> int:
-    """The least multiple of `factor` that is not below `size`."""
+    """Return the smallest multiple of `factor` that is at least `size`."""
     return math.ceil(size / factor) * factor
 
 
 def shapes_of(architecture: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Of the weights of a `UNet` of these arguments, by their names; takes no memory for them and draws nothing."""
+    """Return the shapes of the weights of `UNet(**architecture)` by name, without memory or random numbers for them."""
     with torch.device("meta"), _Undrawn():
         return {name: tensor.shape for name, tensor in UNet(**architecture).state_dict().items()}
 
 
 class _Undrawn(TorchFunctionMode):
-    """New weights stay as they are. To draw some on the meta device, torch would import its compiler: seconds."""
+    """Skips the initialisation of weights, for which torch on the meta device imports its compiler: seconds."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
