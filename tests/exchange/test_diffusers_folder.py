@@ -301,10 +301,10 @@ def test_a_config_that_is_none_is_refused(content: str, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"clip_sample": False}, "clip_sample is false with clip_sample_range 1.0"),
-        ({"clip_sample_range": 2.0}, "clip_sample is true with clip_sample_range 2.0"),
+        ({"clip_sample": False}, "clip_sample is false, expected true"),
+        ({"clip_sample_range": 2.0}, "clip_sample_range is 2.0, expected 1.0"),
         ({"clip_sample": "no"}, 'clip_sample is "no"'),
-        ({"thresholding": True, "sample_max_value": 1.5}, "thresholding is true with sample_max_value 1.5"),
+        ({"thresholding": True, "sample_max_value": 1.5}, "sample_max_value is 1.5, expected 1.0"),
         ({"rescale_betas_zero_snr": "yes"}, 'rescale_betas_zero_snr is "yes"'),
     ],
     ids=str,

@@ -10,7 +10,7 @@ from small_unet import SMALL
 from torch import Tensor
 
 from ddpm.exchange.unet_exchange import from_diffusers, to_diffusers, with_time_shifted
-from ddpm.exchange.unet_weights import ExchangeError
+from ddpm.exchange.unet_options import ExchangeError
 from ddpm.networks.unet import Convention, UNet
 
 # Sums of a few hundred products, in another order: some units in the last place of numbers of order 1.
@@ -268,7 +268,7 @@ def test_time_that_is_counted_from_another_step_moves_into_the_weights(shift: in
         ({"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D")}, "expected one kind"),
         ({"upsample_type": "resnet"}, "expected one kind"),
         ({"colour": "blue"}, "colour is 'blue'"),
-        ({"_class_name": "UNet2DConditionModel"}, "_class_name is UNet2DConditionModel"),
+        ({"_class_name": "UNet2DConditionModel"}, "_class_name is 'UNet2DConditionModel'"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused_by_name(changes: dict[str, Any], says: str) -> None:

@@ -19,12 +19,28 @@ from torch import Tensor
 from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.exchange import unet_exchange
-from ddpm.exchange.unet_weights import ExchangeError
+from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+# What an option means that scheduler_config.json leaves out. A scheduler that knows nothing of clipping
+# (DPMSolverMultistepScheduler and the like) may be replaced by another.
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": None,
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "variance_type": None,
+    "beta_schedule": None,
+    "beta_start": None,
+    "beta_end": None,
+    "rescale_betas_zero_snr": False,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "sample_max_value": 1.0,
+}
 T = 1000
 """Steps of the chain: diffusers tells the network the step's number, and so does this project at this T alone."""
 MAX_JSON = 2**20
@@ -44,42 +60,42 @@ def import_model(
     Raises UserError.
     """
     unet, scheduler = _places(folder)
-    process, objective = _told(scheduler, schedule=schedule, target=target)
-    weights = unet / WEIGHTS
+    process, objective = _read_scheduler(scheduler, schedule=schedule, target=target)
+    options, weights = unet / "config.json", unet / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{weights} was not found; save the model anew with safe_serialization=True")
-    config = _json(unet / "config.json")
+    config = _json(options)
     try:
         # First without memory, by the shapes in the file's header: config.json may ask for any size.
         unet_exchange.from_diffusers(config, _shapes(weights), null_label=null_label)
         loaded = load_file(weights)
-        for name, tensor in loaded.items():
-            if not bool(tensor.isfinite().all()):
-                raise UserError(f"{weights} has in {name} what is no finite number; fetch or save it again")
         architecture, state = unet_exchange.from_diffusers(config, loaded, null_label=null_label)
     except SafetensorError as error:
         raise UserError(f"{weights} is no whole safetensors file ({error}); fetch or save it again") from None
     except ExchangeError as error:
-        raise UserError(f"{unet / 'config.json'}: {error}") from None
+        raise UserError(f"{options}: {error}") from None
+    if broken := [name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())]:
+        raise UserError(f"{weights} has in {broken[0]} what is no finite number; fetch or save it again")
 
-    channels, classes = architecture.pop("channels"), architecture.pop("classes")
-    out_channels = architecture.pop("out_channels")
+    channels, out_channels, size, classes = (
+        architecture.pop(key) for key in ("channels", "out_channels", "size", "classes")
+    )
     if out_channels != (2 if objective["learned_variance"] else 1) * channels:
         raise UserError(
-            f"{unet / 'config.json'}: out_channels is {out_channels} and in_channels {channels}, expected as many, or "
-            "twice as many where variance_type in scheduler_config.json is learned_range"
+            f"{options}: out_channels is {out_channels} and in_channels {channels}, expected as many, or twice as many "
+            "where variance_type in scheduler_config.json is learned_range"
         )
-    spec = {"channels": channels, "size": architecture.pop("size"), "classes": [str(k) for k in range(classes)]}
-    spec |= {"schedule": process, "objective": objective}
-    convention = asdict(architecture.pop("convention"))
-    spec["network"] = architecture | {"convention": convention, "label_dropout": SOME if null_label else 0.0}
+    spec = {"channels": channels, "size": size, "classes": [str(k) for k in range(classes)]}
+    spec |= {"schedule": process, "objective": objective, "network": architecture}
+    architecture |= {
+        "convention": asdict(architecture["convention"]),
+        "label_dropout": SOME if null_label else 0.0,
+    }
     network = model_file.build_network(spec)
     # Their first step is 0, ours is 1.
     network.load_state_dict(unet_exchange.with_time_shifted(model_file.architecture_of(spec), state, by=-1))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return spec, model_file.save(
-        out, network=network, spec=spec, lineage={"imported_from": "diffusers", "weights_sha256": digest}
-    )
+    lineage = {"imported_from": "diffusers", "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    return spec, model_file.save(out, network=network, spec=spec, lineage=lineage)
 
 
 def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
@@ -100,17 +116,12 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
         raise UserError(f"diffusers cannot express this model: {error}") from None
 
     aside = folder.with_name(folder.name + ".part")
+    parts = {"scheduler": scheduler, "unet": config}
+    index = {name: ["diffusers", options["_class_name"]] for name, options in parts.items()}
+    write_json(aside / "model_index.json", {"_class_name": "DDPMPipeline"} | index)
+    write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
     write_json(aside / "unet" / "config.json", config)
     save_file(weights, aside / "unet" / WEIGHTS, {"format": "pt"})
-    write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(
-        aside / "model_index.json",
-        {
-            "_class_name": "DDPMPipeline",
-            "scheduler": ["diffusers", scheduler["_class_name"]],
-            "unet": ["diffusers", config["_class_name"]],
-        },
-    )
     os.replace(aside, folder)
     return config
 
@@ -128,16 +139,14 @@ def _places(folder: Path) -> tuple[Path, Path | None]:
 def _shapes(weights: Path) -> dict[str, Tensor]:
     """The tensors of the file without what they hold. Raises UserError for one of whole numbers."""
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    shapes = {}
     with safe_open(weights, framework="pt") as file:
-        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        for name, part in found.items():
-            if part.get_dtype() not in kinds:
-                known = ", ".join(kinds)
-                raise UserError(f"{weights} has {part.get_dtype()} in {name}, expected one of {known}; save it again")
-        return {
-            name: torch.empty(part.get_shape(), dtype=kinds[part.get_dtype()], device="meta")
-            for name, part in found.items()
-        }
+        for name in file.keys():  # noqa: SIM118
+            part = file.get_slice(name)
+            if (kind := part.get_dtype()) not in kinds:
+                raise UserError(f"{weights} has {kind} in {name}, expected one of {', '.join(kinds)}; save it again")
+            shapes[name] = torch.empty(part.get_shape(), dtype=kinds[kind], device="meta")
+    return shapes
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -152,65 +161,46 @@ def _json(path: Path) -> dict[str, Any]:
     return read
 
 
-def _told(scheduler: Path | None, *, schedule: str | None, target: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_scheduler(
+    file: Path | None, *, schedule: str | None, target: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """`schedule` and `objective` of a model's spec."""
     objective = {"weight": "simple", "min_snr_gamma": 5.0, "learned_variance": False}
-    if scheduler is None:
+    if file is None:
         return {"name": schedule or "linear", "T": T}, objective | {"target": target or "eps"}
     if schedule or target:
-        raise UserError(f"schedule and target are in {scheduler}; leave out --schedule and --target")
-
-    told = {"trained_betas": None, "prediction_type": "epsilon", "rescale_betas_zero_snr": False} | _json(scheduler)
-    names = {theirs: ours for ours, theirs in SCHEDULES.items()}
-    targets = {theirs: ours for ours, theirs in TARGETS.items()}
-
-    def require(key: str, known: list[Any]) -> Any:
-        if told.get(key) not in known:
-            expected = " or ".join(json.dumps(value) for value in known)
-            raise UserError(f"{scheduler}: {key} is {json.dumps(told.get(key))}, expected {expected}")
-        return told[key]
-
-    require("num_train_timesteps", [T])
-    require("trained_betas", [None])
-    name = names[require("beta_schedule", list(names))]
-    if name == "linear":
-        require("beta_start", [1e-4])
-        require("beta_end", [0.02])
-    _require_same_clipping(scheduler, told)
-    require("rescale_betas_zero_snr", [False, True])
-    learned = told.get("variance_type") == "learned_range"
-    if told.get("variance_type") == "learned":
-        raise UserError(f'{scheduler}: variance_type is "learned", expected "learned_range" or a fixed one')
-    if told["rescale_betas_zero_snr"]:  # x_T is nothing but noise, of which eps says nothing about the image
-        require("prediction_type", [TARGETS["v"], TARGETS["x_0"]])
+        raise UserError(f"schedule and target are in {file}; leave out --schedule and --target")
+    told = SCHEDULER | _json(file)
+    without_signal = told["rescale_betas_zero_snr"] is True  # at T, where eps says nothing about the image
+    known: dict[str, list[Any]] = {
+        "num_train_timesteps": [T],
+        "trained_betas": [None],
+        "beta_schedule": list(SCHEDULES.values()),
+        "rescale_betas_zero_snr": [False, True],
+        "prediction_type": [name for ours, name in TARGETS.items() if ours != "eps" or not without_signal],
+        "variance_type": ["learned_range", "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None],
+        "thresholding": [False, True],
+    }
+    if told["beta_schedule"] == "linear":
+        known |= {"beta_start": [1e-4], "beta_end": [0.02]}
+    # Here every estimate of an image is held to [-1, 1].
+    known |= (
+        {"sample_max_value": [1.0]} if told["thresholding"] else {"clip_sample": [True], "clip_sample_range": [1.0]}
+    )
+    for key, values in known.items():
+        if told[key] not in values:
+            expected = " or ".join(map(json.dumps, values))
+            raise UserError(f"{file}: {key} is {json.dumps(told[key])}, expected {expected}")
+    ours = {theirs: name for name, theirs in (SCHEDULES | TARGETS).items()}
     return (
-        {"name": name, "T": T, "zero_terminal_snr": told["rescale_betas_zero_snr"]},
+        {"name": ours[told["beta_schedule"]], "T": T, "zero_terminal_snr": without_signal},
         objective
         | {
-            "target": targets[require("prediction_type", list(targets))],
-            "learned_variance": learned,
-            "bounded": bool(told.get("thresholding")),
+            "target": ours[told["prediction_type"]],
+            "learned_variance": told["variance_type"] == "learned_range",
+            "bounded": bool(told["thresholding"]),
         },
     )
-
-
-def _require_same_clipping(scheduler: Path, told: dict[str, Any]) -> None:
-    """Raises UserError unless the images that the scheduler makes are held to [-1, 1], as they are here.
-
-    A scheduler whose file says nothing of it (DPMSolverMultistepScheduler and the like) may be replaced by another.
-    """
-    thresholding, largest = told.get("thresholding", False), told.get("sample_max_value", 1.0)
-    if thresholding not in (False, True) or (thresholding and largest != 1.0):
-        raise UserError(
-            f"{scheduler}: thresholding is {json.dumps(thresholding)} with sample_max_value {json.dumps(largest)}, but "
-            "this project imports what is clipped to 1; set thresholding to false there, and sample.threshold here"
-        )
-    clip, reach = told.get("clip_sample", True), told.get("clip_sample_range", 1.0)
-    if not thresholding and (clip is not True or reach != 1.0):
-        raise UserError(
-            f"{scheduler}: clip_sample is {json.dumps(clip)} with clip_sample_range {json.dumps(reach)}, but this "
-            "project holds every estimate of the image to [-1, 1]; set them to true and 1.0 there to import it so"
-        )
 
 
 def _scheduler(model: model_file.Model) -> dict[str, Any]:
@@ -224,7 +214,7 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
         raise UserError(
             f"diffusers cannot express this model: its target is {objective.target}, expected {' or '.join(TARGETS)}"
         )
-    told = {
+    options = {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": T,
         "prediction_type": TARGETS[objective.target],
@@ -232,8 +222,8 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
         "clip_sample": True,
     }
     if objective.bounded:  # at most 1, this threshold is clipping, and other schedulers of theirs keep it
-        told |= {"thresholding": True, "sample_max_value": 1.0}
-    said = model.spec["schedule"]
-    if said["name"] in SCHEDULES and said.get("shift", 1.0) == 1 and not said.get("zero_terminal_snr"):
-        return told | {"beta_schedule": SCHEDULES[said["name"]], "beta_start": 1e-4, "beta_end": 0.02}
-    return told | {"trained_betas": process.betas[1:].tolist()}
+        options |= {"thresholding": True, "sample_max_value": 1.0}
+    spec = model.spec["schedule"]
+    if spec["name"] in SCHEDULES and spec.get("shift", 1.0) == 1 and not spec.get("zero_terminal_snr"):
+        return options | {"beta_schedule": SCHEDULES[spec["name"]], "beta_start": 1e-4, "beta_end": 0.02}
+    return options | {"trained_betas": process.betas[1:].tolist()}

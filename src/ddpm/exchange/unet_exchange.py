@@ -8,14 +8,32 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
-from ddpm.exchange import unet_options as options
-from ddpm.exchange import unet_weights as weights
+from ddpm.exchange.unet_options import ExchangeError, from_theirs, to_theirs
 from ddpm.networks.blocks import timestep_frequencies
 from ddpm.networks.unet import Convention, shapes_of
 
 Weights = dict[str, Tensor]
+
+OUTER = {
+    "conv_in": "conv_in",
+    "time.0": "time_embedding.linear_1",
+    "time.2": "time_embedding.linear_2",
+    "label": "class_embedding",
+    "norm_out": "conv_norm_out",
+    "conv_out": "conv_out",
+}
+# Their names of a layer within a block; the others are called alike.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "emb": ("time_emb_proj",),
+    "skip": ("conv_shortcut",),
+    "norm": ("group_norm",),
+    "qkv": ("to_q", "to_k", "to_v"),  # one convolution of ours is three linear layers of theirs
+    "proj": ("to_out.0",),
+}
+# The first versions of diffusers wrote these; files of theirs are still about.
+FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 def from_diffusers(
@@ -28,15 +46,32 @@ def from_diffusers(
 
     Raises ExchangeError.
     """
-    architecture = options.from_theirs(config, null_label=null_label)
-    read = weights.from_theirs(
-        state,
-        shapes_of(architecture),
-        levels=len(architecture["multipliers"]),
-        blocks=architecture["blocks"],
-        sines_first=not config.get("flip_sin_to_cos", True),
-        pad_label=not null_label,
-    )
+    architecture = from_theirs(config, null_label=null_label)
+    left = {}
+    for name, tensor in state.items():
+        for former, now in FORMER.items():
+            name = name.replace(former, now)
+        left[name] = tensor
+    blocks, read = _blocks(architecture), {}
+    for name, shape in shapes_of(architecture).items():
+        theirs = _their_names(name, blocks)
+        if absent := [each for each in theirs if each not in left]:
+            raise ExchangeError(
+                f"the weights have no {absent[0]}, which config.json asks for; both must be of one network"
+            )
+        tensor = torch.cat([left.pop(each).to(torch.float32) for each in theirs])
+        if name == "label.weight" and not null_label:
+            tensor = torch.cat([tensor, torch.zeros_like(tensor[:1])])
+        if name == "time.0.weight" and not config.get("flip_sin_to_cos", True):  # sines before cosines
+            tensor = torch.cat(tensor.chunk(2, dim=1)[::-1], dim=1)
+        if _essential(tensor.shape) != _essential(shape):
+            raise ExchangeError(
+                f"the weights have {list(tensor.shape)} for {name}, but config.json asks for {list(shape)}; "
+                "both must be of one network"
+            )
+        read[name] = tensor.reshape(shape)
+    if left:
+        raise ExchangeError(f"the weights have {next(iter(left))}, which config.json has no place for")
     return architecture, read
 
 
@@ -47,15 +82,56 @@ def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -
 
     Raises ExchangeError.
     """
-    config = options.to_theirs(architecture)
-    return config, weights.to_theirs(state, levels=len(architecture["multipliers"]), blocks=architecture["blocks"])
+    config, blocks, written = to_theirs(architecture), _blocks(architecture), {}
+    for name, tensor in state.items():
+        if name.split(".")[-2] in ("qkv", "proj"):
+            tensor = tensor.reshape(_essential(tensor.shape))
+        names = _their_names(name, blocks)
+        for theirs, part in zip(names, tensor.chunk(len(names)), strict=True):
+            written[theirs] = part.clone(memory_format=torch.contiguous_format)
+    return config, written
 
 
 def with_time_shifted(architecture: Mapping[str, Any], state: Mapping[str, Tensor], *, by: float) -> Weights:
     """The weights of a network that does at t what this one does at t + `by`.
 
-    The sinusoids of t + by are those of t, each pair turned by an angle, and the first layer takes up the turn.
+    The sinusoids of t + by are those of t, each pair turned by an angle, and the first layer takes up the turn:
+    cos(a + b) = cos a cos b - sin a sin b and sin(a + b) = sin a cos b + cos a sin b.
     """
     convention = architecture.get("convention", Convention())
     frequencies = timestep_frequencies(architecture["width"], shift=convention.frequency_shift)
-    return dict(state) | {"time.0.weight": weights.turned(state["time.0.weight"], by * frequencies.to(torch.float64))}
+    cos, sin = (turn(by * frequencies.to(torch.float64)) for turn in (torch.cos, torch.sin))
+    weight = state["time.0.weight"]
+    on_cos, on_sin = weight.to(torch.float64).chunk(2, dim=1)
+    turned = torch.cat([on_cos * cos + on_sin * sin, on_sin * cos - on_cos * sin], dim=1)
+    return dict(state) | {"time.0.weight": turned.to(weight.dtype)}
+
+
+def _blocks(architecture: Mapping[str, Any]) -> dict[str, str]:
+    """Our blocks -> theirs. Both go down from the finest level, and up from the coarsest."""
+    levels, blocks = range(len(architecture["multipliers"])), architecture["blocks"]
+    down, up = [], []
+    for level in levels:
+        down += [f"down_blocks.{level - 1}.downsamplers.0"] * (level > 0)
+        down += [f"down_blocks.{level}.resnets.{k}" for k in range(blocks)]
+        up += [f"up_blocks.{level}.resnets.{k}" for k in range(blocks + 1)]
+        up += [f"up_blocks.{level}.upsamplers.0"] * (level < levels[-1])
+    found: dict[str, str] = {}
+    for way, places in {"down": down, "middle": ["mid_block.resnets.0", "mid_block.resnets.1"], "up": up}.items():
+        for k, place in enumerate(places):
+            found |= {f"{way}.{k}.block": place, f"{way}.{k}.attention": place.replace("resnets", "attentions")}
+    return found
+
+
+def _their_names(name: str, blocks: Mapping[str, str]) -> tuple[str, ...]:
+    """Of one tensor of ours: the three of q, k and v, or the one of anything else."""
+    module, kind = name.rsplit(".", 1)
+    if place := OUTER.get(module) or blocks.get(module):
+        return (f"{place}.{kind}",)
+    block, layer = module.rsplit(".", 1)
+    return tuple(f"{blocks[block]}.{theirs}.{kind}" for theirs in LAYERS.get(layer, (layer,)))
+
+
+def _essential(shape: Size) -> tuple[int, ...]:
+    """Without the 1x1 of a convolution that stands for a linear layer."""
+    return tuple(shape[:2] if shape[2:] == (1, 1) else shape)

@@ -1,194 +1,176 @@
 """What the options of diffusers' `UNet2DModel` mean as arguments of this project's `UNet`, and back."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from ddpm.exchange.unet_weights import ExchangeError
 from ddpm.networks.blocks import SelfAttention
 from ddpm.networks.unet import Convention, UNet, padded
 
-# What an option means that config.json leaves out: the signature of UNet2DModel.
-DEFAULTS: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "center_input_sample": False,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (224, 448, 672, 896),
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "dropout": 0.0,
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "attn_norm_num_groups": None,
-    "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
-    "add_attention": True,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "num_train_timesteps": None,
+MAX_LEVELS, MAX_WIDTH, MAX_SIZE = 12, 2**16, 4096
+"""Beyond these bounds no network has been seen, and memory ends."""
+
+
+class ExchangeError(ValueError):
+    """One sentence that names the option or tensor which the other side cannot express."""
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One option in config.json."""
+
+    default: Any
+    """What it is where config.json leaves it out: the signature of UNet2DModel."""
+    known: Callable[[Any], bool]
+    """Whether this network has the value, whatever the other options are."""
+    expected: str
+
+
+def _one_of(*values: Any) -> _Option:
+    """The first is the default."""
+    return _Option(values[0], lambda value: value in values, " or ".join(map(repr, values)))
+
+
+def _whole(default: int | None, low: int, high: int, *, optional: bool = False) -> _Option:
+    return _Option(
+        default,
+        lambda value: low <= value <= high if type(value) is int else value is None and (optional or default is None),
+        f"a whole number from {low} to {high}",
+    )
+
+
+def _share(default: float) -> _Option:
+    return _Option(default, lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
+
+
+def _listed(kind: str, known: Callable[[Any], bool], *default: Any) -> _Option:
+    return _Option(
+        default,
+        lambda value: isinstance(value, list | tuple) and 1 <= len(value) <= MAX_LEVELS and all(map(known, value)),
+        f"a list of 1 to {MAX_LEVELS} {kind}",
+    )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_width(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_WIDTH
+
+
+def _is_square(value: Any) -> bool:
+    sides = value if isinstance(value, list | tuple) else [value]
+    return len(sides) > 0 and all(type(side) is int and side == sides[0] and 1 <= side <= MAX_SIZE for side in sides)
+
+
+OPTIONS = {
+    "sample_size": _Option(None, _is_square, f"one number of pixels for height and width, at most {MAX_SIZE}"),
+    "in_channels": _whole(3, 1, MAX_WIDTH),
+    "out_channels": _whole(3, 1, MAX_WIDTH),
+    "center_input_sample": _one_of(False),
+    "time_embedding_type": _one_of("positional"),
+    "time_embedding_dim": _whole(None, 1, 4 * MAX_WIDTH),
+    "freq_shift": _whole(0, 0, 1),
+    "flip_sin_to_cos": _one_of(True, False),
+    "down_block_types": _listed("names", _is_name, "DownBlock2D", *["AttnDownBlock2D"] * 3),
+    "mid_block_type": _one_of("UNetMidBlock2D"),
+    "up_block_types": _listed("names", _is_name, *["AttnUpBlock2D"] * 3, "UpBlock2D"),
+    "block_out_channels": _listed(f"whole numbers from 1 to {MAX_WIDTH}", _is_width, 224, 448, 672, 896),
+    "layers_per_block": _whole(2, 1, 64),
+    "mid_block_scale_factor": _one_of(1),
+    "downsample_padding": _one_of(1, 0),
+    "downsample_type": _one_of("conv", "resnet", None),
+    "upsample_type": _one_of("conv", "resnet", None),
+    "dropout": _share(0.0),
+    "act_fn": _one_of("silu", "swish"),
+    "attention_head_dim": _whole(8, 1, MAX_WIDTH, optional=True),
+    "norm_num_groups": _whole(32, 1, MAX_WIDTH),
+    "attn_norm_num_groups": _whole(None, 1, MAX_WIDTH),
+    "norm_eps": _share(1e-5),
+    "resnet_time_scale_shift": _one_of("default", "scale_shift"),
+    "add_attention": _one_of(True, False),
+    "class_embed_type": _one_of(None),
+    "num_class_embeds": _whole(None, 1, 2**20),
+    "num_train_timesteps": _Option(None, lambda value: True, "anything, since the network does not read it"),
 }
-# Options of which this network knows only these values.
-ONLY: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,),
-    "time_embedding_type": ("positional",),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "mid_block_scale_factor": (1,),
-    "act_fn": ("silu", "swish"),
-    "class_embed_type": (None,),
-    "resnet_time_scale_shift": ("default", "scale_shift"),
-    "downsample_padding": (0, 1),
-    "downsample_type": ("conv", "resnet", None),
-    "upsample_type": ("conv", "resnet", None),
-}
-# Of what kind the others are, and between which bounds: beyond them no network has been seen, and memory ends.
-WHOLE: dict[str, tuple[int, int]] = {
-    "in_channels": (1, 2**16),
-    "out_channels": (1, 2**16),
-    "time_embedding_dim": (1, 2**20),
-    "freq_shift": (0, 1),
-    "layers_per_block": (1, 64),
-    "attention_head_dim": (1, 2**16),
-    "norm_num_groups": (1, 2**16),
-    "attn_norm_num_groups": (1, 2**16),
-    "num_class_embeds": (1, 2**20),
-}
-REAL: dict[str, tuple[float, float]] = {"dropout": (0.0, 1.0), "norm_eps": (0.0, 1.0)}
-TRUTH = ("flip_sin_to_cos", "add_attention")
-NAMES = ("down_block_types", "up_block_types")
-OR_NONE = {key for key, value in DEFAULTS.items() if value is None} | {"attention_head_dim"}
-MAX_LEVELS = 12
-MAX_WIDTH = 2**16
-MAX_SIZE = 4096
 # What `EMAModel.save_pretrained` writes among the options; it says how the average was made.
 OF_EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
-EMBEDDINGS = {"default": "add", "scale_shift": "scale_shift"}
-PADDINGS = {1: "both", 0: "after"}
 
 
 def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any]:
     """The arguments of `UNet`. Raises ExchangeError."""
-    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise ExchangeError(f"_class_name is {config['_class_name']}, expected UNet2DModel")
-    given = {key: value for key, value in config.items() if not key.startswith("_") and key not in OF_EMA}
-    for key, value in given.items():
-        if key not in DEFAULTS:
-            raise ExchangeError(f"{key} is {value!r}, but that is no option of UNet2DModel known here")
-        if key in ONLY and value not in ONLY[key]:
-            known = " or ".join(repr(one) for one in ONLY[key])
-            raise ExchangeError(f"{key} is {value!r}, but this project's U-Net knows only {known}")
-        if value is not None or key not in OR_NONE:
-            _require_kind(key, value)
-    told = DEFAULTS | given
-
-    widths, groups = tuple(told["block_out_channels"]), told["norm_num_groups"]
-    width, size = widths[0], _size(told["sample_size"])
-    if width % 2 or any(c % width for c in widths):
-        raise ExchangeError(f"block_out_channels is {list(widths)}, expected even, whole multiples of the first")
-    if not groups or any(c % groups for c in widths):
-        raise ExchangeError(f"norm_num_groups is {groups}, expected a divisor of every one of {list(widths)}")
-    if told["time_embedding_dim"] not in (None, 4 * width):
-        raise ExchangeError(f"time_embedding_dim is {told['time_embedding_dim']}, expected null or {4 * width}")
-
+    told = _checked(config)
+    widths, groups, head = list(told["block_out_channels"]), told["norm_num_groups"], told["attention_head_dim"]
+    width, adds = widths[0], told["resnet_time_scale_shift"] == "default"
     attends, resample = _levels(told)
-    middle = _middle_attention(told)
+    middle = "normalised" if adds or told["attn_norm_num_groups"] else "plain"
+    if not told["add_attention"]:
+        middle = "none"
     attending = [c for c, here in zip(widths, attends, strict=True) if here] + [widths[-1]] * (middle != "none")
-    head = told["attention_head_dim"] or max(widths)
-    if told["attention_head_dim"] and any(c % head for c in attending):
-        raise ExchangeError(f"attention_head_dim is {head}, expected a divisor of {attending}")
+    for key, holds, expected in (
+        ("block_out_channels", all(c % width == width % 2 == 0 for c in widths), "even, whole multiples of the first"),
+        ("norm_num_groups", not any(c % groups for c in widths), f"a divisor of every one of {widths}"),
+        ("time_embedding_dim", told["time_embedding_dim"] in (None, 4 * width), f"null or {4 * width}"),
+        ("attn_norm_num_groups", told["attn_norm_num_groups"] in (None, groups), "null or norm_num_groups"),
+        ("attention_head_dim", not head or not any(c % head for c in attending), f"a divisor of {attending}"),
+    ):
+        if not holds:
+            _refuse(told, key, expected)
+    size = told["sample_size"] if isinstance(told["sample_size"], int) else told["sample_size"][0]
     resolution = padded(size, 2 ** (len(widths) - 1))
-    classes = told["num_class_embeds"] or 0
     return {
         "channels": told["in_channels"],
         "out_channels": told["out_channels"],
         "size": size,
-        "classes": classes - 1 if null_label else classes,
+        "classes": (told["num_class_embeds"] or 0) - null_label,
         "width": width,
         "multipliers": tuple(c // width for c in widths),
         "blocks": told["layers_per_block"],
         "attention": tuple(resolution >> level for level, here in enumerate(attends) if here),
-        "head_channels": head,
+        "head_channels": head or max(widths),
         "dropout": float(told["dropout"]),
-        "embedding": EMBEDDINGS[told["resnet_time_scale_shift"]],
+        "embedding": "add" if adds else "scale_shift",
         "resample": resample,
         "groups": groups,
         "convention": Convention(
             norm_eps=told["norm_eps"],
             frequency_shift=told["freq_shift"],
-            strided_padding=PADDINGS[told["downsample_padding"]],
+            strided_padding="both" if told["downsample_padding"] else "after",
             middle_attention=middle,
         ),
     }
 
 
-def _require_kind(key: str, value: Any) -> None:
-    """Raises ExchangeError for a value that the option cannot have, whatever the other options are."""
-    expected = None
-    if key in WHOLE:
-        low, high = WHOLE[key]
-        if type(value) is not int or not low <= value <= high:
-            expected = f"a whole number from {low} to {high}"
-    elif key in REAL:
-        least, most = REAL[key]
-        if type(value) not in (int, float) or not least <= value < most:
-            expected = f"a number from {least:g} to below {most:g}"
-    elif key in TRUTH and type(value) is not bool:
-        expected = "true or false"
-    elif key in NAMES or key == "block_out_channels":
-        fitting = isinstance(value, list | tuple) and 1 <= len(value) <= MAX_LEVELS
-        if key in NAMES and not (fitting and all(isinstance(one, str) for one in value)):
-            expected = f"a list of 1 to {MAX_LEVELS} names"
-        if key not in NAMES and not (fitting and all(type(one) is int and 1 <= one <= MAX_WIDTH for one in value)):
-            expected = f"a list of 1 to {MAX_LEVELS} whole numbers from 1 to {MAX_WIDTH}"
-    if expected:
-        raise ExchangeError(f"{key} is {repr(value)[:100]}, expected {expected}")
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, each of which this network knows by itself."""
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        _refuse(config, "_class_name", "UNet2DModel")
+    given = {key: value for key, value in config.items() if not key.startswith("_") and key not in OF_EMA}
+    told = {key: option.default for key, option in OPTIONS.items()} | given
+    for key, value in told.items():
+        if key not in OPTIONS:
+            _refuse(told, key, "an option of UNet2DModel that is known here")
+        if not OPTIONS[key].known(value):
+            _refuse(told, key, OPTIONS[key].expected)
+    return told
 
 
-def _size(sample_size: Any) -> int:
-    sides = list(sample_size) if isinstance(sample_size, list | tuple) else [sample_size]
-    if not sides or any(type(side) is not int or side != sides[0] or not 1 <= side <= MAX_SIZE for side in sides):
-        raise ExchangeError(
-            f"sample_size is {repr(sample_size)[:100]}, expected one number of pixels for height and width, at most "
-            f"{MAX_SIZE}"
-        )
-    return int(sides[0])
+def _refuse(told: Mapping[str, Any], key: str, expected: str) -> NoReturn:
+    value = list(told[key]) if isinstance(told[key], tuple) else told[key]
+    raise ExchangeError(f"{key} is {repr(value)[:100]}, expected {expected}")
 
 
 def _levels(told: Mapping[str, Any]) -> tuple[list[bool], str]:
     """Whether each level attends, finest first; and how one level becomes the next."""
-    kinds = {"conv": "conv", "resnet": "residual", None: "conv"}
-    down_types = {
-        "DownBlock2D": (False, "conv"),
-        "ResnetDownsampleBlock2D": (False, "residual"),
-        "AttnDownBlock2D": (True, kinds[told["downsample_type"]]),
-    }
-    up_types = {
-        "UpBlock2D": (False, "conv"),
-        "ResnetUpsampleBlock2D": (False, "residual"),
-        "AttnUpBlock2D": (True, kinds[told["upsample_type"]]),
-    }
-    down = _known("down_block_types", told["down_block_types"], down_types)
-    up = _known("up_block_types", told["up_block_types"], up_types)
-    if len(down) != len(told["block_out_channels"]):
-        raise ExchangeError(f"down_block_types has {len(down)} entries, expected one for each of block_out_channels")
+    down, up = _blocks(told, "Down"), _blocks(told, "Up")
     attends = [here for here, _ in down]
     if attends != [here for here, _ in reversed(up)]:
-        raise ExchangeError(
-            f"up_block_types is {list(told['up_block_types'])}, expected attention at the levels of down_block_types"
-        )
+        _refuse(told, "up_block_types", "attention at the levels of down_block_types")
     resample = {how for _, how in down[:-1] + up[:-1]}  # the last of each does not resample
     if len(resample) > 1:
         raise ExchangeError(
@@ -198,91 +180,83 @@ def _levels(told: Mapping[str, Any]) -> tuple[list[bool], str]:
     return attends, resample.pop() if resample else "residual"
 
 
-def _known(option: str, names: Iterable[str], types: Mapping[str, tuple[bool, str]]) -> list[tuple[bool, str]]:
-    names = [name.removeprefix("UNetRes") for name in names]
-    for name in names:
-        if name not in types:
-            raise ExchangeError(f"{option} has {name}, but this project's U-Net knows only {', '.join(types)}")
+def _blocks(told: Mapping[str, Any], way: str) -> list[tuple[bool, str]]:
+    """Of each block on the way `Down` or `Up`: whether it attends, and how it resamples."""
+    option = f"{way.lower()}_block_types"
+    types = {
+        f"{way}Block2D": (False, "conv"),
+        f"Resnet{way}sampleBlock2D": (False, "residual"),
+        f"Attn{way}Block2D": (True, "residual" if told[f"{way.lower()}sample_type"] == "resnet" else "conv"),
+    }
+    names = [name.removeprefix("UNetRes") for name in told[option]]
+    if unknown := [name for name in names if name not in types]:
+        raise ExchangeError(f"{option} has {unknown[0]}, but this project's U-Net knows only {', '.join(types)}")
+    if len(names) != len(told["block_out_channels"]):
+        raise ExchangeError(f"{option} has {len(names)} entries, expected one for each of block_out_channels")
     return [types[name] for name in names]
-
-
-def _middle_attention(told: Mapping[str, Any]) -> str:
-    if not told["add_attention"]:
-        return "none"
-    groups = told["attn_norm_num_groups"]
-    if groups is None:
-        return "normalised" if told["resnet_time_scale_shift"] == "default" else "plain"
-    if groups != told["norm_num_groups"]:
-        raise ExchangeError(f"attn_norm_num_groups is {groups}, expected null or norm_num_groups")
-    return "normalised"
 
 
 def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json holds. Raises ExchangeError."""
     with torch.device("meta"):
         network = UNet(**architecture)
-    convention = architecture.get("convention", Convention())
-    if architecture.get("patch", 1) != 1:
-        raise ExchangeError(f"patch is {architecture['patch']}, but in diffusers a position is one pixel")
-    multipliers, size, classes = architecture["multipliers"], architecture["size"], architecture["classes"]
-    widths = [multiplier * architecture["width"] for multiplier in multipliers]
-    if multipliers[0] != 1:
-        raise ExchangeError(f"multipliers is {list(multipliers)}, but in diffusers the first is always 1")
-    if size % network.factor:
-        raise ExchangeError(
-            f"size is {size}, but without padding, as in diffusers, {len(multipliers)} resolutions need a multiple "
-            f"of {network.factor}"
-        )
-    normed = {norm.num_groups: norm.num_channels for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
-    if len(normed) > 1:
-        some = " and ".join(f"{groups} for {channels} channels" for groups, channels in list(normed.items())[:2])
-        raise ExchangeError(
-            f"groups is null, which here means {some}, but diffusers has one number; train with network.groups "
-            f"set, to {min(normed)} for example"
-        )
-    (groups,) = normed
+    ours = {name: argument.default for name, argument in signature(UNet).parameters.items()} | dict(architecture)
+    multipliers, size, classes, convention = (ours[key] for key in ("multipliers", "size", "classes", "convention"))
+    norms = {norm.num_groups: norm.num_channels for norm in network.modules() if isinstance(norm, nn.GroupNorm)}
+    groups = next(iter(norms))
+    heads = {(m.heads, m.channels // m.heads) for m in network.modules() if isinstance(m, SelfAttention)}
+    one_head = all(number == 1 for number, _ in heads)
+    head_dims = sorted({dim for _, dim in heads})
+    adds, middle = ours["embedding"] == "add", convention.middle_attention
+    for holds, sentence in (
+        (ours["patch"] == 1, f"patch is {ours['patch']}, but in diffusers a position is one pixel"),
+        (multipliers[0] == 1, f"multipliers is {list(multipliers)}, but in diffusers the first is always 1"),
+        (
+            size % network.factor == 0,
+            f"size is {size}, but without padding, as in diffusers, {len(multipliers)} resolutions need a multiple of "
+            f"{network.factor}",
+        ),
+        (
+            len(norms) == 1,
+            f"groups is null, which here means {' and '.join(f'{n} for {c} channels' for n, c in norms.items())}, but "
+            f"diffusers has one number; train with network.groups set, to {min(norms)} for example",
+        ),
+        (
+            one_head or len(head_dims) == 1,
+            f"head_channels makes heads of {' and '.join(map(str, head_dims))} channels, but diffusers has one number "
+            "for all; train with a divisor of every width that attends",
+        ),
+        (
+            middle != "plain" or not adds,
+            "middle_attention is plain, which diffusers has with embedding scale_shift only",
+        ),
+    ):
+        if not holds:
+            raise ExchangeError(sentence)
 
-    attends = [size >> level in architecture["attention"] for level in range(len(widths))]
-    residual = architecture.get("resample", "residual") == "residual"
+    attends = [size >> level in ours["attention"] for level in range(len(multipliers))]
+    residual = ours["resample"] == "residual"
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
-    add = architecture.get("embedding", "scale_shift") == "add"
-    middle = convention.middle_attention
-    if middle == "plain" and add:
-        raise ExchangeError("middle_attention is plain, which diffusers has with embedding scale_shift only")
     return {
         "_class_name": "UNet2DModel",
-        **DEFAULTS,
+        **{key: option.default for key, option in OPTIONS.items()},
         "sample_size": size,
-        "in_channels": architecture["channels"],
-        "out_channels": architecture.get("out_channels") or architecture["channels"],
+        "in_channels": ours["channels"],
+        "out_channels": ours["out_channels"] or ours["channels"],
         "freq_shift": convention.frequency_shift,
         "down_block_types": ["AttnDownBlock2D" if here else down for here in attends],
         "up_block_types": ["AttnUpBlock2D" if here else up for here in reversed(attends)],
-        "block_out_channels": widths,
-        "layers_per_block": architecture["blocks"],
-        "downsample_padding": 1 if convention.strided_padding == "both" else 0,
+        "block_out_channels": [multiplier * ours["width"] for multiplier in multipliers],
+        "layers_per_block": ours["blocks"],
+        "downsample_padding": int(convention.strided_padding == "both"),
         "downsample_type": "resnet" if residual else "conv",
         "upsample_type": "resnet" if residual else "conv",
-        "dropout": architecture["dropout"],
-        "attention_head_dim": _head_dim(network),
+        "dropout": ours["dropout"],
+        "attention_head_dim": None if one_head else head_dims[0],
         "norm_num_groups": groups,
-        "attn_norm_num_groups": groups if middle == "normalised" and not add else None,
+        "attn_norm_num_groups": groups if middle == "normalised" and not adds else None,
         "norm_eps": convention.norm_eps,
-        "resnet_time_scale_shift": "default" if add else "scale_shift",
+        "resnet_time_scale_shift": "default" if adds else "scale_shift",
         "add_attention": middle != "none",
         "num_class_embeds": classes + 1 if classes else None,
     }
-
-
-def _head_dim(network: UNet) -> int | None:
-    """Channels per head; None: one head, whatever the channels."""
-    heads = {(m.heads, m.channels) for m in network.modules() if isinstance(m, SelfAttention)}
-    dims = {channels // number for number, channels in heads}
-    if all(number == 1 for number, _ in heads):
-        return None
-    if len(dims) > 1:
-        raise ExchangeError(
-            f"head_channels makes heads of {' and '.join(map(str, sorted(dims)))} channels, but diffusers has one "
-            "number for all; train with a divisor of every width that attends"
-        )
-    return dims.pop()
