@@ -21,6 +21,14 @@ class UserError(Exception):
         return "".join(shown)
 
 
+def not_installed(package: str) -> UserError:
+    """What to do where a package is missing that only `pip install "ddpm-factory[pipeline]"` brings."""
+    return UserError(
+        f'this needs {package}, which is not installed here; run `pip install "ddpm-factory[pipeline]"`, which brings '
+        "all that training, measuring and the registry need"
+    )
+
+
 def _without_middle(sentence: str) -> str:
     """Shorten a long sentence between words: redaction would not recognise half a credential."""
     if len(sentence) <= 2 * _LONGEST:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ddpm.cli import exchange, images, operate, serving
-from ddpm.errors import UserError
+from ddpm.errors import UserError, not_installed
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
 from ddpm.redaction import redacted_output
@@ -34,12 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except Exception as error:
-            if told := error if isinstance(error, UserError) else disk_trouble(error):
+            if told := mendable(error):
                 print(f"error: {told}", file=sys.stderr)
             else:
                 traceback.print_exc()
             return 1
     return 0
+
+
+def mendable(error: Exception) -> UserError | None:
+    """What the user can do about the error; None for one that should not happen."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ddpm"):
+        return not_installed(error.name)
+    return disk_trouble(error)
 
 
 def parser() -> argparse.ArgumentParser:

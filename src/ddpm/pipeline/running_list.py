@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ _DVCS_LOCKS = (Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
 
 
 def mend(report: Callable[[str], None]) -> None:
-    """Remove the current folder's list if it is torn or names nothing that runs, and nobody works here; say so."""
-    if not _fault():
+    """Remove the current folder's list if it is torn or names nothing that runs, and nobody works here; say so.
+
+    The list stays where psutil is not installed: this environment has no dvc, and cannot tell who runs.
+    """
+    if find_spec("psutil") is None or not _fault():
         return
     with _nobody_else_at_work() as alone:
         if alone and (fault := _fault()):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from time import time
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, not_installed
 from ddpm.pipeline.dvc_lock import recorded_md5
 from ddpm.redaction import redacted
 from ddpm.tracker import Status, flat
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SERVED_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "safetensors", "tqdm")
+SERVED_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "safetensors", "tqdm", "pydantic")
 """What the served model imports, beside the copy of this package that travels with it."""
 
 SYSTEM_PREFIX = "system/"
@@ -82,9 +83,11 @@ def shown_uri() -> str:
 def connect(*, make: bool = False) -> "MlflowClient":
     """A client of the store, which has answered.
 
-    Raises UserError where it does not, and where the project has no store yet and none is to be made.
-    Nothing global is set: MLflow's own default store stays as it was.
+    Raises UserError where it does not, where MLflow is not installed, and where the project has no store yet and none
+    is to be made. Nothing global is set: MLflow's own default store stays as it was.
     """
+    if find_spec("mlflow") is None:
+        raise not_installed("mlflow")
     uri = tracking_uri()
     if uri == default_uri() and not make and not (project() / "mlflow.db").is_file():
         raise UserError(
