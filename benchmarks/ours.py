@@ -12,12 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ddpm.compute.hardware import autocast, choose_precision
-from ddpm.diffusion.objectives import Objective
 from ddpm.diffusion.processes import make_process
 from ddpm.exchange.unet_exchange import from_diffusers
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
 from ddpm.training.loop import new_state, train
@@ -51,10 +49,10 @@ class Ours:
         self.precision = choose_precision("auto", device, images.shape[-1])
         self.device = device
         self.meter = Meter()
-        settings = replace(params.train, images=10**12, batch_size=batch_size, lr=1e-4, flip=False)
-        target = replace(params.objective, target="eps", weight="simple", time_sampling="uniform")
-        told = as_dict(target)
-        process = make_process(**as_dict(replace(params.schedule, name="linear", T=1000, time="discrete")))
+        settings = replace(
+            params.train, images=10**12, batch_size=batch_size, lr=1e-4, flip=False, time_sampling="uniform"
+        )
+        process = make_process(replace(params.schedule, name="linear", T=1000, time="discrete"))
         state = new_state(self.network.to(device), settings=settings)
         if compiled:
             self.network.compile()
@@ -62,10 +60,9 @@ class Ours:
             state,
             Batches(images, None, batch_size=batch_size, seed=0, flip=False, device=device),
             process=process,
-            times=make_times(process, target, memory=state.times),
-            objective=Objective(**{name: told[name] for name in told if name not in ("time_sampling", "log_normal")}),
+            times=make_times(process, settings, memory=state.times),
+            objective=replace(params.objective, target="eps", weight="simple"),
             settings=settings,
-            label_dropout=0.0,
             device=device,
             precision=self.precision,
         )

@@ -85,7 +85,7 @@ def steps(setting: Setting, params: Params, device: torch.device, precision: har
     """An endless training of the setting's network on random images: the time does not depend on what they show."""
     told = {name: as_dict(getattr(params, name)) for name in ("schedule", "objective")}
     spec = {"channels": setting.channels, "size": setting.size, "classes": [str(k) for k in range(10)], **told}
-    spec["network"] = setting.network
+    spec |= {"network": setting.network, "unconditional": True}
     process = process_of(spec)
     random = np.random.default_rng(0)
     n = 4 * setting.batch
@@ -98,10 +98,9 @@ def steps(setting: Setting, params: Params, device: torch.device, precision: har
         state,
         Batches(images, labels, batch_size=setting.batch, seed=0, flip=flip, device=device),
         process=process,
-        times=make_times(process, params.objective, memory=state.times),
+        times=make_times(process, train_settings, memory=state.times),
         objective=objective_of(spec),
         settings=train_settings,
-        label_dropout=setting.network["label_dropout"],
         device=device,
         precision=precision,
     )

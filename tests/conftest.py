@@ -32,8 +32,8 @@ TINY_SPEC: dict[str, Any] = {
         "attention": [4],
         "head_channels": 8,
         "dropout": 0.0,
-        "label_dropout": 0.1,
     },
+    "unconditional": True,
 }
 
 

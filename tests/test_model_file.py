@@ -75,7 +75,7 @@ WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a target that is none": lambda it: it["spec"]["objective"].update(target="score"),
     "an embedding that is none": lambda it: it["spec"]["network"].update(convention={"middle_attention": "twice"}),
     "heads that are not alike": lambda it: it["spec"]["network"].update(multipliers=[1, 5], head_channels=12),
-    "a share that is a word": lambda it: it["spec"]["network"].update(label_dropout="some"),
+    "a word for a truth": lambda it: it["spec"].update(unconditional="some"),
     "another norm": lambda it: it["spec"]["network"].update(convention={"norm_eps": "small"}),
     "a deviation of nothing": lambda it: it["spec"]["objective"].update(sigma_data=0),
     "a guide without weights or words": lambda it: it.update(guide={}),

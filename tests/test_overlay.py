@@ -125,7 +125,7 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("train: {warmup_images: 60000}", "warmup_images + decay_images"),
         ("train:", "recipe.yaml: train is null, but in params.yaml it has keys below it"),
         ("train: {lr: {a: 1}}", "recipe.yaml: train.lr has keys below it, but in params.yaml it is a value"),
-        ("sample: {guidance: 2.0}\nnetwork: {label_dropout: 0.0}", "label_dropout is 0"),
+        ("sample: {guidance: 2.0}\ntrain: {label_dropout: 0.0}", "label_dropout is 0"),
         ("- 1", "recipe.yaml is not a mapping"),
         ("# nothing", "recipe.yaml is empty"),
         ("train: {lr: 1.0, lr: 2.0}", "train.lr is given twice"),

@@ -101,6 +101,7 @@ def test_the_python_example_draws(tmp_path: Path) -> None:
     params = load_params(ROOT / "params.yaml")
     spec = {"channels": 1, "size": 8, "classes": [str(k) for k in range(10)]}
     spec |= {name: as_dict(getattr(params, name)) for name in ("schedule", "objective", "network")}
+    spec["unconditional"] = True
     model_file.save(
         tmp_path / "models" / "model.safetensors", network=model_file.build_network(spec), spec=spec, lineage={}
     )

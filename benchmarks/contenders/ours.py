@@ -82,7 +82,7 @@ class Ours:
             f"U-Net of patches of {network.patch}, width {network.width}, multipliers {list(network.multipliers)}, "
             f"{network.blocks} blocks; {p.schedule.name} schedule, target {p.objective.target}, weight "
             f"{p.objective.weight}, {'bounded' if p.objective.bounded else 'free'} estimate; {train.optimizer}, batch "
-            f"{train.batch_size}, learning rate {train.lr:g}, label dropout {network.label_dropout:g}; "
+            f"{train.batch_size}, learning rate {train.lr:g}, label dropout {train.label_dropout:g}; "
             f"{'classes are' if self.labels else 'no class is'} learned; {precise}. "
             "The weights are always the EMA's, as in a model file."
         )
@@ -105,6 +105,7 @@ class Ours:
         _, channels, size, _ = images.train.shape
         spec = {"channels": channels, "size": size, "classes": class_names(images) if self.labels else []}
         spec |= {name: as_dict(getattr(self.params, name)) for name in ("schedule", "objective", "network")}
+        spec["unconditional"] = not self.labels or self.params.train.label_dropout > 0
         device = hardware.choose_device(self.params.runtime.device)
         return session.begin(
             spec,
@@ -112,7 +113,6 @@ class Ours:
             labels,
             data_hash=images.name,
             code_hash="of one run",
-            objective=self.params.objective,
             settings=replace(self.params.train, images=UNPLANNED),
             runtime=replace(self.params.runtime, resume="never"),
             device=device,

@@ -55,7 +55,7 @@ WARNED = (
     Setting("objective.p2_gamma", 1, (Reader("objective.weight", ("p2",)),)),
     Setting("objective.sigma_data", 0.5, (Reader("objective.target", ("edm",)), Reader("objective.weight", ("edm",)))),
     Setting("objective.vlb_weight", 0.001, (Reader("objective.learned_variance", (True,)),)),
-    Setting("objective.log_normal", (-1.2, 1.2), (Reader("objective.time_sampling", ("log_normal",)),)),
+    Setting("train.log_normal", (-1.2, 1.2), (Reader("train.time_sampling", ("log_normal",)),)),
     Setting("sample.rho", 7, (Reader("sample.time_grid", ("karras",)),)),
     Setting("sample.order", 2, _sampler("unipc")),
     Setting("sample.churn_noise", 1, (Reader("sample.churn", (0,), but=True),)),

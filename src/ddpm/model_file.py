@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
+from ddpm.diffusion import objectives
 from ddpm.diffusion.bound import Estimate
-from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective
 from ddpm.diffusion.processes import Process, make_process
+from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.networks.unet import Convention, UNet, shapes_of
 
@@ -44,7 +45,6 @@ _ABSENT: dict[str, dict[str, Any]] = {
 }
 _GUIDE = "guide."
 """Before the names of the guide's tensors."""
-_OF_TRAINING = ("time_sampling", "log_normal")  # keys of `objective` that a finished model has no use for
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,8 @@ class Model:
 
     network: nn.Module
     spec: dict[str, Any]
-    """channels, size, classes (names), schedule, objective, network: what rebuilds the model."""
+    """channels, size, classes (names), schedule, objective, network: what rebuilds the model; and `unconditional`:
+    whether it predicts without a label, as guidance and a request without one need."""
     lineage: dict[str, Any]
     """data_hash, params, code_version, mlflow_run_id, …: where it came from."""
     sha256: str
@@ -79,26 +80,24 @@ class Model:
                 with autocast(x.device, precision):
                     return self.network(x, c_noise, labels)
 
-            return objective.estimate(network, process, x_t, t)
+            return objectives.estimate(objective, network, process, x_t, t)
 
         return estimate
 
 
 def process_of(spec: dict[str, Any]) -> Process:
     """The forward process of a model's spec."""
-    return make_process(**_ABSENT["schedule"] | spec["schedule"])
+    return make_process(Schedule(**_ABSENT["schedule"] | spec["schedule"]))
 
 
 def objective_of(spec: dict[str, Any]) -> Objective:
     """What the network of a model's spec predicts."""
-    settings = _ABSENT["objective"] | spec["objective"]
-    return Objective(**{name: value for name, value in settings.items() if name not in _OF_TRAINING})
+    return Objective(**_ABSENT["objective"] | spec["objective"])
 
 
 def architecture_of(spec: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `UNet` in a model's spec; an absent one means what it means there."""
-    told = {k: v for k, v in spec["network"].items() if k != "label_dropout"}
-    told |= {k: tuple(told[k]) for k in ("multipliers", "attention")}
+    told = spec["network"] | {k: tuple(spec["network"][k]) for k in ("multipliers", "attention")}
     return told | {
         "channels": spec["channels"],
         "out_channels": (2 if objective_of(spec).learned_variance else 1) * spec["channels"],
@@ -250,7 +249,7 @@ def _require_spec(spec: dict[str, Any], *, blocks: int) -> None:
     above_0 = {f"schedule.{name}": process[name] for name in ("shift", "sigma_min", "sigma_max")}
     above_0["objective.sigma_data"] = objective["sigma_data"]
     from_0 = {f"objective.{name}": objective[name] for name in ("min_snr_gamma", "p2_gamma", "vlb_weight")}
-    from_0 |= {f"network.{name}": network[name] for name in ("dropout", "label_dropout")}
+    from_0["network.dropout"] = network["dropout"]
     from_0["network.convention.norm_eps"] = convention["norm_eps"]
     for name, value in (above_0 | from_0).items():
         if type(value) not in (int, float) or not 0 <= value < math.inf or (value == 0 and name in above_0):
@@ -259,8 +258,8 @@ def _require_spec(spec: dict[str, Any], *, blocks: int) -> None:
     if process["sigma_min"] >= process["sigma_max"]:
         raise ValueError(f"schedule.sigma_min is {process['sigma_min']}, expected below schedule.sigma_max")
     words: dict[str, tuple[Any, Collection[Any]]] = {
-        "objective.target": (objective["target"], TARGETS),
-        "objective.weight": (objective["weight"], WEIGHTS),
+        "objective.target": (objective["target"], objectives.TARGETS),
+        "objective.weight": (objective["weight"], objectives.WEIGHTS),
         "objective.learned_variance": (objective["learned_variance"], (False, True)),
         "objective.bounded": (objective["bounded"], (False, True)),
         "schedule.zero_terminal_snr": (process["zero_terminal_snr"], (False, True)),
@@ -271,6 +270,8 @@ def _require_spec(spec: dict[str, Any], *, blocks: int) -> None:
     for name, (value, known) in words.items():
         if value not in known:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(str(one) for one in known)}")
+    if type(spec["unconditional"]) is not bool:
+        raise TypeError("unconditional is neither true nor false")
     if type(spec["classes"]) is not list or not all(type(name) is str for name in spec["classes"]):
         raise TypeError("classes is no list of names")
 

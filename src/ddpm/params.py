@@ -46,7 +46,7 @@ class Params:
     def __post_init__(self) -> None:
         unread = idle.refused(self)
         require(unread is None, str(unread))
-        schedule, objective = self.schedule, self.objective
+        schedule, objective, train = self.schedule, self.objective, self.train
         require(
             not (schedule.zero_terminal_snr and objective.target == "eps"),
             "objective.target is eps, but with schedule.zero_terminal_snr x_T is nothing but noise, of which eps says "
@@ -57,15 +57,17 @@ class Params:
             "sample.sampler is langevin, which divides by the share of the image in x_t, but with "
             "schedule.zero_terminal_snr x_T holds none; set zero_terminal_snr to false or choose another sampler",
         )
-        for key, value in (("learned_variance", True), ("time_sampling", "importance")):
+        for what, of_chain in (
+            ("objective.learned_variance is true", objective.learned_variance),
+            ("train.time_sampling is importance", train.time_sampling == "importance"),
+        ):
             require(
-                schedule.time == "discrete" or getattr(objective, key) != value,
-                f"objective.{key} is {str(value).lower()}, which needs the steps of a chain; "
-                "set schedule.time to discrete",
+                schedule.time == "discrete" or not of_chain,
+                f"{what}, which needs the steps of a chain; set schedule.time to discrete",
             )
         require(
-            objective.time_sampling != "log_normal" or schedule.name == "variance_exploding",
-            "objective.time_sampling is log_normal, whose time is sigma; set schedule.name to variance_exploding "
+            train.time_sampling != "log_normal" or schedule.name == "variance_exploding",
+            "train.time_sampling is log_normal, whose time is sigma; set schedule.name to variance_exploding "
             "or time_sampling to uniform",
         )
         require(
@@ -73,8 +75,8 @@ class Params:
             f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
         )
         require(
-            self.sample.guidance == 1 or self.sample.guide is not None or self.network.label_dropout > 0,
-            f"sample.guidance is {self.sample.guidance}, but network.label_dropout is 0, so the model has no "
+            self.sample.guidance == 1 or self.sample.guide is not None or train.label_dropout > 0,
+            f"sample.guidance is {self.sample.guidance}, but train.label_dropout is 0, so the model has no "
             "unconditional prediction to guide with; set label_dropout above 0 or guidance to 1",
         )
         require(

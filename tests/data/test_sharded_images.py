@@ -284,6 +284,7 @@ def train(folder: Path, state: Path, settings: Runtime) -> str:
         "schedule": as_dict(PARAMS.schedule),
         "objective": as_dict(PARAMS.objective),
         "network": as_dict(PARAMS.network) | network,
+        "unconditional": True,
     }
     sizes = {"images": 160, "batch_size": 16, "warmup_images": 16, "decay_images": 32, "shuffle_shards": 2}
     split = read_split(folder, "train", settings)
@@ -293,7 +294,6 @@ def train(folder: Path, state: Path, settings: Runtime) -> str:
         split.labels,
         data_hash=FACTS.content_hash,
         code_hash="of one run",
-        objective=PARAMS.objective,
         settings=dataclasses.replace(PARAMS.train, **sizes),
         runtime=settings,
         device=torch.device("cpu"),

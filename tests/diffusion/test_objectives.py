@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddpm.diffusion import objectives
 from ddpm.diffusion.gaussian import q_sample
-from ddpm.diffusion.objectives import TARGETS, WEIGHTS, Objective, eps_from_x_0, score_from_x_0
+from ddpm.diffusion.objectives import TARGETS, WEIGHTS, eps_from_x_0, score_from_x_0
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.diffusion.settings import Objective
 
 PLAIN: dict[str, Any] = dict(
     min_snr_gamma=5.0, p2_gamma=1.0, sigma_data=0.5, learned_variance=False, vlb_weight=0.001, bounded=False
@@ -50,11 +52,11 @@ def test_the_exact_prediction_is_the_image_and_has_no_loss(target: str, process_
     exact = DEFINITIONS[target](x_0, eps, alpha, sigma)
     for weight in WEIGHTS:
         o = objective(target, weight)
-        back = o.estimate(lambda x, c_noise: exact, process, x_t, t).x_0
+        back = objectives.estimate(o, lambda x, c_noise: exact, process, x_t, t).x_0
         # Rounding of float32 is amplified by 1/alpha in x_0 and by 1/sigma in eps.
         assert ((back - x_0).abs() * alpha).max() < 5e-6
         assert ((eps_from_x_0(back, x_t, alpha, sigma) - eps).abs() * sigma).max() < 2e-5
-        loss = o.loss(lambda x, c_noise: exact, process, x_0=x_0, t=t, eps=eps)
+        loss = objectives.loss(o, lambda x, c_noise: exact, process, x_0=x_0, t=t, eps=eps)
         assert loss.shape == (4,)
         assert loss.max() < 1e-7
 
@@ -67,7 +69,7 @@ def test_the_simple_loss_is_the_squared_error_of_the_target_itself(target: str, 
     x_0, eps = draws()
     guess = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
     exact = DEFINITIONS[target](x_0, eps, process.alpha(t), process.sigma(t))
-    loss = objective(target, "simple").loss(lambda x, c_noise: guess, process, x_0=x_0, t=t, eps=eps)
+    loss = objectives.loss(objective(target, "simple"), lambda x, c_noise: guess, process, x_0=x_0, t=t, eps=eps)
     assert torch.allclose(loss, ((exact - guess) ** 2).mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
@@ -86,9 +88,9 @@ def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target
     }
     for weight, lambda_t in expected.items():
         o = objective(target, weight)
-        c_skip, c_out, _ = o.preconditioning(process, t)
+        c_skip, c_out, _ = objectives.preconditioning(o, process, t)
         answer = (x_0_hat - c_skip * x_t) / c_out
-        loss = o.loss(lambda x, c_noise, answer=answer: answer, process, x_0=x_0, t=t, eps=eps)  # type: ignore[misc]
+        loss = objectives.loss(o, lambda x, c_noise, answer=answer: answer, process, x_0=x_0, t=t, eps=eps)  # type: ignore[misc]
         assert torch.allclose(loss, (lambda_t * (x_0 - x_0_hat) ** 2).mean(dim=(1, 2, 3)), rtol=5e-3)
 
 
@@ -96,14 +98,14 @@ def test_edm_is_the_table_of_karras_et_al() -> None:
     sigma, sigma_data = torch.tensor([0.01, 0.5, 1.0, 80.0]), 0.5
     process = VarianceExploding(0.002, 80.0)
     o = objective("edm", "edm", sigma_data=sigma_data)
-    c_skip, c_out, c_in = (c.flatten() for c in o.preconditioning(process, sigma))
+    c_skip, c_out, c_in = (c.flatten() for c in objectives.preconditioning(o, process, sigma))
     assert torch.allclose(c_skip, sigma_data**2 / (sigma**2 + sigma_data**2))
     assert torch.allclose(c_out, sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt())
     assert torch.allclose(c_in, 1 / (sigma**2 + sigma_data**2).sqrt())
     assert torch.allclose(process.c_noise(sigma), 1000 * sigma.log() / 4)
     lambda_sigma = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    assert torch.allclose(o.weights(process, sigma).flatten(), lambda_sigma, rtol=1e-5)
-    simple = objective("edm", "simple", sigma_data=sigma_data).weights(process, sigma)
+    assert torch.allclose(objectives.loss_weights(o, process, sigma).flatten(), lambda_sigma, rtol=1e-5)
+    simple = objectives.loss_weights(objective("edm", "simple", sigma_data=sigma_data), process, sigma)
     assert torch.allclose(simple.flatten(), lambda_sigma, rtol=1e-5), "theirs is weight 1 on the error of F"
 
 
@@ -111,7 +113,7 @@ def test_edm_is_the_table_of_karras_et_al() -> None:
 def test_edm_keeps_inputs_and_targets_at_unit_variance(process_name: str) -> None:
     """Karras et al. 2022, Eq. 114 and 117 of the appendix, in every process."""
     process, t = PROCESSES[process_name]
-    c_skip, c_out, c_in = objective("edm", "edm").preconditioning(process, t)
+    c_skip, c_out, c_in = objectives.preconditioning(objective("edm", "edm"), process, t)
     alpha, sigma, var = process.alpha(t), process.sigma(t), 0.5**2
     assert torch.allclose(c_in**2 * (alpha**2 * var + sigma**2), torch.ones_like(alpha), rtol=1e-4)
     target_variance = ((1 - c_skip * alpha) ** 2 * var + c_skip**2 * sigma**2) / c_out**2
@@ -120,8 +122,8 @@ def test_edm_keeps_inputs_and_targets_at_unit_variance(process_name: str) -> Non
 
 def test_edm_for_images_of_unit_variance_is_v_with_its_sign_turned() -> None:
     process, t = PROCESSES["cosine"]
-    edm = objective("edm", "simple", sigma_data=1.0).preconditioning(process, t)
-    v = objective("v", "simple").preconditioning(process, t)
+    edm = objectives.preconditioning(objective("edm", "simple", sigma_data=1.0), process, t)
+    v = objectives.preconditioning(objective("v", "simple"), process, t)
     assert torch.allclose(edm.c_skip, v.c_skip)
     assert torch.allclose(edm.c_out, -v.c_out)
     assert torch.allclose(edm.c_in, v.c_in)
@@ -135,9 +137,11 @@ def test_a_target_in_the_exploding_process_is_that_of_the_same_image_seen_varian
     sigma = (preserving.sigma(t) / preserving.alpha(t)).flatten()
     x_0, eps = draws()
     answer = torch.randn_like(x_0)
-    one = objective(target, "simple").estimate(lambda x, c: answer, preserving, q_sample(preserving, x_0, t, eps), t)
+    one = objectives.estimate(
+        objective(target, "simple"), lambda x, c: answer, preserving, q_sample(preserving, x_0, t, eps), t
+    )
     x_sigma = q_sample(exploding, x_0, sigma, eps)
-    two = objective(target, "simple").estimate(lambda x, c: answer, exploding, x_sigma, sigma)
+    two = objectives.estimate(objective(target, "simple"), lambda x, c: answer, exploding, x_sigma, sigma)
     assert torch.allclose(one.x_0, two.x_0, rtol=1e-4, atol=1e-4)
 
 
@@ -164,7 +168,7 @@ def test_the_denoising_loss_and_the_score_loss_are_one_objective_under_another_w
     assert torch.allclose(score_loss, a**2 / s**4 * x_0_loss, rtol=1e-3)
     assert torch.allclose(eps_loss, a**2 / s**2 * x_0_loss, rtol=1e-3)
     assert torch.allclose(s**2 * score_loss, eps_loss, rtol=1e-3)
-    ours = objective("x_0", "snr").loss(lambda x, c_noise: x_0_hat, process, x_0=x_0, t=t, eps=eps)
+    ours = objectives.loss(objective("x_0", "snr"), lambda x, c_noise: x_0_hat, process, x_0=x_0, t=t, eps=eps)
     assert torch.allclose(ours, s**2 * score_loss, rtol=1e-3)
 
 
@@ -191,7 +195,7 @@ def test_the_loss_is_computed_in_float32_when_the_network_answers_in_bf16() -> N
     schedule = make_schedule("cosine", 10)
     x_0, eps = draws((2, 1, 4, 4))
     o = objective("v", "min_snr")
-    loss = o.loss(lambda x, c_noise: x.bfloat16(), schedule, x_0=x_0, t=torch.tensor([1, 9]), eps=eps)
+    loss = objectives.loss(o, lambda x, c_noise: x.bfloat16(), schedule, x_0=x_0, t=torch.tensor([1, 9]), eps=eps)
     assert loss.dtype == torch.float32
 
 
@@ -202,20 +206,22 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_and_the_mean_by_the_s
     t = torch.tensor([1, 40, 100])
     answer = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
     hybrid = objective("eps", "simple", learned_variance=True)
-    loss = hybrid.loss(lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
+    loss = objectives.loss(hybrid, lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
     (gradient,) = torch.autograd.grad(loss.sum(), answer)
-    plain = objective("eps", "simple").loss(lambda x, c_noise: answer[:, :1], schedule, x_0=x_0, t=t, eps=eps)
+    plain = objectives.loss(
+        objective("eps", "simple"), lambda x, c_noise: answer[:, :1], schedule, x_0=x_0, t=t, eps=eps
+    )
     (of_mean,) = torch.autograd.grad(plain.sum(), answer)
     assert torch.equal(gradient[:, :1], of_mean[:, :1])
     assert bool((gradient[:, 1:].abs().amax(dim=(1, 2, 3)) > 0).all())
     twice = objective("eps", "simple", learned_variance=True, vlb_weight=0.002)
-    more = twice.loss(lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
+    more = objectives.loss(twice, lambda x, c_noise: answer, schedule, x_0=x_0, t=t, eps=eps)
     assert torch.allclose((more - plain) / (loss - plain), torch.full((3,), 2.0), rtol=1e-3)
 
 
 def answering(x_0_hat: Tensor, o: Objective, process: Process, x_t: Tensor, t: Tensor) -> Callable[..., Tensor]:
     """A network that sees this image in x_t."""
-    c_skip, c_out, _ = o.preconditioning(process, t)
+    c_skip, c_out, _ = objectives.preconditioning(o, process, t)
     return lambda x, c_noise: (x_0_hat - c_skip * x_t) / c_out
 
 
@@ -234,7 +240,7 @@ def test_the_best_bounded_estimate_is_the_mean_of_all_images_that_could_have_bec
         eps = (x_t - process.alpha(t) * pixel) / process.sigma(t)  # whichever the image, it became this x_t
         network = answering(guesses.view(-1, 1, 1, 1), o, process, x_t, t)
         images, noise = pixel.expand(len(guesses), 1, 1, 1), eps.expand(len(guesses), 1, 1, 1)
-        expected_loss += chance * o.loss(network, process, x_0=images, t=t.expand(len(guesses)), eps=noise)
+        expected_loss += chance * objectives.loss(o, network, process, x_0=images, t=t.expand(len(guesses)), eps=noise)
     best = guesses[expected_loss <= expected_loss.min() + 1e-9].clamp(-1, 1)
     assert torch.allclose(best, (chances * pixels).sum().expand_as(best), atol=2e-3)
     if share == 1:
@@ -248,8 +254,8 @@ def test_a_bounded_estimate_lies_in_the_range_of_images_and_inside_it_is_the_fre
     x_0_hat = torch.linspace(-2, 2, x_t.numel()).view_as(x_t)
     free, bounded = objective("eps", "simple"), objective("eps", "simple", bounded=True)
     network = answering(x_0_hat, free, process, x_t, t)
-    held = bounded.estimate(network, process, x_t, t).x_0
-    assert torch.equal(held, free.estimate(network, process, x_t, t).x_0.clamp(-1, 1))
+    held = objectives.estimate(bounded, network, process, x_t, t).x_0
+    assert torch.equal(held, objectives.estimate(free, network, process, x_t, t).x_0.clamp(-1, 1))
     assert float(held.min()) == -1
     assert float(held.max()) == 1
 
@@ -260,7 +266,7 @@ def test_a_bounded_loss_is_the_loss_where_no_pixel_is_black_or_white() -> None:
     x_0 = x_0.clamp(-0.9, 0.9)
     network = answering(2 * eps, objective("v", "snr"), process, q_sample(process, x_0, t, eps), t)
     losses = [
-        objective("v", "snr", bounded=bounded).loss(network, process, x_0=x_0, t=t, eps=eps)
+        objectives.loss(objective("v", "snr", bounded=bounded), network, process, x_0=x_0, t=t, eps=eps)
         for bounded in (False, True)
     ]
     assert torch.equal(*losses)
@@ -278,10 +284,10 @@ def test_the_bound_that_teaches_the_variance_sees_the_estimate_that_sampling_see
     def bound(scale: float) -> Tensor:
         """The weighted bound, which is all that the hybrid loss has beside the simple one."""
         answer = answering(scale * x_0.sign(), o, schedule, x_t, t)
-        with_variance = o.loss(
-            lambda *asked: torch.cat([answer(*asked), torch.zeros_like(x_t)], dim=1), schedule, x_0=x_0, t=t, eps=eps
+        with_variance = objectives.loss(
+            o, lambda *asked: torch.cat([answer(*asked), torch.zeros_like(x_t)], dim=1), schedule, x_0=x_0, t=t, eps=eps
         )
-        return with_variance - simple.loss(answer, schedule, x_0=x_0, t=t, eps=eps)
+        return with_variance - objectives.loss(simple, answer, schedule, x_0=x_0, t=t, eps=eps)
 
     at_the_ends, beyond = bound(1.0), bound(3.0)
     assert torch.allclose(at_the_ends, beyond, rtol=1e-3, atol=1e-6)

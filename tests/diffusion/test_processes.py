@@ -1,5 +1,6 @@
 """Every process is alpha and sigma of t; how far the chain is the continuous process seen at the integers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from ddpm.diffusion.gaussian import q_posterior, q_sample, reverse_log_variance, transition
 from ddpm.diffusion.processes import Process, VarianceExploding, make_process
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.diffusion.settings import Schedule
 from ddpm.model_file import process_of
 
 EXPLODING = VarianceExploding(0.002, 80.0)
@@ -159,10 +161,13 @@ def test_a_spec_from_before_there_was_a_choice_is_the_chain_that_it_was() -> Non
 
 
 def test_what_params_yaml_says_is_what_is_made() -> None:
-    common = {"T": 100, "shift": 1.0, "zero_terminal_snr": False, "sigma_min": 0.01, "sigma_max": 50.0}
-    exploding = make_process(name="variance_exploding", time="continuous", **common)  # type: ignore[arg-type]
+    schedule = Schedule(
+        name="variance_exploding", T=100, time="continuous", shift=1.0, zero_terminal_snr=False, sigma_min=0.01,
+        sigma_max=50.0,
+    )  # fmt: skip
+    exploding = make_process(schedule)
     assert exploding == VarianceExploding(0.01, 50.0)
     assert exploding.prior_std == exploding.T == 50.0
-    real = make_process(name="cosine", time="continuous", **common)  # type: ignore[arg-type]
+    real = make_process(dataclasses.replace(schedule, name="cosine"))
     assert isinstance(real.T, float)
     assert real.draw(3, "cpu").is_floating_point()

@@ -26,7 +26,6 @@ EXPORTABLE: dict[str, Any] = {  # what `tiny_model` is to have in place of its o
         "attention": [4],
         "head_channels": 8,
         "dropout": 0.0,
-        "label_dropout": 0.1,
         "groups": 8,
     },
 }

@@ -263,7 +263,7 @@ def test_what_cannot_be_done_is_one_sentence(model: Model, fields: dict[str, Any
 def test_a_model_without_label_dropout_asks_for_a_label(
     tmp_path: Path, tiny_model: Callable[..., str], model: Model
 ) -> None:
-    tiny_model(tmp_path / "m.safetensors", network=model.spec["network"] | {"label_dropout": 0.0})
+    tiny_model(tmp_path / "m.safetensors", unconditional=False)
     labelled = model_file.load(tmp_path / "m.safetensors")
     with pytest.raises(UserError, match="label is missing: this model was trained without label dropout"):
         complete({"task": "edit", "image": GIVEN}, labelled)

@@ -352,7 +352,7 @@ def test_a_model_without_classes_takes_no_label_and_no_guidance(tmp_path: Path, 
 def test_a_model_trained_without_label_dropout_takes_no_guidance(
     tmp_path: Path, tiny_model: Callable[..., str], model: Model
 ) -> None:
-    tiny_model(tmp_path / "m.safetensors", network=model.spec["network"] | {"label_dropout": 0.0})
+    tiny_model(tmp_path / "m.safetensors", unconditional=False)
     with pytest.raises(UserError, match="trained without label dropout"):
         complete({"guidance": 2.0}, model_file.load(tmp_path / "m.safetensors"))
 

@@ -12,10 +12,8 @@ import torch
 
 from ddpm.compute.processes import joined, together
 from ddpm.diffusion.schedules import make_schedule
-from ddpm.model_file import objective_of
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
@@ -34,8 +32,10 @@ SETTINGS = dataclasses.replace(
     ema_halflife_images=100,
     grad_clip=1e9,  # a wrong scale of the gradient would be hidden by clipping
     flip=True,
+    time_sampling="importance",
+    label_dropout=0.3,
 )
-LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
+LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True)
 T = 4
 MUON = dataclasses.replace(SETTINGS, optimizer="muon")
 DIVISIONS: dict[str, tuple[Parallel, int | None, Train]] = {
@@ -74,10 +74,9 @@ def run(state: State, *, device_batch: int | None, settings: Train = SETTINGS) -
             state,
             batches,
             process=process,
-            times=make_times(process, LEARNED, memory=state.times),
-            objective=objective_of({"objective": as_dict(LEARNED)}),
+            times=make_times(process, settings, memory=state.times),
+            objective=LEARNED,
             settings=settings,
-            label_dropout=0.3,
             device=device,
             precision="float32",
             device_batch=device_batch,

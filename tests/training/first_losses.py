@@ -7,7 +7,7 @@ meant to change numbers.
 import dataclasses
 import json
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import tiny_training as tiny
 import torch
@@ -22,13 +22,16 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "target": "eps",
         "weight": "simple",
         "learned_variance": True,
-        "time_sampling": "importance",
     },
-    "edm": {"target": "edm", "weight": "edm", "time_sampling": "log_normal"},
+    "edm": {"target": "edm", "weight": "edm"},
     "v, bounded, Muon": {"target": "v", "weight": "min_snr", "bounded": True},
 }
-OPTIMIZERS: dict[str, Literal["adamw", "muon"]] = {"v, bounded, Muon": "muon"}
-"""adamw where it is not named."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "eps, learned variance, importance": {"time_sampling": "importance"},
+    "edm": {"time_sampling": "log_normal"},
+    "v, bounded, Muon": {"optimizer": "muon"},
+}
+"""What differs from the settings of `tiny_training`."""
 SCHEDULES: dict[str, dict[str, Any]] = {
     "v, min-SNR": {"name": "cosine", "T": 1000},
     "eps, learned variance, importance": {"name": "linear", "T": 10},
@@ -44,8 +47,6 @@ DEFAULTS = Objective(
     learned_variance=False,
     vlb_weight=0.001,
     bounded=False,
-    time_sampling="uniform",
-    log_normal=(-1.2, 1.2),
 )
 
 
@@ -60,8 +61,7 @@ def losses(name: str) -> list[float]:
         tiny.LABELS,
         data_hash="made up",
         code_hash="of one run",
-        objective=objective,
-        settings=dataclasses.replace(tiny.SETTINGS, optimizer=OPTIMIZERS.get(name, "adamw")),
+        settings=dataclasses.replace(tiny.SETTINGS, **SETTINGS.get(name, {})),
         runtime=dataclasses.replace(tiny.PARAMS.runtime, resume="never"),
         device=torch.device("cpu"),
         precision="float32",

@@ -13,10 +13,9 @@ from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
-from ddpm.model_file import objective_of, process_of
+from ddpm.model_file import process_of
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
@@ -35,6 +34,7 @@ SETTINGS = dataclasses.replace(
     warmup_images=32,
     decay_images=64,
     ema_halflife_images=100,
+    label_dropout=0.2,
 )
 
 
@@ -61,10 +61,9 @@ def steps(  # type: ignore[no-untyped-def]
         state,
         batches(settings, images),
         process=process,
-        times=make_times(process, objective, memory=state.times),
-        objective=objective_of({"objective": as_dict(objective)}),
+        times=make_times(process, settings, memory=state.times),
+        objective=objective,
         settings=settings,
-        label_dropout=0.2,
         device=CPU,
         precision=precision,
     )
@@ -185,11 +184,11 @@ def test_the_moving_average_is_never_the_network_that_trains() -> None:
     assert all(not p.requires_grad for p in state.ema.network.parameters())
 
 
-LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True, time_sampling="importance")
+LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True)
 
 
 def test_a_training_that_learns_which_times_matter_goes_on_exactly_as_well(tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, images=16 * 30)
+    settings = dataclasses.replace(SETTINGS, images=16 * 30, time_sampling="importance")
 
     def begin() -> State:
         torch.manual_seed(0)
@@ -225,9 +224,9 @@ def test_importance_sampling_prefers_large_losses_and_leaves_the_expectation_as_
 
 def test_log_normal_times_are_those_of_karras_et_al() -> None:
     exploding = VarianceExploding(0.002, 80.0)
-    objective = dataclasses.replace(PARAMS.objective, time_sampling="log_normal", log_normal=(-1.2, 1.2))
+    settings = dataclasses.replace(SETTINGS, time_sampling="log_normal", log_normal=(-1.2, 1.2))
     torch.manual_seed(0)
-    t, weight = make_times(exploding, objective, memory={}).draw(40_000, CPU)
+    t, weight = make_times(exploding, settings, memory={}).draw(40_000, CPU)
     assert float(t.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(t.log().std()) == pytest.approx(1.2, abs=0.03)
     assert torch.equal(weight, torch.ones(40_000))
@@ -258,10 +257,9 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
         state,
         batches(settings),
         process=process,
-        times=make_times(process, objective, memory=state.times),
-        objective=objective_of({"objective": as_dict(objective)}),
+        times=make_times(process, settings, memory=state.times),
+        objective=objective,
         settings=settings,
-        label_dropout=0.2,
         device=CPU,
         precision="float32",
     ):

@@ -41,7 +41,7 @@ def begin(folder: Path, *, at: set[int], optimizer: str = "adamw", importance: b
     settings = dataclasses.replace(SETTINGS, optimizer=optimizer)  # type: ignore[arg-type]
     training = tiny.begin(folder, settings=settings, checkpoint_seconds=1e-9)
     if importance:
-        training.objective = dataclasses.replace(training.objective, time_sampling="importance")
+        training.settings = dataclasses.replace(training.settings, time_sampling="importance")
 
     def spoil(network: torch.nn.Module, args: object, answer: torch.Tensor) -> torch.Tensor | None:
         return answer * math.nan if training.state.images_seen // 16 in at else None

@@ -44,8 +44,8 @@ SPEC: dict[str, Any] = {
         "attention": [4],
         "head_channels": 8,
         "dropout": 0.1,
-        "label_dropout": 0.2,
     },
+    "unconditional": True,
 }
 SETTINGS = Train(
     images=16 * 80,
@@ -57,6 +57,9 @@ SETTINGS = Train(
     weight_decay=0.0,
     beta2=0.99,
     grad_clip=1.0,
+    time_sampling="uniform",
+    log_normal=(-1.2, 1.2),
+    label_dropout=0.2,
     flip=True,
     shuffle_shards=16,
     ema_halflife_images=100,
@@ -80,7 +83,6 @@ def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **ch
         LABELS,
         data_hash="made up",
         code_hash="made up",
-        objective=dataclasses.replace(PARAMS.objective, **OBJECTIVE, learned_variance=False, time_sampling="uniform"),
         settings=settings,
         runtime=told,
         device=torch.device(device),

@@ -8,7 +8,6 @@ and every loss is a weight on the one error |x_0_hat - x_0|^2. alpha and sigma a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from ddpm.diffusion.bound import Estimate, bound_term
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.settings import Objective, Target, Weight
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """(c_in x_t [N,C,H,W], c_noise [N]) -> F, [N,C,H,W]; or [N,2C,H,W] where the variance is learned."""
@@ -64,7 +64,7 @@ def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 # A name is a contract with every model file that carries it.
-TARGETS: dict[str, Callable[[Tensor, Tensor, float], Preconditioning]] = {
+TARGETS: dict[Target, Callable[[Tensor, Tensor, float], Preconditioning]] = {
     "eps": _eps,
     "x_0": _x_0,
     "v": _v,
@@ -82,81 +82,69 @@ def score_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Te
     return -eps_from_x_0(x_0, x_t, alpha, sigma) / sigma
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What is predicted, and what is minimised."""
+def estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
+    """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
+    return _held(objective, _free_estimate(objective, network, process, x_t, t))
 
-    target: str
-    """A key of TARGETS."""
-    weight: str
-    """A key of WEIGHTS."""
-    min_snr_gamma: float
-    p2_gamma: float
-    sigma_data: float
-    """Standard deviation of the pixels; for `edm`."""
-    learned_variance: bool
-    """The network's other half says, per pixel, where the variance of a step lies."""
-    vlb_weight: float
-    """lambda of Nichol and Dhariwal 2021, Eq. 16."""
-    bounded: bool
-    """The estimate is held to the range of images, [-1, 1], in training too; see `_error`."""
 
-    def estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
-        """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
-        return self._held(self._free_estimate(network, process, x_t, t))
+def _held(objective: Objective, estimate: Estimate) -> Estimate:
+    """The estimate clipped to the range of images, [-1, 1], where the objective is bounded."""
+    return estimate._replace(x_0=estimate.x_0.clamp(-1, 1)) if objective.bounded else estimate
 
-    def _held(self, estimate: Estimate) -> Estimate:
-        """In the range of images, where the estimate is bounded."""
-        return estimate._replace(x_0=estimate.x_0.clamp(-1, 1)) if self.bounded else estimate
 
-    def _free_estimate(self, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
-        """Before it is held to any range."""
-        c_skip, c_out, c_in = self.preconditioning(process, t)
-        answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
-        if not self.learned_variance:
-            return Estimate(c_skip * x_t + c_out * answer)
-        prediction, place = answer.chunk(2, dim=1)
-        return Estimate(c_skip * x_t + c_out * prediction, (place + 1) / 2)
+def _free_estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
+    """The estimate before it is clipped."""
+    c_skip, c_out, c_in = preconditioning(objective, process, t)
+    answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
+    if not objective.learned_variance:
+        return Estimate(c_skip * x_t + c_out * answer)
+    prediction, place = answer.chunk(2, dim=1)
+    return Estimate(c_skip * x_t + c_out * prediction, (place + 1) / 2)
 
-    def loss(self, network: Network, process: Process, *, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Per image, mean over its pixels: float32 [N].  Ho et al. 2020, Algorithm 1.
 
-        With a learned variance, L_simple + lambda L_vlb (Nichol and Dhariwal 2021, Eq. 16): L_vlb = T L_t in
-        bits/dim, in which the mean is held fixed so that it teaches the variance alone.
-        """
-        x_t = q_sample(process, x_0, t, eps)
-        estimate = self._free_estimate(network, process, x_t, t)
-        loss = (self.weights(process, t) * self._error(estimate.x_0, x_0) ** 2).mean(dim=(1, 2, 3))
-        if not self.learned_variance:
-            return loss
-        fixed_mean = self._held(Estimate(estimate.x_0.detach(), estimate.fraction))
-        return loss + self.vlb_weight * process.T * bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
+def loss(objective: Objective, network: Network, process: Process, *, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Per image, mean over its pixels: float32 [N].  Ho et al. 2020, Algorithm 1.
 
-    def _error(self, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
-        """x_0_hat - x_0; where the estimate is bounded, 0 beyond the end of the range on which the pixel lies.
+    With a learned variance, L_simple + lambda L_vlb (Nichol and Dhariwal 2021, Eq. 16): L_vlb = T L_t in
+    bits/dim, in which the mean is held fixed so that it teaches the variance alone.
+    """
+    x_t = q_sample(process, x_0, t, eps)
+    free = _free_estimate(objective, network, process, x_t, t)
+    weighted = (loss_weights(objective, process, t) * _error(objective, free.x_0, x_0) ** 2).mean(dim=(1, 2, 3))
+    if not objective.learned_variance:
+        return weighted
+    fixed_mean = _held(objective, Estimate(free.x_0.detach(), free.fraction))
+    bound = bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
+    return weighted + objective.vlb_weight * process.T * bound
 
-        There clipping makes the estimate exact. The squared error stays convex in x_0_hat, and its minimum, clipped,
-        is still E[x_0 | x_t]: inside the range nothing is different, and beyond it only what is certain lies.
-        """
-        error = x_0_hat - x_0
-        if not self.bounded:
-            return error
-        exact = ((x_0 <= -1) & (error < 0)) | ((x_0 >= 1) & (error > 0))
-        return error.masked_fill(exact, 0)
 
-    def preconditioning(self, process: Process, t: Tensor) -> Preconditioning:
-        """The row of the table at t."""
-        return TARGETS[self.target](process.alpha(t), process.sigma(t), self.sigma_data)
+def _error(objective: Objective, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
+    """x_0_hat - x_0; where the estimate is bounded, 0 beyond the end of the range on which the pixel lies.
 
-    def weights(self, process: Process, t: Tensor) -> Tensor:
-        """The weight of the squared x_0 error: [N,1,1,1]."""
-        return WEIGHTS[self.weight](self, process, t)
+    There clipping makes the estimate exact. The squared error stays convex in x_0_hat, and its minimum, clipped,
+    is still E[x_0 | x_t]: inside the range nothing is different, and beyond it only what is certain lies.
+    """
+    error = x_0_hat - x_0
+    if not objective.bounded:
+        return error
+    exact = ((x_0 <= -1) & (error < 0)) | ((x_0 >= 1) & (error > 0))
+    return error.masked_fill(exact, 0)
+
+
+def preconditioning(objective: Objective, process: Process, t: Tensor) -> Preconditioning:
+    """The row of the table at t."""
+    return TARGETS[objective.target](process.alpha(t), process.sigma(t), objective.sigma_data)
+
+
+def loss_weights(objective: Objective, process: Process, t: Tensor) -> Tensor:
+    """The weight of the squared x_0 error: [N,1,1,1]."""
+    return WEIGHTS[objective.weight](objective, process, t)
 
 
 # The weight of |x_0_hat - x_0|^2 for every name. An error of eps is SNR times that, of the score SNR/sigma^2 times.
-WEIGHTS: dict[str, Callable[[Objective, Process, Tensor], Tensor]] = {
+WEIGHTS: dict[Weight, Callable[[Objective, Process, Tensor], Tensor]] = {
     # Weight 1 on the error of F itself, whatever F predicts: for eps the L_simple of Ho et al. 2020, Eq. 14.
-    "simple": lambda o, process, t: o.preconditioning(process, t).c_out ** -2,
+    "simple": lambda o, process, t: preconditioning(o, process, t).c_out ** -2,
     # Weight 1 on the error of eps, also Ho's, whatever F predicts: Salimans and Ho 2022, Sec. 4.
     "snr": lambda o, process, t: process.snr(t),
     # Hang et al. 2023, Eq. 8.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.diffusion.settings import Schedule
 
 
 class Process(Protocol):
@@ -83,18 +84,9 @@ class VarianceExploding:
         return (low + (high - low) * torch.rand(n, device=device)).exp()
 
 
-def make_process(
-    *,
-    name: str,
-    T: int,
-    time: str,
-    shift: float,
-    zero_terminal_snr: bool,
-    sigma_min: float,
-    sigma_max: float,
-) -> Process:
+def make_process(schedule: Schedule) -> Process:
     """The process that `schedule` in params.yaml describes."""
-    if name == "variance_exploding":
-        return VarianceExploding(sigma_min, sigma_max)
-    make = {"discrete": make_schedule, "continuous": make_continuous_schedule}[time]
-    return make(name, T, shift=shift, zero_terminal=zero_terminal_snr)
+    if schedule.name == "variance_exploding":
+        return VarianceExploding(schedule.sigma_min, schedule.sigma_max)
+    make = {"discrete": make_schedule, "continuous": make_continuous_schedule}[schedule.time]
+    return make(schedule.name, schedule.T, shift=schedule.shift, zero_terminal=schedule.zero_terminal_snr)

@@ -5,7 +5,6 @@ from typing import Literal
 from ddpm.settings import require, require_positive, section
 
 _MAX_T = 1_000_000
-
 """Every step of a discrete schedule is held in memory."""
 
 
@@ -43,29 +42,32 @@ class Schedule:
             )
 
 
+Target = Literal["eps", "x_0", "v", "edm"]
+"""What the network predicts: a key of `objectives.TARGETS`."""
+Weight = Literal["simple", "snr", "min_snr", "p2", "edm"]
+"""A key of `objectives.WEIGHTS`."""
+
+
 @section
 class Objective:
     """What the network predicts and how the loss is weighted over noise levels."""
 
-    target: Literal["eps", "x_0", "v", "edm"]
-    weight: Literal["simple", "snr", "min_snr", "p2", "edm"]
+    target: Target
+    weight: Weight
     """Of the squared error of x_0; simple: such that the error of the target itself counts alike at all levels."""
     min_snr_gamma: float
+    """The largest SNR of weight min_snr: gamma of Hang et al. 2023, Eq. 8."""
     p2_gamma: float
+    """The exponent of weight p2: gamma of Choi et al. 2022, Eq. 8."""
     sigma_data: float
     """Standard deviation of the pixels in [-1, 1]; for target and weight edm."""
     learned_variance: bool
-    """The network also says the variance of every step; sampler ddpm uses it."""
+    """The network also predicts, per pixel, the variance of every step; the sampler ddpm uses it."""
     vlb_weight: float
-    """Of the variational bound that teaches the variance, beside the weighted loss."""
+    """Weight of the variational bound that teaches the variance: lambda of Nichol and Dhariwal 2021, Eq. 16."""
     bounded: bool
     """The estimate of x_0 is clipped to [-1, 1] in training as it is in sampling: beyond black or white, an estimate
     of a pixel that is black or white costs nothing. For images with many such pixels."""
-    time_sampling: Literal["uniform", "importance", "log_normal"]
-    """uniform: over the process (variance_exploding: in log sigma); importance: where the loss is large."""
-    log_normal: tuple[float, float]
-    """Mean and standard deviation of ln sigma in training, for time_sampling log_normal."""
 
     def __post_init__(self) -> None:
         require_positive(self, "min_snr_gamma", "p2_gamma", "sigma_data", "vlb_weight")
-        require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")

@@ -45,8 +45,6 @@ T = 1000
 """Steps of the chain: diffusers tells the network the step's number, and so does this project at this T alone."""
 MAX_JSON = 2**20
 """Bytes of a file of options; diffusers' own have a few thousand."""
-SOME = 0.1
-"""Stands for the share of labels hidden in a training of which only is known that some were."""
 
 
 def import_model(
@@ -86,11 +84,8 @@ def import_model(
             "where variance_type in scheduler_config.json is learned_range"
         )
     spec = {"channels": channels, "size": size, "classes": [str(k) for k in range(classes)]}
-    spec |= {"schedule": process, "objective": objective, "network": architecture}
-    architecture |= {
-        "convention": asdict(architecture["convention"]),
-        "label_dropout": SOME if null_label else 0.0,
-    }
+    spec |= {"schedule": process, "objective": objective, "unconditional": null_label or not classes}
+    spec["network"] = architecture | {"convention": asdict(architecture["convention"])}
     network = model_file.build_network(spec)
     # Their first step is 0, ours is 1.
     network.load_state_dict(unet_exchange.with_time_shifted(model_file.architecture_of(spec), state, by=-1))

@@ -22,8 +22,6 @@ class Network:
     """Resolutions with self-attention, in positions (pixels if patch is 1)."""
     head_channels: int
     dropout: float
-    label_dropout: float
-    """Share of labels hidden in training; guidance needs it above 0."""
     embedding: Literal["scale_shift", "add"]
     """How a block uses time and class. scale_shift: they scale and shift the output of the second normalisation
     (Dhariwal and Nichol 2021). add: they are added to its input (Ho et al. 2020)."""
@@ -35,7 +33,7 @@ class Network:
 
     def __post_init__(self) -> None:
         require_positive(self, "patch", "width", "blocks", "head_channels")
-        require_share(self, "dropout", "label_dropout")
+        require_share(self, "dropout")
         require(self.dropout < 1, f"dropout is {self.dropout}, expected a value below 1, since 1 drops everything")
         require(len(self.multipliers) > 0, "multipliers is empty, expected one number per resolution")
         for name in ("multipliers", "attention"):

@@ -33,7 +33,7 @@ from ddpm.serving.sample_request import (
     given_fields,
     label_index,
     real,
-    require_label_dropout,
+    require_both_predictions,
     whole,
 )
 
@@ -102,7 +102,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         raise UserError("task is colourise, but this model's images are grey; ask a model of colour images")
     label = label_index(given.get("label"), model.spec["classes"])
     if label is None and model.spec["classes"]:
-        require_label_dropout("label is missing", "it draws nothing without a label; give one", model)
+        require_both_predictions("label is missing", "it draws nothing without a label; give one", model)
     guidance = _guidance(given, label, model)
     image = read_picture(
         "image",
@@ -141,7 +141,7 @@ def _guidance(given: Mapping[str, Any], label: int | None, model: Model) -> floa
         return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
     guidance = real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
     if guidance != 1 and not guided:
-        require_label_dropout(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
+        require_both_predictions(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
         if label is None:
             raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
     return guidance

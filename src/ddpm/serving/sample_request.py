@@ -68,7 +68,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     if given.get("guidance", 1) != 1 and recipe.guide is None:
         real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
-        require_label_dropout(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
+        require_both_predictions(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
 
     eta = real("eta", given.get("eta", recipe.eta), 0.0, 1.0)
     readers = [name for name, row in SAMPLERS.items() if "eta" in row.told(recipe, eta)]
@@ -147,9 +147,9 @@ def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, A
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def require_label_dropout(what: str, therefore: str, model: Model) -> None:
-    """Raises UserError, `what`: …, so `therefore`, if the model has no prediction without a label beside those with."""
-    if not (model.spec["classes"] and model.spec["network"]["label_dropout"] > 0):
+def require_both_predictions(what: str, therefore: str, model: Model) -> None:
+    """Raises UserError, `what`: …, so `therefore`, unless the model predicts with a label and without one."""
+    if not (model.spec["classes"] and model.spec["unconditional"]):
         lacking = "label dropout" if model.spec["classes"] else "classes"
         raise UserError(f"{what}: this model was trained without {lacking}, so {therefore}")
 

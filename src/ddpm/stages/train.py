@@ -75,13 +75,13 @@ def _begin(stage: Stage, facts: "Facts") -> "Training":
     split, device = stage.split("train"), stage.device
     spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
     spec |= {name: section for name, section in _settings(stage).items() if name != "train"}
+    spec["unconditional"] = not facts.classes or stage.params.train.label_dropout > 0
     return session.begin(
         spec,
         split.images,
         split.labels,
         data_hash=facts.content_hash,
         code_hash=checkpoint.code_hash(*code_of_stage("train")),
-        objective=stage.params.objective,
         settings=stage.params.train,
         runtime=stage.params.runtime,
         device=device,

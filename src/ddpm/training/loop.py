@@ -11,8 +11,9 @@ from torch.optim import AdamW
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.compute.processes import processes
-from ddpm.diffusion.objectives import Objective
+from ddpm.diffusion import objectives
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.ema import Ema
@@ -118,7 +119,6 @@ def train(
     times: Times,
     objective: Objective,
     settings: Train,
-    label_dropout: float,
     device: torch.device,
     precision: Precision,
     device_batch: int | None = None,
@@ -156,7 +156,7 @@ def train(
         t, weight = times.draw(batch, device)
         eps = torch.randn_like(torch.empty((batch, *batches.images.shape[1:]), device=device, memory_format=layout))
         if batches.labels is not None:
-            hidden = torch.rand(batch, device=device) < label_dropout
+            hidden = torch.rand(batch, device=device) < settings.label_dropout
 
         state.optimizer.zero_grad(set_to_none=True)
         losses_of_parts = []
@@ -173,7 +173,7 @@ def train(
                     return network(x, c_noise, labels)
 
             with accumulating(network, last=part is parts[-1]):
-                losses = objective.loss(predict, process, x_0=x_0, t=t[part], eps=eps[part])
+                losses = objectives.loss(objective, predict, process, x_0=x_0, t=t[part], eps=eps[part])
                 # Parts are summed and processes averaged, so each part counts as its share of a process's images.
                 share = len(losses) * processes() / batch
                 ((weight[part] * losses).mean() * share).backward()

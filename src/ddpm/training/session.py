@@ -12,7 +12,6 @@ from torch import nn
 from ddpm.compute.hardware import Precision
 from ddpm.compute.processes import any_of, leads, restarted, together
 from ddpm.compute.settings import Runtime
-from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.images import Images
 from ddpm.model_file import build_network, objective_of, process_of
@@ -34,7 +33,6 @@ class Training:
     batches: Batches
     spec: dict[str, Any]
     """See model_file."""
-    objective: Objective
     settings: Train
     runtime: Runtime
     device: torch.device
@@ -61,10 +59,9 @@ class Training:
             self.state,
             self.batches,
             process=process,
-            times=make_times(process, self.objective, memory=self.state.times),
+            times=make_times(process, self.settings, memory=self.state.times),
             objective=objective_of(self.spec),
             settings=self.settings,
-            label_dropout=self.spec["network"]["label_dropout"],
             device=self.device,
             precision=self.precision,
             device_batch=self.runtime.device_batch,
@@ -120,7 +117,6 @@ def begin(
     *,
     data_hash: str,
     code_hash: str,
-    objective: Objective,
     settings: Train,
     runtime: Runtime,
     device: torch.device,
@@ -151,7 +147,6 @@ def begin(
             shuffle_shards=settings.shuffle_shards,
         ),
         spec=spec,
-        objective=objective,
         settings=settings,
         runtime=runtime,
         device=device,

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from ddpm.settings import require, require_at_least, require_positive, section
+from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
 
 @section
 class Train:
-    """The optimizer and how long it runs; every length is in images seen."""
+    """The optimizer, what a step sees, and how long training runs; every length is in images seen."""
 
     images: int
     batch_size: int
@@ -24,6 +24,13 @@ class Train:
     """AdamW's second decay rate."""
     grad_clip: float
     """Largest gradient norm."""
+    time_sampling: Literal["uniform", "importance", "log_normal"]
+    """Times t of a step. uniform: over the process (variance_exploding: in log sigma); importance: where the loss is
+    large."""
+    log_normal: tuple[float, float]
+    """Mean and standard deviation of ln sigma, for time_sampling log_normal."""
+    label_dropout: float
+    """Share of labels hidden from the network; guidance needs it above 0."""
     flip: bool
     """Mirror half of the training images, left to right; wrong for writing."""
     ema_halflife_images: int
@@ -37,6 +44,8 @@ class Train:
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
         require_at_least(0, self, "warmup_images", "decay_images", "weight_decay", "max_nonfinite_steps", "seed")
+        require_share(self, "label_dropout")
+        require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")
         require(0 <= self.beta2 < 1, f"beta2 is {self.beta2}, expected 0 or above and below 1")
         require(
             self.warmup_images + self.decay_images <= self.images,

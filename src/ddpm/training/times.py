@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.processes import Process
-from ddpm.diffusion.settings import Objective
+from ddpm.training.settings import Train
 
 HISTORY = 10
 """Losses remembered per time: Nichol and Dhariwal 2021, Sec. 3.3."""
@@ -84,8 +84,8 @@ class Importance:
             self.seen[index] += 1
 
 
-def make_times(process: Process, settings: Objective, *, memory: dict[str, Tensor]) -> Times:
-    """What `objective.time_sampling` in params.yaml names; `memory` belongs to the training's state."""
+def make_times(process: Process, settings: Train, *, memory: dict[str, Tensor]) -> Times:
+    """What `train.time_sampling` in params.yaml names; `memory` belongs to the training's state."""
     if settings.time_sampling == "importance":
         return Importance(process, memory)
     if settings.time_sampling == "log_normal":
