@@ -240,7 +240,7 @@ def test_a_credential_in_data_store_is_refused_before_anything_keeps_it(store: s
     params = YAML().load(ROOT / "params.yaml")
     params["data"]["store"] = store
     YAML().dump(params, tmp_path / "params.yaml")
-    with pytest.raises(UserError, match="data: store holds a credential") as caught:
+    with pytest.raises(UserError, match="data: store contains a credential") as caught:
         load_params(tmp_path / "params.yaml")
     assert SECRET not in str(caught.value)
 

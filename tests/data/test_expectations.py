@@ -82,7 +82,7 @@ def test_every_limit_that_is_passed_breaks_its_own_rule_and_names_the_rows(prepa
         ("few files are rejected", 3, "train/a/0.png (reason no image)"),
         ("enough training images", 37, ""),
         ("enough test images", 20, ""),
-        ("no image of test stands in train", 2, "test/b/43.png (same_as_in_train train/b/3.png)"),
+        ("no image of test is in train", 2, "test/b/43.png (same_as_in_train train/b/3.png)"),
         ("images are not enlarged", 4, "train/a/4.png (original_shorter_side 10)"),
         ("brightness is in range", 1, "train/a/9.png (mean 1)"),
         ("classes are balanced", 1, "b (share_of_equal 0.5405)"),

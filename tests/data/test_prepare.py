@@ -382,7 +382,7 @@ def test_errors_are_one_sentence_and_leave_the_old_data(run: Run, raw: Path, tmp
     ):
         with pytest.raises(UserError, match=sentence):
             run(tmp_path / name)
-    with pytest.raises(UserError, match="holds the output"):
+    with pytest.raises(UserError, match="contains the output"):
         run(tmp_path)
     assert read_facts(tmp_path / "prepared") == before
     assert not (tmp_path / ".prepared.part").exists()

@@ -1,4 +1,4 @@
-"""What the place of a file in a folder says: its class, its split, or that it is no part of the images."""
+"""Derive class and split of a file from its path, and recognise files that do not belong to the images."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from ddpm.data.preparing.reasons import OUTSIDE_CLASSES, OUTSIDE_SPLITS
 
 TRAIN, TEST, OPEN = 0, 1, -1
-"""Codes of a split; OPEN is drawn later."""
+"""Codes of a split; for OPEN the split is drawn later."""
 _HELD_OUT_NAMES = ("test", "val", "valid", "validation")
 _TEXT = {
     ".csv",
@@ -30,7 +30,7 @@ _LITTER = {"thumbs.db", "desktop.ini", "license", "readme"}
 
 @dataclass(frozen=True)
 class Placed:
-    """Per file: the split's code, the index of the class in `classes` (-1: none), and why it cannot be used."""
+    """Per file: the split's code, the index of the class in `classes` (-1: none), and why the file is rejected."""
 
     splits: list[int]
     labels: list[int]
@@ -39,23 +39,23 @@ class Placed:
 
 
 def is_ignored(path: str) -> bool:
-    """Hidden files, what operating systems leave behind, and text beside the images: not counted as found."""
+    """Whether the file is hidden, left by an operating system, or text: such files do not count as found."""
     *folders, name = path.lower().split("/")
     hidden = name.startswith(".") or any(folder.startswith(".") or folder == "__macosx" for folder in folders)
     return hidden or name in _LITTER or PurePosixPath(name).suffix in _TEXT
 
 
 def place(paths: Sequence[str], *, with_labels: bool) -> Placed:
-    """Split and class of each relative path.
+    """Return split and class of each relative path.
 
-    Folders that all files share say nothing and are left out. Then `train/` beside `test/` (or, without a
-    `test/`, beside `val/`, `valid/` or `validation/`) is the split, and the next folder is the class, however
-    deep the file lies in it. Without folders there are no classes.
+    Leading folders that all files share are skipped. Then `train/` beside `test/` (or, without a `test/`, beside
+    `val/`, `valid/` or `validation/`) is the split, and the next folder is the class, at whatever depth the file is
+    inside it. Without folders there are no classes.
     """
     shared = _shared_folders(paths)
     reasons: list[str | None] = [None] * len(paths)
     splits = [OPEN] * len(paths)
-    depth = shared  # of the folder that is the class
+    depth = shared  # depth of the class folder
     codes = _codes({_folder(path, shared).lower() for path in paths})
     if codes is not None:
         splits = [codes.get(_folder(path, shared).lower(), OPEN) for path in paths]
@@ -75,7 +75,7 @@ def place(paths: Sequence[str], *, with_labels: bool) -> Placed:
 
 
 def _shared_folders(paths: Sequence[str]) -> int:
-    """How many folders all files share: as many as the first and the last by name do."""
+    """Return how many leading folders all files share: those that the first and the last path by name share."""
     if not paths:
         return 0
     first, last = (path.split("/")[:-1] for path in (min(paths), max(paths)))
@@ -83,12 +83,12 @@ def _shared_folders(paths: Sequence[str]) -> int:
 
 
 def _folder(path: str, depth: int) -> str:
-    """The name of the folder at this depth, "" where the file stands above it."""
+    """Return the name of the folder at this depth, or "" if the path has no folder there."""
     parts = path.split("/", depth + 1)
     return parts[depth] if len(parts) > depth + 1 else ""
 
 
 def _codes(folders: set[str]) -> dict[str, int] | None:
-    """By the name of the first folder; None when these are not `train` and something held out."""
+    """Return the split's code by folder name; None unless there are `train` and a folder of held-out images."""
     held_out = next((name for name in _HELD_OUT_NAMES if name in folders), None)
     return {"train": TRAIN, held_out: TEST} if "train" in folders and held_out is not None else None

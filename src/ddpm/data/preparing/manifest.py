@@ -1,4 +1,4 @@
-"""The manifest: one row per file that was found, kept or not."""
+"""The manifest: one row per file that was found, kept or rejected."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +21,11 @@ SCHEMA = pa.schema(
         pa.field("original_width", pa.int32()),  # null where no header could be read
         pa.field("original_height", pa.int32()),
         pa.field("original_mode", pa.string()),
-        pa.field("sha256", pa.string()),  # of the file's bytes; null where they were not read
-        pa.field("pixel_sha256", pa.string()),  # of the prepared pixels; null when rejected
-        pa.field("mean", pa.float32()),  # of the prepared pixels, 0..255; null when rejected
+        pa.field("sha256", pa.string()),  # the file's bytes; null where they were not read
+        pa.field("pixel_sha256", pa.string()),  # the prepared pixels; null when rejected
+        pa.field("mean", pa.float32()),  # the prepared pixels, 0..255; null when rejected
         pa.field("std", pa.float32()),
-        pa.field("label", pa.string()),  # name of the class; null without classes
+        pa.field("label", pa.string()),  # the class's name; null without classes
     ]
 )
 _BATCH_ROWS = 10_000
@@ -40,7 +40,10 @@ def write_manifest(
     labels: np.ndarray,
     classes: Sequence[str],
 ) -> None:
-    """`records` [N] of decode.RECORD, `splits` [N] with OPEN for what is rejected, `labels` [N] with -1 for none."""
+    """Write the manifest as Parquet.
+
+    `records` [N] of decode_file.RECORD; `splits` [N], OPEN for rejected files; `labels` [N], -1 for none.
+    """
     index = np.full(len(splits), -1, np.int64)
     for code in (TRAIN, TEST):
         index[splits == code] = np.arange((splits == code).sum())
@@ -61,7 +64,7 @@ def _batch(
     kept = records["reason"] == 0
     measured = records["width"] > 0
     columns = {
-        # A name that is not UTF-8 is shown with its bytes escaped.
+        # Bytes that are not UTF-8 are escaped.
         "path": [path.encode("utf-8", "backslashreplace").decode() for path in paths],
         "split": _names(splits, ("train", "test"), splits != OPEN),
         "index": pa.array(index, mask=~kept),

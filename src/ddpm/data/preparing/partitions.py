@@ -1,10 +1,10 @@
-"""Decoded images on the disk, in partitions that outlive a run: what was decoded once is not decoded again.
+"""Decoded images on disk, in partitions that later runs reuse, so that no image is decoded twice.
 
 NAME.npy      ENTRY [N], every file of the partition
-NAME.pixels   uint8 [n,C,H,W] without a header, those of its files that could be decoded
+NAME.pixels   uint8 [n,C,H,W] without a header, the files that could be decoded
 
-A partition is written aside, flushed and renamed, its .npy last, so what is there is whole. Its name is a hash of its
-keys: a task that a cluster runs twice writes the same files twice.
+A partition is written to temporary files, flushed and renamed, its .npy last, so an existing partition is complete.
+Its name is a hash of its keys: a task that a cluster runs twice writes the same files twice.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from ddpm.errors import UserError
 from ddpm.files import flush
 
 KEY = np.dtype("S16")
-"""128 bits of a hash of a file's path and status; zeros where it has none and is decoded every time."""
+"""128-bit hash of a file's path and status; zeros for an input without a key, which is decoded every time."""
 ENTRY = np.dtype([("key", KEY), ("record", RECORD)])
 _DECODED_TOGETHER_BYTES = 8 << 20
 _NOT_KEPT = (code_of(UNREADABLE), code_of(SPECIAL_FILE))
-"""Reasons that may pass without a change of the file."""
+"""Reasons that may disappear without a change of the file."""
 _PARTITIONS, _FEWEST_IMAGES, _MOST_IMAGES, _MOST_BYTES = 64, 64, 2048, 64 << 20
 
 
@@ -42,26 +42,26 @@ class DecodeTask:
     target: Target
     reading: Reading
     decoder: str
-    """decode.decoder_fingerprint() of who asks."""
+    """decode_file.decoder_fingerprint() of the process that made the task."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where the files stand, of a set of N."""
+    """The positions of N files in the partitions."""
 
     names: list[str]
-    """Of the partitions."""
+    """Names of the partitions."""
     partition: np.ndarray
-    """int32 [N], index into names; -1: nowhere."""
+    """int32 [N], index into names; -1: in no partition."""
     row: np.ndarray
-    """int32 [N], in the partition's entries."""
+    """int32 [N], index into the partition's entries."""
 
 
 def file_key(path: str, name: str) -> bytes:
-    """Of the file at `path`, `name` in its set: it changes with its place, size, inode and times (ns).
+    """Return the key of the file at `path`: a hash of its `name` in the set, its size, inode and times (ns).
 
-    A change that leaves all of these as they were is not seen: one in place, of the same size, within one tick of
-    the file system's clock. Copying, moving or `chmod` changes them, and then the file is decoded again.
+    A change in place to the same size within one tick of the file system's clock is not detected. Copying, moving or
+    `chmod` changes the key, so the file is decoded again.
     """
     try:
         status = os.stat(path)
@@ -72,11 +72,11 @@ def file_key(path: str, name: str) -> bytes:
 
 
 def decode_partition(task: DecodeTask) -> str:
-    """Write the partition, and return its name. Raises UserError where this process would decode otherwise."""
+    """Write the partition and return its name. Raises UserError if this process has another decoder."""
     if task.decoder != decoder_fingerprint():
         raise UserError(
-            "a worker of the cluster at runtime.cluster has another version of this project or of Pillow, with which "
-            "pixels may differ; install there what is installed here"
+            "a worker of the cluster at runtime.cluster has another version of this project or of Pillow, which may "
+            "decode to other pixels; install the versions of this machine there"
         )
     name = hashlib.sha256(task.keys.tobytes() + uuid.uuid4().bytes * (b"" in task.keys)).hexdigest()[:32]
     entries = np.empty(len(task.inputs), ENTRY)
@@ -94,15 +94,15 @@ def decode_partition(task: DecodeTask) -> str:
 
 
 def images_per_partition(n: int, target: Target) -> int:
-    """Of n images: little enough for all workers to have their share and to lose little with one, enough for few files.
+    """Return how many of n images one partition gets; results do not depend on it.
 
-    Results do not depend on it.
+    Small partitions balance the workers and limit what the death of one loses; large ones keep the files few.
     """
     return max(1, min(max(n // _PARTITIONS, _FEWEST_IMAGES), _MOST_IMAGES, _MOST_BYTES // target.bytes))
 
 
 def put_partition(folder: Path, name: str, pixels: Path, entries: np.ndarray) -> None:
-    """The file `pixels` and its entries [N] become the partition."""
+    """Make the file `pixels` and its entries [N] the partition `name`."""
     os.replace(pixels, folder / f"{name}.pixels")
     with pixels.open("wb") as file:
         np.save(file, entries)
@@ -111,7 +111,7 @@ def put_partition(folder: Path, name: str, pixels: Path, entries: np.ndarray) ->
 
 
 def locate(folder: Path, keys: np.ndarray, target: Target | None) -> Located:
-    """The files with these keys (KEY [N]) among the partitions of the folder; without a target only their entries."""
+    """Find the files with these keys (KEY [N]) in the folder's partitions; without a target pixels are not checked."""
     names: list[str] = []
     found, rows, partitions = [np.empty(0, KEY)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     for path in sorted(folder.glob("*.npy")):
@@ -131,7 +131,7 @@ def locate(folder: Path, keys: np.ndarray, target: Target | None) -> Located:
 def _matched(
     found: np.ndarray, partitions: np.ndarray, rows: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of every key its partition and row, -1 where it is not found."""
+    """Return partition and row of every key, -1 where it is not found."""
     partition, row = np.full(len(keys), -1, np.int32), np.full(len(keys), -1, np.int32)
     if len(found):
         order = np.argsort(found, kind="stable")
@@ -142,7 +142,7 @@ def _matched(
 
 
 def read_entries(folder: Path, located: Located) -> tuple[np.ndarray, np.ndarray]:
-    """Records [N] of RECORD (zeros where a file is nowhere), and int32 [N] the row among its partition's pixels."""
+    """Return records [N] of RECORD (zeros for a file in no partition), and int32 [N], rows among the pixels."""
     records, pixel_rows = np.zeros(len(located.row), RECORD), np.full(len(located.row), -1, np.int32)
     records["label"] = -1
     for number, rows in by_partition(located.partition, len(located.names)):
@@ -153,7 +153,7 @@ def read_entries(folder: Path, located: Located) -> tuple[np.ndarray, np.ndarray
 
 
 def by_partition(partition: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, rows of the files in it) for each of the n partitions that holds any."""
+    """Yield (number, rows of its files) for each of the n partitions that is not empty."""
     order = np.argsort(partition, kind="stable")
     bounds = np.searchsorted(partition, np.arange(n + 1), sorter=order)
     for number in range(n):

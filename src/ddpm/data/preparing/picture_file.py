@@ -1,4 +1,4 @@
-"""A file becomes an opened picture within bounds, or the reason why not: for prepared data and for what is sent."""
+"""Open an image file within limits, or say why it is rejected; for preparing data and for requests to the server."""
 
 import threading
 import warnings
@@ -24,22 +24,22 @@ from ddpm.data.preparing.reasons import (
 )
 
 NO_HEADER, COLOUR, GREY = 0, 1, 2
-"""What an image says of itself before its pixels are decoded; NO_HEADER where it cannot be used."""
+"""What an image's header says before its pixels are decoded; NO_HEADER if the image cannot be used."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Bounds of what is read, and how its values are."""
+    """Limits for reading an image, and the meaning of 16-bit values."""
 
     max_pixels: int
     max_bytes: int
-    """Memory that one picture may take until it has its prepared size."""
+    """Memory that one image may take until it has its prepared size."""
     white: int | None
-    """The value of 16-bit grey that becomes white; None: pixels.USUAL_WHITE, where a picture uses its range."""
+    """The value of 16-bit grey that becomes white; None: pixels.USUAL_WHITE, and nearly black images are rejected."""
 
 
 class RejectedError(Exception):
-    """The picture cannot be used."""
+    """The image cannot be used."""
 
     def __init__(self, reason: str) -> None:
         """`reason` is one of reasons.REASONS."""
@@ -48,7 +48,7 @@ class RejectedError(Exception):
 
 
 class Seen:
-    """What is known of a picture so far."""
+    """Properties of an image that are known so far."""
 
     __slots__ = ("header", "height", "label", "mode", "sha256", "width")
 
@@ -56,16 +56,16 @@ class Seen:
         self.header, self.width, self.height, self.mode, self.sha256, self.label = NO_HEADER, 0, 0, "", b"", -1
 
     def measure(self, image: Image.Image) -> None:
-        """By its header."""
+        """Set width, height, mode and header from the image's header."""
         self.width, self.height = image.size
         self.mode = image.mode
-        with suppress(Exception):  # of a broken palette, which may still be decoded
+        with suppress(Exception):  # an image with a malformed palette may still be decoded
             self.header = GREY if is_grey(image) else COLOUR
 
 
 @contextmanager
 def rejecting() -> Iterator[None]:
-    """Whatever goes wrong inside, but for want of memory, is raised as RejectedError."""
+    """Convert every error inside the block to RejectedError, except MemoryError."""
     try:
         yield
     except (RejectedError, MemoryError):
@@ -76,15 +76,15 @@ def rejecting() -> Iterator[None]:
         raise RejectedError(NEARLY_BLACK) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RejectedError(TOO_LARGE) from None
-    except Exception:  # decoders raise nearly anything for bytes that break their format
+    except Exception:  # decoders raise nearly any error for malformed bytes
         raise RejectedError(DAMAGED) from None
 
 
 @contextmanager
 def opened(file: BinaryIO, reading: Reading, seen: Seen) -> Iterator[Image.Image]:
-    """The picture, its pixels not yet decoded; what its header says goes into `seen`.
+    """Yield the image with its pixels not yet decoded, and write its header's properties to `seen`.
 
-    Whatever goes wrong, inside the block too, is raised as RejectedError.
+    Every error except MemoryError, also one inside the block, is raised as RejectedError.
     """
     with rejecting(), pixel_limit(reading.max_pixels):
         file_bytes, pixels = file.seek(0, SEEK_END), pixels_in_icon(file)
@@ -115,7 +115,7 @@ def _why_unidentified(file: BinaryIO) -> str:
 
 
 class _Limit:
-    """Pillow's limit belongs to the whole process: threads that decode side by side set and lift it once."""
+    """Pillow's limit is global to the process: threads that decode at the same time set and restore it once."""
 
     def __init__(self) -> None:
         self.lock, self.users = threading.Lock(), 0
@@ -128,16 +128,16 @@ _limit = _Limit()
 
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Inside, Pillow refuses an image of more pixels by its header, before it allocates anything.
+    """Let Pillow reject an image with more pixels by its header, before it allocates memory.
 
-    Blocks of several threads may overlap where their limits are equal.
+    Blocks of several threads may overlap only if their limits are equal.
     """
     with _limit.lock:
         _limit.users += 1
         if _limit.users == 1:
             _limit.pixels_before, _limit.warnings_before = Image.MAX_IMAGE_PIXELS, warnings.catch_warnings()
             _limit.warnings_before.__enter__()
-            warnings.simplefilter("ignore")  # of damaged metadata, which is not used
+            warnings.simplefilter("ignore")  # damaged metadata, which is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.MAX_IMAGE_PIXELS = max_pixels
     try:

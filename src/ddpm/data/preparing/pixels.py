@@ -1,8 +1,8 @@
-"""An opened image of any mode and size becomes uint8 [size,size,C], or grey or RGB of the size that it has.
+"""Convert an opened image of any mode and size to uint8 [size,size,C], or to grey or RGB of its own size.
 
-What is done, in this order: the orientation that EXIF asks for; 16-bit grey scaled to 8; transparency laid over
-white; grey or RGB; and, where a size is asked for, a centre crop to the square, or bars around it (black; white where
-the image is transparent), and Lanczos to the size. Of an animation the first frame counts.
+Steps in this order: rotate by the EXIF orientation; scale 16-bit grey to 8 bits; composite transparency over white;
+convert to grey or RGB; and, if a size is set, make the image square by a centre crop or by bars around it (black, or
+white for a transparent image) and resize it with Lanczos. An animation becomes its first frame.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from PIL import Image, ImageOps
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION_KEYS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _ORIENTATION_IN_KEYS = ("JPEG", "PNG", "BMP", "PPM")
-"""Formats whose orientation, if any, stands under one of these keys of `info`."""
+"""Formats whose orientation, if any, is under one of these keys of `info`."""
 USUAL_WHITE = 65535
-"""Of 16-bit grey."""
+"""White of 16-bit grey."""
 _NEARLY_BLACK = 4095
-"""What cameras and scanners of 12 bits give at most; as 16 bits it would be a sixteenth of the way to white."""
+"""Largest value of 12-bit cameras and scanners; read as 16 bits it would be 1/16 of white."""
 _SCALED_BY_PILLOW = ("JPEG2000", "PPM")
-"""Formats that say which value is white, and are opened with it as 65535."""
+"""Formats that store which value is white; Pillow scales it to 65535."""
 _BITS_PER_SAMPLE = 258
 _ROWS_BYTES = 1 << 20
-"""Rows of about so many bytes are converted at a time, so that no whole copy stands beside the image."""
+"""About this many bytes are converted at a time, so that memory never contains a second full copy of the image."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every image becomes."""
+    """Size, channels and fit of every prepared image."""
 
     size: int
     channels: int
@@ -42,7 +42,7 @@ class Target:
 
     @property
     def bytes(self) -> int:
-        """Per image."""
+        """Bytes per image."""
         return self.channels * self.size**2
 
 
@@ -51,11 +51,11 @@ class UnknownValuesError(Exception):
 
 
 class NearlyBlackError(Exception):
-    """16-bit values that stay below 4096, and nobody says that 65535 is white."""
+    """16-bit values all below 4096, with neither the file nor the settings defining white."""
 
 
 def is_grey(image: Image.Image) -> bool:
-    """By mode and palette; no pixel is decoded."""
+    """Whether the image is grey by its mode and palette; no pixel is decoded."""
     if image.mode == "P" and image.palette is not None:
         table = np.frombuffer(image.palette.tobytes(), np.uint8)
         table = table.reshape(-1, len(image.palette.mode))[:, :3]
@@ -64,14 +64,16 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def pixels_of(image: Image.Image, target: Target, white: int | None) -> bytes:
-    """uint8 [size,size,C], row by row; `white` is the value of 16-bit grey that becomes 255, None the usual one.
+    """Return uint8 [size,size,C] as bytes, row by row.
+
+    `white` is the value of 16-bit grey that becomes 255; None is USUAL_WHITE.
 
     Raises UnknownValuesError, NearlyBlackError, and whatever Pillow raises for damaged bytes.
     """
     mode = _mode(target.channels)
     side = min(image.size) if target.fit == "crop" else max(image.size)
     if side >= 4 * target.size:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target is left for Lanczos.
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; keep at least twice the target for Lanczos.
         width, height = (-(-2 * target.size * edge // side) for edge in image.size)
         image.draft(None, (width, height))
     _load_upright(image, white)
@@ -82,7 +84,7 @@ def pixels_of(image: Image.Image, target: Target, white: int | None) -> bytes:
 
 
 def whole_picture(image: Image.Image, channels: int, white: int | None) -> Image.Image:
-    """L or RGB of the image's own size, with the pixels that `pixels_of` gives where no size has to change."""
+    """Return the image in its own size as L or RGB, with the pixels that `pixels_of` gives for equal sizes."""
     _load_upright(image, white)
     return _in_mode(_flattened(image, white)[0], _mode(channels))
 
@@ -98,7 +100,7 @@ def _load_upright(image: Image.Image, white: int | None) -> None:
     image.load()
     if was_16_bit and image.mode in ("L", "LA", "RGB", "RGBA") and image.format not in _SCALED_BY_PILLOW:
         highest = max(_highest(image.getchannel(band)) for band in image.getbands() if band != "A")
-        if 0 < highest <= _NEARLY_BLACK >> 8:  # Pillow has kept the upper eight bits
+        if 0 < highest <= _NEARLY_BLACK >> 8:  # Pillow kept only the upper eight bits
             raise NearlyBlackError
     if image.format not in _ORIENTATION_IN_KEYS or not _ORIENTATION_KEYS.isdisjoint(image.info):
         ImageOps.exif_transpose(image, in_place=True)
@@ -109,7 +111,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _flattened(image: Image.Image, white: int | None) -> tuple[Image.Image, int]:
-    """The image as 1, L or RGB, and the level 0..255 of bars beside it."""
+    """Return the image as 1, L or RGB, and the level 0..255 of bars beside it."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" is Pillow's mode of some 16-bit formats
         return _scaled(image, _white_of(image, white)), 0
     if image.mode == "F":
@@ -125,7 +127,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _by_rows(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The image converted to `mode` by a function that treats every pixel alone."""
+    """Return the image converted to `mode` by a function that treats every pixel independently."""
     width, height = image.size
     step = max(1, _ROWS_BYTES // (4 * width))
     if step >= height:
@@ -138,9 +140,9 @@ def _by_rows(image: Image.Image, mode: str, convert: Callable[[Image.Image], Ima
 
 
 def _white_of(image: Image.Image, white: int | None) -> int:
-    """The value that becomes 255: what the file says, else what is told, else the usual one.
+    """Return the value that becomes 255: that of the file, else `white`, else USUAL_WHITE.
 
-    Raises NearlyBlackError where nobody says and the image stays below 4096.
+    Raises NearlyBlackError if neither file nor `white` defines it and all values are below 4096.
     """
     if image.format in _SCALED_BY_PILLOW:
         return USUAL_WHITE
@@ -152,14 +154,14 @@ def _white_of(image: Image.Image, white: int | None) -> int:
 
 
 def _highest(image: Image.Image) -> float:
-    """The largest value of an image of one band."""
+    """Return the largest value of an image with one band."""
     _, highest = image.getextrema()
     assert isinstance(highest, int | float)
     return highest
 
 
 def _scaled(image: Image.Image, highest: int) -> Image.Image:
-    """0..highest to 0..255, rounded to the nearest level."""
+    """Scale 0..highest to 0..255, rounded to the nearest level. Raises UnknownValuesError for values outside."""
 
     def scaled(rows: Image.Image) -> Image.Image:
         values = np.asarray(rows)
@@ -172,7 +174,7 @@ def _scaled(image: Image.Image, highest: int) -> Image.Image:
 
 
 def _square(image: Image.Image, target: Target, background: int) -> Image.Image:
-    """[size,size], by centre crop or by bars on both sides."""
+    """Return [size,size], by a centre crop or with bars on two sides."""
     size = target.size
     width, height = image.size
     if target.fit == "crop":

@@ -1,10 +1,9 @@
-"""From a source to `data/prepared`: shards of images, a manifest and the facts of the data.
+"""Prepare `data/prepared` from a source: shards of images, a manifest and the facts of the data set.
 
-Every image is decoded once, into a partition of many (partitions.py); when it is known which are duplicates and which
-are held out, they are copied to the shards of their split. Partitions of a folder's images stay for the next run,
-which decodes only what is new or has changed, and gives the same result as one without them. Neither step holds more
-than a few megabytes of pixels in memory; besides them there are about 300 bytes per image, most of it its path and
-hashes.
+Every image is decoded once, into a partition (partitions.py). When duplicates and held-out images are known, the images
+are copied to the shards of their split. Partitions of a folder's images stay for the next run, which decodes only new
+and changed files, and gives the same result as a run without them. Memory is a few megabytes of pixels and about
+300 bytes per image, mostly its path and hashes.
 """
 
 import hashlib
@@ -46,16 +45,16 @@ def prepare(
     state: Path | None = None,
     cluster: str | None = None,
 ) -> Facts:
-    """Fill `prepared`; the result does not depend on `workers` (0: one per core), `cluster` or `state`.
+    """Write `prepared`; the result does not depend on `workers` (0: one per core), `cluster` or `state`.
 
-    The folder appears whole, at the end: a run that is killed leaves none, or the old one. What it had decoded of a
-    folder's images stays in `state`, where later runs keep as much disk as their prepared pixels take, at most twice
-    that after many changes; deleting it costs time and nothing else. `cluster` is the address of a Dask scheduler
-    whose workers share this disk and have this project installed; None makes workers here when there is much to do.
+    The folder is renamed into place at the end: a killed run leaves no folder, or the previous one. Decoded images of
+    a folder stay in `state`, which takes as much disk as the prepared pixels, and at most twice that after many
+    changes; deleting it costs only time. `cluster` is the address of a Dask scheduler whose workers share this disk
+    and have this project installed; with None, workers on this machine are started when there is much to do.
     Raises UserError when nothing was found, nothing could be kept, or a split is empty.
     """
     if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
-        raise UserError(f"data.path is {raw}, which holds the output {prepared} too; give a folder of images only")
+        raise UserError(f"data.path is {raw}, which contains the output {prepared} too; give a folder of images only")
     with _whole_or_nothing(prepared) as (folder, scratch):
         found = find(data, raw=raw, scratch=scratch)
         keep = state is not None and data.source == "folder"
@@ -97,7 +96,7 @@ def prepare(
             json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     if keep:
-        records["reason"][usable] = 0  # a duplicate was decoded like any other
+        records["reason"][usable] = 0  # duplicates were decoded too, so the next run can reuse them
         tidy(
             decoded.folder,
             decoded.located,
@@ -111,13 +110,13 @@ def prepare(
 
 @contextmanager
 def _whole_or_nothing(prepared: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder that takes the place of `prepared` after the block, and one for scratch beside it on the same disk."""
+    """Yield a folder that replaces `prepared` after the block, and a scratch folder on the same disk."""
     aside = prepared.parent / f".{prepared.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     folder, scratch = aside / "prepared", aside / "scratch"
     folder.mkdir(parents=True)
     scratch.mkdir()
-    (aside / ".gitignore").write_text("*\n")  # after a kill git shall not see it
+    (aside / ".gitignore").write_text("*\n")  # so that git ignores what a killed run leaves
     try:
         yield folder, scratch
         flush_tree(folder)
@@ -130,7 +129,7 @@ def _whole_or_nothing(prepared: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _labels(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels [found] (-1: none), and the names of the classes; a set in which an image has none has none at all."""
+    """Return labels [found] (-1: none) and the class names; none at all if any decoded image has no label."""
     labels = records["label"].astype(np.int64) if found.labels is None else np.array(found.labels, np.int64)
     if not data.labels or (labels[decoded] < 0).any():
         return np.full_like(labels, -1), ()
@@ -139,7 +138,7 @@ def _labels(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray) 
 
 
 def _splits(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Codes [found]: TRAIN, TEST, or OPEN for what is rejected. Marks duplicates in the records."""
+    """Return codes [found]: TRAIN, TEST, or OPEN for rejected files. Marks duplicates in the records."""
     splits = np.array(found.splits, np.int8)
     rows = np.flatnonzero(decoded)
     records["reason"][rows[duplicates(records["sha256"][rows], splits[rows])]] = code_of(DUPLICATE)
@@ -151,7 +150,7 @@ def _splits(data: Data, found: Found, records: np.ndarray, decoded: np.ndarray, 
         if not (splits == code).any():
             raise UserError(
                 f"no image is left for {name} (found {len(splits)}, rejected {_counts(records)}); "
-                "add images, or let data.test_fraction hold out more or fewer"
+                "add images, or set data.test_fraction to hold out more or fewer"
             )
     return splits
 
@@ -164,7 +163,7 @@ def _counts(records: np.ndarray) -> dict[str, int]:
 def _write_splits(
     data: Data, decoded: Decoded, splits: np.ndarray, labels: np.ndarray | None, *, folder: Path, crew: Crew
 ) -> None:
-    """Shards, their index and labels.npy of both splits."""
+    """Write shards, index and labels.npy of both splits."""
     tasks: list[ShardTask] = []
     per_shard = images_per_shard(decoded.target.shape, data.shard_bytes)
     for code, name in SPLIT_NAMES.items():
@@ -192,7 +191,7 @@ def _write_splits(
 
 
 def _content_hash(decoded: Decoded, splits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> str:
-    """sha256 over the shape, the classes and, in order, the sha256 of every image's pixels and its label."""
+    """Return the sha256 of the shape, the classes and, in order, the sha256 of each image's pixels and its label."""
     hashed = hashlib.sha256(f"{decoded.target.size} {decoded.target.channels} {classes}".encode())
     for code, name in SPLIT_NAMES.items():
         rows = np.flatnonzero(splits == code)

@@ -1,4 +1,4 @@
-"""Which size and channels the images get: what is set, or what their headers say."""
+"""Choose size and channels of the prepared images: from the settings, else from the images' headers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,28 +11,28 @@ from ddpm.data.preparing.settings import Data
 from ddpm.errors import UserError
 
 LARGEST_CHOSEN_SIZE = 256
-"""A larger size is trained only when somebody asked for it."""
+"""A larger size is used only if data.size sets it."""
 _REACHED_BY = 0.95
-"""Share of the images that must not be smaller than the size that is chosen for them."""
+"""Share of the images that must not be smaller than the chosen size."""
 SAMPLE = 1024
-"""Headers that are read before all are."""
+"""Headers that are read first, before it is decided whether all are read."""
 
 ReadHeaders = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Of the files in these rows [n]: int32 [n] the shorter side, uint8 [n] NO_HEADER, COLOUR or GREY."""
+"""Maps rows [n] of files to int32 [n], their shorter sides, and uint8 [n], each NO_HEADER, COLOUR or GREY."""
 
 
 def is_set(data: Data) -> bool:
-    """No header is needed."""
+    """Whether size and channels are set, so that no header is needed."""
     return data.size is not None and data.channels is not None
 
 
 def target_of(data: Data, sides: np.ndarray, headers: np.ndarray) -> Target:
-    """Size and channels as set, or what the headers of all images say.
+    """Return the target: size and channels from the settings, else from the headers of all images.
 
-    Size: the shorter side that half of the images or more have in common; without one, or where it would enlarge
-    more than one image in twenty, the largest multiple of 8 that does not. Channels: 1 when every image is grey.
-    `sides` int32 [N] in pixels, `headers` uint8 [N]; those of NO_HEADER do not count.
-    Raises UserError where the size would be one that nobody trains unasked.
+    Size: the shorter side that at least half of the images have in common; without one, or if it would enlarge more
+    than one image in twenty, the largest multiple of 8 that does not. Channels: 1 when every image is grey.
+    `sides` int32 [N] in pixels, `headers` uint8 [N]; images with NO_HEADER do not count.
+    Raises UserError for a size chosen in this way that is below 4 or above LARGEST_CHOSEN_SIZE.
     """
     seen = headers != NO_HEADER
     lengths, counts = np.unique(sides[seen], return_counts=True)
@@ -46,10 +46,10 @@ def target_of(data: Data, sides: np.ndarray, headers: np.ndarray) -> Target:
 
 
 def look(data: Data, sides: np.ndarray, headers: np.ndarray, unknown: np.ndarray, read: ReadHeaders) -> Target:
-    """The target by the headers known so far, of which `unknown` [n] rows are read into `sides` and `headers`.
+    """Return the target by the known headers; headers of the rows `unknown` [n] are read into `sides` and `headers`.
 
-    Where a sample and all that is known agree, the others are taken to agree too, and are read while they are
-    decoded; whoever decodes must hold the target against all headers then. Else all are read.
+    If all known headers and a sample of the unknown ones agree, the others are assumed to agree too and are not read:
+    the caller must compare the target with all headers after decoding. Otherwise all headers are read.
     """
     sample = unknown[np.linspace(0, len(unknown) - 1, min(len(unknown), SAMPLE)).astype(np.int64)]
     sides[sample], headers[sample] = read(sample)
@@ -62,19 +62,19 @@ def look(data: Data, sides: np.ndarray, headers: np.ndarray, unknown: np.ndarray
 
 
 def _size_of(sides: Counter[int]) -> int:
-    """`sides`: how many images have a shorter side of so many pixels."""
+    """Return the size for `sides`, the number of images by shorter side in pixels."""
 
     def share_not_smaller(size: int) -> float:
         return sum(n for side, n in sides.items() if side >= size) / sides.total()
 
-    if not sides:  # nothing can be decoded; the reasons come with decoding
+    if not sides:  # no image can be decoded; decoding reports the reasons
         return LARGEST_CHOSEN_SIZE
     size = max(sides, key=lambda side: sides[side])
     if sides[size] < sides.total() / 2 or share_not_smaller(size) < _REACHED_BY:
         size = max((side for side in range(8, max(sides) + 1, 8) if share_not_smaller(side) >= _REACHED_BY), default=8)
     if not 4 <= size <= LARGEST_CHOSEN_SIZE:
         raise UserError(
-            f"by their own sizes the images would become {size} pixels wide and high, and only 4 to "
-            f"{LARGEST_CHOSEN_SIZE} are taken without being asked for; set data.size in params.yaml, for instance to 64"
+            f"by their own sizes the images would become {size} pixels wide and high, expected 4 to "
+            f"{LARGEST_CHOSEN_SIZE} unless a size is set; set data.size in params.yaml, for instance to 64"
         )
     return size

@@ -1,4 +1,4 @@
-"""Why a file that was found is not among the images. The manifest says it in these words."""
+"""Reasons why a file is rejected, in the words of the manifest."""
 
 from ddpm.data.preparing.formats import NOT_READ
 
@@ -20,7 +20,7 @@ OUTSIDE_CLASSES = "outside the class folders; move it into one of them, or set d
 
 
 def not_read(name: str) -> str:
-    """The reason for one of formats.NOT_READ."""
+    """Return the reason for one of formats.NOT_READ."""
     return f"a format that is not read ({name})"
 
 

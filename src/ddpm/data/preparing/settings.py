@@ -15,32 +15,32 @@ class Data:
     path: str
     """The folder, the archive, or torchvision's root. Relative to the project; no shell reads it."""
     download: bool
-    """torchvision only: fetch what is not at `path`."""
+    """torchvision only: download what is not at `path`."""
     size: int | None
-    """Pixels of height and width; null takes what the data says."""
+    """Height and width in pixels; null chooses it by the images."""
     channels: Literal[1, 3] | None
-    """Grey or RGB; null takes what the data says."""
+    """1: grey, 3: RGB; null chooses it by the images."""
     fit: Literal["crop", "pad"]
     """How a non-square image becomes square."""
     test_fraction: float
-    """Held out by a seeded draw where the source has no test split."""
+    """Share of images held out by a seeded draw if the source has no test split."""
     seed: int
     labels: bool
-    """Class-conditional where the source has classes; false leaves them out, and folders then mean nothing."""
+    """Use the source's classes as labels if it has any; false ignores them, and class folders have no meaning."""
     max_pixels: int
-    """A larger image is rejected, with that reason in the manifest."""
+    """An image with more pixels is rejected, and the manifest says so."""
     max_picture_bytes: int
-    """Memory that decoding one image may take, in every worker; one that would take more by its header is rejected."""
+    """Memory in bytes that decoding one image may take in a worker; an image whose header implies more is rejected."""
     white: int | None
-    """The value of 16-bit grey that is white, 4095 where a camera of 12 bits wrote it; null takes 65535, and rejects an
-    image that stays below 4096. A file that says how many bits it holds is believed."""
+    """The value of 16-bit grey that is white, for instance 4095 for a 12-bit camera; null: 65535, and an image whose
+    values are all below 4096 is rejected. A number of bits stored in the file takes precedence."""
     archive_max_bytes: int
-    """An archive that unpacks to more is refused."""
+    """An archive that unpacks to more bytes is refused."""
     archive_max_files: int
     store: str | None
-    """Where the shards go: an fsspec URL such as s3://bucket/prefix; null keeps them beside their index."""
+    """Where shards are stored: an fsspec URL such as s3://bucket/prefix; null keeps them beside their index."""
     shard_bytes: int
-    """Largest size of one shard; a set that fits is one shard."""
+    """Largest size of one shard; a smaller data set is one shard."""
 
     def __post_init__(self) -> None:
         known = self.source in ("digits", "folder", "archive") or (
@@ -52,7 +52,7 @@ class Data:
         )
         require(
             self.path != "" and "://" not in self.path and "\0" not in self.path,
-            f"path is {self.path!r}, expected a folder or file of this machine (what has a URL is fetched before)",
+            f"path is {self.path!r}, expected a local folder or file; download data at a URL first",
         )
         require(
             self.size is None or 4 <= self.size <= 4096,
@@ -70,6 +70,6 @@ class Data:
         require_named(self, "store")
         require(
             self.store is None or redacted(self.store) == self.store,
-            "store holds a credential, which params.yaml, dvc.lock and the shards' index would keep; leave it out "
-            "and set what its kind of store reads of the environment (AWS_PROFILE, FSSPEC_FTP_PASSWORD, …)",
+            "store contains a credential, which params.yaml, dvc.lock and the shards' index would store; remove it "
+            "and set the environment variables that this kind of store reads (AWS_PROFILE, FSSPEC_FTP_PASSWORD, …)",
         )

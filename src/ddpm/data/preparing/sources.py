@@ -1,6 +1,6 @@
-"""Where images come from. A source lists what it found; nothing is decoded here.
+"""Sources of images. A source lists the files that it found; nothing is decoded here.
 
-A new source is a function that returns a Found, and its name in `find`.
+To add a source, write a function that returns a Found and call it in `find`.
 """
 
 import os
@@ -24,29 +24,29 @@ from ddpm.errors import UserError
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds, in an order that is its own and never changes. All sequences have one entry per file."""
+    """The content of a source in a fixed order. All sequences have one entry per file."""
 
     name: str
     paths: Sequence[str]
-    """As the manifest shows them: relative to the folder or archive, or `train/00042` where there are no files."""
+    """Paths in the manifest: relative to the folder or archive, or such as `train/000042` where there are no files."""
     inputs: Sequence[Input]
     splits: Sequence[int]
-    """TRAIN, TEST, or OPEN where the split is still to be drawn."""
+    """TRAIN, TEST, or OPEN if the split will be drawn."""
     labels: Sequence[int] | None
-    """Index into classes, -1 without one; None where the inputs give them."""
+    """Index into classes, -1: none; None if the inputs return the labels."""
     reasons: Sequence[str | None]
-    """Why it cannot be used, as far as its place says so."""
+    """Why a file is rejected by its path or kind; None if it is not."""
     classes: tuple[str, ...]
     ignored: int
-    """Files that were not counted: hidden ones, and text beside the images."""
+    """Files that were not counted: hidden files, and text beside the images."""
     kind: Literal["files", "memory"]
-    """Whether decoding pays for a process of its own, or for a thread."""
+    """files: decoded in processes; memory: decoded in threads."""
 
 
 def find(data: Data, *, raw: Path, scratch: Path) -> Found:
-    """The images of `data.source`; an archive is unpacked under `scratch`.
+    """Return the images of `data.source`; an archive is unpacked under `scratch`.
 
-    Raises UserError when there is nothing, or when it cannot be read.
+    Raises UserError when no image was found, or when the source cannot be read.
     """
     if data.source == "digits":
         found = _digits(with_labels=data.labels)
@@ -65,7 +65,7 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
 
 
 def _digits(*, with_labels: bool) -> Found:
-    """The 1,797 handwritten digits of scikit-learn, 8x8; their 17 levels 0..16 become 0..255."""
+    """Return the 1,797 handwritten digits of scikit-learn, 8x8; their 17 levels 0..16 are scaled to 0..255."""
     pixels, labels = _read_digits()
     images = np.rint(pixels * (255 / 16)).astype(np.uint8)
     return Found(
@@ -82,16 +82,16 @@ def _digits(*, with_labels: bool) -> Found:
 
 
 def _read_digits() -> tuple[np.ndarray, list[int]]:
-    """Grey levels 0..16 [1797,8,8] and labels 0..9, as `sklearn.datasets.load_digits` gives them.
+    """Return grey levels 0..16 [1797,8,8] and labels 0..9, as `sklearn.datasets.load_digits` does.
 
-    Its file is read here, since importing scikit-learn to do so takes longer than all else in this stage.
+    The file is read directly, since importing scikit-learn takes longer than the rest of this stage.
     """
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise UserError("data.source is digits, which come with scikit-learn; install what requirements.lock names")
+        raise UserError("data.source is digits, which need scikit-learn; install it as requirements.lock pins it")
     path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
-        raise UserError(f"{path} was not found in scikit-learn; install the version that requirements.lock names")
+        raise UserError(f"{path} was not found in scikit-learn; install the version that requirements.lock pins")
     rows = np.loadtxt(path, delimiter=",")
     return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int).tolist()
 
@@ -112,7 +112,7 @@ def _folder(folder: Path, *, with_labels: bool) -> Found:
 
 
 class _Inside(Sequence[Input]):
-    """Paths of files in a folder, made when they are asked for: a million of them are a hundred megabytes."""
+    """Paths of files in a folder, made on access: a million stored paths would take a hundred megabytes."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
@@ -140,7 +140,7 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
 
 
 def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Placed:
-    """Of the members that were written, by their names among each other; the others keep their reason."""
+    """Return split and class of the members that were unpacked, by their names; the others keep their reason."""
     written = [row for row, member in enumerate(members) if member.reason is None]
     placed = layout.place([members[row].name for row in written], with_labels=with_labels)
     splits, labels = [OPEN] * len(members), [-1] * len(members)
@@ -151,7 +151,7 @@ def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Pl
 
 
 def _placed(name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: int) -> Found:
-    """`names` are sorted, so that the order is the same on every file system and in every archive."""
+    """Return the Found for files. `names` are sorted, so the order is the same on every file system and archive."""
     return Found(
         name=name,
         paths=names,
@@ -176,17 +176,17 @@ _TORCHVISION: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("EuroSAT", "SUN397", "Caltech101", "Caltech256", "SEMEION"), ({},)),
     "EMNIST": ({"split": "balanced", "train": True}, {"split": "balanced", "train": False}),
 }
-"""The arguments of each loader that give the training images and, where they are held apart, the test images."""
+"""Arguments of each loader for the training images and, if the data set separates them, for the test images."""
 
 
 def _torchvision(data: Data, root: Path) -> Found:
-    """A set of torchvision, read by its own loader and split as its authors did, or not yet."""
+    """Return a data set of torchvision, read by its own loader, with its authors' split if there is one."""
     name = data.source.removeprefix("torchvision:")
     if name not in _TORCHVISION:
         raise UserError(f"data.source is {data.source}, expected torchvision: with one of {', '.join(_TORCHVISION)}")
     from torchvision import datasets
 
-    if root.is_dir():  # else it is made when the set is fetched
+    if root.is_dir():  # otherwise downloading creates it
         tree.files(root)
     try:
         parts = [vars(datasets)[name](str(root), download=data.download, **part) for part in _TORCHVISION[name]]

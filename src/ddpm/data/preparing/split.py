@@ -1,4 +1,4 @@
-"""Which images are duplicates, and which are held out."""
+"""Find duplicate images, and draw the held-out ones."""
 
 import hashlib
 
@@ -8,11 +8,11 @@ from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
 
 
 def duplicates(sha256: np.ndarray, splits: np.ndarray) -> np.ndarray:
-    """bool [N]: the same bytes stand earlier in the same split. sha256 [N,32], splits [N]."""
+    """Return bool [N]: the same bytes occur earlier in the same split. sha256 [N,32], splits [N]."""
     repeated = np.zeros(len(splits), bool)
     for code in (TRAIN, TEST, OPEN):
         rows = np.flatnonzero(splits == code)
-        # Whole digests are compared only where their beginnings are equal, which saves most of the memory.
+        # Whole digests are compared only where their first 8 bytes are equal, which saves most of the memory.
         beginnings = np.ascontiguousarray(sha256[rows, :8]).view(np.uint64).ravel()
         _, group, sizes = np.unique(beginnings, return_inverse=True, return_counts=True)
         rows = rows[sizes[group] > 1]
@@ -23,10 +23,10 @@ def duplicates(sha256: np.ndarray, splits: np.ndarray) -> np.ndarray:
 
 
 def draw_test(pixel_sha256: np.ndarray, labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """bool [N]: held out. Of each class `fraction`, rounded, and at least one where there are two.
+    """Return bool [N]: held out. `fraction` of each class, rounded, and at least one image of a class of two or more.
 
-    Equal pixels always stay together, so that a copy of a training image never becomes a test image. The draw is a
-    function of pixels and seed and not of position: new images leave most of the old ones where they were.
+    Images with equal pixels stay together, so that a copy of a training image never becomes a test image. The draw
+    depends on pixels and seed, not on position: new images leave most of the old ones in their split.
     pixel_sha256 [N,32], labels [N].
     """
     groups, first, group_of = np.unique(_as_keys(pixel_sha256), return_index=True, return_inverse=True)

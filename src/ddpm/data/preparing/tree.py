@@ -1,8 +1,8 @@
-"""The files in the folder of images, and by name what in it can be no data, found before anything is opened.
+"""List the files in the folder of images, and find entries that cannot be data before anything is opened.
 
-DVC hashes plain files, those behind links to files, and those of a folder that is itself reached by a link. It does not
-look into a link to a folder inside, so what changes behind it would never be noticed. It waits for ever for a pipe and
-for a device without an end, and fails at a socket, a link to nothing and a name that is not UTF-8.
+DVC hashes plain files, targets of links to files, and the files of a root folder that is a link. It does not follow a
+link to a folder inside, so it would not notice changes behind it. It blocks forever on a pipe and on an endless device,
+and fails at a socket, a broken link and a name that is not UTF-8.
 """
 
 import os
@@ -20,9 +20,9 @@ _NAMED = 5
 
 
 def files(folder: Path) -> list[str]:
-    """Relative paths, with "/", of all files in `folder`, in no order. Nothing is opened, so no pipe blocks.
+    """Return relative paths, with "/", of all files in `folder`, in no order. Nothing is opened, so no pipe blocks.
 
-    Raises UserError that names what cannot be data, and where a folder cannot be read.
+    Raises UserError that names the entries that cannot be data, or a folder that cannot be read.
     """
     found, unfit = [], []
     for name, kind in _entries(folder):
@@ -35,9 +35,9 @@ def files(folder: Path) -> list[str]:
 
 
 def require_readable(path: Path, *, source: str) -> None:
-    """Raises UserError unless data.path is a file, or a folder in which DVC meets files alone and sees all of them.
+    """Raise UserError unless data.path is a file, or a folder that contains only files and folders that DVC hashes.
 
-    Links to folders do not matter where `source` (data.source) is digits, whose images do not come from there.
+    Links to folders are allowed if `source` (data.source) is digits, whose images do not come from there.
     """
     try:
         mode = os.stat(path).st_mode
@@ -55,14 +55,14 @@ def _refuse(folder: Path, unfit: list[str]) -> None:
         return
     more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
     raise UserError(
-        f"data.path is {folder}, in which {', '.join(unfit[:_NAMED])}{more} cannot be data, since DVC looks into no "
-        "linked folder and waits for or fails at the rest; put files and folders themselves there, or links to files, "
+        f"data.path is {folder}, in which {', '.join(unfit[:_NAMED])}{more} cannot be data, since DVC does not follow "
+        "links to folders and blocks or fails at the other kinds; put files, folders or links to files there, "
         "with names in UTF-8"
     )
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """(relative path, None for a file or what it is instead) of all but folders, and but links to hidden ones."""
+    """Yield (relative path, None for a file, else its kind) of all entries but folders and hidden links to folders."""
     waiting = [""]
     while waiting:
         inside = waiting.pop()
@@ -89,7 +89,7 @@ def _scanned(folder: str) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
 
 
 def _unless_file(entry: os.DirEntry[str]) -> str | None:
-    """What a link leads to, or a special file is; None for a link to a file."""
+    """Return the kind of a link's target or of a special file; None for a link to a file."""
     try:
         mode = entry.stat().st_mode
     except OSError:
@@ -104,7 +104,7 @@ def _kind(mode: int) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    """Nobody takes it for data (layout.is_ignored)."""
+    """Whether the path is hidden, so that it is ignored anyway (layout.is_ignored)."""
     return name.startswith(".") or "/." in name
 
 

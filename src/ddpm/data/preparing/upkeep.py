@@ -1,4 +1,4 @@
-"""What is kept of decoded images for the next run, and what is removed."""
+"""Remove decoded images that the next run cannot reuse, and compact the others."""
 
 import shutil
 import uuid
@@ -12,19 +12,19 @@ from ddpm.data.preparing.pixels import Target
 from ddpm.files import flush
 
 _MOST_UNUSED = 2.0
-"""Images that are stored, as a multiple of those that are used, before the used ones are written together."""
+"""Ratio of stored to used images above which the used ones are rewritten."""
 _MANY = 64
-"""So many partitions more than twice the fewest possible are also a reason."""
+"""They are also rewritten when the partitions are this many more than twice the smallest possible number."""
 
 
 def tidy(
     folder: Path, located: Located, *, keys: np.ndarray, records: np.ndarray, pixel_rows: np.ndarray, target: Target
 ) -> None:
-    """Remove partitions without a file of this set, and all of another target, source, limit or decoder.
+    """Remove partitions without a file of this set, and all partitions of another target, source, limit or decoder.
 
-    Where little is used of what is stored, or partitions are many and small, the images are written together anew.
-    So the folder holds no more than twice the pixels of the set (and during the rewriting three times).
-    `records` as they were decoded, `keys` and `pixel_rows` [N] of the files of `located`.
+    If many stored images are unused, or partitions are many and small, the used images are rewritten to new partitions.
+    So the folder contains at most twice the pixels of the set (three times while it is rewritten).
+    `records` as decoded, `keys` and `pixel_rows` [N], all for the files of `located`.
     """
     for inner in (folder, folder.parent):
         for other in inner.parent.iterdir():
@@ -36,16 +36,16 @@ def tidy(
     n_used = int((pixel_rows >= 0).sum())
     fewest = -(-len(keys) // images_per_partition(len(keys), target))
     if stored > _MOST_UNUSED * n_used or len(used) > 2 * fewest + _MANY:
-        used = _written_together(folder, located, keys, records, pixel_rows, target)
+        used = _rewritten(folder, located, keys, records, pixel_rows, target)
     for path in folder.iterdir():
         if path.stem not in used:
             path.unlink()
 
 
-def _written_together(
+def _rewritten(
     folder: Path, located: Located, keys: np.ndarray, records: np.ndarray, pixel_rows: np.ndarray, target: Target
 ) -> set[str]:
-    """Names of partitions that hold all files of `located`, and nothing else."""
+    """Write partitions that contain exactly the files of `located`, and return their names."""
     rows = np.flatnonzero(located.partition >= 0)
     step = images_per_partition(len(rows), target)
     names = set()

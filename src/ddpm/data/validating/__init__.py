@@ -1,1 +1,1 @@
-"""Great Expectations checks the prepared data against the limits in params.yaml."""
+"""Check the prepared data against the limits in params.yaml with Great Expectations."""

@@ -1,7 +1,7 @@
-"""The page that shows what was checked: one file that needs no network and is equal for equal data.
+"""Data Docs: one page with the result of every check, which needs no network and is equal for equal data.
 
 Great Expectations' own pages load their styles and the list of results from nine servers, so that offline their index
-is empty, and they hold times and random ids, so that DVC would see a new output after every run.
+is empty, and they contain times and random ids, so that DVC would see a new output after every run.
 """
 
 import html
@@ -34,7 +34,7 @@ th {{ background: #f2f4f6; }}
 
 
 def write(docs: Path, outcomes: Sequence[Outcome], *, run_name: str) -> None:
-    """Write `docs`/index.html: for every rule what was expected, what was found, and in which rows."""
+    """Write `docs`/index.html: for every rule its limit, what was found, and the rows that break it."""
     failed = sum(not outcome.passed for outcome in outcomes)
     verdict = f'<span class="failed">{failed} failed</span>' if failed else '<span class="passed">all passed</span>'
     rows = "\n".join(map(_row, outcomes))

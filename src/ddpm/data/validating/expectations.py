@@ -1,4 +1,4 @@
-"""Great Expectations checks our rules."""
+"""Check rules with Great Expectations."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMED_ROWS = 20
-"""Rows that are named for each expectation."""
+"""Largest number of rows that are named for each expectation."""
 
 
 def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]") -> list[Outcome]:
-    """The outcome of every rule, in order."""
+    """Return the outcome of every rule, in order."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -49,7 +49,7 @@ def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]") -> list[O
 
 def _outcome(rule: Rule, result: Any, key: str) -> Outcome:
     values = result.result
-    if not values:  # what Great Expectations leaves of an exception
+    if not values:  # Great Expectations returns no result if a check raised an exception
         raise RuntimeError(f"{rule.name!r} could not be checked: {result.exception_info}")
     rows = [
         f"{row[key]} ({', '.join(f'{column} {_short(value)}' for column, value in row.items() if column != key)})"
@@ -66,24 +66,24 @@ def _short(value: Any) -> str:
 def _expectation(rule: Rule, *, rows: int) -> Any:
     import great_expectations.expectations as gxe
 
-    # Half a row of room, because shares are compared as floats.
+    # Half a row of tolerance, because shares are compared as floats.
     mostly = max(0.0, 1 - (rule.exceptions + 0.5) / rows) if rows and rule.exceptions else 1.0
-    said: dict[str, Any] = {"meta": {"rule": rule.name}}
+    meta: dict[str, Any] = {"meta": {"rule": rule.name}}
     column = rule.columns[0] if rule.columns else ""
     makers: dict[str, Callable[[], Any]] = {
         "row_count": lambda: gxe.ExpectTableRowCountToBeBetween(
             min_value=None if rule.low is None else int(rule.low),
             max_value=None if rule.high is None else int(rule.high),
-            **said,
+            **meta,
         ),
         "between": lambda: gxe.ExpectColumnValuesToBeBetween(
-            column=column, min_value=rule.low, max_value=rule.high, mostly=mostly, **said
+            column=column, min_value=rule.low, max_value=rule.high, mostly=mostly, **meta
         ),
         "in_set": lambda: gxe.ExpectColumnValuesToBeInSet(
-            column=column, value_set=list(rule.values), mostly=mostly, **said
+            column=column, value_set=list(rule.values), mostly=mostly, **meta
         ),
-        "not_null": lambda: gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=mostly, **said),
-        "null": lambda: gxe.ExpectColumnValuesToBeNull(column=column, mostly=mostly, **said),
-        "unique_together": lambda: gxe.ExpectCompoundColumnsToBeUnique(column_list=list(rule.columns), **said),
+        "not_null": lambda: gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=mostly, **meta),
+        "null": lambda: gxe.ExpectColumnValuesToBeNull(column=column, mostly=mostly, **meta),
+        "unique_together": lambda: gxe.ExpectCompoundColumnsToBeUnique(column_list=list(rule.columns), **meta),
     }
     return makers[rule.check]()

@@ -1,6 +1,6 @@
-"""What is expected of prepared data, as data: which table, which check, which limit, and in which words.
+"""The rules for prepared data: for each its table, its check, its limit and its sentence.
 
-Nothing here knows who checks it; data/validating/expectations.py hands the rules to Great Expectations.
+The rules are independent of Great Expectations, which checks them (data/validating/expectations.py).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ddpm.data.reading.dataset import Facts
 from ddpm.data.validating.settings import Validate
 
 KEYS = {"classes": "label", "arrays": "split"}
-"""By table: the column that tells a person which row it is, where that is not `path`."""
+"""By table: the column that identifies a row for a reader, if it is not `path`."""
 
 Check = Literal["row_count", "between", "in_set", "not_null", "null", "unique_together"]
 
@@ -22,7 +22,7 @@ class Rule:
 
     name: str
     sentence: str
-    """What is expected, with its limit."""
+    """The expectation in words, with its limit."""
     table: str
     """A key of tables.read_tables."""
     check: Check
@@ -31,23 +31,23 @@ class Rule:
     high: float | None = None
     values: tuple[Any, ...] = ()
     exceptions: int = 0
-    """So many rows may break it."""
+    """Number of rows that may break the rule."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a rule."""
+    """The result of checking a rule."""
 
     rule: Rule
     passed: bool
     observed: int
-    """How many rows break it; for a row count, the count."""
+    """Number of rows that break the rule; for a row count, the count."""
     rows: tuple[str, ...]
-    """The first of these rows, in words; also where they are few enough to be allowed."""
+    """The first rows that break the rule, as texts; also if their number is allowed."""
 
 
 def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
-    """The rules for a data set, from the limits in params.yaml."""
+    """Return the rules for a data set, by the limits in params.yaml."""
     low, high = limits.brightness
     always = (
         Rule(
@@ -89,7 +89,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             low=limits.min_test_images,
         ),
         Rule(
-            name="no image of test stands in train",
+            name="no image of test is in train",
             sentence=f"at most {limits.max_test_duplicates} images of test have the pixels of a training image",
             table="test",
             check="null",
@@ -170,7 +170,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
 
 
 def failure(outcomes: Sequence[Outcome], *, show: int) -> str:
-    """One sentence that names every broken rule and the first `show` rows of each."""
+    """Return one sentence that names every broken rule and the first `show` rows of each."""
     broken = []
     for outcome in (outcome for outcome in outcomes if not outcome.passed):
         rule = outcome.rule

@@ -5,17 +5,17 @@ from ddpm.settings import require, require_at_least, require_share, section
 
 @section
 class Validate:
-    """The limits that Great Expectations holds the manifest to."""
+    """The limits that the prepared data must meet."""
 
     min_train_images: int
     min_test_images: int
     max_rejected_share: float
     max_test_duplicates: int
-    """Images in test that also stand in train."""
+    """Largest number of images in test whose pixels are also in train."""
     min_class_share: float
-    """Smallest class, as a share of a perfectly balanced one."""
+    """Smallest size of a class, as a share of the size that it has in a perfectly balanced set."""
     max_upscaled_share: float
-    """Images whose sides are shorter than the prepared size, as a share: enlarging them blurs them."""
+    """Largest share of images with a side shorter than the prepared size, since enlarging blurs them."""
     brightness: tuple[float, float]
     """Lowest and highest mean brightness of an image, in 0..255."""
 

@@ -1,4 +1,4 @@
-"""The prepared data as the tables that the rules speak of."""
+"""The prepared data as tables, to which the rules refer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
 
 
 def read_tables(prepared: Path, facts: Facts) -> "dict[str, pd.DataFrame]":
-    """Tables by name.
+    """Return the tables by name.
 
     files:   the manifest
     images:  its kept rows, with original_shorter_side
-    train, test: the images of a split; those of test with same_as_in_train, the path of a training image
-             that has the same prepared pixels
-    arrays:  one row per split: shape and type of its images, and how many rows they and labels.npy lack
-    classes: one row per class, by its training images; share_of_equal is 1 where all classes have as many
+    train, test: the images of a split; test has same_as_in_train, the path of a training image with the same
+             prepared pixels
+    arrays:  one row per split: shape and dtype of its images, and by how many rows they or labels.npy differ from
+             the manifest
+    classes: one row per class, by its training images; share_of_equal is 1 for a perfectly balanced set
     """
     import pandas as pd
 

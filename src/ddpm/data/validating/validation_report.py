@@ -1,4 +1,4 @@
-"""reports/validation.json: figures for `dvc metrics show`, and every rule with what became of it."""
+"""reports/validation.json: metrics for `dvc metrics show`, and every rule with its outcome."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def write_report(
     path: Path, *, facts: Facts, tables: "Mapping[str, pd.DataFrame]", outcomes: Sequence[Outcome]
 ) -> None:
-    """Shares are of 1, brightness is the mean of an image in 0..255."""
+    """Write the report. Shares are in 0..1; darkest and brightest are means of an image, in 0..255."""
     classes, images = tables["classes"], tables["images"]
     report = {
         "passed": all(outcome.passed for outcome in outcomes),
