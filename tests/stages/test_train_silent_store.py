@@ -45,7 +45,7 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
         output, _ = stage.communicate(timeout=60)
         assert stage.returncode == 128 + signal.SIGTERM, output
         assert time.monotonic() - began < 15, "four seconds, and what a loaded machine takes to end a process"
-        assert "the same command goes on from there" in output
+        assert "the same command continues from there" in output
 
     stage = start(prepared, mlflow_server)
     wait_for_checkpoint(prepared, stage, beyond=images_saved(prepared)[-1])

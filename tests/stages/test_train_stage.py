@@ -140,7 +140,7 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
         output, _ = process.communicate(timeout=60)
         if number == signal.SIGTERM:
             assert process.returncode == 128 + signal.SIGTERM
-            assert "the same command goes on from there" in output
+            assert "the same command continues from there" in output
         beyond = images_saved(prepared)[-1]
     assert "going on after" in finish(prepared)
     assert model_hash(prepared) == undisturbed

@@ -116,7 +116,7 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_wit
     stage.send_signal(signal.SIGTERM)
     output, _ = stage.communicate(timeout=60)
     assert stage.returncode == 128 + signal.SIGTERM, output
-    assert "the same command goes on from there" in output
+    assert "the same command continues from there" in output
     assert not any(map(is_alive, below))
 
     for in_training in (False, True):

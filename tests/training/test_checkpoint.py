@@ -85,7 +85,7 @@ def test_a_cut_off_checkpoint_is_refused_and_the_one_before_is_used(
 ) -> None:
     folder, later, earlier = two
     later.write_bytes(later.read_bytes()[:kept])
-    require_the_earlier(folder, earlier, says="it is torn or was changed")
+    require_the_earlier(folder, earlier, says="it is damaged or was changed")
 
 
 def test_a_single_flipped_bit_is_noticed_wherever_it_is(two: tuple[Path, Path, dict[str, torch.Tensor]]) -> None:
@@ -99,9 +99,9 @@ def test_a_single_flipped_bit_is_noticed_wherever_it_is(two: tuple[Path, Path, d
         flipped = bytearray(whole)
         flipped[place] ^= 1 << draw.randrange(8)
         later.write_bytes(flipped)
-        with pytest.raises(ValueError, match="it is torn or was changed"):
+        with pytest.raises(ValueError, match="it is damaged or was changed"):
             checkpoint._read(later, "f")
-    require_the_earlier(folder, earlier, says="it is torn or was changed")
+    require_the_earlier(folder, earlier, says="it is damaged or was changed")
 
 
 def renamed_by_content(path: Path) -> Path:

@@ -95,7 +95,7 @@ def test_a_step_that_memory_is_too_small_for_is_one_sentence_and_the_checkpoint_
     said = (tmp_path / "log").read_text().splitlines()
     assert process.exitcode == 1
     assert "lower runtime.device_batch" in said[-1]
-    assert "goes on after 0 images" in said[-1]
+    assert "continues after 0 images" in said[-1]
     assert len(list(tmp_path.rglob("checkpoint-000000000000-*.safetensors"))) == 1
 
 

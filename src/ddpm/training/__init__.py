@@ -1,1 +1,1 @@
-"""The training loop and its exact resume."""
+"""Training of a network, with checkpoints from which it continues bit by bit."""

@@ -1,4 +1,4 @@
-"""The images that a step sees: a function of the position, so that an interrupted training goes on exactly."""
+"""The images of each training step: a function of its position, so that an interrupted training continues exactly."""
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ _COPY_BYTES = 64 << 20
 class Batches:
     """An endless shuffled sequence of images, addressed by the number of images seen before.
 
-    On CUDA the whole uint8 array is held in device memory where it takes at most a quarter of what is free;
-    otherwise batches are gathered from the memory-mapped files, and shards of a store are fetched ahead of their use.
+    On CUDA the whole uint8 array is copied to device memory if it takes at most a quarter of the free memory. Otherwise
+    batches are gathered from the memory-mapped files, and shards of a store are fetched before they are needed.
     Nothing is decoded here.
     """
 
@@ -30,7 +30,7 @@ class Batches:
         device: torch.device,
         shuffle_shards: int = 1,
     ) -> None:
-        """`shuffle_shards` of images that come in several shards are mixed at a time, see order.ManyShards."""
+        """If the images are in several shards, `shuffle_shards` of them are mixed at a time, see order.ManyShards."""
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
@@ -39,16 +39,16 @@ class Batches:
         self.device = device
         sizes = images.sizes if isinstance(images, Sharded) else (len(images),)
         self._order = make_order(sizes, seed=seed, shuffle_shards=shuffle_shards)
-        # The next shard of a stream is fetched when half of the one before is left.
+        # A stream's next shard is fetched when half of the current one is left.
         self._ahead = self._order.streams * (max(sizes) // 2)
         self._room_is_checked = False
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] // 4
         self._resident = _on_device(images, device) if fits else None
 
     def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
-        """The batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device.
+        """Return the batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device.
 
-        Of `part`, only these places of the batch are read and returned.
+        Only the positions `part` of the batch are read and returned.
         """
         positions = self._positions(images_seen)[part]
         indices = self._order.indices(positions)
@@ -66,7 +66,7 @@ class Batches:
         return batch, torch.from_numpy(self.labels[indices].astype(np.int64)).to(self.device)
 
     def _positions(self, images_seen: int) -> np.ndarray:
-        """int64 [B], stream by stream: a process that takes a run of them reads from few of the open shards."""
+        """Return the positions, int64 [B], sorted by stream: a process that takes a slice reads from few shards."""
         positions = np.arange(images_seen, images_seen + self.batch_size)
         return positions[np.argsort(positions % self._order.streams, kind="stable")]
 
@@ -81,7 +81,7 @@ class Batches:
 
 
 def _on_device(images: Images, device: torch.device) -> Tensor:
-    """All of them, copied piece by piece: the host holds no second copy."""
+    """Return all images on the device, copied in parts, so that the host never has a second copy of all."""
     resident = torch.empty(tuple(images.shape), dtype=torch.uint8, device=device)
     step = max(1, _COPY_BYTES * len(images) // max(images.nbytes, 1))
     for start in range(0, len(images), step):

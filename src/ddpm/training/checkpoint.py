@@ -1,7 +1,7 @@
-"""A training's whole state in one safetensors file, written so that a kill at any moment loses at most an interval.
+"""A training's whole state in one safetensors file. A kill at any moment loses at most one checkpoint interval.
 
-A checkpoint is named `checkpoint-<images seen>-<first 16 hex digits of its sha256>.safetensors`: a file whose
-content is not what its name says, in whichever byte, is no checkpoint.
+A checkpoint is named `checkpoint-<images seen>-<first 16 hex digits of its sha256>.safetensors`. A file whose content
+does not have this hash is refused.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from ddpm.training.sharding import placed_like, whole
 FORMAT = "ddpm-checkpoint-2"
 KEPT = 2
 _MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
-"""What AdamW and what Muon remembers of a parameter; which of them it is, the fingerprint holds."""
+"""What AdamW and Muon store for a parameter. The fingerprint contains which of them is used."""
 
 
 class NotWrittenError(Exception):
-    """The checkpoint could not be written; those before it stand as they were. Says why, in part of a sentence."""
+    """The checkpoint could not be written; earlier ones are unchanged. The message is the first part of a sentence."""
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What a whole and fitting checkpoint holds, before any of it is in a state."""
+    """The content of a checkpoint file, before any of it is put into a state."""
 
     images_seen: int
     nonfinite_steps: int
@@ -45,11 +45,11 @@ class _Content:
 
 
 def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any]) -> Path:
-    """Writes a checkpoint aside, flushes it, renames it, and drops all but the last two.
+    """Write a checkpoint to a temporary file, flush it, rename it, and remove all but the last two; return its path.
 
-    `extra` is plain data that belongs to the position: curves so far, the tracker's run.
-    Every process must call it, since a sharded state is gathered; rank 0 alone writes.
-    Raises NotWrittenError where the disk is full or refuses; then nothing is left of the attempt.
+    `extra` is plain data that belongs to this position: the curves so far, the tracker's run.
+    All processes must call this, because a sharded state is gathered; only rank 0 writes.
+    Raises NotWrittenError if the disk is full or cannot be written to; then no part of the file is left.
     """
     tensors = _tensors(state)
     position = f"checkpoint-{state.images_seen:012d}"
@@ -83,15 +83,15 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All of a training, oldest first; whether they are whole, `restore` finds out."""
+    """Return the checkpoints of a training, oldest first; `restore` checks whether they are complete."""
     return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
 def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Puts the newest usable checkpoint into `state`, which stays untouched by any that is not.
+    """Load the newest usable checkpoint into `state`; a refused checkpoint changes nothing in it.
 
-    Returns its `extra`, or None when there is none to use, and one sentence for every checkpoint that was refused.
-    What a write left that was cut off is removed.
+    Returns the checkpoint's `extra`, or None if there is no usable one, and one sentence for each refused checkpoint.
+    Files that an interrupted write left are removed.
     """
     refused: list[str] = []
     _remove_leftovers(folder)
@@ -108,7 +108,7 @@ def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, 
 
 
 def clear(folder: Path, *, but: int = 0) -> None:
-    """Removes a training's checkpoints, but for the last so many."""
+    """Remove a training's checkpoints except the last `but`."""
     _remove_leftovers(folder)
     there = checkpoints(folder)
     for path in there[: len(there) - but]:
@@ -125,7 +125,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     gathered = {}
     for name, tensor in tensors.items():
-        value = whole(tensor.detach())  # all processes must ask
+        value = whole(tensor.detach())  # every process must call this
         if leads():
             gathered[name] = value.cpu().contiguous()
     return gathered
@@ -137,39 +137,39 @@ def _digest(path: Path) -> str:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a killed write leaves: our `.part`, and `.tmp…`, the name under which safetensors fills a file."""
+    """Remove what an interrupted write leaves: our `.part` files, and the `.tmp…` files of safetensors."""
     for pattern in ("checkpoint-*.part", ".tmp*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)  # another process of this training may clean up too
 
 
 def _read(path: Path, fingerprint: str) -> _Content:
-    """The checkpoint's content. Raises ValueError, KeyError or SafetensorError for a torn file or a foreign one."""
-    said = path.stem.rpartition("-")[2]
-    if (found := _digest(path)) != said:
-        raise ValueError(f"its content has the hash {found}, expected {said}: it is torn or was changed")
+    """Return the checkpoint's content. Raises ValueError, KeyError or SafetensorError for a damaged or foreign file."""
+    expected = path.stem.rpartition("-")[2]
+    if (found := _digest(path)) != expected:
+        raise ValueError(f"its content has the hash {found}, expected {expected}: it is damaged or was changed")
     with safe_open(path, framework="pt") as file:
         stored = (file.metadata() or {}).get(FORMAT)
         if stored is None:
             raise ValueError(f"its header has no {FORMAT!r}: another version or program wrote it")
         header = json.loads(stored)
         if header["fingerprint"] != fingerprint:
-            raise ValueError("written by a training with other parameters, data or code")
+            raise ValueError("it was written by a training with other parameters, data or code")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     seen, skipped, in_a_row = (int(header[key]) for key in ("images_seen", "nonfinite_steps", "nonfinite_in_a_row"))
     return _Content(seen, skipped, in_a_row, header["extra"], tensors)
 
 
 def _require_fit(content: _Content, state: State) -> None:
-    """Raises ValueError unless every tensor has a place of its shape and type in the state, and every place one."""
+    """Raise ValueError unless the names, shapes and types of the tensors are exactly those of the state."""
     parts = {"network.": state.network.state_dict(), "ema.": state.ema.network.state_dict(), "times.": state.times}
     for prefix, places in parts.items():
-        if places or prefix != "times.":  # a choice of times that has seen nothing has no places yet
+        if places or prefix != "times.":  # at the start, the choice of times has no tensors yet
             _require_same_layout(prefix, content.part(prefix), places)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     for index, moments in _moments(content).items():
         if index >= len(parameters) or set(moments) not in _MOMENTS:
-            raise ValueError(f"optimizer.{index} holds {sorted(moments)}, which the optimizer has no place for")
+            raise ValueError(f"optimizer.{index} has {sorted(moments)}, which this optimizer does not use")
         shape = parameters[index].shape
         if any(value.shape != shape for name, value in moments.items() if name != "step"):
             raise ValueError(
@@ -214,12 +214,12 @@ def _put(content: _Content, state: State) -> None:
 
 
 def fingerprint(parts: dict[str, Any]) -> str:
-    """What a training is a function of, as one short name: 16 hex digits."""
+    """Return a hash of everything that determines a training, as 16 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def code_hash(*paths: Path) -> str:
-    """sha256 over Python files and all those in folders: their names and contents."""
+    """Return the sha256 of the names and contents of these Python files, and of all Python files in these folders."""
     digest = hashlib.sha256()
     for place in paths:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:

@@ -15,9 +15,9 @@ Row = dict[str, float | None]
 
 @dataclass
 class Meter:
-    """Sums over the steps of a logging interval. Skipped steps are left out, so all sums are finite.
+    """Sums over the steps of a logging interval, without skipped steps, so that all sums are finite.
 
-    loss_q1 to loss_q4 belong to the quarters of the noise range, least noise first.
+    loss_q1 to loss_q4 are the losses in the quarters of the noise range, least noise first.
     """
 
     steps: int = 0
@@ -40,7 +40,7 @@ class Meter:
         self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
 
     def row(self, step: Step) -> Row:
-        """The means of the interval that ends with this step."""
+        """Return the means of the interval that ends with this step."""
         quarters = [_mean(s, c) for s, c in zip(self.sums, self.counts, strict=True)]
         loss, norm = _mean(self.loss, self.steps), _mean(self.norm, self.steps)
         return dict(zip(COLUMNS, (step.images_seen, loss, *quarters, norm, step.learning_rate), strict=True))
@@ -51,7 +51,7 @@ def _mean(total: float, count: float) -> float | None:
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """The values of a row that exist, without the position."""
+    """Return the values of a row that are not None, without images_seen."""
     return {name: value for name, value in row.items() if value is not None and name != "images_seen"}
 
 

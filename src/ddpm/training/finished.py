@@ -1,7 +1,7 @@
-"""The last state of a training that ended, kept until DVC has recorded its model: before that, a kill would lose both.
+"""The last checkpoint of a finished training, kept until DVC has recorded its model, which a kill before could lose.
 
-DVC records a stage's outputs after the stage has ended, and a stage never hears of it. So the state stays when its
-training ends, one at most, and the next training looks in dvc.lock.
+DVC records a stage's outputs after the stage has ended and does not inform the stage. Therefore the checkpoint stays
+when its training ends, at most one of them, and the next training looks into dvc.lock.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ from ddpm.training import checkpoint
 
 NOTE = "finished.json"
 TRACKED = "tracked"
-"""The folder of what the tracker keeps from one process of a training to the next."""
+"""Folder for the data that the tracker keeps between the processes of a training."""
 
 
 def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
-    """Of this training the last checkpoint stays, of others that ended nothing. `model` is the file that it made."""
+    """Keep the last checkpoint of this training, and none of other finished ones. `model` is the file that it wrote."""
     with open(model, "rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
-    told = {"model": str(model), "md5": md5, "dvc_lock": dvc_lock.written_at(), "run_id": run_id}
-    write_json(folder / NOTE, told)
+    note = {"model": str(model), "md5": md5, "dvc_lock": dvc_lock.written_at(), "run_id": run_id}
+    write_json(folder / NOTE, note)
     checkpoint.clear(folder, but=1)
     for other in _ended(folder.parent):
         if other != folder:
@@ -32,22 +32,27 @@ def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
 
 
 def clear_recorded(state_folder: Path, *, is_known: Callable[[str | None], bool]) -> None:
-    """Removes what DVC has recorded since, so that a training that is asked for again is done again.
+    """Remove the checkpoints of finished trainings whose model DVC has recorded, so that a new start trains again.
 
-    One whose run the tracker does not know stays (`is_known`): it is asked for because the store is another.
+    Those whose run the tracker does not know stay (`is_known`): the new start then only registers the model in another
+    store.
     """
     for folder in _ended(state_folder):
         try:
-            told = json.loads((folder / NOTE).read_text())
-            recorded = dvc_lock.recorded_md5(Path(told["model"])) == told["md5"]
-            if recorded and dvc_lock.written_at() != told["dvc_lock"] and is_known(told["run_id"]):
+            note = json.loads((folder / NOTE).read_text())
+            recorded = dvc_lock.recorded_md5(Path(note["model"])) == note["md5"]
+            if recorded and dvc_lock.written_at() != note["dvc_lock"] and is_known(note["run_id"]):
                 clear(folder)
-        except (ValueError, KeyError, TypeError):  # no note: the checkpoint beside it is one like any other
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # not a valid note: treat the checkpoint as that of an interrupted training
             (folder / NOTE).unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:
-    """Nothing of this training stays."""
+    """Remove everything of this training."""
     (folder / NOTE).unlink(missing_ok=True)
     shutil.rmtree(folder / TRACKED, ignore_errors=True)
     checkpoint.clear(folder)

@@ -1,4 +1,4 @@
-"""Muon: every weight matrix moves by an orthogonal matrix, along the momentum of its gradient."""
+"""Muon: an optimizer whose update of each weight matrix is the momentum of its gradient, made orthogonal."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,18 +14,18 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """a, b, c of the quintic iteration: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/."""
 ITERATIONS = 5
 _TOGETHER_BYTES = 64 << 20
-"""Of float32 matrices that are gathered and orthogonalised at a time."""
+"""Size of the float32 matrices that are gathered and orthogonalised at a time."""
 MATCH_ADAM = 0.2
-"""Root mean square of a weight's move under Adam, in learning rates: Liu et al. 2025 (Moonlight), Sec. 2.2."""
+"""Root mean square of Adam's update of a weight, in learning rates: Liu et al. 2025 (Moonlight), Sec. 2.2."""
 
 
 class Muon(AdamW):
     """Muon (Jordan et al. 2024) for the kernels of convolutions, as matrices [C_out, C_in H W], and the matrices of
-    linear layers; AdamW for all else: biases, norms, label embeddings, and the first and the last layer.
+    linear layers; AdamW for all other parameters: biases, norms, label embeddings, and the first and the last layer.
 
-    Moves are scaled to those of Adam (Liu et al. 2025, Eq. 4), so that one learning rate suits both. The iteration
-    computes in `dtype`. Its result depends on the whole matrix: a sharded one is gathered first, and processes that
-    share a training (DDP) must round alike, as machines of one kind with as many threads do.
+    Updates are scaled to the size of Adam's (Liu et al. 2025, Eq. 4), so that one learning rate suits both. The
+    iteration computes in `dtype`. Its result depends on the whole matrix: a sharded matrix is gathered first, and the
+    processes of a training (DDP) must round alike, so they need machines of one kind and the same number of threads.
     """
 
     def __init__(self, network: nn.Module, *, first_and_last: Iterable[nn.Module], dtype: torch.dtype, **adam: Any):
@@ -50,28 +50,28 @@ class Muon(AdamW):
         super().step()
 
     def _move(self, parameters: list[Tensor], *, lr: float, decay: float) -> None:
-        """Parameters of one shape, together: many small matrices are one large piece of work."""
+        """Update parameters of one shape together, because one large operation is faster than many small ones."""
         matrices = torch.stack([whole(self._direction(p)).flatten(1) for p in parameters])
         size = MATCH_ADAM * max(matrices.shape[1:]) ** 0.5
         for p, move in zip(parameters, orthogonal(matrices.to(self._dtype)), strict=True):
             p.mul_(1 - lr * decay).add_(placed_like(move.reshape(p.shape).to(p.dtype), p), alpha=-lr * size)
-            p.grad = None  # AdamW passes over what has no gradient
+            p.grad = None  # AdamW skips parameters without a gradient
 
     def _direction(self, p: Tensor) -> Tensor:
-        """The gradient's momentum, with Nesterov's look ahead."""
+        """Return Nesterov momentum of the gradient."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
-            state["step"] = torch.zeros((), device=p.device)  # torch's AdamW expects one in every restored state
+            state["step"] = torch.zeros((), device=p.device)  # torch's AdamW expects it in every restored state
             state["exp_avg"] = torch.zeros_like(p)
         state["step"] += 1
         return torch.lerp(p.grad, state["exp_avg"].lerp_(p.grad, 1 - MOMENTUM), MOMENTUM)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U V^T, nearly, of each U S V^T in [K,M,N]: singular values within 0.6 and 1.3.
+    """Return approximately U V^T for each matrix U S V^T in [K,M,N], with singular values between 0.6 and 1.3.
 
-    Except those that were below a hundredth of the matrix's norm: five iterations do not raise these so far.
+    Singular values below a hundredth of the matrix's norm stay smaller: five iterations are too few for them.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]

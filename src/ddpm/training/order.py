@@ -1,7 +1,7 @@
-"""Which image stands at which position of the endless training sequence: a function of (seed, position) alone.
+"""The image at each position of the endless training sequence: a function of (seed, position) alone.
 
-Every epoch holds every image once. Nothing here knows the number of processes, the batch or the cache, so none of
-them changes the sequence, and a training goes on from any position.
+Every epoch contains every image once. The sequence does not depend on the number of processes, the batch or the cache,
+and a training can continue at any position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,17 @@ from ddpm.seeding import seed_of
 
 class Order(Protocol):
     streams: int
-    """Positions that agree modulo this number go through the same shards, one shard after the other."""
+    """Positions that are equal modulo this number read the same shards, one after the other."""
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
-        """The images at these positions (int64 [n], from 0 on, through all epochs): int64 [n] in 0..N-1."""
+        """Return the images at these positions (int64 [n], counted from 0 over all epochs): int64 [n] in 0..N-1."""
 
     def shards(self, positions: np.ndarray) -> list[int]:
-        """The shards in which they lie, each once, in the order in which they are first needed."""
+        """Return the shards of the images at these positions, each once, in the order of their first use."""
 
 
 def make_order(sizes: Sequence[int], *, seed: int, shuffle_shards: int) -> Order:
-    """For images in shards of these sizes; `shuffle_shards` of them are mixed at a time (train.shuffle_shards)."""
+    """Return the order of images in shards of these sizes; `shuffle_shards` shards are mixed at a time."""
     return OneShard(sizes[0], seed) if len(sizes) == 1 else ManyShards(sizes, seed, shuffle_shards)
 
 
@@ -51,25 +51,25 @@ class OneShard:
 
 
 class _Found(NamedTuple):
-    """The positions of one epoch: in which shards they lie, and at which places of these."""
+    """The positions of one epoch, with their shards and their places in these shards."""
 
     epoch: int
     here: np.ndarray
-    """bool [positions]"""
+    """bool [positions]: those of this epoch."""
     shards: np.ndarray
     places: np.ndarray
 
 
 class ManyShards:
-    """Shards in a random order, images in a random order within each, read in `streams` streams that take turns.
+    """Shards in random order, and images in random order within each, read in `streams` alternating streams.
 
-    An epoch of N images is the sequence of its shuffled shards, cut into `streams` runs of equal length (they differ
-    by at most one image). Position q of the epoch is place q // streams of run q % streams. Every run goes through
-    one shard at a time, so `streams` shards are mixed at any position, and whoever reads only the positions of one
-    residue modulo R, where R divides `streams`, opens only one shard in R.
+    An epoch of N images is the sequence of its shuffled shards, divided into `streams` runs of equal length (up to one
+    image). Position q of the epoch is place q // streams of run q % streams. Every run reads one shard
+    at a time, so `streams` shards are mixed at any position. A reader of only the positions with one residue modulo R,
+    where R divides `streams`, opens only one shard in R.
 
-    Holds the order of the shards, 8 bytes each, and the permutations of the shards that are being read: no
-    permutation of the whole set.
+    In memory are the order of the shards, 8 bytes each, and the permutations of the shards that are being read, but no
+    permutation of the whole data set.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int, streams: int) -> None:
@@ -78,7 +78,7 @@ class ManyShards:
         self._first = np.cumsum(self._sizes) - self._sizes
         self._n = int(self._sizes.sum())
         self._epoch = lru_cache(3)(self._shuffled_shards)
-        # A batch may touch two shards of every run, at the end of one and the beginning of the next.
+        # A batch may read two shards of every run: the end of one and the beginning of the next.
         self._within = lru_cache(3 * streams)(self._shuffled_images)
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ class ManyShards:
             yield _Found(epoch, here, shards, at - (ends[slot] - self._sizes[shards]))
 
     def _shuffled_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards as the epoch reads them, and the place behind the last image of each: int64 [S]."""
+        """Return the shards in the order of the epoch, and the end of each in the sequence: int64 [S] each."""
         shuffled = _permutation(len(self._sizes), self._seed, epoch)
         return shuffled, np.cumsum(self._sizes[shuffled])
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(SystemExit):
-    """A signal asked the training to end. Its state is saved, and the same command continues it."""
+    """A signal has ended the training. Its state is saved, and the same command continues it."""
 
 
 def run_training(
@@ -86,7 +86,7 @@ class _Log:
         self.meter.add(step)
 
     def close_interval(self, step: Step) -> Row:
-        """Append the interval's row to the curves, send its metrics to the tracker, and begin the next interval."""
+        """Append the interval's row to the curves, send its metrics to the tracker, and start the next interval."""
         row, now = self.meter.row(step), time.monotonic()
         self.curves.append(row)
         speed = (step.images_seen - self._images_before) / (now - self._began)
@@ -110,7 +110,7 @@ def _progress_bar(training: Training) -> "tqdm[NoReturn]":
 
 
 def _crossed(step: Step, every: int) -> bool:
-    """Whether the step reached or passed a multiple of `every` images."""
+    """Return whether the step reached or passed a multiple of `every` images."""
     return step.images_seen // every > (step.images_seen - len(step.t)) // every
 
 
@@ -119,7 +119,7 @@ def _stop(training: Training, signals: list[signal.Signals]) -> NoReturn:
     if leads():
         print(
             f"stopped after {training.state.images_seen} images, of which {training.saved_images} are saved; "
-            "the same command goes on from there"
+            "the same command continues from there"
         )
     raise Stopped(128 + (signals or [signal.SIGTERM])[0])
 
@@ -150,6 +150,6 @@ def _out_of_memory_as_sentence(training: Training) -> Iterator[None]:
             raise
         raise UserError(
             f"memory of {training.device} ran out with {training.settings.batch_size} images in a step; lower "
-            "runtime.device_batch (images at a time, on which no result depends) and start the same command again, "
-            f"which goes on after {training.saved_images} images"
+            "runtime.device_batch (images at a time, which changes results only by rounding) and run the same command "
+            f"again, which continues after {training.saved_images} images"
         ) from error

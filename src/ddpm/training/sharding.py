@@ -1,7 +1,7 @@
-"""One step's work, divided: which images of the global batch are whose, and how gradients and losses become one.
+"""Division of a training step among processes: the images of each process, and the exchange of gradients and losses.
 
-Every process draws the random numbers of the whole batch and keeps its part, so that neither the number of processes
-nor the number of accumulation steps is seen in them.
+Every process generates the random numbers of the whole batch and uses its part, so that they do not depend on the
+number of processes or accumulation steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 def parts_of(batch: int, *, device_batch: int | None) -> list[slice]:
-    """The parts of a global batch that this process computes one after the other, each of at most `device_batch`.
+    """Return the parts of a global batch that this process computes in turn, each of at most `device_batch` images.
 
-    All processes have equally many, and their sizes differ by one image at most.
-    Raises UserError where a process would have a part without images.
+    All processes have the same number of parts, whose sizes differ by at most one image.
+    Raises UserError if a part would have no images.
     """
     per_process = -(-batch // processes())
     steps = -(-per_process // (device_batch or per_process))
@@ -39,12 +39,12 @@ def parts_of(batch: int, *, device_batch: int | None) -> list[slice]:
 
 
 def shard(network: nn.Module) -> None:
-    """Every process keeps its share of each parameter from here on (FSDP); a stage of the network is one exchange.
+    """Shard the network (FSDP, Zhao et al. 2023): each process stores a part of each parameter.
 
-    Zhao et al. 2023. Parameters must be equal in all processes before.
+    Each stage of the network is exchanged at once. Parameters must be equal in all processes before.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard  # half a second, which a training without it does not pay
+    from torch.distributed.fsdp import fully_shard  # takes half a second to import, only if needed
 
     mesh = init_device_mesh(next(network.parameters()).device.type, (processes(),))
     for module in reversed(list(network.modules())):
@@ -55,20 +55,20 @@ def shard(network: nn.Module) -> None:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Whether `shard` was called on it."""
+    """Return whether `shard` was called on the network."""
     return hasattr(network, "set_requires_gradient_sync")
 
 
 def replicated(network: nn.Module, example: Callable[[], tuple[Tensor | None, ...]]) -> nn.Module:
-    """The network whose gradients are the mean over all processes: itself if it is sharded or alone, else in DDP.
+    """Return a network whose gradients are the mean over all processes: itself if sharded or alone, otherwise in DDP.
 
-    `example` gives a valid input; only DDP asks for it.
+    `example` returns a valid input; only DDP needs it.
     """
     if processes() == 1 or is_sharded(network):
         return network
     parallel = DistributedDataParallel(network)
-    # DDP arranges the gradients anew after its first backward pass, and with them the order of summation. A rehearsal
-    # makes it the same in every step, in those after a restart too.
+    # DDP regroups the gradients after its first backward pass, which changes the order of summation. A first pass here
+    # makes that order the same in all steps, also after a restart.
     parallel(*example()).sum().backward()
     network.zero_grad(set_to_none=True)
     return parallel
@@ -76,7 +76,7 @@ def replicated(network: nn.Module, example: Callable[[], tuple[Tensor | None, ..
 
 @contextmanager
 def accumulating(network: nn.Module, *, last: bool) -> Iterator[None]:
-    """Forward and backward passes inside exchange gradients only in the `last` part of a step."""
+    """Exchange gradients of the passes inside only if this is the `last` part of a step."""
     if is_sharded(network):
         network.set_requires_gradient_sync(last)  # type: ignore[operator]
     alone = isinstance(network, DistributedDataParallel) and not last
@@ -85,7 +85,7 @@ def accumulating(network: nn.Module, *, last: bool) -> Iterator[None]:
 
 
 def whole_batch(values: list[Tensor], parts: list[slice], batch: int) -> Tensor:
-    """Per-image values of this process's parts -> those of the global batch [B], the same in every process."""
+    """Return the values of all images of the global batch [B] from those of this process's parts, in every process."""
     mine = torch.cat(values)
     if processes() == 1:
         return mine
@@ -96,12 +96,12 @@ def whole_batch(values: list[Tensor], parts: list[slice], batch: int) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor, gathered (all processes must ask); any other as it is."""
+    """Return a sharded tensor gathered (all processes must call this), and any other tensor unchanged."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def placed_like(value: Tensor, reference: Tensor) -> Tensor:
-    """A whole tensor, sharded as `reference` is; every process has the same value, so nothing is sent."""
+    """Return `value` sharded like `reference`; every process must have the whole value, so nothing is sent."""
     if not hasattr(reference, "full_tensor"):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -112,7 +112,7 @@ def placed_like(value: Tensor, reference: Tensor) -> Tensor:
 
 
 def require_same(number: int, *, what: str) -> None:
-    """Raises UserError in every process where `number` is not the same in all."""
+    """Raise UserError in all processes if `number` is not the same in all."""
     if processes() == 1:
         return
     ends = torch.tensor([number, -number])
