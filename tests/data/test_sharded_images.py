@@ -212,7 +212,7 @@ def test_a_network_that_fails_is_tried_again_a_few_times(
     if failures == 2:
         np.testing.assert_array_equal(images[0], IMAGES[0])
     else:
-        with pytest.raises(UserError, match=r"could not be read whole in 4 attempts \(reset by peer\)"):
+        with pytest.raises(UserError, match=r"could not be read completely in 4 attempts \(reset by peer\)"):
             images[0]
         assert flaky.reads == 4
     assert not list((tmp_path / "cache").glob("*.part"))
@@ -227,7 +227,7 @@ def test_what_is_wrong_with_a_store_is_one_sentence(
     first, second, *_ = read_index(folder / "train").shards
     with fsspec.open(f"{store}/{first.sha256}.npy", "wb") as file:
         file.write(b"something else")
-    with pytest.raises(UserError, match=rf"{first.sha256}\.npy could not be read whole.*its sha256 is"):
+    with pytest.raises(UserError, match=rf"{first.sha256}\.npy could not be read completely.*its sha256 is"):
         read_split(folder, "train", settings).images[0]
     fsspec.filesystem("s3").rm_file(f"{store}/{second.sha256}.npy")
     with pytest.raises(UserError, match=rf"{second.sha256}\.npy was not found.*dvc repro -f prepare"):
@@ -254,7 +254,7 @@ def test_what_is_wrong_with_a_shard_on_disk_is_one_sentence(tmp_path: Path, writ
         images[0]
     with pytest.raises(UserError, match=r"shard-00001\.npy was not found"):
         images[5]
-    with pytest.raises(UserError, match=r"shard-00002\.npy holds uint8 \[4, 1, 8, 8\].*says uint8 \[5, 1, 8, 8\]"):
+    with pytest.raises(UserError, match=r"shard-00002\.npy contains uint8 \[4, 1, 8, 8\].*says uint8 \[5, 1, 8, 8\]"):
         images[10]
 
 
@@ -316,5 +316,5 @@ def test_a_training_from_s3_with_a_cache_smaller_than_the_set_ends_in_the_same_m
     files = list((tmp_path / "cache").glob("*.npy"))
     assert 1 < len(files) <= 4
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"fetched again and again; raise it, or lower train\.shuffle_shards"):
+    with pytest.raises(UserError, match=r"fetched repeatedly; raise it, or lower train\.shuffle_shards"):
         train(remote, tmp_path / "c", runtime(tmp_path / "cache", shards=3.5))

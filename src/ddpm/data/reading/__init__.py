@@ -1,1 +1,1 @@
-"""From shards to arrays."""
+"""Read shards as arrays."""

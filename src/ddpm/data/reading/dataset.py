@@ -1,9 +1,9 @@
-"""The prepared images as the later stages read them. NumPy only; `read_facts` not even that.
+"""Read the prepared data set. `read_split` needs only NumPy, `read_facts` only the standard library.
 
 dataset.json              Facts
-manifest.parquet          one row per file that was found (prepare.MANIFEST names the columns)
-{train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, here or in a store (see shards.py)
-{train,test}/labels.npy   int64 [N] of all shards; only where the source has classes
+manifest.parquet          one row per file that was found (columns: data/preparing/manifest.py)
+{train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, local or in a store (see shard_index.py)
+{train,test}/labels.npy   int64 [N] of all shards; only if the source has classes
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a prepared data set. found = kept + the sum of rejected; kept = train + test."""
+    """Facts of a prepared data set. found = kept + the sum of rejected; kept = train + test."""
 
     name: str
     source: str
@@ -37,36 +37,36 @@ class Facts:
     found: int
     kept: int
     rejected: dict[str, int]
-    """Files by the reason why they are not among the images."""
+    """Number of rejected files by reason."""
     content_hash: str
     """sha256 of all pixels and labels, in order, with their splits, classes and shape."""
     ignored: int = 0
-    """Hidden files and text beside the images; no part of found."""
+    """Hidden files and text beside the images; not part of found."""
 
 
 @dataclass(frozen=True)
 class Split:
     images: "Images"
-    """uint8 [N,C,H,W], read-only: memory-mapped, or a ShardedImages where there are several shards or a store."""
+    """uint8 [N,C,H,W], read-only: memory-mapped, or ShardedImages if there are several shards or a store."""
     labels: "np.ndarray | None"
     """int64 [N]."""
 
 
 def read_facts(folder: Path) -> Facts:
-    """Raises UserError where no data were prepared."""
+    """Read dataset.json. Raises UserError if it is missing."""
     path = folder / "dataset.json"
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} was not found; make it with `dvc repro prepare`") from None
+        raise UserError(f"{path} was not found; create it with `dvc repro prepare`") from None
     read["classes"] = tuple(read["classes"])
     return Facts(**{field.name: read[field.name] for field in fields(Facts) if field.name in read})
 
 
 def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime | None" = None) -> Split:
-    """The split; `runtime` says where shards of a store are cached, and only reading such images needs it.
+    """Read a split. `runtime` names the cache for shards of a store, and is needed only to read such images.
 
-    Raises UserError where no data were prepared, or a shard is damaged.
+    Raises UserError if no data were prepared, or if a shard is damaged.
     """
     import numpy as np
 
@@ -91,5 +91,5 @@ def _only_shard(path: Path, shard: "Shard") -> "np.ndarray":
     require_whole(path, shard)
     images = map_file(path)
     if len(images) != shard.images:
-        raise UserError(f"{path} holds {len(images)} images, but its index says {shard.images}; {made_again(path)}")
+        raise UserError(f"{path} contains {len(images)} images, but its index says {shard.images}; {made_again(path)}")
     return images

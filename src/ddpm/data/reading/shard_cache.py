@@ -1,8 +1,8 @@
-"""Shards of an object store in a folder of this machine, shared by all its processes and bounded in bytes.
+"""A local cache of shards of an object store, shared by all processes of the machine and limited in bytes.
 
-FOLDER/<sha256>.npy           a shard, whole when it was fetched; its time of modification is that of its last use
-FOLDER/<sha256>.<bytes>.part  one that is being fetched and will have so many bytes, or was when its process died
-FOLDER/locks/                 held while fetching
+FOLDER/<sha256>.npy           a shard that was complete when it was fetched; its modification time is its last use
+FOLDER/<sha256>.<bytes>.part  a shard of <bytes> bytes that is being fetched, or was when its process died
+FOLDER/locks/                 lock files, locked while fetching
 """
 
 import errno
@@ -29,16 +29,16 @@ _POLL_SECONDS = 0.02
 class ShardCache:
     folder: Path
     limit_bytes: int
-    """All files together stay below."""
+    """Upper limit for the size of all files together."""
     _whole: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Device and inode of the files that were hashed here, by their sha256."""
+    """Device and inode of the files that this object has hashed, by their sha256."""
 
     def fetched(self, url: str, *, sha256: str, n_bytes: int) -> Path:
-        """The file of the shard, fetched unless it is here; the least recently used ones make room for it.
+        """Return the shard's file; fetch it if it is missing, and delete the least recently used shards to make room.
 
-        It is hashed when it is fetched and when this object first uses it, and fetched again where it is damaged.
-        Another process may drop it before it is opened; an open file stays readable.
-        Raises UserError where the store does not give it whole, or the disk or the limit is too small.
+        The file is hashed when it is fetched and when this object first uses it; a damaged file is fetched again.
+        Another process may delete it before it is opened; an open file stays readable.
+        Raises UserError if the store does not deliver it completely, or if the disk or the limit is too small.
         """
         path = self.folder / f"{sha256}.npy"
         if self._has(path, sha256):
@@ -49,7 +49,7 @@ class ShardCache:
                 "the data with a smaller data.shard_bytes"
             )
         with self._lock(sha256[:2]):
-            if not self._has(path, sha256):  # else whoever held the lock before has fetched it
+            if not self._has(path, sha256):  # another process may have fetched it while this one waited for the lock
                 if path.exists():
                     print(f"{path} was damaged and is fetched again from {url}", file=sys.stderr)
                     path.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ class ShardCache:
         return path
 
     def _has(self, path: Path, sha256: str) -> bool:
-        """Whether the file is there and whole; marks it as used."""
+        """Return whether the file exists and is undamaged; mark it as used."""
         if not mark_used(path):
             return False
         try:
@@ -75,12 +75,12 @@ class ShardCache:
                 if sha256_of(path) != sha256:
                     return False
                 self._whole[sha256] = file
-        except FileNotFoundError:  # dropped just now
+        except FileNotFoundError:  # another process has just deleted it
             return False
         return True
 
     def _reserved(self, sha256: str, n_bytes: int) -> Path:
-        """An empty .part file, for which there is room; waits while others fetch so much that there is none."""
+        """Return an empty .part file for which there is room; wait while other fetches need the room."""
         aside = self.folder / f"{sha256}.{n_bytes}.part"
         while True:
             with self._lock("room"):
@@ -90,16 +90,16 @@ class ShardCache:
             time.sleep(_POLL_SECONDS)
 
     def _has_room(self, n_bytes: int, *, own_lock: str) -> bool:
-        """Drops what it must, unless even that were not enough."""
+        """Return whether there is room; delete the least recently used shards for it only if that is enough."""
         coming = 0
         for part in self.folder.glob("*.part"):
-            if part.name[:2] == own_lock or self._is_free(part.name[:2]):  # nobody writes it any more
+            if part.name[:2] == own_lock or self._is_free(part.name[:2]):  # its process has died
                 part.unlink(missing_ok=True)
             else:
                 coming += int(part.suffixes[-2][1:])
         if coming + n_bytes > self.limit_bytes:
             return False
-        files = [(path.stat(), path) for path in self.folder.glob("*.npy")]  # only who holds this lock drops any
+        files = [(path.stat(), path) for path in self.folder.glob("*.npy")]  # only the owner of the room lock deletes
         total = coming + sum(stat.st_size for stat, _ in files)
         for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
             if total + n_bytes <= self.limit_bytes:
@@ -118,7 +118,7 @@ class ShardCache:
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        """Held by one thread of one process at a time; the system frees it when that process dies."""
+        """Lock `name` for one thread of one process; the system releases the lock when the process dies."""
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w") as file:
@@ -127,7 +127,7 @@ class ShardCache:
 
 
 def mark_used(path: Path) -> bool:
-    """The file's last use is now; False where there is none."""
+    """Set the file's last use to now. Return False if there is no such file."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -136,9 +136,9 @@ def mark_used(path: Path) -> bool:
 
 
 def download(url: str, target: Path, *, sha256: str) -> None:
-    """Writes the object to the file; again, after a pause, where the network failed or the content has another hash.
+    """Write the object to the file; retry after a pause if the network fails or the content has another hash.
 
-    Raises UserError where the object is missing, refused, or still not whole after the last attempt.
+    Raises UserError if the object is missing, if access is denied, or if the last attempt fails.
     """
     store, key = _open_store(url)
     for pause in (*PAUSES, None):
@@ -156,15 +156,15 @@ def download(url: str, target: Path, *, sha256: str) -> None:
             ) from None
         except PermissionError as error:
             raise UserError(f"{url} may not be read ({_one_line(error)}); set the store's credentials") from None
-        except Exception as error:  # every kind of store has errors of its own
+        except Exception as error:  # every kind of store has its own errors
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
-                    f"the disk of runtime.cache ({target.parent}) is full; lower runtime.cache_bytes or free some"
+                    f"the disk of runtime.cache ({target.parent}) is full; lower runtime.cache_bytes or free some space"
                 ) from None
             reason = _one_line(error)
         if pause is None:
             raise UserError(
-                f"{url} could not be read whole in {len(PAUSES) + 1} attempts ({reason}); see to the network, the "
+                f"{url} could not be read completely in {len(PAUSES) + 1} attempts ({reason}); check the network, the "
                 "store and its credentials, or upload the data again with `dvc repro -f prepare`"
             )
         time.sleep(pause)
@@ -179,7 +179,7 @@ def _open_store(url: str) -> tuple[Any, str]:
         extra = "pip install 'ddpm-factory[s3]'" if url.startswith("s3:") else "install it"
         raise UserError(f"{url} needs a package that is missing ({_one_line(error)}): {extra}") from None
     except ValueError as error:
-        raise UserError(f"{url} is in no store that fsspec knows ({_one_line(error)}); correct data.store") from None
+        raise UserError(f"{url} names no store that fsspec knows ({_one_line(error)}); correct data.store") from None
 
 
 def _one_line(error: Exception) -> str:

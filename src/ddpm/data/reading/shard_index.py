@@ -1,9 +1,9 @@
-"""The images of a split as shards: plain .npy files, and an index that names them.
+"""Shards of a split's images, as plain .npy files, and the index that lists them.
 
 shards.json       {"store": null or a URL, "shards": [{"name", "images", "sha256"}, …]}, in the order of the images
 shard-00000.npy   uint8 [n,C,H,W]; beside the index, or as STORE/<sha256>.npy in an object store
 
-An object is named by its content, so preparing anew uploads only the shards that have changed or been damaged, and the
+An object is named by the sha256 of its content, so preparing again uploads only changed or damaged shards, and the
 index of an older revision stays valid.
 """
 
@@ -32,10 +32,11 @@ INDEX = "shards.json"
 @dataclass(frozen=True)
 class Shard:
     name: str
-    """Of the file beside the index."""
+    """Name of the file beside the index."""
     images: int
+    """Number of images."""
     sha256: str
-    """Of the whole file, its header included; hexadecimal."""
+    """Hexadecimal sha256 of the whole file, header included."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,29 @@ class Index:
     """The shards of one split, in the order of its images."""
 
     store: str | None
-    """An fsspec URL such as s3://bucket/prefix; None where the shards lie beside the index."""
+    """An fsspec URL such as s3://bucket/prefix; None if the shards are beside the index."""
     shards: tuple[Shard, ...]
 
     @property
     def images(self) -> int:
-        """In all shards together."""
+        """Number of images in all shards."""
         return sum(shard.images for shard in self.shards)
 
     def location(self, folder: Path, shard: Shard) -> str:
-        """Where the shard of the split in `folder` lies: a path, or a URL in the store."""
+        """Return the path or the store's URL of the shard of the split in `folder`."""
         return str(folder / shard.name) if self.store is None else _object_url(self.store, shard.sha256)
 
 
 def read_index(folder: Path) -> Index:
-    """Of the split in `folder`. Raises UserError where there is none, or it is no such index."""
+    """Read the index of the split in `folder`. Raises UserError if it is missing or malformed."""
     path = folder / INDEX
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         return Index(read["store"], tuple(Shard(**shard) for shard in read["shards"]))
     except FileNotFoundError:
-        raise UserError(f"{path} was not found; make it with `dvc repro prepare`") from None
+        raise UserError(f"{path} was not found; create it with `dvc repro prepare`") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no index of shards; make it anew with `dvc repro --force prepare`") from None
+        raise UserError(f"{path} is not an index of shards; create it with `dvc repro --force prepare`") from None
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -75,10 +76,11 @@ def write_index(folder: Path, index: Index) -> None:
 def write_shard(
     folder: Path, number: int, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int], store: str | None
 ) -> Shard:
-    """The shard of that number of the split in `folder`: `images`, in pieces uint8 [m,C,H,W], together [n, *shape].
+    """Write shard `number` of the split in `folder` from pieces uint8 [m,C,H,W], together [n, *shape].
 
-    With a `store` it is uploaded and its file removed. Plain writes: a writable memory map would count as memory of
-    this process until the last page is on the disk. Raises UserError where the store refuses the shard.
+    With a `store` the shard is uploaded and the local file removed. The file is written without a memory map, since
+    pages of a writable map count as memory of this process until they are on disk.
+    Raises UserError if the store rejects the shard.
     """
     path = folder / f"shard-{number:05d}.npy"
     hashed = hashlib.sha256()
@@ -104,7 +106,7 @@ def write_shard(
 
 
 def require_whole(path: Path, shard: Shard) -> None:
-    """Hashes the shard's file. Raises UserError, which says how to mend it, unless it is what was written."""
+    """Hash the shard's file. Raises UserError, which says how to repair it, if it is missing or damaged."""
     try:
         found = sha256_of(path)
     except FileNotFoundError:
@@ -116,9 +118,10 @@ def require_whole(path: Path, shard: Shard) -> None:
 
 
 def made_again(path: Path) -> str:
-    """What makes the shards of this file's set again.
+    """Return the sentence with the command that makes this file again.
 
-    A read-only file is DVC's link to an object of its cache, which DVC would put back unless that looks changed.
+    A read-only file is DVC's link to an object of its cache. DVC would restore the damaged object unless it looks
+    changed, so the command makes it writable and touches it.
     """
     by = "dvc repro -f prepare"
     if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
@@ -128,13 +131,13 @@ def made_again(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal, of the whole file."""
+    """Return the hexadecimal sha256 of the whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
-    """How many images of `shape` [C,H,W] a file of at most `shard_bytes` holds; at least one."""
+    """Return how many images of `shape` [C,H,W] fit in a file of `shard_bytes`; at least one."""
     return max(1, (shard_bytes - len(_header((1 << 40, *shape)))) // int(np.prod(shape)))
 
 
@@ -149,7 +152,7 @@ def _object_url(store: str, sha256: str) -> str:
 
 
 def _upload(file: Path, url: str, *, sha256: str) -> None:
-    """An object of that name is left as it is where it has that content: it is read, since its size says too little."""
+    """Upload the file unless the object exists with this content, which is read, since equal sizes prove nothing."""
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
 
@@ -163,7 +166,7 @@ def _upload(file: Path, url: str, *, sha256: str) -> None:
             _copy(file, Path(key))
         else:
             store.put_file(str(file), key)
-    except Exception as error:  # every kind of store has errors of its own
+    except Exception as error:  # every kind of store has its own errors
         sentence = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"a shard could not be written to {url} ({sentence}); correct data.store, its credentials or the network"
@@ -171,13 +174,13 @@ def _upload(file: Path, url: str, *, sha256: str) -> None:
 
 
 def _content(store: Any, key: str) -> str:
-    """The sha256 of the object, hexadecimal."""
+    """Return the hexadecimal sha256 of the object."""
     with store.open(key, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _copy(file: Path, target: Path) -> None:
-    """To a disk that stands for a store: whole or not at all, as a store does it, and in a folder made for it."""
+    """Copy the file atomically, as a store does it, to a store that is a local folder; create the folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:

@@ -1,4 +1,4 @@
-"""The images of a split, read as one array from shards that lie beside their index or in an object store."""
+"""Read the images of a split like one array, from shards beside their index or in an object store."""
 
 import math
 import queue
@@ -14,19 +14,19 @@ from ddpm.data.reading.shard_index import Index, made_again, require_whole
 from ddpm.errors import UserError
 
 OPEN_SHARDS = 1024
-"""Memory maps that are kept; they cost address space only."""
+"""Largest number of open memory maps; they take only address space."""
 _FETCHING_THREADS = 4
 _ATTEMPTS_TO_OPEN = 5
 _HEADER_BYTES = 128
-"""Of a .npy file of up to four dimensions."""
+"""Header size of a .npy file with at most four dimensions."""
 
 
 class ShardedImages:
-    """uint8 [N,C,H,W], read-only: rows are copied out of memory-mapped shards, and nothing else is held in memory.
+    """uint8 [N,C,H,W], read-only: rows are copied from memory-mapped shards; no other pixels are in memory.
 
     Shards of a store are fetched when they are first read, and stay in the cache while it has room. Every shard is
-    hashed before it is first read. May be used by several threads. Reading raises UserError for a shard that is
-    missing, damaged or of another shape than the index says, and for a store that does not answer.
+    hashed before it is first read. Thread-safe. Reading raises UserError for a shard that is missing, damaged or of
+    another shape than the index says, and for a store that does not answer.
     """
 
     dtype = np.dtype(np.uint8)
@@ -34,7 +34,7 @@ class ShardedImages:
     def __init__(
         self, folder: Path, index: Index, *, image_shape: tuple[int, int, int], cache: ShardCache | None = None
     ) -> None:
-        """Of the split in `folder`; its images are [C,H,W]. Only shards of a store need a cache."""
+        """Read the split in `folder`; `image_shape` is [C,H,W]. Only shards of a store need a cache."""
         self._folder, self._index, self._cache = folder, index, cache
         self.sizes = tuple(shard.images for shard in index.shards)
         """Images per shard."""
@@ -42,7 +42,7 @@ class ShardedImages:
         self._ends = np.cumsum(np.array(self.sizes, np.int64))
         self._first = self._ends - np.array(self.sizes, np.int64)
         self._whole: set[int] = set()
-        """Shards beside the index that were hashed."""
+        """Local shards that were hashed and are undamaged."""
         self._maps: OrderedDict[int, tuple[Path, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
         self._ahead: _Ahead | None = None
@@ -55,7 +55,7 @@ class ShardedImages:
         return self.shape[0]
 
     def __getitem__(self, rows: "int | slice | np.ndarray") -> np.ndarray:
-        """A copy: [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
+        """Return a copy: [C,H,W] for an integer, [n,C,H,W] for a slice or an array of integers."""
         if isinstance(rows, int | np.integer):
             return self._gathered(np.array([rows]))[0]
         if isinstance(rows, slice):
@@ -63,23 +63,23 @@ class ShardedImages:
         return self._gathered(np.asarray(rows))
 
     def __array__(self, *_: object, **__: object) -> np.ndarray:
-        raise TypeError(f"these {self.nbytes} bytes of images are no array; read some rows, or [:] where all are few")
+        raise TypeError(f"{self.nbytes} bytes of images in shards are not an array; read rows, or [:] if all fit")
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetches and hashes these shards in the background, the first ones first; returns at once."""
+        """Fetch and hash these shards in the background, in this order; return at once."""
         if self._ahead is None:
             self._ahead = _Ahead(self._file)
         self._ahead.want(shard for shard in shards if shard not in self._maps)
 
     def require_room(self, shards: int) -> None:
-        """Raises UserError where the cache cannot hold so many shards (or all, if there are fewer) at a time."""
+        """Raise UserError if this number of shards (or all, if there are fewer) does not fit in the cache at a time."""
         if self._index.store is None or self._cache is None:
             return
         needed = sum(sorted(map(self._file_bytes, range(len(self.sizes))), reverse=True)[:shards])
         if needed > self._cache.limit_bytes:
             raise UserError(
                 f"runtime.cache_bytes is {self._cache.limit_bytes}, but the shards that are read at a time and those "
-                f"after them have {needed} bytes and would be fetched again and again; raise it, or lower "
+                f"that are prefetched have {needed} bytes and would be fetched repeatedly; raise it, or lower "
                 "train.shuffle_shards"
             )
 
@@ -90,7 +90,7 @@ class ShardedImages:
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()}, of {len(self)} images")
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        order = np.argsort(rows, kind="stable")  # shard by shard, each front to back
+        order = np.argsort(rows, kind="stable")  # shard by shard, each in ascending order
         ordered = rows[order]
         shards = np.searchsorted(self._ends, ordered, side="right")
         for shard in np.unique(shards).tolist():
@@ -111,17 +111,17 @@ class ShardedImages:
             try:
                 images = self._mapped(path, shard)
             except FileNotFoundError:
-                continue  # dropped from the cache just now, for another process
+                continue  # another process has just deleted it from the cache
             self._keep(shard, path, images)
             return images
         raise UserError(
-            f"{path} is dropped from the cache before it can be read: runtime.cache_bytes is too little for all "
+            f"{path} is deleted from the cache before it can be read: runtime.cache_bytes is too small for all "
             "processes that share the cache; raise it"
         )
 
     def _keep(self, shard: int, path: Path, images: np.ndarray) -> None:
         with self._lock:
-            if self._index.store is not None:  # a dropped file takes room on the disk while it is mapped
+            if self._index.store is not None:  # a deleted file takes disk space while it is mapped
                 for key in [key for key, (kept, _) in self._maps.items() if not kept.exists()]:
                     del self._maps[key]
             self._maps[shard] = path, images
@@ -135,13 +135,13 @@ class ShardedImages:
         expected = (self.sizes[shard], *self.shape[1:])
         if images.shape != expected or images.dtype != self.dtype:
             raise UserError(
-                f"{path} holds {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; "
+                f"{path} contains {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; "
                 f"{made_again(path)}"
             )
         return images
 
     def _file(self, shard: int) -> Path:
-        """Where the shard lies on this machine, whole."""
+        """Return the shard's local file, fetched if necessary, undamaged."""
         location = self._index.location(self._folder, self._index.shards[shard])
         if self._index.store is None:
             if shard not in self._whole:
@@ -149,7 +149,7 @@ class ShardedImages:
                 self._whole.add(shard)
             return Path(location)
         if self._cache is None:
-            raise UserError(f"{location} is in a store; name a folder for fetched shards (runtime.cache) to read it")
+            raise UserError(f"{location} is in a store; name a folder for fetched shards in runtime.cache to read it")
         sha256 = self._index.shards[shard].sha256
         return self._cache.fetched(location, sha256=sha256, n_bytes=self._file_bytes(shard))
 
@@ -158,7 +158,7 @@ class ShardedImages:
 
 
 def map_file(path: Path) -> np.ndarray:
-    """A .npy file, memory-mapped and read-only. Raises UserError where it is damaged."""
+    """Return a .npy file as a read-only memory map. Raises UserError if it is damaged."""
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
@@ -166,7 +166,7 @@ def map_file(path: Path) -> np.ndarray:
 
 
 class _Ahead:
-    """Threads that fetch shards before they are needed, and die with the process whatever they wait for."""
+    """Daemon threads that fetch shards before they are needed."""
 
     def __init__(self, fetch: Callable[[int], object]) -> None:
         self._fetch = fetch
@@ -182,7 +182,7 @@ class _Ahead:
                 self._queue.put(shard)
 
     def forget(self, shard: int) -> None:
-        """It was opened; from now on it may be wanted again."""
+        """Allow the shard to be requested again, since it was opened."""
         self._wanted.discard(shard)
 
     def _work(self) -> None:
@@ -191,4 +191,4 @@ class _Ahead:
             try:
                 self._fetch(shard)
             except UserError:
-                self._wanted.discard(shard)  # whoever reads it meets the error
+                self._wanted.discard(shard)  # the error is raised again when the shard is read
