@@ -7,13 +7,11 @@ Every image k starts from the same noise in every row and column, so the rows di
 """
 
 import argparse
-import platform
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
+from common import machine
 
 from ddpm import model_file
 from ddpm.compute import hardware
@@ -64,7 +62,7 @@ def main() -> None:
     labels = balanced_labels(n, classes, args.seed) if classes else None
 
     print(f"FID of {n} images against {len(test)} held-out real ones; model {model.sha256[:12]}, seed {args.seed},")
-    print(f"{_machine(device)}, torch {torch.__version__}, {date.today().isoformat()}.\n")
+    print(f"{machine(str(device))}.\n")
     print("| sampler | time grid | " + " | ".join(f"{k} evaluations" for k in args.evaluations) + " |")
     print("|---|---|" + "---:|" * len(args.evaluations), flush=True)
     began = time.monotonic()
@@ -94,12 +92,6 @@ def main() -> None:
 def _name(row: dict[str, Any]) -> str:
     rest = [f"{key} {value}" for key, value in row.items() if key not in ("sampler", "time_grid")]
     return ", ".join([f"`{row['sampler']}`", *rest])
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 if __name__ == "__main__":

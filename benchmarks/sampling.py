@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from common import Images, command, load_images, machine, ratio, table, take_turns, write
 from contenders import EMA, Contender, Draw, Setting, same_weights
-from contenders.kept import MODELS, NAMES, make_contender, train, trained_before
+from contenders.kept import NAMES, add_arguments, make_contender, train, trained_before
 from contenders.measured import AS_GOOD, Tried, better_weights, cheapest, final
 from contenders.ours import default_recipe
 from judge import Judge, train_judge
@@ -177,23 +177,13 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
-    parser.add_argument("--models", type=Path, default=MODELS, help="where time_to_fid.py left its models")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for a model that is missing there")
+    add_arguments(parser)
     parser.add_argument("--peers", nargs="*", choices=NAMES[2:], default=NAMES[2:])
-    parser.add_argument("--images", type=int, default=2_000, help="for each FID")
-    parser.add_argument("--first", type=int, default=500, help="by which a peer's weights, raw or EMA, are chosen")
-    parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
     parser.add_argument("--speed-images", type=int, default=256, help="for each measurement of a speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--same-weights", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--requests", type=int, default=21, help="to the served model; 0: serve none")
     parser.add_argument("--threads", type=int, help="of the served model; default: one per core")
-    parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
-    parser.add_argument(
-        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
-    )
-    parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
 

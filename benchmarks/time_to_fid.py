@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from common import Images, command, load_images, machine, table, write
 from contenders import EMA, RAW, Contender
-from contenders.kept import MODELS, NAMES, Trained, make_contender, train, trained_before
+from contenders.kept import NAMES, Trained, add_arguments, make_contender, train, trained_before
 from contenders.measured import Measured, final, measure
 from contenders.ours import default_recipe
 from judge import DIM, Judge, train_judge
@@ -142,21 +142,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each")
+    add_arguments(parser)
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=["ours", "diffusers", "lucidrains"])
     parser.add_argument("--snapshots", type=float, nargs="+", default=[], help="minutes; ours only, of its average")
-    parser.add_argument("--images", type=int, default=2_000, help="generated, by each and for the floor")
-    parser.add_argument("--first", type=int, default=500, help="of them, by which a peer's weights are chosen")
-    parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
-    parser.add_argument("--params", type=Path, default=Path(__file__).parents[1] / "params.yaml")
-    parser.add_argument(
-        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
-    )
-    parser.add_argument("--models", type=Path, default=MODELS, help="where the trained weights are kept")
     parser.add_argument("--reuse", action="store_true", help="measure what is in --models instead of training again")
     parser.add_argument("--pictures", type=Path, help="a folder for grids of drawn images")
-    parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
 

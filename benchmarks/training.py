@@ -19,16 +19,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from common import Images, command, load_images, machine, ratio, ratios, spread, table, take_turns, write
-from ours import Ours
+from contenders.same_network import DiffusersSteps, LucidrainsSteps, OurSteps, Steps, count
 from peaks import conv_peak, matmul_peak
-from peers import Diffusers, Lucidrains, count
 from safetensors import safe_open
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,16 +62,6 @@ UNETS: dict[str, dict[str, Any]] = {
 """Widths per resolution, the levels with attention, and options of UNet2DModel."""
 
 
-class Contender(Protocol):
-    network: nn.Module
-
-    def advance(self, steps: int) -> None:
-        """So many optimizer steps, with all that its users pay for."""
-
-    def loss(self, images: Tensor) -> Tensor:
-        """Of one forward pass, never compiled, for counting its operations."""
-
-
 @dataclass(frozen=True)
 class Work:
     """What every contender gets."""
@@ -87,15 +75,15 @@ class Work:
     device: torch.device
     compiled: bool
 
-    def contender(self, name: str) -> Contender:
+    def contender(self, name: str) -> Steps:
         told: dict[str, Any] = {"batch_size": self.batch_size, "device": self.device}
         torch.manual_seed(0)
         if name == LUCIDRAINS:
-            return Lucidrains(self.config, self.images, parameters=saved_parameters(self.unet), **told)
+            return LucidrainsSteps(self.config, self.images, parameters=saved_parameters(self.unet), **told)
         if name == OURS:
-            return Ours(self.unet, self.images, compiled=self.compiled, **told)
+            return OurSteps(self.unet, self.images, compiled=self.compiled, **told)
         tricks = name == SAME_TRICKS
-        return Diffusers(self.unet, self.images, tricks=tricks, compiled=tricks and self.compiled, **told)
+        return DiffusersSteps(self.unet, self.images, tricks=tricks, compiled=tricks and self.compiled, **told)
 
 
 def save_unet(config: dict[str, Any], folder: Path) -> None:
@@ -143,7 +131,7 @@ def fitting(images: Images, config: dict[str, Any]) -> np.ndarray:
     return np.broadcast_to(images.train, (len(images.train), channels, size, size))
 
 
-def images_per_second(contender: Contender, work: Work, steps: int) -> float:
+def images_per_second(contender: Steps, work: Work, steps: int) -> float:
     began = time.perf_counter()
     contender.advance(steps)
     if work.device.type == "cuda":
@@ -151,7 +139,7 @@ def images_per_second(contender: Contender, work: Work, steps: int) -> float:
     return steps * work.batch_size / (time.perf_counter() - began)
 
 
-def flops_of(contender: Contender, shape: Sequence[int], device: torch.device) -> int:
+def flops_of(contender: Steps, shape: Sequence[int], device: torch.device) -> int:
     """Of convolutions and matrix products for one image [C,H,W], forward and backward.
 
     A multiplication and its addition count as two. Attention counts as the products that it consists of, whatever
@@ -165,7 +153,7 @@ def flops_of(contender: Contender, shape: Sequence[int], device: torch.device) -
 
 
 @torch.inference_mode()
-def refuse_another_network(contenders: dict[str, Contender], work: Work) -> None:
+def refuse_another_network(contenders: dict[str, Steps], work: Work) -> None:
     """Raises UserError unless this project's network and diffusers' give the same output, before both are trained."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(4, *work.images.shape[1:], generator=generator).to(work.device)
@@ -207,9 +195,7 @@ def memory_of_each(arguments: list[str]) -> dict[str, int]:
     return peaks
 
 
-def measure(
-    work: Work, *, rounds: int, steps: int
-) -> tuple[dict[str, Contender], dict[str, int], dict[str, list[float]]]:
+def measure(work: Work, *, rounds: int, steps: int) -> tuple[dict[str, Steps], dict[str, int], dict[str, list[float]]]:
     """The contenders, their FLOP per image, and images/s of each and FLOP/s of the device in every round."""
     contenders = {name: work.contender(name) for name in NAMES}
     refuse_another_network(contenders, work)

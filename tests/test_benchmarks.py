@@ -113,13 +113,13 @@ def test_training_is_compared_with_both_peers(tmp_path: Path) -> None:
 def test_the_network_that_diffusers_describes_is_the_one_that_is_trained(tmp_path: Path) -> None:
     """At the loop's first steps, the weights move and the values of every step are collected."""
     import torch
-    from ours import Ours
+    from contenders.same_network import OurSteps
     from training import flops_of, save_unet, saved_parameters, unet_config
 
     config = unet_config("tiny")
     save_unet(config, tmp_path)
     images = np.zeros((32, 1, 16, 16), np.uint8)
-    ours = Ours(tmp_path, images, batch_size=4, device=torch.device("cpu"))
+    ours = OurSteps(tmp_path, images, batch_size=4, device=torch.device("cpu"))
     assert sum(p.numel() for p in ours.network.parameters()) == saved_parameters(tmp_path)
     before = ours.network.conv_in.weight.detach().clone()
     ours.advance(2)
@@ -134,14 +134,14 @@ def test_diffusers_computes_in_bf16_only_with_the_tricks(tmp_path: Path) -> None
     """accelerate holds one precision for a process; the one made later must not change the one before."""
     pytest.importorskip("accelerate", reason="the peers are installed by `make bench-setup`")
     import torch
-    from peers import Diffusers
+    from contenders.same_network import DiffusersSteps
     from training import save_unet, unet_config
 
     save_unet(unet_config("tiny"), tmp_path)
     images = np.zeros((32, 1, 16, 16), np.uint8)
     seen = []
     for tricks in (False, True):
-        contender = Diffusers(tmp_path, images, batch_size=4, device=torch.device("cpu"), tricks=tricks)
+        contender = DiffusersSteps(tmp_path, images, batch_size=4, device=torch.device("cpu"), tricks=tricks)
         contender.network.conv_in.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
         if not tricks:
             first = contender

@@ -1,6 +1,7 @@
 """diffusers: UNet2DModel and the training loop of its example `train_unconditional`, without its checkpoints."""
 
 import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Images
-from torch import Tensor
+from torch import Tensor, nn
 
 from contenders import EMA, RAW, Budget, Draw, Setting, in_batches
+from contenders.in_memory import batches, floats
+from ddpm.compute.hardware import choose_device
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -32,6 +35,80 @@ def _ddim(steps: int) -> Setting:
 
 def _dpm(steps: int) -> Setting:
     return Setting(f"DPM-Solver++ {steps}", steps, {"scheduler": "DPMSolverMultistepScheduler"})
+
+
+class ExampleLoop:
+    """The loop of diffusers' examples/unconditional_image_generation/train_unconditional.py, one step at a time.
+
+    Its defaults: AdamW (0.95, 0.999), cosine learning rate, EMA at every step, gradient norm 1; the loss is read at
+    every step for its progress bar. Images [N,C,H,W] are uint8, in memory, and N is at least the batch size.
+    """
+
+    def __init__(
+        self,
+        network: "UNet2DModel",
+        images: np.ndarray,
+        *,
+        batch_size: int,
+        device: torch.device,
+        precision: str = "no",
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        from diffusers import DDPMScheduler
+        from diffusers.training_utils import EMAModel
+
+        self.accelerator = new_accelerator(device, precision)
+        self.network: nn.Module = network
+        self.noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
+        self.layout = layout
+        optimizer = torch.optim.AdamW(network.parameters(), **ADAM)
+        loader = batches(floats(images, low=-1, device=device), batch_size)
+        self.model, self.optimizer, loader = self.accelerator.prepare(network, optimizer, loader)
+        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        self.average = EMAModel(network.parameters(), **AVERAGE)
+        self.average.to(device)
+        self.done = 0
+        """Steps."""
+        self.plan(UNPLANNED)
+
+    def plan(self, steps: int) -> None:
+        """The learning rate falls to zero over so many steps in all, of which `done` are over."""
+        from diffusers.optimization import get_cosine_schedule_with_warmup
+
+        self.rate = get_cosine_schedule_with_warmup(
+            self.optimizer.optimizer, WARMUP_STEPS, steps, last_epoch=self.done - 1
+        )
+
+    def step(self) -> float:
+        """One optimizer step; its loss."""
+        self.model.train()
+        clean = next(self.batches).to(memory_format=self.layout)
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, 1000, (len(clean),), device=clean.device)
+        noisy = self.noise_scheduler.add_noise(clean, noise, timesteps)
+        loss = F.mse_loss(self.model(noisy, timesteps).sample.float(), noise.float())
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.rate.step()
+        self.optimizer.zero_grad()
+        self.average.step(self.network.parameters())
+        self.done += 1
+        return loss.detach().item()
+
+
+def new_accelerator(device: torch.device, precision: str) -> Any:
+    """An Accelerator of its own: accelerate holds the first one's precision for the whole process.
+
+    What was prepared before keeps the precision it was prepared with.
+    """
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "1"
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=precision)
 
 
 @dataclass
@@ -72,54 +149,25 @@ class Diffusers:
         )
 
     def train(self, images: Images, budget: Budget, folder: Path) -> list[str]:
-        from accelerate import Accelerator
-        from diffusers import DDPMScheduler
-        from diffusers.optimization import get_cosine_schedule_with_warmup
-        from diffusers.training_utils import EMAModel
-        from torch.utils.data import DataLoader, TensorDataset
-
         torch.manual_seed(0)
-        accelerator = Accelerator()
-        pixels = torch.from_numpy(np.array(images.train)).to(torch.float32) / 127.5 - 1
-        model = self.network(*images.train.shape[1:3])
-        optimizer = torch.optim.AdamW(model.parameters(), **ADAM)
-        loader = DataLoader(TensorDataset(pixels), batch_size=self.batch_size, shuffle=True)
-        noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
-        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-        average = EMAModel(model.parameters(), **AVERAGE)
-        average.to(accelerator.device)
-        rate = get_cosine_schedule_with_warmup(optimizer.optimizer, WARMUP_STEPS, UNPLANNED)
-
-        model.train()
-        for step, (clean,) in enumerate(itertools.chain.from_iterable(itertools.repeat(loader)), start=1):
-            noise = torch.randn_like(clean)
-            timesteps = torch.randint(0, 1000, (len(clean),), device=clean.device)
-            noisy = noise_scheduler.add_noise(clean, noise, timesteps)
-            loss = F.mse_loss(model(noisy, timesteps).sample, noise)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            rate.step()
-            optimizer.zero_grad()
-            average.step(model.parameters())
-            budget.note(budget.done + len(clean))
+        network = self.network(*images.train.shape[1:3])
+        loop = ExampleLoop(network, images.train, batch_size=self.batch_size, device=choose_device("auto"))
+        while True:
+            loop.step()
+            budget.note(budget.done + self.batch_size)
             total = budget.plan()
             if total is not None:
-                steps = max(total // self.batch_size, step)
-                rate = get_cosine_schedule_with_warmup(optimizer.optimizer, WARMUP_STEPS, steps, last_epoch=step - 1)
+                loop.plan(max(total // self.batch_size, loop.done))
             if budget.over:
                 break
         budget.end()
-        model = accelerator.unwrap_model(model)
-        model.save_pretrained(folder / RAW)
-        average.copy_to(model.parameters())
-        model.save_pretrained(folder / EMA)
+        network.save_pretrained(folder / RAW)
+        loop.average.copy_to(network.parameters())
+        network.save_pretrained(folder / EMA)
         return [RAW, EMA]
 
     def drawer(self, folder: Path, weights: str) -> Draw:
         import diffusers
-
-        from ddpm.compute.hardware import choose_device
 
         network = diffusers.UNet2DModel.from_pretrained(folder / weights).to(choose_device("auto"))
 

@@ -1,5 +1,6 @@
 """Trainings of contenders and what they leave in a folder each, for one benchmark to make and another to use."""
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,21 @@ MODELS = Path(".state/benchmarks/time_to_fid")
 """Where they are kept unless somebody says otherwise."""
 NAMES = ("ours", "ours-unlabelled", "diffusers", "lucidrains")
 RECORD = "training.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every benchmark of these trainings has."""
+    parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the trained weights")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each contender")
+    parser.add_argument("--images", type=int, default=2_000, help="generated, for each FID")
+    parser.add_argument("--first", type=int, default=500, help="of these, to choose a peer's weights, raw or EMA, by")
+    parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
+    parser.add_argument("--params", type=Path, default=Path(__file__).parents[2] / "params.yaml")
+    parser.add_argument(
+        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
+    )
+    parser.add_argument("--output", type=Path)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from common import Images
 from torch import Tensor
@@ -60,25 +61,14 @@ class Lucidrains:
 
     def train(self, images: Images, budget: Budget, folder: Path) -> list[str]:
         with tempfile.TemporaryDirectory() as scratch:
-            pictures = Path(scratch) / "pictures"
             with budget.pause():  # a user's images lie there already
-                _write_png(images, pictures)
-            from denoising_diffusion_pytorch import Trainer
-
+                write_png(images.train, Path(scratch) / "pictures")
             torch.manual_seed(0)
-            trainer = Trainer(
-                self.diffusion(*images.train.shape[1:3]),
-                str(pictures),
-                train_batch_size=self.batch_size,
-                train_lr=LR,
-                train_num_steps=ENDLESS,
-                save_and_sample_every=ENDLESS,
-                augment_horizontal_flip=False,
-                calculate_fid=False,
-                results_folder=str(Path(scratch) / "results"),
+            trainer = make_trainer(
+                self.diffusion(*images.train.shape[1:3]), Path(scratch) / "pictures", batch_size=self.batch_size
             )
             trainer.dl = _within(budget, trainer.dl)
-            with contextlib.suppress(_TimeOver), contextlib.redirect_stderr(io.StringIO()):  # its bar to ENDLESS
+            with contextlib.suppress(_TimeOver), without_progress_bar():  # to ENDLESS
                 trainer.train()
             budget.end()
         network = trainer.accelerator.unwrap_model(trainer.model)
@@ -104,7 +94,7 @@ class Lucidrains:
             torch.manual_seed(seed)
 
             def some(_: int, size: int) -> Tensor:
-                with contextlib.redirect_stderr(io.StringIO()):  # its progress bar, one for each batch
+                with without_progress_bar():  # one for each batch
                     made = diffusion.sample(batch_size=size)
                 return (made * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
@@ -122,11 +112,33 @@ def _within(budget: Budget, batches: Iterator[Tensor]) -> Iterator[Tensor]:
             raise _TimeOver
 
 
-def _write_png(images: Images, folder: Path) -> None:
+def make_trainer(diffusion: "GaussianDiffusion", pictures: Path, *, batch_size: int) -> Any:
+    """Its Trainer on a folder of at least 100 pictures, without samples and FID in between; results stand beside it."""
+    from denoising_diffusion_pytorch import Trainer
+
+    return Trainer(
+        diffusion,
+        str(pictures),
+        train_batch_size=batch_size,
+        train_lr=LR,
+        train_num_steps=ENDLESS,
+        save_and_sample_every=ENDLESS,
+        augment_horizontal_flip=False,
+        calculate_fid=False,
+        results_folder=str(pictures.with_name("results")),
+    )
+
+
+def without_progress_bar() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.redirect_stderr(io.StringIO())
+
+
+def write_png(images: np.ndarray, folder: Path) -> None:
+    """uint8 [N,C,H,W] -> N files."""
     from torchvision.transforms.functional import to_pil_image
 
     folder.mkdir(parents=True)
-    for k, image in enumerate(images.train):
+    for k, image in enumerate(images):
         to_pil_image(torch.from_numpy(image.copy())).save(folder / f"{k:07}.png")
 
 
