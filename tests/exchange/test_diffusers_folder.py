@@ -179,12 +179,12 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(
     saved_unet(tmp_path / "unet")
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    assert "is no whole safetensors file" in said()
+    assert "is not a complete safetensors file" in said()
     weights.rename(weights.with_suffix(".bin"))
-    assert "save the model anew with safe_serialization=True" in said()
+    assert "save the model again with safe_serialization=True" in said()
     (tmp_path / "unet" / "scheduler_config.json").write_text("{")
     assert "leave out --schedule" in said("--schedule", "linear")
-    assert "scheduler_config.json is no JSON" in said()
+    assert "scheduler_config.json is not valid JSON" in said()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(
         ({"schedule": {"name": "cosine", "T": 1000, "time": "continuous"}}, "its schedule is not discrete"),
         ({"objective": {"target": "edm", "weight": "simple", "min_snr_gamma": 5.0}}, "its target is edm"),
         ({"size": 9}, "size is 9"),
-        ({"network": EXPORTABLE["network"] | {"groups": None}}, "train with network.groups set, to 4"),
+        ({"network": EXPORTABLE["network"] | {"groups": None}}, "train with network.groups set, for example to 4"),
     ],
     ids=str,
 )
@@ -282,7 +282,7 @@ def test_weights_that_are_no_finite_numbers_or_pickled_are_refused(
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     save_file(state | {"conv_in.bias": state["conv_in.bias"] * float("nan")}, weights)
-    assert "conv_in.bias what is no finite number" in refused(tmp_path / "unet", capsys)
+    assert "has non-finite numbers in conv_in.bias" in refused(tmp_path / "unet", capsys)
     save_file(state | {"conv_in.bias": state["conv_in.bias"].to(torch.int32)}, weights)
     assert "I32 in conv_in.bias" in refused(tmp_path / "unet", capsys)
     weights.unlink()

@@ -1,1 +1,1 @@
-"""Models from and for diffusers: options, weights and folders."""
+"""Exchange of models with diffusers: options, weights and folders."""

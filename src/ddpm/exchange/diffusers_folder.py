@@ -1,7 +1,7 @@
-"""Models in the folders that diffusers' `save_pretrained` writes and `from_pretrained` reads; needs no diffusers.
+"""Models in folders that diffusers' `save_pretrained` writes and `from_pretrained` reads; diffusers is not needed.
 
-A folder is a pipeline's (unet/, scheduler/, as its train_unconditional example leaves it) or a network's alone
-(config.json, scheduler_config.json beside it or nowhere).
+The folder contains a pipeline (unet/ and scheduler/, as its train_unconditional example writes it) or only a network
+(config.json, with or without scheduler_config.json beside it).
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from ddpm.files import write_json
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
-# What an option means that scheduler_config.json leaves out. A scheduler that knows nothing of clipping
-# (DPMSolverMultistepScheduler and the like) may be replaced by another.
+# Values of options that are missing in scheduler_config.json. Schedulers without the options of clipping
+# (DPMSolverMultistepScheduler and others) may be replaced by one with them.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": None,
     "trained_betas": None,
@@ -42,17 +42,17 @@ SCHEDULER: dict[str, Any] = {
     "sample_max_value": 1.0,
 }
 T = 1000
-"""Steps of the chain: diffusers tells the network the step's number, and so does this project at this T alone."""
+"""Steps of the chain. The network of diffusers gets the number of the step; here it does so only with this T."""
 MAX_JSON = 2**20
-"""Bytes of a file of options; diffusers' own have a few thousand."""
+"""Largest size of a file of options, in bytes; those of diffusers have a few thousand."""
 
 
 def import_model(
     folder: Path, out: Path, *, schedule: str | None, target: str | None, null_label: bool
 ) -> tuple[dict[str, Any], str]:
-    """Writes the folder's U-Net as a model file at `out`; returns its spec and sha256.
+    """Write the folder's U-Net as a model file at `out`; return its spec and sha256.
 
-    `schedule` and `target` are those of params.yaml, for a folder that has no scheduler_config.json.
+    `schedule` and `target` are names as in params.yaml, for a folder without scheduler_config.json.
     `null_label`: the last class means "no label".
 
     Raises UserError.
@@ -61,45 +61,45 @@ def import_model(
     process, objective = _read_scheduler(scheduler, schedule=schedule, target=target)
     options, weights = unet / "config.json", unet / WEIGHTS
     if not weights.is_file():
-        raise UserError(f"{weights} was not found; save the model anew with safe_serialization=True")
+        raise UserError(f"{weights} was not found; save the model again with safe_serialization=True")
     config = _json(options)
     try:
-        # First without memory, by the shapes in the file's header: config.json may ask for any size.
+        # First compare only the shapes in the file's header, without memory: config.json may ask for any size.
         unet_exchange.from_diffusers(config, _shapes(weights), null_label=null_label)
         loaded = load_file(weights)
         architecture, state = unet_exchange.from_diffusers(config, loaded, null_label=null_label)
     except SafetensorError as error:
-        raise UserError(f"{weights} is no whole safetensors file ({error}); fetch or save it again") from None
+        raise UserError(f"{weights} is not a complete safetensors file ({error}); download or save it again") from None
     except ExchangeError as error:
         raise UserError(f"{options}: {error}") from None
     if broken := [name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())]:
-        raise UserError(f"{weights} has in {broken[0]} what is no finite number; fetch or save it again")
+        raise UserError(f"{weights} has non-finite numbers in {broken[0]}; download or save it again")
 
     channels, out_channels, size, classes = (
         architecture.pop(key) for key in ("channels", "out_channels", "size", "classes")
     )
     if out_channels != (2 if objective["learned_variance"] else 1) * channels:
         raise UserError(
-            f"{options}: out_channels is {out_channels} and in_channels {channels}, expected as many, or twice as many "
-            "where variance_type in scheduler_config.json is learned_range"
+            f"{options}: out_channels is {out_channels} and in_channels {channels}, expected the same number, or twice "
+            "as many outputs if variance_type in scheduler_config.json is learned_range"
         )
     spec = {"channels": channels, "size": size, "classes": [str(k) for k in range(classes)]}
     spec |= {"schedule": process, "objective": objective, "unconditional": null_label or not classes}
     spec["network"] = architecture | {"convention": asdict(architecture["convention"])}
     network = model_file.build_network(spec)
-    # Their first step is 0, ours is 1.
+    # The first step is 0 in diffusers and 1 here.
     network.load_state_dict(unet_exchange.with_time_shifted(model_file.architecture_of(spec), state, by=-1))
     lineage = {"imported_from": "diffusers", "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     return spec, model_file.save(out, network=network, spec=spec, lineage=lineage)
 
 
 def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
-    """Writes a pipeline's folder, which `DDPMPipeline.from_pretrained` reads; returns the network's config.
+    """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` reads; return the network's config.
 
     Raises UserError.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and not an empty folder; name a new one")
+        raise UserError(f"{folder} exists and is not an empty folder; name a new one")
     scheduler = _scheduler(model)
     architecture = model_file.architecture_of(model.spec)
     state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
@@ -108,7 +108,7 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
             architecture, unet_exchange.with_time_shifted(architecture, state, by=1)
         )
     except ExchangeError as error:
-        raise UserError(f"diffusers cannot express this model: {error}") from None
+        raise UserError(f"diffusers does not support this model: {error}") from None
 
     aside = folder.with_name(folder.name + ".part")
     parts = {"scheduler": scheduler, "unet": config}
@@ -122,17 +122,17 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
 
 
 def _places(folder: Path) -> tuple[Path, Path | None]:
-    """The folder of the network, and the scheduler's file where there is one."""
+    """Return the folder of the network, and the file of the scheduler or None."""
     unet = next((place for place in (folder / "unet", folder) if (place / "config.json").is_file()), None)
     if unet is None:
-        raise UserError(f"{folder} has no config.json and no unet/config.json; name a folder that diffusers wrote")
+        raise UserError(f"{folder} has no config.json and no unet/config.json; name a folder written by diffusers")
     at = (folder / "scheduler", folder)
     files = [place / "scheduler_config.json" for place in at]
     return unet, next((file for file in files if file.is_file()), None)
 
 
 def _shapes(weights: Path) -> dict[str, Tensor]:
-    """The tensors of the file without what they hold. Raises UserError for one of whole numbers."""
+    """Return the file's tensors on the meta device, without values. Raises UserError for a type that is not float."""
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     shapes = {}
     with safe_open(weights, framework="pt") as file:
@@ -146,27 +146,27 @@ def _shapes(weights: Path) -> dict[str, Tensor]:
 
 def _json(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > MAX_JSON:
-        raise UserError(f"{path} has {size} bytes, expected at most {MAX_JSON}; fetch or save it again")
+        raise UserError(f"{path} has {size} bytes, expected at most {MAX_JSON}; download or save it again")
     try:
         read = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}); fetch or save it again") from None
+        raise UserError(f"{path} is not valid JSON ({error}); download or save it again") from None
     if not isinstance(read, dict):
-        raise UserError(f"{path} holds no options, expected an object; fetch or save it again")
+        raise UserError(f"{path} contains no JSON object; download or save it again")
     return read
 
 
 def _read_scheduler(
     file: Path | None, *, schedule: str | None, target: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`schedule` and `objective` of a model's spec."""
+    """Return `schedule` and `objective` of a model's spec."""
     objective = {"weight": "simple", "min_snr_gamma": 5.0, "learned_variance": False}
     if file is None:
         return {"name": schedule or "linear", "T": T}, objective | {"target": target or "eps"}
     if schedule or target:
         raise UserError(f"schedule and target are in {file}; leave out --schedule and --target")
-    told = SCHEDULER | _json(file)
-    without_signal = told["rescale_betas_zero_snr"] is True  # at T, where eps says nothing about the image
+    read = SCHEDULER | _json(file)
+    without_signal = read["rescale_betas_zero_snr"] is True  # at T, where the image cannot be computed from eps
     known: dict[str, list[Any]] = {
         "num_train_timesteps": [T],
         "trained_betas": [None],
@@ -176,38 +176,38 @@ def _read_scheduler(
         "variance_type": ["learned_range", "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None],
         "thresholding": [False, True],
     }
-    if told["beta_schedule"] == "linear":
+    if read["beta_schedule"] == "linear":
         known |= {"beta_start": [1e-4], "beta_end": [0.02]}
-    # Here every estimate of an image is held to [-1, 1].
+    # This project clips every estimate of an image to [-1, 1].
     known |= (
-        {"sample_max_value": [1.0]} if told["thresholding"] else {"clip_sample": [True], "clip_sample_range": [1.0]}
+        {"sample_max_value": [1.0]} if read["thresholding"] else {"clip_sample": [True], "clip_sample_range": [1.0]}
     )
     for key, values in known.items():
-        if told[key] not in values:
+        if read[key] not in values:
             expected = " or ".join(map(json.dumps, values))
-            raise UserError(f"{file}: {key} is {json.dumps(told[key])}, expected {expected}")
+            raise UserError(f"{file}: {key} is {json.dumps(read[key])}, expected {expected}")
     ours = {theirs: name for name, theirs in (SCHEDULES | TARGETS).items()}
     return (
-        {"name": ours[told["beta_schedule"]], "T": T, "zero_terminal_snr": without_signal},
+        {"name": ours[read["beta_schedule"]], "T": T, "zero_terminal_snr": without_signal},
         objective
         | {
-            "target": ours[told["prediction_type"]],
-            "learned_variance": told["variance_type"] == "learned_range",
-            "bounded": bool(told["thresholding"]),
+            "target": ours[read["prediction_type"]],
+            "learned_variance": read["variance_type"] == "learned_range",
+            "bounded": bool(read["thresholding"]),
         },
     )
 
 
 def _scheduler(model: model_file.Model) -> dict[str, Any]:
-    """scheduler_config.json: the schedule by its name where diffusers has one, else by its betas."""
+    """Return scheduler_config.json; a schedule without a name in diffusers is given by its betas."""
     from ddpm.diffusion.schedules import Schedule
 
     process, objective = model.schedule, model_file.objective_of(model.spec)
     if not isinstance(process, Schedule) or process.T != T:
-        raise UserError(f"diffusers cannot express this model: its schedule is not discrete with T {T}")
+        raise UserError(f"diffusers does not support this model: its schedule is not discrete with T {T}")
     if objective.target not in TARGETS:
         raise UserError(
-            f"diffusers cannot express this model: its target is {objective.target}, expected {' or '.join(TARGETS)}"
+            f"diffusers does not support this model: its target is {objective.target}, expected {' or '.join(TARGETS)}"
         )
     options = {
         "_class_name": "DDPMScheduler",
@@ -216,7 +216,7 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
         "variance_type": "learned_range" if objective.learned_variance else "fixed_small",
         "clip_sample": True,
     }
-    if objective.bounded:  # at most 1, this threshold is clipping, and other schedulers of theirs keep it
+    if objective.bounded:  # with a maximum of 1, thresholding is clipping, and other schedulers of diffusers keep it
         options |= {"thresholding": True, "sample_max_value": 1.0}
     spec = model.spec["schedule"]
     if spec["name"] in SCHEDULES and spec.get("shift", 1.0) == 1 and not spec.get("zero_terminal_snr"):

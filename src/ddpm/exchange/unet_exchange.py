@@ -1,7 +1,7 @@
-"""This project's U-Net as a `UNet2DModel` of diffusers, and back: the options and the weights, as plain values.
+"""Conversion between this project's U-Net and `UNet2DModel` of diffusers: options and weights, as plain values.
 
-Both ways the network gives the same output up to rounding, at the same t and the same labels. (Where t counts the
-steps of a chain, theirs starts at 0 and ours at 1: see `with_time_shifted`.) Needs no diffusers.
+The converted network gives the same output up to rounding for the same t and labels. (The steps of a chain start at 0
+in diffusers and at 1 here: see `with_time_shifted`.) diffusers is not needed. "Theirs" is the side of diffusers.
 """
 
 from collections.abc import Mapping
@@ -24,25 +24,25 @@ OUTER = {
     "norm_out": "conv_norm_out",
     "conv_out": "conv_out",
 }
-# Their names of a layer within a block; the others are called alike.
+# Their names of the layers in a block; other layers have the same names.
 LAYERS: dict[str, tuple[str, ...]] = {
     "emb": ("time_emb_proj",),
     "skip": ("conv_shortcut",),
     "norm": ("group_norm",),
-    "qkv": ("to_q", "to_k", "to_v"),  # one convolution of ours is three linear layers of theirs
+    "qkv": ("to_q", "to_k", "to_v"),  # one convolution here, three linear layers there
     "proj": ("to_out.0",),
 }
-# The first versions of diffusers wrote these; files of theirs are still about.
+# Names in files of the first versions of diffusers, and the names today.
 FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 def from_diffusers(
     config: Mapping[str, Any], state: Mapping[str, Tensor], *, null_label: bool = False
 ) -> tuple[dict[str, Any], Weights]:
-    """The arguments of `UNet` and its weights (float32), from what is in config.json and in the weights' file.
+    """Return the arguments of `UNet` and its weights (float32) from config.json and the tensors of the weights' file.
 
-    `null_label`: the last class means "no label". Otherwise all are classes and no label adds nothing to the
-    embedding, which such a network was never trained for.
+    `null_label`: the last class means "no label". Otherwise all labels are classes, and "no label" adds zero to the
+    embedding, for which such a network was not trained.
 
     Raises ExchangeError.
     """
@@ -57,7 +57,7 @@ def from_diffusers(
         theirs = _their_names(name, blocks)
         if absent := [each for each in theirs if each not in left]:
             raise ExchangeError(
-                f"the weights have no {absent[0]}, which config.json asks for; both must be of one network"
+                f"the weights have no {absent[0]}, which config.json requires; both must belong to the same network"
             )
         tensor = torch.cat([left.pop(each).to(torch.float32) for each in theirs])
         if name == "label.weight" and not null_label:
@@ -66,17 +66,17 @@ def from_diffusers(
             tensor = torch.cat(tensor.chunk(2, dim=1)[::-1], dim=1)
         if _essential(tensor.shape) != _essential(shape):
             raise ExchangeError(
-                f"the weights have {list(tensor.shape)} for {name}, but config.json asks for {list(shape)}; "
-                "both must be of one network"
+                f"the weights have {list(tensor.shape)} for {name}, but config.json requires {list(shape)}; "
+                "both must belong to the same network"
             )
         read[name] = tensor.reshape(shape)
     if left:
-        raise ExchangeError(f"the weights have {next(iter(left))}, which config.json has no place for")
+        raise ExchangeError(f"the weights have {next(iter(left))}, which does not belong to the network of config.json")
     return architecture, read
 
 
 def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Weights]:
-    """What config.json and the weights' file hold, from the arguments of a `UNet` and its weights.
+    """Return config.json and the tensors of the weights' file for a `UNet` with these arguments and weights.
 
     A network of K classes becomes one of K + 1, whose last means "no label".
 
@@ -93,9 +93,9 @@ def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -
 
 
 def with_time_shifted(architecture: Mapping[str, Any], state: Mapping[str, Tensor], *, by: float) -> Weights:
-    """The weights of a network that does at t what this one does at t + `by`.
+    """Return the weights of a network whose output at t is that of this network at t + `by`.
 
-    The sinusoids of t + by are those of t, each pair turned by an angle, and the first layer takes up the turn:
+    The sinusoids of t + by are those of t, each pair rotated by an angle. The first layer is changed to rotate:
     cos(a + b) = cos a cos b - sin a sin b and sin(a + b) = sin a cos b + cos a sin b.
     """
     convention = architecture.get("convention", Convention())
@@ -108,7 +108,7 @@ def with_time_shifted(architecture: Mapping[str, Any], state: Mapping[str, Tenso
 
 
 def _blocks(architecture: Mapping[str, Any]) -> dict[str, str]:
-    """Our blocks -> theirs. Both go down from the finest level, and up from the coarsest."""
+    """Return their name of each of our blocks. Both count down from the finest level, and up from the coarsest."""
     levels, blocks = range(len(architecture["multipliers"])), architecture["blocks"]
     down, up = [], []
     for level in levels:
@@ -124,7 +124,7 @@ def _blocks(architecture: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _their_names(name: str, blocks: Mapping[str, str]) -> tuple[str, ...]:
-    """Of one tensor of ours: the three of q, k and v, or the one of anything else."""
+    """Return their names of one of our tensors: three for q, k and v, otherwise one."""
     module, kind = name.rsplit(".", 1)
     if place := OUTER.get(module) or blocks.get(module):
         return (f"{place}.{kind}",)
@@ -133,5 +133,5 @@ def _their_names(name: str, blocks: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _essential(shape: Size) -> tuple[int, ...]:
-    """Without the 1x1 of a convolution that stands for a linear layer."""
+    """Return the shape without the 1x1 of a convolution that replaces a linear layer."""
     return tuple(shape[:2] if shape[2:] == (1, 1) else shape)

@@ -1,4 +1,4 @@
-"""What the options of diffusers' `UNet2DModel` mean as arguments of this project's `UNet`, and back."""
+"""Conversion between the options of diffusers' `UNet2DModel` and the arguments of this project's `UNet`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from ddpm.networks.blocks import SelfAttention
 from ddpm.networks.unet import Convention, UNet, padded
 
 MAX_LEVELS, MAX_WIDTH, MAX_SIZE = 12, 2**16, 4096
-"""Beyond these bounds no network has been seen, and memory ends."""
+"""Bounds that protect the memory; known networks are far smaller."""
 
 
 class ExchangeError(ValueError):
-    """One sentence that names the option or tensor which the other side cannot express."""
+    """An option or tensor that the other side does not support; the message is one sentence that names it."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class _Option:
     """One option in config.json."""
 
     default: Any
-    """What it is where config.json leaves it out: the signature of UNet2DModel."""
+    """Value if config.json does not have the option, from the signature of UNet2DModel."""
     known: Callable[[Any], bool]
-    """Whether this network has the value, whatever the other options are."""
+    """Whether this project's network supports the value, without regard to the other options."""
     expected: str
 
 
 def _one_of(*values: Any) -> _Option:
-    """The first is the default."""
+    """Return an option with these values, of which the first is the default."""
     return _Option(values[0], lambda value: value in values, " or ".join(map(repr, values)))
 
 
@@ -98,106 +98,116 @@ OPTIONS = {
     "num_class_embeds": _whole(None, 1, 2**20),
     "num_train_timesteps": _Option(None, lambda value: True, "anything, since the network does not read it"),
 }
-# What `EMAModel.save_pretrained` writes among the options; it says how the average was made.
+# Further keys that `EMAModel.save_pretrained` writes into config.json; they describe the moving average.
 OF_EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 
 
 def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any]:
-    """The arguments of `UNet`. Raises ExchangeError."""
-    told = _checked(config)
-    widths, groups, head = list(told["block_out_channels"]), told["norm_num_groups"], told["attention_head_dim"]
-    width, adds = widths[0], told["resnet_time_scale_shift"] == "default"
-    attends, resample = _levels(told)
-    middle = "normalised" if adds or told["attn_norm_num_groups"] else "plain"
-    if not told["add_attention"]:
+    """Return the arguments of `UNet`. Raises ExchangeError."""
+    options = _checked(config)
+    widths, groups, head = (
+        list(options["block_out_channels"]),
+        options["norm_num_groups"],
+        options["attention_head_dim"],
+    )
+    width, adds = widths[0], options["resnet_time_scale_shift"] == "default"
+    has_attention, resample = _levels(options)
+    middle = "normalised" if adds or options["attn_norm_num_groups"] else "plain"
+    if not options["add_attention"]:
         middle = "none"
-    attending = [c for c, here in zip(widths, attends, strict=True) if here] + [widths[-1]] * (middle != "none")
+    attention_channels = [c for c, here in zip(widths, has_attention, strict=True) if here] + [widths[-1]] * (
+        middle != "none"
+    )
     for key, holds, expected in (
         ("block_out_channels", all(c % width == width % 2 == 0 for c in widths), "even, whole multiples of the first"),
         ("norm_num_groups", not any(c % groups for c in widths), f"a divisor of every one of {widths}"),
-        ("time_embedding_dim", told["time_embedding_dim"] in (None, 4 * width), f"null or {4 * width}"),
-        ("attn_norm_num_groups", told["attn_norm_num_groups"] in (None, groups), "null or norm_num_groups"),
-        ("attention_head_dim", not head or not any(c % head for c in attending), f"a divisor of {attending}"),
+        ("time_embedding_dim", options["time_embedding_dim"] in (None, 4 * width), f"null or {4 * width}"),
+        ("attn_norm_num_groups", options["attn_norm_num_groups"] in (None, groups), "null or norm_num_groups"),
+        (
+            "attention_head_dim",
+            not head or not any(c % head for c in attention_channels),
+            f"a divisor of {attention_channels}",
+        ),
     ):
         if not holds:
-            _refuse(told, key, expected)
-    size = told["sample_size"] if isinstance(told["sample_size"], int) else told["sample_size"][0]
+            _refuse(options, key, expected)
+    size = options["sample_size"] if isinstance(options["sample_size"], int) else options["sample_size"][0]
     resolution = padded(size, 2 ** (len(widths) - 1))
     return {
-        "channels": told["in_channels"],
-        "out_channels": told["out_channels"],
+        "channels": options["in_channels"],
+        "out_channels": options["out_channels"],
         "size": size,
-        "classes": (told["num_class_embeds"] or 0) - null_label,
+        "classes": (options["num_class_embeds"] or 0) - null_label,
         "width": width,
         "multipliers": tuple(c // width for c in widths),
-        "blocks": told["layers_per_block"],
-        "attention": tuple(resolution >> level for level, here in enumerate(attends) if here),
+        "blocks": options["layers_per_block"],
+        "attention": tuple(resolution >> level for level, here in enumerate(has_attention) if here),
         "head_channels": head or max(widths),
-        "dropout": float(told["dropout"]),
+        "dropout": float(options["dropout"]),
         "embedding": "add" if adds else "scale_shift",
         "resample": resample,
         "groups": groups,
         "convention": Convention(
-            norm_eps=told["norm_eps"],
-            frequency_shift=told["freq_shift"],
-            strided_padding="both" if told["downsample_padding"] else "after",
+            norm_eps=options["norm_eps"],
+            frequency_shift=options["freq_shift"],
+            strided_padding="both" if options["downsample_padding"] else "after",
             middle_attention=middle,
         ),
     }
 
 
 def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All options, each of which this network knows by itself."""
+    """Return all options with defaults filled in, each checked on its own. Raises ExchangeError."""
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         _refuse(config, "_class_name", "UNet2DModel")
     given = {key: value for key, value in config.items() if not key.startswith("_") and key not in OF_EMA}
-    told = {key: option.default for key, option in OPTIONS.items()} | given
-    for key, value in told.items():
+    options = {key: option.default for key, option in OPTIONS.items()} | given
+    for key, value in options.items():
         if key not in OPTIONS:
-            _refuse(told, key, "an option of UNet2DModel that is known here")
+            _refuse(options, key, "only known options of UNet2DModel")
         if not OPTIONS[key].known(value):
-            _refuse(told, key, OPTIONS[key].expected)
-    return told
+            _refuse(options, key, OPTIONS[key].expected)
+    return options
 
 
-def _refuse(told: Mapping[str, Any], key: str, expected: str) -> NoReturn:
-    value = list(told[key]) if isinstance(told[key], tuple) else told[key]
+def _refuse(options: Mapping[str, Any], key: str, expected: str) -> NoReturn:
+    value = list(options[key]) if isinstance(options[key], tuple) else options[key]
     raise ExchangeError(f"{key} is {repr(value)[:100]}, expected {expected}")
 
 
-def _levels(told: Mapping[str, Any]) -> tuple[list[bool], str]:
-    """Whether each level attends, finest first; and how one level becomes the next."""
-    down, up = _blocks(told, "Down"), _blocks(told, "Up")
-    attends = [here for here, _ in down]
-    if attends != [here for here, _ in reversed(up)]:
-        _refuse(told, "up_block_types", "attention at the levels of down_block_types")
-    resample = {how for _, how in down[:-1] + up[:-1]}  # the last of each does not resample
+def _levels(options: Mapping[str, Any]) -> tuple[list[bool], str]:
+    """Return whether each level has attention, finest first, and how the resolution changes between levels."""
+    down, up = _blocks(options, "Down"), _blocks(options, "Up")
+    has_attention = [here for here, _ in down]
+    if has_attention != [here for here, _ in reversed(up)]:
+        _refuse(options, "up_block_types", "attention at the levels of down_block_types")
+    resample = {how for _, how in down[:-1] + up[:-1]}  # the last block of each does not resample
     if len(resample) > 1:
         raise ExchangeError(
-            "down_block_types, up_block_types, downsample_type and upsample_type together resample here by a "
-            "convolution and there by a residual block, expected one kind"
+            "down_block_types, up_block_types, downsample_type and upsample_type resample by convolutions and by "
+            "residual blocks, expected one kind"
         )
-    return attends, resample.pop() if resample else "residual"
+    return has_attention, resample.pop() if resample else "residual"
 
 
-def _blocks(told: Mapping[str, Any], way: str) -> list[tuple[bool, str]]:
-    """Of each block on the way `Down` or `Up`: whether it attends, and how it resamples."""
+def _blocks(options: Mapping[str, Any], way: str) -> list[tuple[bool, str]]:
+    """Return for each block on the way `Down` or `Up` whether it has attention, and how it resamples."""
     option = f"{way.lower()}_block_types"
     types = {
         f"{way}Block2D": (False, "conv"),
         f"Resnet{way}sampleBlock2D": (False, "residual"),
-        f"Attn{way}Block2D": (True, "residual" if told[f"{way.lower()}sample_type"] == "resnet" else "conv"),
+        f"Attn{way}Block2D": (True, "residual" if options[f"{way.lower()}sample_type"] == "resnet" else "conv"),
     }
-    names = [name.removeprefix("UNetRes") for name in told[option]]
+    names = [name.removeprefix("UNetRes") for name in options[option]]
     if unknown := [name for name in names if name not in types]:
-        raise ExchangeError(f"{option} has {unknown[0]}, but this project's U-Net knows only {', '.join(types)}")
-    if len(names) != len(told["block_out_channels"]):
+        raise ExchangeError(f"{option} has {unknown[0]}, but this project's U-Net supports only {', '.join(types)}")
+    if len(names) != len(options["block_out_channels"]):
         raise ExchangeError(f"{option} has {len(names)} entries, expected one for each of block_out_channels")
     return [types[name] for name in names]
 
 
 def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json holds. Raises ExchangeError."""
+    """Return the content of config.json. Raises ExchangeError."""
     with torch.device("meta"):
         network = UNet(**architecture)
     ours = {name: argument.default for name, argument in signature(UNet).parameters.items()} | dict(architecture)
@@ -219,22 +229,22 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
         (
             len(norms) == 1,
             f"groups is null, which here means {' and '.join(f'{n} for {c} channels' for n, c in norms.items())}, but "
-            f"diffusers has one number; train with network.groups set, to {min(norms)} for example",
+            f"diffusers has one number; train with network.groups set, for example to {min(norms)}",
         ),
         (
             one_head or len(head_dims) == 1,
             f"head_channels makes heads of {' and '.join(map(str, head_dims))} channels, but diffusers has one number "
-            "for all; train with a divisor of every width that attends",
+            "for all; train with a divisor of the channels of every level with attention",
         ),
         (
             middle != "plain" or not adds,
-            "middle_attention is plain, which diffusers has with embedding scale_shift only",
+            "middle_attention is plain, which diffusers supports only with embedding scale_shift",
         ),
     ):
         if not holds:
             raise ExchangeError(sentence)
 
-    attends = [size >> level in ours["attention"] for level in range(len(multipliers))]
+    has_attention = [size >> level in ours["attention"] for level in range(len(multipliers))]
     residual = ours["resample"] == "residual"
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
     return {
@@ -244,8 +254,8 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
         "in_channels": ours["channels"],
         "out_channels": ours["out_channels"] or ours["channels"],
         "freq_shift": convention.frequency_shift,
-        "down_block_types": ["AttnDownBlock2D" if here else down for here in attends],
-        "up_block_types": ["AttnUpBlock2D" if here else up for here in reversed(attends)],
+        "down_block_types": ["AttnDownBlock2D" if here else down for here in has_attention],
+        "up_block_types": ["AttnUpBlock2D" if here else up for here in reversed(has_attention)],
         "block_out_channels": [multiplier * ours["width"] for multiplier in multipliers],
         "layers_per_block": ours["blocks"],
         "downsample_padding": int(convention.strided_padding == "both"),
