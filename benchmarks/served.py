@@ -57,7 +57,7 @@ def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) 
 
 def _promoted(model: Path, project: Path) -> str:
     """The store in the folder, in which the model is champion of the name `ddpm`."""
-    from ddpm.tracking import mlflow_store, registry
+    from ddpm.tracking import logged_model, registry, store, training_run
 
     told = {name: os.environ.pop(name, None) for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     try:
@@ -75,13 +75,13 @@ def _promoted(model: Path, project: Path) -> str:
             rejected={},
             content_hash="0" * 64,
         )
-        tracker = mlflow_store.start_run(experiment="benchmark", name="served", facts=facts, prepared=project)
-        model_id = mlflow_store.log_model(tracker, model, model_sha256=read.sha256)
+        tracker = training_run.start_run(experiment="benchmark", name="served", facts=facts, prepared=project)
+        model_id = logged_model.log_model(tracker, model, model_sha256=read.sha256)
         tracker.finish()
         record = {"fid": None, "floor": {}}
         registry.register(name="ddpm", sha256=read.sha256, model_id=model_id, run_id=tracker.id, record=record, tags={})
         registry.promote("ddpm", "1", reason="to be served")
-        return mlflow_store.tracking_uri()
+        return store.tracking_uri()
     finally:
         os.environ.update({name: value for name, value in told.items() if value is not None})
 

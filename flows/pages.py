@@ -38,11 +38,11 @@ class Registered:
 def registered() -> Registered:
     """Asks the registry. Raises UserError where MLflow does not answer or models/run.json is missing."""
     from ddpm.params import load as load_params
-    from ddpm.tracking import mlflow_store, registry
+    from ddpm.tracking import registry, run_json, store
 
-    sha256 = mlflow_store.read_run(RUN)["model_sha256"]
-    in_project = mlflow_store.tracking_uri() == mlflow_store.default_uri()
-    if in_project and not (mlflow_store.project() / "mlflow.db").exists():
+    sha256 = run_json.read_run(RUN)["model_sha256"]
+    in_project = store.tracking_uri() == store.default_uri()
+    if in_project and not (store.project() / "mlflow.db").exists():
         return Registered(version=None, against=None, champion=None)
     known = registry.versions(load_params().promote.name)
     version = registry.holding(known, sha256, (read_metrics() or {}).get("protocol", {}))
@@ -133,13 +133,13 @@ def _figure(record: Mapping[str, Any], name: str) -> str:
 
 
 def _run_link(run_id: str) -> str:
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking.store import default_uri, shown_uri, tracking_uri
 
-    uri = mlflow_store.shown_uri()
+    uri = shown_uri()
     if uri.startswith("http"):
         return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
     # An address may hold a password, so its variable stands for it.
-    own = mlflow_store.tracking_uri() == mlflow_store.default_uri()
+    own = tracking_uri() == default_uri()
     store = shlex.quote(uri) if own else '"$MLFLOW_TRACKING_URI"'
     server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {store}"
     return f"The training's run in MLflow: `{server}`, run `{run_id}`"

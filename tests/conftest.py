@@ -97,13 +97,13 @@ def write_split() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database before anything is in it; making one takes seconds."""
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking import store
 
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        mlflow_store.connect(make=True)
+        store.connect(make=True)
     return folder / "mlflow.db"
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddpm import cli
 from ddpm.cli import operate
-from ddpm.tracking import mlflow_store, registry
+from ddpm.tracking import registry, store
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "import-unet", "export-unet", "configure", "look")
@@ -31,7 +31,7 @@ def record(fid: float) -> dict[str, Any]:
 
 def register(project: Path, tiny_model: Callable[..., str], *, seed: int, fid: float) -> None:
     """A version with a real model file, judged by nobody."""
-    client = mlflow_store.connect()
+    client = store.connect()
     known = client.get_experiment_by_name("tests")
     location = (project / "mlartifacts").as_uri()
     experiment = known.experiment_id if known else client.create_experiment("tests", artifact_location=location)
@@ -284,7 +284,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
         "there is no champion to be better than",
         "reports/samples.png and reports/reverse_process.gif",
         "MLFLOW_DISABLE_TELEMETRY=true",
-        f"--backend-store-uri {shlex.quote(mlflow_store.default_uri())}",
+        f"--backend-store-uri {shlex.quote(store.default_uri())}",
         "http://127.0.0.1:5000",
         "PREFECT_SERVER_ANALYTICS_ENABLED=false",
         "http://127.0.0.1:4200",

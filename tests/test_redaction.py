@@ -23,7 +23,7 @@ from ddpm import cli
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.redaction import redact_logs, redacted, redacted_output
-from ddpm.tracking import mlflow_store
+from ddpm.tracking import store
 
 ROOT = Path(__file__).parents[1]
 SECRET = "S3cret-Xy9"
@@ -90,7 +90,7 @@ def test_a_word_that_is_a_password_too_and_a_folder_stay_readable(monkeypatch: p
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow:mlflow@db/mlflow")
     text = f"{os.environ.get('PWD', '/here')}/mlflow.db"
     assert redacted(text) == text
-    assert mlflow_store.shown_uri() == "postgresql://db/mlflow"
+    assert store.shown_uri() == "postgresql://db/mlflow"
 
 
 def test_an_error_holds_no_credential_whatever_it_quotes() -> None:
@@ -183,8 +183,8 @@ def test_no_error_about_a_store_holds_its_credential_nor_does_what_caused_it(
     for address in addresses(server, free_port):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with pytest.raises(UserError) as caught:
-            mlflow_store.connect()
-        said = "".join(traceback.format_exception(caught.value)) + mlflow_store.shown_uri()
+            store.connect()
+        said = "".join(traceback.format_exception(caught.value)) + store.shown_uri()
         assert not any(part in said for part in SPELLED), said
     assert Server.seen[0].startswith("Basic ")  # the server is still told who asks
     printed = capfd.readouterr()
@@ -258,21 +258,21 @@ def test_nothing_that_a_run_and_a_registration_leave_holds_the_credential_of_the
 import json, sys
 from pathlib import Path
 from ddpm.data.reading.dataset import Facts
-from ddpm.tracking import mlflow_store, registry
+from ddpm.tracking import logged_model, registry, run_json, store, training_run
 facts = Facts(name="x", source="folder", channels=1, size=8, classes=(), train=8, test=2, found=10, kept=10,
               rejected={{}}, content_hash="0" * 64)
-tracker = mlflow_store.start_run(experiment="tests", name="x", facts=facts, prepared=Path("prepared"))
+tracker = training_run.start_run(experiment="tests", name="x", facts=facts, prepared=Path("prepared"))
 sha = sys.argv[1]
-model_id = mlflow_store.log_model(tracker, Path("model.safetensors"), model_sha256=sha)
+model_id = logged_model.log_model(tracker, Path("model.safetensors"), model_sha256=sha)
 tracker.finish()
 Path("models").mkdir()
-Path("models/run.json").write_text(json.dumps(mlflow_store.run_record(tracker, model_sha256=sha)))
+Path("models/run.json").write_text(json.dumps(run_json.run_record(tracker, model_sha256=sha)))
 figures = {{"fid": 1.0, "floor": {{"fid": 1.0}}, "protocol": {{}}, "memorized_share": 0.0}}
 Path("reports").mkdir()
 Path("reports/metrics.json").write_text(json.dumps(figures))
 registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={{}})
 registry.promote("ddpm", "1", reason="it said http://ann:{SECRET}@host")
-print(mlflow_store.tracking_uri())
+print(store.tracking_uri())
 """
     sha = tiny_model(project / "model.safetensors")
     # SQLite has no use for a password, and so it is the one database here that one can be given to.

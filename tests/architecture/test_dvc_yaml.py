@@ -24,6 +24,7 @@ NO_RESULT = {
     "pipeline",
     "params",
     "redaction",
+    "serving",
     "settings",
     "tracker",
     "tracking",

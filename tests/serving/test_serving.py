@@ -26,7 +26,7 @@ from ddpm.data.reading.dataset import Facts
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.serving.sample_request import complete, draw, labels_of
-from ddpm.tracking import mlflow_store, registry
+from ddpm.tracking import logged_model, registry, store, training_run
 
 FACTS = Facts(
     name="shapes",
@@ -55,14 +55,14 @@ def champion_server(
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         (project / "mlflow.db").write_bytes(empty_store.read_bytes())
         sha = tiny_model(project / "model.safetensors")
-        tracker = mlflow_store.start_run(experiment="tests", name="a training", facts=FACTS, prepared=project)
+        tracker = training_run.start_run(experiment="tests", name="a training", facts=FACTS, prepared=project)
         bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 20, "max_body_bytes": 10**6}
-        model_id = mlflow_store.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
+        model_id = logged_model.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
         figures: dict[str, Any] = {"fid": 1.0, "floor": {}}
         registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={})
         registry.promote("ddpm", "1", reason="to serve it")
-        uri = mlflow_store.tracking_uri()
+        uri = store.tracking_uri()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -23,7 +23,7 @@ from ddpm.params import load as load_params
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
 from ddpm.stages.stage import Stage
-from ddpm.tracking import mlflow_store, registry
+from ddpm.tracking import logged_model, registry, run_json, store, training_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -83,15 +83,14 @@ class Pipeline:
     def train(self, network: int, **sample: Any) -> None:
         """What the stage `train` leaves, of another network for each number; then its images and its figures."""
         sha = self.tiny_model(Path("model.safetensors"), seed=network, recipe=None, **DIGITS)
-        tracker = mlflow_store.start_run(
+        tracker = training_run.start_run(
             experiment="tests",
             name=f"training {network}",
             facts=read_facts(Path("data/prepared")),
             prepared=Path("data/prepared"),
         )
-        tracker.tags({mlflow_store.MADE: sha})
         tracker.finish()
-        Path("run.json").write_text(json.dumps(mlflow_store.run_record(tracker, model_sha256=sha)))
+        Path("run.json").write_text(json.dumps(run_json.run_record(tracker, model_sha256=sha)))
         self.measure(**sample)
 
     def measure(self, **sample: Any) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def test_what_is_measured_is_what_everybody_draws_bit_for_bit(
     wanted = ["--number", "40", "--label", "3", "--seed", "7"]
     assert torch.equal(drawn_by_the_command("threes", *wanted)[of_class], measured)
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.tracking_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri())
     served = mlflow.pyfunc.load_model("models:/ddpm@champion")
     [answer] = served.predict([{"number": 40, "label": 3, "seed": 7}])
     pictures = [as_tensor(Image.open(io.BytesIO(base64.b64decode(text)))) for text in answer["images"]]
@@ -257,9 +256,9 @@ def test_a_version_from_before_versions_said_how_they_draw_is_drawn_as_it_was_me
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pipeline.train(0, guidance=2.0)
-    run = mlflow_store.attach(Path("run.json"))
-    sha = mlflow_store.read_run(Path("run.json"))["model_sha256"]
-    model_id = mlflow_store.log_model(run, Path("model.safetensors"), model_sha256=sha)
+    run = run_json.attach(Path("run.json"))
+    sha = run_json.read_run(Path("run.json"))["model_sha256"]
+    model_id = logged_model.log_model(run, Path("model.safetensors"), model_sha256=sha)
     record = json.loads(Path("metrics.json").read_text())
     registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=run.id, record=record, tags={})
     registry.promote("ddpm", "1", reason="of old")

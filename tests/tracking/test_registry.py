@@ -13,7 +13,7 @@ import pytest
 from ddpm.errors import UserError
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Recipe
-from ddpm.tracking import mlflow_store, registry
+from ddpm.tracking import registry, store
 from ddpm.tracking.registry import Outcome, Version
 
 RULE = Promote(
@@ -38,7 +38,7 @@ class Shelf:
 
     def __init__(self, project: Path, tiny_model: Callable[..., str]) -> None:
         self.project, self.tiny_model = project, tiny_model
-        self.client = mlflow_store.connect()
+        self.client = store.connect()
         location = (project / "mlartifacts").as_uri()
         self.experiment = self.client.create_experiment("tests", artifact_location=location)
         self.run_id = self.client.create_run(self.experiment).info.run_id

@@ -14,7 +14,7 @@ import pytest
 from ddpm.errors import UserError
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Recipe
-from ddpm.tracking import mlflow_store, registry, succession
+from ddpm.tracking import registry, store, succession
 from ddpm.tracking.registry import Version
 
 RULE = Promote(
@@ -62,7 +62,7 @@ class Registry:
 
     def __init__(self, project: Path, tiny_model: Callable[..., str], patch: pytest.MonkeyPatch) -> None:
         self.project, self.patch = project, patch
-        self.client = mlflow_store.connect()
+        self.client = store.connect()
         experiment = self.client.create_experiment("tests", artifact_location=(project / "mlartifacts").as_uri())
         self.models = [self._logged(experiment, seed, tiny_model) for seed in range(len(FIDS))]
         for seed in range(3):

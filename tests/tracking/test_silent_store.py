@@ -12,17 +12,18 @@ import pytest
 from mlflow import MlflowClient
 from mlflow_server import Server
 from PIL import Image
-from test_mlflow_store import FACTS, KILLED_TRAINING, run_of, start
+from tracked_run import FACTS, KILLED_TRAINING, run_of, start
 
 from ddpm.errors import UserError
-from ddpm.tracking import mlflow_store
+from ddpm.tracking import run_tracker
+from ddpm.tracking import store as store_module
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of something that answers nothing, for which a question waits two seconds."""
+    """The address of something that answers nothing, for which a question waits one second."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        monkeypatch.setattr(mlflow_store, "ANSWER_SECONDS", 2.0)
+        monkeypatch.setattr(store_module, "ANSWER_SECONDS", 1.0)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
@@ -31,8 +32,8 @@ def store(mlflow_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch)
     """The server, of which little patience is asked."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    monkeypatch.setattr(mlflow_store, "FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr(mlflow_store, "END_SECONDS", {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0})
+    monkeypatch.setattr(run_tracker, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(run_tracker, "END_SECONDS", {"FINISHED": 30.0, "FAILED": 2.0, "KILLED": 2.0})
     return mlflow_server
 
 
@@ -58,7 +59,7 @@ def test_a_run_does_not_start_at_a_silent_store_and_says_so_soon(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent)
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"did not answer within 2 s; start the server again") as error:
+    with pytest.raises(UserError, match=r"did not answer within 1 s; start the server again") as error:
         start()
     assert time.monotonic() - began < 20  # of which most is MLflow's import, where nothing has imported it
     assert "\n" not in str(error.value)

@@ -110,7 +110,8 @@ def report(args: argparse.Namespace) -> None:
     """What a run of the pipeline made, and where to look at it."""
     import json
 
-    from ddpm.tracking import mlflow_store, registry
+    from ddpm.tracking import registry
+    from ddpm.tracking.run_json import read_run
 
     try:
         record = json.loads(args.metrics.read_text())
@@ -121,7 +122,7 @@ def report(args: argparse.Namespace) -> None:
         print(f"{title:12}{_figure(record.get(key)):>10}{_figure(record['floor'].get(key)):>10}   {meaning}")
     print()
 
-    made = mlflow_store.read_run(args.run_json)
+    made = read_run(args.run_json)
     known = registry.versions(registered_name(args))
     found = registry.holding(known, made["model_sha256"], record.get("protocol", {}))
     champion = next((v for v in known if registry.CHAMPION in v.aliases), None)
@@ -147,13 +148,13 @@ def _standing(found: "Version | None", champion: "Version | None") -> str:
 
 
 def _mlflow_command() -> str:
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking.store import default_uri, shown_uri, tracking_uri
 
-    uri = mlflow_store.tracking_uri()
+    uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        return f"open {mlflow_store.shown_uri()}"
+        return f"open {shown_uri()}"
     # An address may hold a password, so its variable stands for it.
-    store = shlex.quote(uri) if uri == mlflow_store.default_uri() else '"$MLFLOW_TRACKING_URI"'
+    store = shlex.quote(uri) if uri == default_uri() else '"$MLFLOW_TRACKING_URI"'
     # MLflow itself answers to `10.*`, hence also to a name 10.anything.example, by which another site could read.
     return (
         f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server "

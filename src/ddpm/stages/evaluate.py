@@ -15,7 +15,7 @@ def main(stage: Stage) -> None:
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.neighbours_picture import draw_neighbours
     from ddpm.measuring.record import read_sampling
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking.run_json import attach
 
     paths, settings, runtime = stage.paths, stage.params.evaluate, stage.params.runtime
     device, train, held_out = stage.device, stage.split("train"), stage.split("test")
@@ -54,7 +54,7 @@ def main(stage: Stage) -> None:
         )
     likelihood.write(paths.likelihood, terms=paths.terms)
 
-    tracker = mlflow_store.attach(paths.run)
+    tracker = attach(paths.run)
     tracker.log(numbers | likelihood.numbers(), images_seen=0)  # metrics of the finished model, not a curve
     for path in (paths.metrics, paths.neighbours, paths.likelihood, paths.terms):
         tracker.artifact(path, "evaluation")

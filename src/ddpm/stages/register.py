@@ -23,12 +23,15 @@ def main(stage: Stage) -> None:
     from ddpm import model_file
     from ddpm.files import write_json
     from ddpm.measuring.record import Record
-    from ddpm.tracking import mlflow_store, registry
+    from ddpm.tracking import registry
+    from ddpm.tracking.logged_model import log_model
+    from ddpm.tracking.run_json import attach
+    from ddpm.tracking.store import shown_uri
 
     measured = json.loads(args.metrics.read_text())
     record = Record.from_json(measured)
     recipe = record.protocol.recipe()
-    run = mlflow_store.attach(args.run)
+    run = attach(args.run)
     model = model_file.load(args.model)
     guide = None if recipe.guide is None else _guide(recipe.guide, args.guides)
     with tempfile.TemporaryDirectory() as folder:
@@ -36,9 +39,7 @@ def main(stage: Stage) -> None:
         sha256 = model_file.save(
             file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=asdict(recipe), guide=guide
         )
-        model_id = mlflow_store.log_model(
-            run, file, model_sha256=sha256, figures=record.numbers(), bounds=as_dict(params.serve)
-        )
+        model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
     candidate = registry.register(
         name=params.promote.name,
         sha256=sha256,
@@ -63,7 +64,7 @@ def main(stage: Stage) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = registry.judge(candidate, rule=params.promote, remeasure=remeasure, folder=Path(folder))
-    known = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": mlflow_store.shown_uri()}
+    known = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(args.receipt, known)
     print(registry.summary(outcome, metric=params.promote.metric))
 

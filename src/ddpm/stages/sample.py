@@ -25,7 +25,7 @@ def main(stage: Stage) -> None:
     from ddpm.files import write_json
     from ddpm.generation import generate, pictures
     from ddpm.measuring.record import recipe_in
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking.run_json import attach
 
     facts = read_facts(args.prepared)
     device = stage.device
@@ -63,7 +63,7 @@ def main(stage: Stage) -> None:
 
     pictures.grid_by_class(images, labels, params.sample.grid).save(args.grid)
     pictures.animate(model, args.animation, device=device, precision=precision, settings=settings)
-    tracker = mlflow_store.attach(args.run)
+    tracker = attach(args.run)
     for path in (args.grid, args.animation):
         tracker.artifact(path, "samples")
     tracker.log({"sampling_images_per_second": speed}, images_seen=model.lineage["params"]["train"]["images"])

@@ -21,7 +21,8 @@ def main(stage: Stage) -> None:
     from ddpm.generation.pictures import preview
     from ddpm.model_file import Model
     from ddpm.tracker import NullTracker, finishing, flat
-    from ddpm.tracking import mlflow_store
+    from ddpm.tracking.run_json import run_record
+    from ddpm.tracking.training_run import knows, start_run
     from ddpm.training import finished
     from ddpm.training.run import run_training
 
@@ -29,7 +30,7 @@ def main(stage: Stage) -> None:
     for sentence in idle.warned_of_size(stage.params, facts.size) if leads() else []:
         print(f"warning: {sentence}")
     if leads() and stage.params.runtime.resume != "required":
-        finished.clear_recorded(paths.state, is_known=mlflow_store.knows)
+        finished.clear_recorded(paths.state, is_known=knows)
     together()
     training = _begin(stage, facts)
 
@@ -42,7 +43,7 @@ def main(stage: Stage) -> None:
         run_training(training, tracker=NullTracker(), picture=picture, **intervals)
         training.average()  # a sharded network is gathered by all processes
         return
-    tracker = mlflow_store.start_run(
+    tracker = start_run(
         experiment=tracking.experiment,
         name=f"{facts.name}-{training.fingerprint[:8]}",
         facts=facts,
@@ -57,8 +58,7 @@ def main(stage: Stage) -> None:
         run_training(training, tracker=tracker, picture=picture, **intervals)
         sha256 = _write(stage, training, facts)
         tracker.settle()  # so that run.json names no run that lacks metrics
-        tracker.tags({mlflow_store.MADE: sha256})
-        write_json(paths.run, mlflow_store.run_record(tracker, model_sha256=sha256))
+        write_json(paths.run, run_record(tracker, model_sha256=sha256))
         for path, folder in ((paths.docs, "data_docs"), (paths.validation, "data"), (paths.curves, "training")):
             tracker.artifact(path, folder)
     training.keep(paths.model)

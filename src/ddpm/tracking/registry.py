@@ -21,8 +21,8 @@ from ddpm.promotion import gate
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Recipe
 from ddpm.tracking import succession
-from ddpm.tracking.mlflow_store import as_default_store, connect, mlflow_errors, shown_uri, tracking_uri, user
 from ddpm.tracking.registry_lock import alone
+from ddpm.tracking.store import as_default_store, connect, mlflow_errors, shown_uri, tracking_uri, user
 from ddpm.tracking.succession import CHALLENGER, CHAMPION, Move
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from ddpm.model_file import Model
-    from ddpm.tracking.mlflow_store import MlflowTracker
+    from ddpm.tracking.run_tracker import MlflowTracker
 
 Verdict = Literal["promoted", "kept", "pending", "champion"]
 """The candidate took over; the champion stays; a person is asked; the candidate is the champion already."""

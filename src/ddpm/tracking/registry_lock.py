@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ddpm.errors import UserError
-from ddpm.tracking.mlflow_store import tracking_uri
+from ddpm.tracking.store import tracking_uri
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SAME_DIALECT = {"postgres": "postgresql", "mariadb": "mysql"}

@@ -1,20 +1,24 @@
-"""The machine's load while a run goes on, by MLflow's gauges but not its thread, which ends at the first trouble."""
+"""The load of this machine while a run goes on.
+
+MLflow's gauges are used without its thread: that one stops at the first error of the store, and its end waits for a
+store that does not answer.
+"""
 
 import threading
 from collections.abc import Callable, Mapping
 
 
 class SystemMetrics:
-    """Calls `tell` with the means of an interval, from a thread of its own, until `finish`.
+    """Calls `log` with the means over an interval, from a thread of its own, until `finish`.
 
     MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL and its like set the interval, as they do for MLflow.
     """
 
-    def __init__(self, run_id: str, *, tracking_uri: str, tell: Callable[[Mapping[str, float]], None]) -> None:
+    def __init__(self, run_id: str, *, tracking_uri: str, log: Callable[[Mapping[str, float]], None]) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._gauges = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri)
-        self._tell = tell
+        self._log = log
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="system-metrics")
         self._thread.start()
@@ -25,12 +29,12 @@ class SystemMetrics:
 
     def _run(self) -> None:
         gauges = self._gauges
-        prefix = f"system/{gauges.node_id}/" if gauges.node_id else "system/"
+        prefix = f"{gauges.node_id}/" if gauges.node_id else ""
         while True:
             for _ in range(gauges.samples_before_logging):
                 gauges.collect_metrics()
                 if self._ended.wait(gauges.sampling_interval):
                     return
-            self._tell({prefix + name: value for name, value in gauges.aggregate_metrics().items()})
+            self._log({prefix + name: value for name, value in gauges.aggregate_metrics().items()})
             for each in gauges.monitors:
                 each.clear_metrics()

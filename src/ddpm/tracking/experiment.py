@@ -1,0 +1,52 @@
+"""The experiment that holds a run, and the folder of its artifacts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddpm.errors import UserError
+from ddpm.tracking.store import is_server, mlflow_errors, project, shown_uri, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+
+def experiment_id(client: "MlflowClient", name: str) -> str:
+    """The id of the experiment, which is created if there is none of this name.
+
+    A new experiment keeps its artifacts in the project, unless a server keeps them. Raises UserError if the experiment
+    was deleted, or if its artifact folder is missing.
+    """
+    experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None
+        if not is_server(tracking_uri()):
+            folder = project() / "mlartifacts"
+            folder.mkdir(exist_ok=True)
+            location = folder.as_uri()
+        return client.create_experiment(name, artifact_location=location)
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"experiment {name!r} is deleted at {shown_uri()}; restore it, or choose another tracking.experiment"
+        )
+    require_artifact_folder(client, experiment.experiment_id)
+    return experiment.experiment_id
+
+
+def require_artifact_folder(client: "MlflowClient", experiment_id: str) -> None:
+    """Raises UserError if the experiment's artifact folder is missing.
+
+    MLflow stores its absolute path, and would create it again where a project was moved away from.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    with mlflow_errors():
+        experiment = client.get_experiment(experiment_id)
+    if is_local_uri(experiment.artifact_location):
+        folder = Path(local_file_uri_to_path(experiment.artifact_location))
+        if not folder.is_dir():
+            raise UserError(
+                f"experiment {experiment.name!r} keeps its artifacts in {folder}, which is not there; put the folder "
+                "(or the project) back, or set tracking.experiment to a new name"
+            )

@@ -1,0 +1,174 @@
+"""Where MLflow's store is, and whether it answers.
+
+The server is the one in MLFLOW_TRACKING_URI. Without one, the store is in the project: `mlflow.db` (SQLite) and
+`mlartifacts/`.
+"""
+
+import contextvars
+import getpass
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ddpm.errors import UserError, not_installed
+from ddpm.redaction import redacted
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 60.0
+"""How long to wait for an answer of the store. MLflow itself waits for minutes."""
+
+
+def project() -> Path:
+    """The project's folder, also from within the temporary copies in which `dvc exp run --temp` and `--queue` work."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def default_uri() -> str:
+    return f"sqlite:///{project() / 'mlflow.db'}"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI without user and password (see `connect`), or the store in the project."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    return _without_user(uri)[0] if is_server(uri) else uri
+
+
+def shown_uri() -> str:
+    """The store as a person may see it: without a password, and the project's own without this machine's path."""
+    uri = tracking_uri()
+    return "sqlite:///mlflow.db" if uri == default_uri() else redacted(uri)
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is behind HTTP, and not a database that this process opens."""
+    return urlsplit(uri).scheme.lower() in ("http", "https")
+
+
+def connect(*, make: bool = False) -> "MlflowClient":
+    """A client of a store that answers.
+
+    Raises UserError if the store does not answer, if MLflow is not installed, or if the project has no store yet and
+    `make` is false.
+    Nothing global is set: MLflow's own default store stays as it was.
+    """
+    if find_spec("mlflow") is None:
+        raise not_installed("mlflow")
+    uri = tracking_uri()
+    if uri == default_uri() and not make and not (project() / "mlflow.db").is_file():
+        raise UserError(
+            f"{project()} has no mlflow.db: run from the project's folder after `dvc repro`, "
+            "or name a store in MLFLOW_TRACKING_URI"
+        )
+    _hand_over_user()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow's default of 7 retries would block a training for four minutes. The outbox keeps what was not sent.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    import logging
+
+    from mlflow import MlflowClient
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    def look() -> MlflowClient:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+    return answered(look)
+
+
+def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
+    """The result of `ask`, which calls the store. Raises UserError if it takes longer than `seconds` or is refused.
+
+    `seconds` defaults to ANSWER_SECONDS. `ask` runs in a thread, because no setting of MLflow bounds the time of a
+    call for every kind of store.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with mlflow_errors():
+                answers.append(ask())
+        except BaseException as error:
+            errors.append(error)
+
+    limit = ANSWER_SECONDS if seconds is None else seconds
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    thread.join(limit)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise UserError(
+            f"MLflow at {shown_uri()} did not answer within {limit:g} s; start the server again, or correct or unset "
+            "MLFLOW_TRACKING_URI"
+        )
+    return answers[0]
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """Turns an error of MLflow into a UserError of one sentence that names the store."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        # Redacted before it is cut: half an address with a password is not recognised as one.
+        message = redacted(" ".join(str(error).split()))
+        raise UserError(
+            f"MLflow at {shown_uri()} refused or did not answer ({message[:400]}); "
+            "start the server, or correct or unset MLFLOW_TRACKING_URI"
+        ) from None
+
+
+@contextmanager
+def as_default_store() -> Iterator[None]:
+    """Makes the store MLflow's global default within the block: its SQL registry looks up logged models there."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def user() -> str:
+    """Who calls the store: the name of the account, or its number where it has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _without_user(uri: str) -> tuple[str, str]:
+    """The address, and the `user:password` that stood before its @."""
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)), user
+
+
+def _hand_over_user() -> None:
+    """Moves user and password of the address to the variables that MLflow has for them: its errors quote addresses."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if is_server(uri) and (user := _without_user(uri)[1]):
+        name, _, password = user.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(name)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)

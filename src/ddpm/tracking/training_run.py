@@ -1,0 +1,140 @@
+"""The run of a training: a new one, or the one that a killed training left."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from ddpm.pipeline.dvc_lock import recorded_md5
+from ddpm.tracker import flat
+from ddpm.tracking.experiment import experiment_id, require_artifact_folder
+from ddpm.tracking.run_tracker import MlflowTracker
+from ddpm.tracking.store import answered, connect, mlflow_errors, shown_uri, user
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from ddpm.data.reading.dataset import Facts
+
+KEY_TAG = "training"
+
+
+def start_run(
+    *,
+    experiment: str,
+    name: str,
+    facts: "Facts",
+    prepared: Path,
+    run_id: str | None = None,
+    kept: Path | None = None,
+) -> MlflowTracker:
+    """The run of a training: a new one with this name, or the one that a killed training left, by its id.
+
+    The data are the run's input, by content hash. Commit, user and DVC's hash of `prepared` are its tags, and the facts
+    of the data its parameters. If the store does not know `run_id` any more, a new run names it in the tag `continues`.
+    `kept` is the folder in which one process leaves to the next what is not sent yet, and the key by which a run is
+    found whose id never arrived here. Raises UserError if the store does not answer.
+    """
+    client = connect(make=True)
+    unsent = None if kept is None else kept / "unsent"
+    key, is_new = _key(kept)
+    found = _find_run(client, run_id) if run_id is not None else None
+    if run_id is None and not is_new:
+        found = answered(lambda: _run_with_key(client, experiment, key))
+    if found is not None:
+        previous = found
+        answered(lambda: require_artifact_folder(client, previous.info.experiment_id))
+        tracker = MlflowTracker(client, previous, owner=True, unsent=unsent)
+        answered(lambda: tracker.resume(previous))
+    else:
+        tags = _origin(prepared, facts) | {KEY_TAG: key}
+        run = answered(lambda: client.create_run(experiment_id(client, experiment), tags=tags, run_name=name))
+        tracker = MlflowTracker(client, run, owner=True, unsent=unsent)
+        if run_id is not None:
+            print(f"run {run_id} is not known to MLflow at {shown_uri()}; {tracker.id} continues it", file=sys.stderr)
+            tracker.tags({"continues": run_id})
+    if found is None or run_id is None:
+        tracker.params(flat(data=asdict(facts)))
+        answered(lambda: _log_dataset(tracker, facts))
+    tracker.measure_system()
+    return tracker
+
+
+def knows(run_id: str | None) -> bool:
+    """Whether the store has this run and nobody deleted it. Raises UserError if the store does not answer."""
+    return run_id is not None and _find_run(connect(make=True), run_id) is not None
+
+
+def _key(kept: Path | None) -> tuple[str, bool]:
+    """The key that marks a training's run, and whether it is new. It is written before the run is requested."""
+    path = None if kept is None else kept / "key"
+    if path is not None and path.is_file() and (key := path.read_text().strip()).isalnum():
+        return key, False
+    key = uuid4().hex
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(key)
+    return key, True
+
+
+def _run_with_key(client: "MlflowClient", experiment: str, key: str) -> "Run | None":
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id], f"tags.{KEY_TAG} = '{key}'", max_results=1) if found else []
+    return runs[0] if runs else None
+
+
+def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    from mlflow.exceptions import MlflowException
+
+    def look() -> "Run | None":
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    run = answered(look)
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+
+def _log_dataset(tracker: MlflowTracker, facts: "Facts") -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
+
+    shape = {"channels": facts.channels, "size": facts.size, "classes": len(facts.classes)}
+    dataset = Dataset(
+        name=facts.name,
+        digest=facts.content_hash[:MAX_DATASET_DIGEST_SIZE],
+        source_type="local",
+        source=json.dumps({"uri": facts.source}),
+        profile=json.dumps({"train": facts.train, "test": facts.test, "rejected": facts.rejected, **shape}),
+    )
+    with mlflow_errors():
+        tracker.client.log_inputs(
+            tracker.id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])]
+        )
+
+
+def _origin(prepared: Path, facts: "Facts") -> dict[str, str]:
+    """Tags that say who made the run, from which code and on which data."""
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.user": user()}
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    tags["data.content_hash"] = facts.content_hash
+    if (dvc := recorded_md5(prepared)) is not None:
+        tags["data.dvc_hash"] = dvc
+    return tags
+
+
+def _git(*words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
