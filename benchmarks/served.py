@@ -57,7 +57,9 @@ def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) 
 
 def _promoted(model: Path, project: Path) -> str:
     """The store in the folder, in which the model is champion of the name `ddpm`."""
-    from ddpm.tracking import logged_model, registry, store, training_run
+    from ddpm.promotion import commands
+    from ddpm.tracking import logged_model, store, training_run
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     told = {name: os.environ.pop(name, None) for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     try:
@@ -79,8 +81,9 @@ def _promoted(model: Path, project: Path) -> str:
         model_id = logged_model.log_model(tracker, model, model_sha256=read.sha256)
         tracker.finish()
         record = {"fid": None, "floor": {}}
-        registry.register(name="ddpm", sha256=read.sha256, model_id=model_id, run_id=tracker.id, record=record, tags={})
-        registry.promote("ddpm", "1", reason="to be served")
+        registry = MlflowRegistry("ddpm")
+        registry.register(sha256=read.sha256, model_id=model_id, run_id=tracker.id, record=record, tags={})
+        commands.promote(registry, "1", reason="to be served")
         return store.tracking_uri()
     finally:
         os.environ.update({name: value for name, value in told.items() if value is not None})

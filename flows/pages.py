@@ -13,7 +13,7 @@ from ddpm.cli.operate import FIGURES
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.tracking.registry import Version
+    from ddpm.promotion.registry import Version
 
 METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
@@ -28,7 +28,7 @@ class Registered:
     """The model of this workspace in the registry, and whom it was held against."""
 
     version: "Version | None"
-    """None when the registry does not hold the model of models/run.json, drawn as it was measured."""
+    """None if the registry does not hold the model of models/run.json with the metrics of reports/metrics.json."""
     against: "Version | None"
     """The champion of the moment of the decision."""
     champion: "Version | None"
@@ -38,19 +38,21 @@ class Registered:
 def registered() -> Registered:
     """Asks the registry. Raises UserError where MLflow does not answer or models/run.json is missing."""
     from ddpm.params import load as load_params
-    from ddpm.tracking import registry, run_json, store
+    from ddpm.promotion.registry import CHAMPION, holding
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+    from ddpm.tracking.run_json import read_run
+    from ddpm.tracking.store import default_uri, project, tracking_uri
 
-    sha256 = run_json.read_run(RUN)["model_sha256"]
-    in_project = store.tracking_uri() == store.default_uri()
-    if in_project and not (store.project() / "mlflow.db").exists():
+    sha256 = read_run(RUN)["model_sha256"]
+    if tracking_uri() == default_uri() and not (project() / "mlflow.db").exists():
         return Registered(version=None, against=None, champion=None)
-    known = registry.versions(load_params().promote.name)
-    version = registry.holding(known, sha256, (read_metrics() or {}).get("protocol", {}))
+    known = MlflowRegistry(load_params().promote.name).versions()
+    version = holding(known, sha256, (read_metrics() or {}).get("protocol", {}))
     number = version.tags.get("decided_against") if version else None
     return Registered(
         version=version,
         against=next((each for each in known if each.number == number), None),
-        champion=next((each for each in known if registry.CHAMPION in each.aliases), None),
+        champion=next((each for each in known if CHAMPION in each.aliases), None),
     )
 
 
@@ -59,14 +61,11 @@ def metrics(measured: Mapping[str, Any], standing: Registered | None) -> str:
 
     The champion's column is empty where it was measured by another protocol, because the figures do not compare.
     """
-    from ddpm.promotion import gate
-
     champion: Mapping[str, Any] = {}
     title = "champion"
     if standing and standing.against:
         title = f"champion, version {standing.against.number}"
-        records = [standing.against.record("record"), standing.against.record("record_again")]
-        champion = next((each for each in records if each and not gate.differences(measured, each)), {})
+        champion = standing.against.record_like(measured) or {}
     lines = [f"| | this model | {title} | floor: real images, measured the same way |", "|---|---|---|---|"]
     for name, label, meaning in FIGURES:
         figures = [_figure(record, name) for record in (measured, champion, measured.get("floor") or {})]

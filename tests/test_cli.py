@@ -18,7 +18,11 @@ from PIL import Image
 
 from ddpm import cli
 from ddpm.cli import operate
-from ddpm.tracking import registry, store
+from ddpm.promotion import commands, registry
+from ddpm.tracking import store
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "import-unet", "export-unet", "configure", "look")
@@ -41,7 +45,7 @@ def register(project: Path, tiny_model: Callable[..., str], *, seed: int, fid: f
     model_id = client.create_logged_model(experiment, source_run_id=run).model_id
     client.log_model_artifacts(model_id, str(served))
     client.finalize_logged_model(model_id, "READY")
-    registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=run, record=record(fid), tags={})
+    REGISTRY.register(sha256=sha, model_id=model_id, run_id=run, record=record(fid), tags={"weights_sha256": sha})
     made = {"run_id": run, "model_id": model_id, "experiment": "tests", "tracking_uri": "x", "model_sha256": sha}
     for name, values in (("models/run.json", made), ("reports/metrics.json", record(fid))):
         (project / name).parent.mkdir(exist_ok=True)
@@ -266,14 +270,14 @@ def test_an_operator_s_morning(
 
     assert cli.main(["rollback"]) == 1
     assert "is the first champion" in capsys.readouterr().err
-    assert [move.reason for move in registry.history("ddpm")] == ["first", "sharper", "blurred"]
+    assert [move.reason for move in REGISTRY.history()] == ["first", "sharper", "blurred"]
 
 
 def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look(
     project: Path, tiny_model: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(project, tiny_model, seed=0, fid=16.0)
-    registry.promote("ddpm", "1", reason="there is no champion to be better than")
+    commands.promote(REGISTRY, "1", reason="there is no champion to be better than")
     for name in ("samples.png", "reverse_process.gif"):
         (project / "reports" / name).write_bytes(b"")
     assert cli.main(["report"]) == 0
@@ -350,6 +354,6 @@ def test_the_registered_model_is_named_by_params_yaml(project: Path, capsys: pyt
 
 def test_a_version_s_file_is_the_very_file_that_was_trained(project: Path, tiny_model: Callable[..., str]) -> None:
     register(project, tiny_model, seed=0, fid=16.0)
-    version = registry.version("ddpm", "1")
-    content = registry.download(version, project / "down").read_bytes()
+    version = registry.version(REGISTRY, "1")
+    content = REGISTRY.download(version, project / "down").read_bytes()
     assert hashlib.sha256(content).hexdigest() == version.tags["model_sha256"]

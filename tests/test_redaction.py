@@ -211,7 +211,7 @@ def test_a_traceback_of_what_should_not_happen_holds_no_credential(
     def fail(_: object) -> None:
         raise RuntimeError(f"http://ann:{SECRET}@host")
 
-    monkeypatch.setattr("ddpm.tracking.registry.versions", fail)
+    monkeypatch.setattr("ddpm.tracking.mlflow_registry.MlflowRegistry.versions", fail)
     assert cli.main(["versions"]) == 1
     assert capsys.readouterr().err.endswith("RuntimeError: http://host\n")
 
@@ -258,7 +258,9 @@ def test_nothing_that_a_run_and_a_registration_leave_holds_the_credential_of_the
 import json, sys
 from pathlib import Path
 from ddpm.data.reading.dataset import Facts
-from ddpm.tracking import logged_model, registry, run_json, store, training_run
+from ddpm.promotion.commands import promote
+from ddpm.tracking import logged_model, run_json, store, training_run
+from ddpm.tracking.mlflow_registry import MlflowRegistry
 facts = Facts(name="x", source="folder", channels=1, size=8, classes=(), train=8, test=2, found=10, kept=10,
               rejected={{}}, content_hash="0" * 64)
 tracker = training_run.start_run(experiment="tests", name="x", facts=facts, prepared=Path("prepared"))
@@ -270,8 +272,8 @@ Path("models/run.json").write_text(json.dumps(run_json.run_record(tracker, model
 figures = {{"fid": 1.0, "floor": {{"fid": 1.0}}, "protocol": {{}}, "memorized_share": 0.0}}
 Path("reports").mkdir()
 Path("reports/metrics.json").write_text(json.dumps(figures))
-registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={{}})
-registry.promote("ddpm", "1", reason="it said http://ann:{SECRET}@host")
+MlflowRegistry("ddpm").register(sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={{}})
+promote(MlflowRegistry("ddpm"), "1", reason="it said http://ann:{SECRET}@host")
 print(store.tracking_uri())
 """
     sha = tiny_model(project / "model.safetensors")

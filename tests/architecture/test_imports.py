@@ -124,8 +124,8 @@ def test_drawing_from_a_file_imports_torch_and_the_picture_library_alone(
 def test_asking_the_registry_imports_no_torch(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     program = (
-        "import sys\nfrom ddpm.tracking import registry\n"
-        "assert registry.versions('ddpm') == [] and 'mlflow' in sys.modules and 'torch' not in sys.modules"
+        "import sys\nfrom ddpm.tracking.mlflow_registry import MlflowRegistry\n"
+        "assert MlflowRegistry('ddpm').versions() == [] and 'mlflow' in sys.modules and 'torch' not in sys.modules"
     )
     clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "MLFLOW_TRACKING_URI")}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=clean, check=True)

@@ -348,7 +348,6 @@ def test_another_models_images_are_made_by_its_own_recipe_and_measured_by_the_sa
     def again() -> dict[str, Any]:
         return fidelity.remeasure(
             tmp_path / "champion.safetensors",
-            recipe=None,
             protocol=candidate["protocol"],
             prepared=tmp_path,
             extractor=tmp_path / "extractor.safetensors",

@@ -25,8 +25,12 @@ from ddpm import model_file
 from ddpm.data.reading.dataset import Facts
 from ddpm.errors import UserError
 from ddpm.model_file import Model
+from ddpm.promotion import commands
 from ddpm.serving.sample_request import complete, draw, labels_of
-from ddpm.tracking import logged_model, registry, store, training_run
+from ddpm.tracking import logged_model, store, training_run
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+REGISTRY = MlflowRegistry("ddpm")
 
 FACTS = Facts(
     name="shapes",
@@ -60,8 +64,8 @@ def champion_server(
         model_id = logged_model.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
         figures: dict[str, Any] = {"fid": 1.0, "floor": {}}
-        registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={})
-        registry.promote("ddpm", "1", reason="to serve it")
+        REGISTRY.register(sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={})
+        commands.promote(REGISTRY, "1", reason="to serve it")
         uri = store.tracking_uri()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

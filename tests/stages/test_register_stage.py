@@ -20,10 +20,14 @@ from ddpm import cli
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
+from ddpm.promotion import registry
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
 from ddpm.stages.stage import Stage
-from ddpm.tracking import logged_model, registry, run_json, store, training_run
+from ddpm.tracking import run_json, store, training_run
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+REGISTRY = MlflowRegistry("ddpm")
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -131,7 +135,7 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     said = capsys.readouterr().out
     assert "ddpm version 1 is the champion now" in said
     assert "there is no champion to be better than" in said
-    first = registry.version("ddpm", "1")
+    first = registry.version(REGISTRY, "1")
     assert (first.tags["channels"], first.tags["size"], first.tags["classes"]) == ("1", "8", "10")
     assert first.tags["data_hash"]
     assert first.record() == json.loads(Path("metrics.json").read_text())
@@ -144,16 +148,16 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     pipeline.register()
     said = capsys.readouterr().out
     assert "measuring champion 1 again by the candidate's protocol" in said
-    again = registry.version("ddpm", "1").record("record_again")
+    again = registry.version(REGISTRY, "1").record("record_again")
     assert again == by_new_protocol  # the same images, drawn by its own recipe from the registry's copy of the model
-    candidate = registry.version("ddpm", "2")
+    candidate = registry.version(REGISTRY, "2")
     assert candidate.tags["decided_against"] == "1"
     new, old = json.loads(Path("metrics.json").read_text())["fid"], again["fid"]
     assert candidate.tags["decision"] == ("promoted" if new <= 0.98 * old else "kept")
 
     pipeline.register()
     assert "measuring champion" not in capsys.readouterr().out
-    assert [v.number for v in registry.versions("ddpm")] == ["2", "1"]
+    assert [v.number for v in REGISTRY.versions()] == ["2", "1"]
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:
@@ -162,7 +166,7 @@ def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: P
     Path("run.json").write_text(json.dumps(record | {"model_sha256": "0" * 64}))
     with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI"):
         pipeline.register()
-    assert registry.versions("ddpm") == []
+    assert REGISTRY.versions() == []
 
 
 UNUSUAL = {
@@ -219,13 +223,13 @@ def test_other_settings_of_the_same_weights_are_another_version_and_the_same_set
 ) -> None:
     pipeline.train(0)
     pipeline.register()
-    first = registry.version("ddpm", "1")
+    first = registry.version(REGISTRY, "1")
     pipeline.measure(steps=3)
     pipeline.register()
-    assert [v.number for v in registry.versions("ddpm")] == ["2", "1"]
-    kept = registry.version("ddpm", "1").record()
+    assert [v.number for v in REGISTRY.versions()] == ["2", "1"]
+    kept = registry.version(REGISTRY, "1").record()
     assert kept == first.record()
-    second = registry.version("ddpm", "2")
+    second = registry.version(REGISTRY, "2")
     assert (second.tags["sample.sampler"], second.tags["sample.steps"], second.tags["decided_against"]) == (
         "ddim",
         "3",
@@ -235,8 +239,8 @@ def test_other_settings_of_the_same_weights_are_another_version_and_the_same_set
 
     pipeline.measure(steps=2)
     pipeline.register()
-    assert [v.number for v in registry.versions("ddpm")] == ["2", "1"]
-    assert registry.version("ddpm", "1").record() == kept
+    assert [v.number for v in REGISTRY.versions()] == ["2", "1"]
+    assert registry.version(REGISTRY, "1").record() == kept
 
 
 def test_a_guide_that_is_another_file_now_is_not_registered_with_the_figures_of_the_former(
@@ -250,19 +254,3 @@ def test_a_guide_that_is_another_file_now_is_not_registered_with_the_figures_of_
     tiny_model(Path("weaker.safetensors"), seed=9, recipe=None, **DIGITS)
     with pytest.raises(UserError, match=r"sample\.guide is weaker.*, expected a file in guides"):
         pipeline.measure(guidance=2.0, guide="weaker.safetensors")
-
-
-def test_a_version_from_before_versions_said_how_they_draw_is_drawn_as_it_was_measured(
-    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pipeline.train(0, guidance=2.0)
-    run = run_json.attach(Path("run.json"))
-    sha = run_json.read_run(Path("run.json"))["model_sha256"]
-    model_id = logged_model.log_model(run, Path("model.safetensors"), model_sha256=sha)
-    record = json.loads(Path("metrics.json").read_text())
-    registry.register(name="ddpm", sha256=sha, model_id=model_id, run_id=run.id, record=record, tags={})
-    registry.promote("ddpm", "1", reason="of old")
-    capsys.readouterr()
-    drawn_by_the_command("old", "--number", "2", "--seed", "1")
-    assert "sampler ddim, steps 2, eta 0.0, guidance 2.0" in capsys.readouterr().out
-    assert registry.holding(registry.versions("ddpm"), sha, record["protocol"]) == registry.version("ddpm", "1")

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from ddpm.errors import UserError
+from ddpm.promotion import commands, registry
+from ddpm.promotion.judge import judge
+from ddpm.promotion.registry import Version
 from ddpm.promotion.settings import Promote
-from ddpm.sampling.settings import Recipe
-from ddpm.tracking import registry, store, succession
-from ddpm.tracking.registry import Version
+from ddpm.tracking import champion_alias, store
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+REGISTRY = MlflowRegistry("ddpm")
 
 RULE = Promote(
     name="ddpm", metric="fid", min_improvement=0.1, max_over_floor=5.0, max_memorized_share=0.05, approval="auto"
@@ -83,8 +87,7 @@ class Registry:
     def register(self, seed: int, **protocol: Any) -> Version:
         sha, model, run = self.models[seed]
         figures = {"fid": FIDS[seed], "kid": None, "memorized_share": 0.01, "floor": {"fid": 4.0}}
-        return registry.register(
-            name="ddpm",
+        return REGISTRY.register(
             sha256=sha,
             model_id=model,
             run_id=run,
@@ -93,12 +96,12 @@ class Registry:
         )
 
     def judge(self, candidate: Version, *, fid: float = 0.0, **rule: Any) -> str:
-        def remeasure(_: Path, recipe: Recipe | None) -> Mapping[str, Any]:
+        def remeasure(_: Path) -> Mapping[str, Any]:
             assert fid, "measured again without need"
             return {"fid": fid, "memorized_share": 0.0, "floor": {"fid": 4.0}, "protocol": NEWER}
 
-        return registry.judge(
-            candidate, rule=replace(RULE, **rule), remeasure=remeasure, folder=self.project / "down"
+        return judge(
+            candidate, REGISTRY, rule=replace(RULE, **rule), remeasure=remeasure, folder=self.project / "down"
         ).verdict
 
     def state(self) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def there(
         patch.chdir(folder)
         for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
             patch.delenv(name, raising=False)
-        patch.setattr(succession, "now", lambda: "2026-01-01T00:00:00+00:00")
+        patch.setattr(champion_alias, "now", lambda: "2026-01-01T00:00:00+00:00")
         Registry._copy(empty_store, folder / "mlflow.db")
         yield Registry(folder, tiny_model, patch)
 
@@ -152,11 +155,11 @@ def wait_for_a_person(registry: Registry) -> None:
 
 
 def promote(_: Registry) -> str | None:
-    return registry.promote("ddpm", "4", reason="sharper", by="Ann").version
+    return commands.promote(REGISTRY, "4", reason="sharper", by="Ann").version
 
 
 def roll_back(_: Registry) -> str | None:
-    return registry.rollback("ddpm", reason="blurred", by="Ann").version
+    return commands.rollback(REGISTRY, reason="blurred", by="Ann").version
 
 
 CASES: dict[str, tuple[Callable[[Registry], None], Callable[[Registry], Any]]] = {
@@ -209,7 +212,7 @@ def test_a_rollback_that_was_cut_off_is_finished_by_the_next_gate_and_not_done_a
         roll_back(there)
     line.mend()
     assert there.judge(there.register(3), max_over_floor=0.01) == "kept"
-    moves = registry.history("ddpm")
+    moves = REGISTRY.history()
     assert [(move.action, move.version, move.by) for move in moves[3:]] == [("rollback", "2", "Ann")]
     assert roll_back(there) == "2"
     assert "was cut off, and is finished now" in capsys.readouterr().err
@@ -229,9 +232,9 @@ def test_a_new_model_whose_registration_is_cut_off_anywhere_becomes_one_version(
             break
         except UserError:
             continue
-    assert [found.number for found in registry.versions("ddpm")] == ["1"]
+    assert [found.number for found in REGISTRY.versions()] == ["1"]
     line.mend()
-    tags = registry.version("ddpm", "1").tags
+    tags = registry.version(REGISTRY, "1").tags
     assert there.register(0).tags == tags
     assert tags["model_sha256"] == there.models[0][0]
     assert json.loads(tags["record"])["fid"] == FIDS[0]

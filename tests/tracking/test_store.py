@@ -9,10 +9,14 @@ from PIL import Image
 from tracked_run import run_of, start, write_run
 
 from ddpm.errors import UserError
+from ddpm.promotion import commands, registry
 from ddpm.tracker import finishing
-from ddpm.tracking import registry, store
+from ddpm.tracking import store
 from ddpm.tracking.logged_model import log_model
+from ddpm.tracking.mlflow_registry import MlflowRegistry
 from ddpm.tracking.run_json import attach
+
+REGISTRY = MlflowRegistry("ddpm")
 
 
 def test_by_default_runs_and_their_files_are_in_the_project(project: Path) -> None:
@@ -91,15 +95,15 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
     assert run_of(tracker).data.metrics["loss"] == 0.5
     assert len(tracker.client.list_artifacts(tracker.id, "images")) == 2
 
-    version = registry.register(
-        name="ddpm", sha256=sha, model_id=model_id, run_id=tracker.id, record={"fid": 3.5, "floor": {}}, tags={}
+    version = REGISTRY.register(
+        sha256=sha, model_id=model_id, run_id=tracker.id, record={"fid": 3.5, "floor": {}}, tags={}
     )
     assert version.number == "1"
-    assert registry.promote("ddpm", "1", reason="first").version == "1"
-    champion = registry.champion("ddpm")
+    assert commands.promote(REGISTRY, "1", reason="first").version == "1"
+    champion = registry.champion(REGISTRY)
     assert champion is not None
-    assert registry.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
+    assert REGISTRY.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="has no version 9 at http"):
-        registry.version("ddpm", "9")
+        registry.version(REGISTRY, "9")
     for name in ("mlflow.db", "mlartifacts", ".state"):
         assert not (project / name).exists()

@@ -11,8 +11,8 @@ from ddpm.errors import UserError
 
 if TYPE_CHECKING:
     from ddpm.model_file import Model
+    from ddpm.promotion.registry import Version
     from ddpm.sampling.settings import Recipe
-    from ddpm.tracking.registry import Version
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
@@ -26,16 +26,17 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
         if found is None:
             file, called = args.model, str(args.model)
         else:
-            from ddpm.tracking import registry
+            from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-            file, called = registry.download(found, Path(folder)), f"{found.name} version {found.number}"
+            file = MlflowRegistry(found.name).download(found, Path(folder))
+            called = f"{found.name} version {found.number}"
 
         from ddpm.compute.hardware import choose_device
         from ddpm.generation.recipe import load_model
 
         model = load_model(file, choose_device(args.device))
         if model.recipe is None:
-            recipe = _recipe_here() if found is None else found.recipe()
+            recipe = _recipe_here()
             model = replace(model, recipe=None if recipe is None else asdict(recipe))
         return model, called
 
@@ -51,15 +52,16 @@ def _recipe_here() -> "Recipe | None":
 
 
 def _registered(args: argparse.Namespace) -> "Version":
-    from ddpm.tracking import registry
+    from ddpm.promotion.registry import champion, version
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     name = registered_name(args)
     if args.version:
-        return registry.version(name, args.version)
-    champion = registry.champion(name)
-    if champion is None:
+        return version(MlflowRegistry(name), args.version)
+    found = champion(MlflowRegistry(name))
+    if found is None:
         raise UserError(f"{name} has no champion; make one with `ddpm promote VERSION`, or name a file with --model")
-    return champion
+    return found
 
 
 def registered_name(args: argparse.Namespace) -> str:

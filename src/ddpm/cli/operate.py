@@ -11,7 +11,7 @@ from ddpm.cli.model import registered_name
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.tracking.registry import Version
+    from ddpm.promotion.registry import Version
 
 FIGURES = (
     ("fid", "FID", "lower is better"),
@@ -28,9 +28,9 @@ FIGURES = (
 
 def versions(args: argparse.Namespace) -> None:
     """Every version, newest first."""
-    from ddpm.tracking import registry
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    found = registry.versions(registered_name(args))
+    found = MlflowRegistry(registered_name(args)).versions()
     if not found:
         raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
     head = ("version", "aliases", "sampler", "steps", "fid", "kid", "floor fid", "decision", "when", "run")
@@ -38,8 +38,7 @@ def versions(args: argparse.Namespace) -> None:
         (
             v.number,
             ", ".join(v.aliases),
-            *_drawn(v),
-            *(v.tags.get(key, "") for key in ("fid", "kid", "floor.fid", "decision")),
+            *(v.tags.get(key, "") for key in ("sample.sampler", "sample.steps", "fid", "kid", "floor.fid", "decision")),
             f"{v.created.astimezone():%Y-%m-%d %H:%M}",
             v.run_id or "",
         )
@@ -50,26 +49,22 @@ def versions(args: argparse.Namespace) -> None:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _drawn(version: "Version") -> tuple[str, str]:
-    """Sampler and steps, where they are known."""
-    recipe = version.recipe()
-    return ("", "") if recipe is None else (recipe.sampler, str(recipe.steps))
-
-
 def promote(args: argparse.Namespace) -> None:
     """A person's yes."""
-    from ddpm.tracking import registry
+    from ddpm.promotion.commands import promote
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    move = registry.promote(registered_name(args), args.number, reason=args.reason)
+    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=args.reason)
     before = f", in the place of version {move.previous}" if move.previous else ""
     print(f"version {move.version} of {registered_name(args)} is the champion{before}")
 
 
 def rollback(args: argparse.Namespace) -> None:
     """Back to the champion before this one."""
-    from ddpm.tracking import registry
+    from ddpm.promotion.commands import rollback
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    move = registry.rollback(registered_name(args), reason=args.reason)
+    move = rollback(MlflowRegistry(registered_name(args)), reason=args.reason)
     print(
         f"version {move.version} of {registered_name(args)} is the champion again, version {move.previous} is not; "
         f"`ddpm promote {move.previous} --reason …` undoes it"
@@ -110,7 +105,8 @@ def report(args: argparse.Namespace) -> None:
     """What a run of the pipeline made, and where to look at it."""
     import json
 
-    from ddpm.tracking import registry
+    from ddpm.promotion.registry import CHAMPION, holding
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
 
     try:
@@ -123,9 +119,9 @@ def report(args: argparse.Namespace) -> None:
     print()
 
     made = read_run(args.run_json)
-    known = registry.versions(registered_name(args))
-    found = registry.holding(known, made["model_sha256"], record.get("protocol", {}))
-    champion = next((v for v in known if registry.CHAMPION in v.aliases), None)
+    known = MlflowRegistry(registered_name(args)).versions()
+    found = holding(known, made["model_sha256"], record.get("protocol", {}))
+    champion = next((v for v in known if CHAMPION in v.aliases), None)
     _say("model", _standing(found, champion))
     if found is not None:
         _say("because", found.tags.get("reasons", ""))

@@ -26,7 +26,6 @@ from ddpm.measuring.features.extractor import Described, FeatureExtractor, descr
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
 from ddpm.measuring.record import Figures, Protocol, Record, Sampling, Spread
 from ddpm.measuring.settings import Evaluate
-from ddpm.sampling.settings import Recipe
 from ddpm.seeding import seed_of
 
 HASH_BYTES = 2**24
@@ -165,7 +164,6 @@ def measure_images(
 def remeasure(
     model: Path,
     *,
-    recipe: Recipe | None,
     protocol: Mapping[str, Any],
     prepared: Path,
     extractor: Path,
@@ -175,14 +173,14 @@ def remeasure(
     """The record, as in reports/metrics.json, of another model's images: drawn by its own recipe, measured by this
     protocol, from which number and seed are.
 
-    `recipe` is for a file that carries none. Raises UserError where there is neither.
+    Raises UserError if the file carries no recipe.
     """
     as_told = Protocol.from_json(protocol)
     device = choose_device(runtime.device)
     drawing = load_model(model, device)
-    recipe = carried(drawing) or recipe
+    recipe = carried(drawing)
     if recipe is None:
-        raise UserError(f"{model} does not say how its images are drawn, and its figures do not either")
+        raise UserError(f"{model} does not say how its images are drawn; register it again with `dvc repro`")
     sampling, n, classes = Sampling(**asdict(recipe), seed=as_told.seed), as_told.n, len(drawing.spec["classes"])
     images = generate(
         drawing,

@@ -1,1 +1,1 @@
-"""Whether a candidate takes over from the champion."""
+"""Which version of the registered model is the champion: domain logic, without MLflow and without a server."""

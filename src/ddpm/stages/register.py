@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.sampling.settings import Recipe
 from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
@@ -23,7 +22,8 @@ def main(stage: Stage) -> None:
     from ddpm import model_file
     from ddpm.files import write_json
     from ddpm.measuring.record import Record
-    from ddpm.tracking import registry
+    from ddpm.promotion.judge import judge, summary
+    from ddpm.tracking import mlflow_registry
     from ddpm.tracking.logged_model import log_model
     from ddpm.tracking.run_json import attach
     from ddpm.tracking.store import shown_uri
@@ -40,21 +40,20 @@ def main(stage: Stage) -> None:
             file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=asdict(recipe), guide=guide
         )
         model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
+    registry = mlflow_registry.MlflowRegistry(params.promote.name)
     candidate = registry.register(
-        name=params.promote.name,
         sha256=sha256,
         model_id=model_id,
         run_id=run.id,
         record=measured,
-        tags=registry.origin(model, run) | registry.contents(model.sha256, recipe),
+        tags=mlflow_registry.origin(model, run) | mlflow_registry.contents(model.sha256, recipe.told()),
     )
 
-    def remeasure(file: Path, recipe: Recipe | None) -> Mapping[str, Any]:
+    def remeasure(file: Path) -> Mapping[str, Any]:
         from ddpm.measuring import fidelity
 
         return fidelity.remeasure(
             file,
-            recipe=recipe,
             protocol=measured["protocol"],
             prepared=args.prepared,
             extractor=args.extractor,
@@ -63,10 +62,10 @@ def main(stage: Stage) -> None:
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        outcome = registry.judge(candidate, rule=params.promote, remeasure=remeasure, folder=Path(folder))
+        outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))
     known = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(args.receipt, known)
-    print(registry.summary(outcome, metric=params.promote.metric))
+    print(summary(outcome, metric=params.promote.metric))
 
 
 def _guide(sha256: str, guides: Path) -> "Model":

@@ -1,0 +1,45 @@
+"""A person's commands: promote a version, or roll back to the champion before."""
+
+from ddpm.errors import UserError
+from ddpm.promotion.loadable import require_loadable
+from ddpm.promotion.registry import Registry, version
+from ddpm.promotion.succession import Move, line
+
+
+def promote(registry: Registry, number: str, *, reason: str, by: str | None = None) -> Move:
+    """Makes this version champion because a person says so.
+
+    Raises UserError if it is champion already, or if its model file is lost or cannot be read.
+    """
+    found = version(registry, number)
+    with registry.alone() as change:
+        if (finished := change.resume(action="promote", version=number)) is not None:
+            return finished
+        if change.champion() == number:
+            raise UserError(f"version {number} of {registry.name} is the champion already")
+        require_loadable(registry, found)
+        return change.move(action="promote", version=number, by=by or registry.user, reason=reason)
+
+
+def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
+    """Makes the champion before this one champion again; repeated, the one before that.
+
+    A version that a person took down is skipped. Promoting the version that went undoes a rollback. Raises UserError
+    if there is no champion before, or if its model file is lost or cannot be read.
+    """
+    name = registry.name
+    with registry.alone() as change:
+        if (finished := change.resume(action="rollback")) is not None:
+            return finished
+        known = {found.number: found for found in registry.versions()}
+        current = change.champion()
+        if current is None:
+            raise UserError(f"{name} has no champion at {registry.place}; make one with `ddpm promote VERSION`")
+        before = [number for number in line(change.history()) if number in known and number != current]
+        if not before:
+            raise UserError(
+                f"version {current} of {name} is the first champion, or those before it were taken down or deleted; "
+                "there is none to go back to, so name a version with `ddpm promote VERSION`"
+            )
+        require_loadable(registry, known[before[-1]])
+        return change.move(action="rollback", version=before[-1], by=by or registry.user, reason=reason)

@@ -1,0 +1,170 @@
+"""The decision about a registered candidate: it takes over, the champion stays, or a person is asked."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ddpm.errors import UserError
+from ddpm.promotion import gate
+from ddpm.promotion.loadable import require_loadable
+from ddpm.promotion.registry import CHAMPION, Registry, Version, version
+from ddpm.promotion.settings import Promote
+from ddpm.promotion.succession import Move, taken_down
+
+Decided = Literal["promoted", "kept", "pending"]
+"""The candidate takes over; the champion stays; a person is asked."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a candidate."""
+
+    verdict: Decided | Literal["champion"]
+    """`champion`: the candidate is it already."""
+    version: Version
+    champion: Version | None
+    """Before the decision."""
+    reasons: tuple[str, ...]
+    champion_record: Mapping[str, Any] | None
+    """The champion's metrics by the candidate's protocol, if they were compared."""
+
+
+def judge(
+    candidate: Version,
+    registry: Registry,
+    *,
+    rule: Promote,
+    remeasure: Callable[[Path], Mapping[str, Any]],
+    folder: Path,
+) -> Outcome:
+    """Decides about a registered candidate, moves the alias or leaves it, and writes the reasons on the version.
+
+    If the alias was removed, the candidate is compared with the last champion. A champion that was measured by another
+    protocol is downloaded into `folder` and measured again by `remeasure`. If that is impossible, because it makes
+    images of another kind or its file is lost, a person decides. A version that a person took down, by a rollback or in
+    MLflow, comes back only by a person.
+    """
+    record = candidate.record()
+    if record is None:
+        raise UserError(f"version {candidate.number} of {rule.name} has no metrics; register it with `dvc repro`")
+    with registry.alone() as change:
+        finished = change.resume(action="promote", version=candidate.number)
+        moves = change.history()
+    if finished is not None:
+        return _finished(registry, candidate, finished, record)
+    known = {found.number: found for found in registry.versions()}
+    champions = [known.get(move.version or "") for move in reversed(moves)]
+    rival = next((found for found in champions if found is not None), None)
+    current = rival if rival is not None and CHAMPION in rival.aliases else None
+    if current is not None and current.number == candidate.number:
+        return Outcome("champion", candidate, current, ("it is the champion already: nothing to decide",), record)
+    if (move := taken_down(moves).get(candidate.number)) is not None:
+        return Outcome("kept", candidate, current, (_why_down(candidate, move),), None)
+
+    verdict, against, reasons = _compared(candidate, rival, registry, rule, remeasure, folder, is_first=not moves)
+    if rival is not None and current is None:
+        reasons = (f"there is no champion now; it is held against the last one, version {rival.number}", *reasons)
+    if verdict == "pending":
+        reasons = (*reasons, f"it waits for `ddpm promote {candidate.number} --reason …`")
+    _write(registry, verdict, candidate, current, rival, reasons)
+    return Outcome(verdict, version(registry, candidate.number), current, reasons, against)
+
+
+def _compared(
+    candidate: Version,
+    rival: Version | None,
+    registry: Registry,
+    rule: Promote,
+    remeasure: Callable[[Path], Mapping[str, Any]],
+    folder: Path,
+    *,
+    is_first: bool,
+) -> tuple[Decided, Mapping[str, Any] | None, tuple[str, ...]]:
+    """The verdict, the rival's record by the candidate's protocol, and the reasons."""
+    record = candidate.record() or {}
+    if rival is None and not is_first:
+        return "pending", None, ("there is no champion, and of the former ones none is left to compare it with",)
+    opponent: Mapping[str, Any] | None = None
+    if rival is not None:
+        if reason := _incomparable(candidate, rival):
+            return "pending", None, (reason,)
+        opponent = rival.record_like(record)
+        if opponent is None:
+            print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
+            try:
+                opponent = remeasure(registry.download(rival, folder))
+            except UserError as error:
+                reason = f"champion {rival.number} could not be measured by the same protocol ({error})"
+                return "pending", None, (reason,)
+            registry.keep_record(rival.number, opponent)
+    decision = gate.decide(record, opponent, rule)
+    if not decision.promote:
+        return "kept", opponent, decision.reasons
+    return "pending" if rule.approval == "ask" else "promoted", opponent, decision.reasons
+
+
+def _write(
+    registry: Registry,
+    verdict: Decided,
+    candidate: Version,
+    current: Version | None,
+    rival: Version | None,
+    reasons: tuple[str, ...],
+) -> None:
+    """Raises UserError if the champion changed since the decision began."""
+    before = None if current is None else current.number
+    with registry.alone() as change:
+        now = change.champion()
+        if now != before:
+            raise UserError(
+                f"the champion of {registry.name} changed from {before} to {now} while version {candidate.number} was "
+                "judged; judge it again with `dvc repro register`"
+            )
+        if verdict == "promoted":
+            require_loadable(registry, candidate)
+            by, reason = f"gate, run by {registry.user}", "; ".join(reasons)
+            change.move(action="promote", version=candidate.number, by=by, reason=reason)
+        else:
+            change.decide(candidate, verdict, reasons, against=None if rival is None else rival.number)
+
+
+def _finished(registry: Registry, candidate: Version, move: Move, record: Mapping[str, Any]) -> Outcome:
+    """The outcome of a promotion that was interrupted the last time the candidate was judged."""
+    former = None if move.previous is None else version(registry, move.previous)
+    against = None if former is None else former.record_like(record)
+    return Outcome("promoted", version(registry, candidate.number), former, (move.reason,), against)
+
+
+def _why_down(candidate: Version, move: Move) -> str:
+    what = "it was rolled back" if move.action == "rollback" else "a person took it down in MLflow"
+    return f"{what} ({move.reason}); `ddpm promote {candidate.number}` undoes that"
+
+
+def _incomparable(candidate: Version, current: Version) -> str | None:
+    """Why two models' images cannot be measured against the same reference; None if they can."""
+    shapes = [tuple(each.tags.get(key, "unknown") for key in ("channels", "size")) for each in (candidate, current)]
+    if shapes[0] == shapes[1]:
+        return None
+    new, old = (f"{channels} channel(s) of {size}x{size} pixels" for channels, size in shapes)
+    return (
+        f"it makes images of {new} and champion {current.number} of {old}: their figures do not compare, "
+        "so a person decides (or give the new kind of model its own name in promote.name)"
+    )
+
+
+def summary(outcome: Outcome, *, metric: str) -> str:
+    """What was decided, by which values of the metric, and why, a line each."""
+    found, record = outcome.version, outcome.version.record() or {}
+    words = {"promoted": "is the champion now", "kept": "is not promoted", "pending": "waits for a person"}
+    lines = [f"{found.name} version {found.number} {words.get(outcome.verdict, 'is the champion already')}"]
+    if outcome.champion is not None and outcome.champion.number != found.number:
+        lines[0] += f" (champion before: version {outcome.champion.number})"
+    records = {"candidate": record, "champion": outcome.champion_record, "floor": record.get("floor")}
+    measured = [f"{who} {as_text(of[metric])}" for who, of in records.items() if of and metric in of]
+    return "\n".join([*lines, f"  {metric}: {', '.join(measured)}", *(f"  {reason}" for reason in outcome.reasons)])
+
+
+def as_text(value: float | None) -> str:
+    """A metric for a person, and as a tag of a version."""
+    return "none" if value is None else f"{value:.6g}"

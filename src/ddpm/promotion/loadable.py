@@ -1,0 +1,19 @@
+"""Whether a version can be used: its model file is there and loads."""
+
+import tempfile
+from pathlib import Path
+
+from ddpm.errors import UserError
+from ddpm.promotion.registry import Registry, Version
+
+
+def require_loadable(registry: Registry, version: Version) -> None:
+    """Raises UserError unless the version's file is there, is the one that was registered, and loads."""
+    from ddpm import model_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = registry.download(version, Path(folder))
+        try:
+            model_file.load(file)
+        except UserError as error:
+            raise UserError(f"version {version.number} of {version.name} cannot be champion: {error}") from None

@@ -1,0 +1,165 @@
+"""The alias `champion` in MLflow: every move of it can be interrupted and repeated.
+
+The registered model's tags `promotion.000001`, `promotion.000002`, … hold the moves. A move is announced in the tag
+`promotion_under_way` before the alias moves. What follows from it, the history and the tags of versions and runs, is
+written after, so the next change of the registry finishes what was interrupted. If the alias is not where the history
+left it, a person moved it outside ddpm, in MLflow's page; that becomes a move of the history as well.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from ddpm.promotion.registry import CHALLENGER, CHAMPION, Version
+from ddpm.promotion.succession import Move, consequences, decided, move_outside
+from ddpm.redaction import redacted
+from ddpm.tracking.registry_lock import Note
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_UNDER_WAY = "promotion_under_way"
+_MAX_REASON = 4000
+"""Characters; a tag of a registered model holds 5,000 in an SQL store."""
+
+
+class AliasChange:
+    """A `promotion.registry.Change` of the registered model with this name. Only used under the registry's lock."""
+
+    def __init__(self, client: "MlflowClient", name: str, note: Note) -> None:
+        self._client, self._name, self._note = client, name, note
+
+    def champion(self) -> str | None:
+        return aliases(self._client, self._name).get(CHAMPION)
+
+    def history(self) -> list[Move]:
+        return history(self._client, self._name)
+
+    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
+        self._finish()
+        moves, holder = self.history(), self.champion()
+        outside = move_outside(moves, holder, when=now())
+        if outside is not None:
+            self._carry_out(outside)
+            return None
+        is_mine = moves and self._note.read() == {"name": self._name, "move": asdict(moves[-1])}
+        if not is_mine or moves[-1].action != action or version not in (None, holder):
+            return None
+        self._note.write({})
+        print(f"the {action} of {moves[-1].when} was cut off, and is finished now", file=sys.stderr)
+        return moves[-1]
+
+    def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
+        made = Move(action, version, self.champion(), by, now(), redacted(reason)[:_MAX_REASON])
+        self._note.write({"name": self._name, "move": asdict(made)})
+        self._carry_out(made)
+        self._note.write({})
+        return made
+
+    def decide(
+        self, candidate: Version, verdict: Literal["kept", "pending"], reasons: Iterable[str], *, against: str | None
+    ) -> None:
+        client, name, number = self._client, self._name, candidate.number
+        self._drop_challenger(number)
+        set_tags(client, name, number, decided(verdict, reasons, by="gate", against=against, when=now()))
+        if verdict == "pending":
+            client.set_registered_model_alias(name, CHALLENGER, number)
+        self._tag_run(candidate.run_id, f"{verdict} as version {number} of {name}")
+
+    def _carry_out(self, made: Move) -> None:
+        client, name = self._client, self._name
+        keys = _keys(_tags(client, name))
+        key = f"promotion.{int(keys[-1].removeprefix('promotion.')) + 1 if keys else 1:06d}"
+        announced = json.dumps({"key": key, "move": asdict(made)}, ensure_ascii=False)
+        client.set_registered_model_tag(name, _UNDER_WAY, announced)
+        if made.version is not None and self.champion() != made.version:
+            client.set_registered_model_alias(name, CHAMPION, made.version)
+        self._write_down(key, made)
+
+    def _finish(self) -> None:
+        """A move that was announced happened if the alias moved; otherwise it did not, and is forgotten."""
+        announced = _tags(self._client, self._name).get(_UNDER_WAY)
+        if announced is None:
+            return
+        begun = json.loads(announced)
+        made = Move(**begun["move"])
+        if self.champion() == made.version:
+            self._write_down(begun["key"], made)
+        else:
+            self._client.delete_registered_model_tag(self._name, _UNDER_WAY)
+
+    def _write_down(self, key: str, made: Move) -> None:
+        """Writes all that follows from a move; every write can be repeated."""
+        client, name = self._client, self._name
+        client.set_registered_model_tag(name, key, json.dumps(asdict(made), ensure_ascii=False))
+        runs = {str(found.version): found.run_id for found in client.search_model_versions(f"name = '{name}'")}
+        for number, tags in consequences(made).items():
+            if number in runs:  # a person may have deleted it
+                set_tags(client, name, number, tags)
+                if "decision" in tags:
+                    self._tag_run(runs[number], f"{tags['decision']} as version {number} of {name}")
+        if made.version is not None:
+            self._drop_challenger(made.version)
+        client.delete_registered_model_tag(name, _UNDER_WAY)
+
+    def _drop_challenger(self, number: str) -> None:
+        """Takes the alias from this version if it has it: it waits for nobody any more."""
+        if aliases(self._client, self._name).get(CHALLENGER) == number:
+            self._client.delete_registered_model_alias(self._name, CHALLENGER)
+
+    def _tag_run(self, run_id: str | None, sentence: str) -> None:
+        """Shows the decision on the page of the training's run, unless that was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return
+        try:
+            self._client.set_tag(run_id, "decision", sentence)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+
+
+def history(client: "MlflowClient", name: str) -> list[Move]:
+    """Every move of the alias, oldest first."""
+    tags = _tags(client, name)
+    return [Move(**json.loads(tags[key])) for key in _keys(tags)]
+
+
+def aliases(client: "MlflowClient", name: str) -> dict[str, str]:
+    """alias -> version. MLflow's search for versions returns them without aliases."""
+    model = _registered(client, name)
+    return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
+
+
+def set_tags(client: "MlflowClient", name: str, number: str, tags: Mapping[str, str]) -> None:
+    """Tags of a version, one by one as MLflow takes them."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, key, value)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _keys(tags: Mapping[str, str]) -> list[str]:
+    return sorted(key for key in tags if key.startswith("promotion."))
+
+
+def _tags(client: "MlflowClient", name: str) -> dict[str, str]:
+    model = _registered(client, name)
+    return {} if model is None else model.tags
+
+
+def _registered(client: "MlflowClient", name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
