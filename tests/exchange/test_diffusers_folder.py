@@ -271,7 +271,7 @@ def test_a_network_larger_than_its_weights_is_refused_before_memory_is_taken(
     told["block_out_channels"] = [256 * channels for channels in told["block_out_channels"]]
     config.write_text(json.dumps(told))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "both must be of one network" in refused(tmp_path / "unet", capsys)
+    assert "both must belong to the same network" in refused(tmp_path / "unet", capsys)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
