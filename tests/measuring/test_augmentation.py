@@ -56,5 +56,5 @@ def test_images_without_classes_have_nothing_to_teach(tmp_path: Path) -> None:
         augmentation.read_generated(tmp_path)
     np.save(tmp_path / "labels.npy", one.labels)
     assert np.array_equal(augmentation.read_generated(tmp_path).labels, one.labels)
-    with pytest.raises(UserError, match="no classes for a classifier to name; set it to false"):
+    with pytest.raises(UserError, match="no classes for a classifier to learn; set it to false"):
         measured(Labelled(one.images, np.zeros(9, dtype=np.int64)), one)

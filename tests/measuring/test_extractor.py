@@ -168,11 +168,11 @@ def test_a_file_that_is_no_extractor_is_refused(content: bytes | None, tmp_path:
     path = tmp_path / "extractor.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"extractor\.safetensors is no"):
+    with pytest.raises(UserError, match=r"extractor\.safetensors is not"):
         extractor.load(path)
 
 
 def test_a_model_is_no_extractor(tiny_model, tmp_path: Path) -> None:
     tiny_model(tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="no extractor of this project"):
+    with pytest.raises(UserError, match="not an extractor of this project"):
         extractor.load(tmp_path / "model.safetensors")

@@ -1,1 +1,1 @@
-"""Metrics of generated images and of the model, with everything needed to measure them again."""
+"""Metrics of generated images and of the model, with the protocol needed to repeat the measurement."""

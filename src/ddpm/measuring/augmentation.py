@@ -1,4 +1,4 @@
-"""What generated images are worth as training data: one classifier trained on real, on generated, and on both."""
+"""Accuracy of a classifier trained on real images, on generated ones and on both, to rate generated training data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ddpm.measuring.features.settings import Features
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images and their labels, as training takes them."""
+    """Images and their labels."""
 
     images: Images
     """uint8 [N,C,H,W]"""
@@ -24,10 +24,10 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Share of the held-out real images that a classifier names rightly, by what it was trained on.
+    """Accuracy of the classifier on held-out real images, by its training images; a share in 0..1.
 
-    The accuracy of one of them has a standard error of sqrt(p (1 - p) / test_images).
-    Ravuri and Vinyals 2019 call the second the classification accuracy score.
+    The standard error of an accuracy p is sqrt(p (1 - p) / test_images).
+    `generated` is the classification accuracy score of Ravuri and Vinyals 2019.
     """
 
     real: float
@@ -38,7 +38,7 @@ class Augmentation:
     test_images: int
 
     def numbers(self) -> dict[str, float]:
-        """The accuracies, flat, as a tracker takes them."""
+        """Return the accuracies by metric name, for a tracker."""
         return {f"augmentation/{name}": getattr(self, name) for name in ("real", "generated", "both")}
 
 
@@ -51,13 +51,13 @@ def compare(
     device: torch.device,
     progress: bool,
 ) -> Augmentation:
-    """Three trainings of the extractor's classifier, alike in everything (images seen, seed, ...) but the images.
+    """Train the extractor's classifier three times with equal settings (images seen, seed, ...) on different images.
 
-    Real and generated images together are copied into memory. Raises UserError for images without classes.
+    All real and generated images are copied into memory. Raises UserError for images without classes.
     """
     if real.labels is None or generated.labels is None or test.labels is None or len(np.unique(real.labels)) < 2:
         raise UserError(
-            "evaluate.augmentation is true, but the images have no classes for a classifier to name; set it to false"
+            "evaluate.augmentation is true, but the images have no classes for a classifier to learn; set it to false"
         )
     both = Labelled(
         np.concatenate([real.images[:], generated.images[:]]), np.concatenate([real.labels, generated.labels])
@@ -78,7 +78,7 @@ def compare(
 
 
 def read_generated(folder: Path) -> Labelled:
-    """images.npy and labels.npy. Raises UserError where the images have no labels."""
+    """Read images.npy and labels.npy. Raises UserError if the images have no labels."""
     if not (folder / "labels.npy").is_file():
         raise UserError(f"{folder} has no labels.npy, so evaluate.augmentation has no classes; set it to false")
     return Labelled(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy"))

@@ -1,4 +1,4 @@
-"""Bits per dimension of held-out images, bounded twice: by the terms of a chain, and by the probability-flow ODE."""
+"""Bits per dimension of held-out images, by two bounds: the terms of a chain, and the probability-flow ODE."""
 
 import csv
 from dataclasses import asdict, dataclass
@@ -20,33 +20,33 @@ from ddpm.sampling.likelihood import Bound, ode_bound, variational_bound
 from ddpm.sampling.samplers import Noise
 
 STEPS = 1000
-"""Of the bound where time is continuous; a chain has its own."""
+"""Steps of the variational bound for continuous time; a discrete chain has its own number."""
 ODE_STEPS = 100
-"""Two evaluations each; twice as many change the figure of the default model by 0.002."""
+"""Steps of the ODE, two network evaluations each; 200 steps change the metric of the default model by 0.002."""
 
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """Means over the images, in bits per dimension; None where nothing was measured."""
+    """Means over the images, in bits per dimension; None if not measured."""
 
     images: int
     bound: float | None = None
-    """Variational bound: prior + the sum over steps, with the decoder."""
+    """Variational bound: the prior and the sum over all steps, decoder included."""
     bound_prior: float | None = None
-    """L_T of it."""
+    """L_T of the variational bound."""
     bound_decoder: float | None = None
-    """L_0 of it."""
+    """L_0 of the variational bound."""
     ode: float | None = None
-    """The bound with the same decoder, in which the probability-flow ODE stands for all other steps."""
+    """The bound with the same decoder, and the probability-flow ODE in place of all other steps."""
     terms: tuple[tuple[float, float], ...] = ()
-    """(t, L) of every step, falling in t; the last is the decoder's."""
+    """(t, L) of every step, by descending t; the last is the decoder's."""
 
     def means(self) -> dict[str, float | None]:
-        """All but the terms."""
+        """Return all fields but the terms."""
         return {name: value for name, value in asdict(self).items() if name != "terms"}
 
     def numbers(self) -> dict[str, float]:
-        """What was measured, by names for a tracker."""
+        """Return the measured values by metric name, for a tracker."""
         found = {name: value for name, value in self.means().items() if value is not None and name != "images"}
         return {f"bits_per_dim_{name}": float(value) for name, value in found.items()}
 
@@ -64,9 +64,9 @@ NOT_MEASURED = BitsPerDim(images=0)
 def measure(
     model: Model, images: Images, labels: np.ndarray | None, *, n: int, batch: int, progress: bool
 ) -> BitsPerDim:
-    """Of n images evenly chosen from these held-out ones (uint8 [N,C,H,W]), given their labels.
+    """Measure n evenly spaced images of these held-out ones (uint8 [N,C,H,W]), conditioned on their labels.
 
-    Both clip the model's images to [-1, 1], as sampling does; where the variance is fixed it is beta_t.
+    Both bounds clip the model's estimate of x_0 to [-1, 1], as sampling does; a fixed variance is beta_t.
     """
     from tqdm import tqdm
 
@@ -83,9 +83,9 @@ def measure(
     for at in tqdm(range(0, n, batch), desc="bits per dimension", disable=not progress):
         part = chosen[at : at + batch]
         x_0 = to_model_range(torch.from_numpy(images[part]).to(device))
-        given = None if labels is None else torch.from_numpy(labels[part]).to(device)
+        condition = None if labels is None else torch.from_numpy(labels[part]).to(device)
         noise = PerImageNoise(0, part.tolist(), tuple(x_0.shape[1:]), device)
-        denoise = partial(_of_labels, estimate, labels=given)
+        denoise = partial(_conditioned, estimate, labels=condition)
         with torch.no_grad():
             bounds.append(variational_bound(denoise, process, x_0, bound_grid, noise))
         by_ode.append(ode_bound(denoise, process, x_0, ode_grid, noise, partial(_signs, noise)))
@@ -101,7 +101,7 @@ def measure(
     )
 
 
-def _of_labels(denoise: LabelledDenoise, x_t: Tensor, t: Tensor, *, labels: Tensor | None) -> Estimate:
+def _conditioned(denoise: LabelledDenoise, x_t: Tensor, t: Tensor, *, labels: Tensor | None) -> Estimate:
     return denoise(x_t, t, labels)
 
 

@@ -1,7 +1,7 @@
 """torch-fidelity: FID, Inception score, KID, precision and recall, and the Inception network.
 
-Features are computed once and given to torch-fidelity's functions of features, so that the generated images, their
-blocks and the floor share them. Its own extraction, and its cache, whose key is a name and not a content, stay out.
+Features are computed once and passed to torch-fidelity's functions of features, so that the generated images, their
+blocks and the floor share them. Its own extraction and its cache, whose key is a name, not the content, are not used.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ HASH_BYTES = 2**24
 
 
 def load_extractor(path: Path, device: torch.device) -> FeatureExtractor:
-    """The extractor in models/extractor.safetensors: the small one, or Inception by the weights it names.
+    """Load the extractor file: the small extractor, or Inception with the weights that the file names.
 
-    Raises UserError for a file that is none, and for weights that are missing or others.
+    Raises UserError for a file that is not an extractor, and for weights that are missing or have another sha256.
     """
     header = extractors.read_header(path)
     if header["kind"] != "inception":
@@ -54,7 +54,7 @@ def load_extractor(path: Path, device: torch.device) -> FeatureExtractor:
 
 @dataclass(frozen=True, eq=False)
 class Inception:
-    """The network of the original FID, as torch-fidelity converted it from TensorFlow."""
+    """The network of the original FID, converted from TensorFlow by torch-fidelity."""
 
     network: nn.Module
     name: str = extractors.INCEPTION
@@ -64,7 +64,7 @@ class Inception:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey images are given to it as RGB with three equal channels."""
+        """Map uint8 images to features and logits; grey images become RGB with three equal channels."""
         return self.network(images.expand(-1, 3, -1, -1))
 
 
@@ -79,9 +79,9 @@ def describe_sets(
     progress: bool,
     together: bool = False,
 ) -> tuple[Described, Described, Described]:
-    """The three sets of images, uint8 [N,C,H,W], as the extractor sees them; `together`: see `extractor.describe`.
+    """Return features and logits of the three sets, uint8 [N,C,H,W]; `together`: see `extractor.describe`.
 
-    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    Raises UserError for generated images of another shape than the real ones, and for a set with too few images.
     """
     _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
     made, seen, reference = (
@@ -103,11 +103,11 @@ def measure_images(
     progress: bool,
     described: tuple[Described, Described, Described] | None = None,
 ) -> tuple[Record, CopiesInEveryWay]:
-    """Figures of generated images against held-out real ones (test); and the copies among them.
+    """Return metrics of generated images against held-out real ones (test), and the copies among them.
 
-    All images are uint8 [N,C,H,W]; `sampling` says how the generated ones were made; `described` are the features of
-    the three sets where they are at hand (`describe_sets`).
-    Raises UserError for images of another shape than the real ones, and for too few of any kind.
+    All images are uint8 [N,C,H,W]; `sampling` is how the generated ones were drawn; `described` are the results of
+    `describe_sets` if they are already computed.
+    Raises UserError for generated images of another shape than the real ones, and for a set with too few images.
     """
     import torch_fidelity
 
@@ -121,7 +121,7 @@ def measure_images(
         device=device,
         progress=progress,
     )
-    # Real images as many as the generated ones, since FID depends on their number.
+    # As many real images as generated ones, since FID depends on their number.
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", sampling.seed)))
     real = seen[order[: len(generated)]]
     made_scores, real_scores = (
@@ -170,18 +170,18 @@ def remeasure(
     evaluate: Evaluate,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """The record, as in reports/metrics.json, of another model's images: drawn by its own recipe, measured by this
-    protocol, from which number and seed are.
+    """Measure another model's images and return the record, in the form of reports/metrics.json.
 
-    Raises UserError if the file carries no recipe.
+    The images are drawn by the recipe in the model file; their number and the seed are those of `protocol`.
+    Raises UserError if the file has no recipe.
     """
-    as_told = Protocol.from_json(protocol)
+    reference = Protocol.from_json(protocol)
     device = choose_device(runtime.device)
     drawing = load_model(model, device)
     recipe = carried(drawing)
     if recipe is None:
-        raise UserError(f"{model} does not say how its images are drawn; register it again with `dvc repro`")
-    sampling, n, classes = Sampling(**asdict(recipe), seed=as_told.seed), as_told.n, len(drawing.spec["classes"])
+        raise UserError(f"{model} has no recipe for drawing its images; register it again with `dvc repro`")
+    sampling, n, classes = Sampling(**asdict(recipe), seed=reference.seed), reference.n, len(drawing.spec["classes"])
     images = generate(
         drawing,
         n=n,
@@ -209,7 +209,7 @@ def remeasure(
 def scores(
     images: Described, reference: Described, *, settings: Evaluate, names_classes: bool
 ) -> dict[str, float | None]:
-    """fid, isc, isc_std, kid, kid_std, precision and recall of images against a reference; isc needs classes."""
+    """Return fid, isc, isc_std, kid, kid_std, precision and recall of images against a reference; isc needs classes."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -237,7 +237,7 @@ def scores(
 
 
 def frechet_distance(images: Described, reference: Described) -> float:
-    """FID; of equal sets rounding gives a little less than zero, which is made zero."""
+    """Return FID, at least 0: rounding can make the distance of equal sets slightly negative."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     a, b = (fid_features_to_statistics(described.features) for described in (images, reference))
@@ -263,7 +263,7 @@ def _require_comparable(generated: Images, train: Images, test: Images, *, dim: 
     fewest = min(len(generated), len(train), len(test))
     for name in ("kid_subset_size", "neighbours"):
         value = getattr(settings, name)
-        needed = value + (name == "neighbours")  # an image is no neighbour of itself
+        needed = value + (name == "neighbours")  # an image is not its own neighbour
         if needed > fewest:
             raise UserError(
                 f"evaluate.{name} is {value}, but the smallest of the generated, training and held-out sets has "
@@ -272,7 +272,7 @@ def _require_comparable(generated: Images, train: Images, test: Images, *, dim: 
 
 
 def _known(**options: Any) -> dict[str, Any]:
-    """The options, checked: torch-fidelity ignores those it does not know."""
+    """Return the options. Raises UserError for unknown ones, which torch-fidelity would ignore."""
     from torch_fidelity.defaults import DEFAULTS
     from torch_fidelity.version import __version__
 
@@ -285,7 +285,7 @@ def _known(**options: Any) -> dict[str, Any]:
 
 
 def _hash(images: Images) -> str:
-    """sha256 of shape and pixels, read in pieces."""
+    """Return the sha256 of shape and pixels, which are read in pieces."""
     digest = hashlib.sha256(str(images.shape).encode())
     step = max(1, HASH_BYTES // images[0].nbytes)
     for start in range(0, len(images), step):

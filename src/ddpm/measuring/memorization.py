@@ -1,15 +1,16 @@
-"""Are images copies of training images? Judged against what real images that nobody trained on look like.
+"""Find generated images that are copies of training images, compared with held-out real images.
 
-An image may be a copy in four ways, each with a limit of its own, a quantile of what held-out real images have:
+Images are compared in four ways. Each way has its own limit, a quantile of the distances of held-out real images to
+their nearest training images:
 
-- pixels: the whole image, pixel by pixel. Of a copy that is shifted by one pixel this sees nothing.
-- features: the whole image as the extractor sees it, which forgives what the extractor forgives.
-- shifted: all but the outermost pixels, at the nine places of a training image that are at most one pixel away.
-- half: the left, right, upper or lower half, relative to its contrast. Without that, blank halves, which real images
-  share by the hundred, would be copies, and among them no other copy would be found.
+- pixels: the whole image, pixel by pixel. This does not detect a copy that is shifted by one pixel.
+- features: the extractor's features of the whole image. This ignores the differences that the extractor ignores.
+- shifted: all but the outermost pixels, at the nine positions in a training image that are at most one pixel away.
+- half: the left, right, upper or lower half, relative to its contrast. Without this division blank halves, which many
+  real images share, would be copies, and the limit would be too small to find any other copy.
 
-None of them is meant to see larger shifts, other crops and scales, mirrored and turned images, other colours and
-contrasts, a half in another place, a quarter, or a mixture of several training images. Features may see some of it.
+No way is designed to detect larger shifts, other crops and scales, mirrored and rotated images, other colours and
+contrasts, a half in another position, a quarter, or a mixture of training images. Features may detect some of them.
 """
 
 import math
@@ -24,15 +25,15 @@ from ddpm.images import Images
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**25
-"""A chunk has at most so many rows and numbers, so that 10,000 images against 60,000 need under 0.5 GB."""
+"""Largest chunk in rows and in numbers, so that 10,000 images against 60,000 need less than 0.5 GB."""
 
 Window = tuple[slice, ...]
-"""Along the last axes of an item."""
+"""Slices along the last axes of an item."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Which part of an item is compared with which part of a training item; of as many numbers."""
+    """The part of an item and the part of a training item that are compared; both have equally many numbers."""
 
     item: Window
     train: Window
@@ -43,26 +44,26 @@ WHOLE = (View((), ()),)
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of N items, the training item it is nearest to."""
+    """For each of N items, the nearest training item."""
 
     distance: np.ndarray
-    """float64 [N], root mean square difference per number (pixels: grey levels, 0..255), or that over the contrast."""
+    """float64 [N], root mean square difference per number (pixels: grey levels, 0..255), or divided by the contrast."""
     index: np.ndarray
     """int64 [N]"""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Generated images and training images, compared in one way."""
+    """The copies that one way of comparing finds."""
 
     nearest: Nearest
-    """Of the generated images."""
+    """For the generated images."""
     limit: float
-    """An image at most this far from a training image counts as a copy."""
+    """An image counts as a copy if its distance to a training image is at most this."""
     share: float
-    """Of the generated images, those that count as copies."""
+    """Share of the generated images that count as copies, in 0..1."""
     held_out_share: float
-    """Of the held-out real images, those that would: what chance gives, about the quantile."""
+    """Share of the held-out real images that would count as copies: the chance level, about the quantile."""
 
     @property
     def is_copy(self) -> np.ndarray:
@@ -72,7 +73,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class CopiesInEveryWay:
-    """The same generated images, compared in the four ways."""
+    """The copies among the same generated images that each of the four ways finds."""
 
     pixels: Copies
     features: Copies
@@ -88,10 +89,11 @@ def find_copies_in_every_way(
     device: torch.device,
     progress: bool,
 ) -> CopiesInEveryWay:
-    """By images, uint8 [N,C,H,W], and features, [N,D], each of the generated, the held-out and the training images.
+    """Find copies in the four ways.
 
-    The time is that of matrix products of all pairs: of pixels one, of shifted nine, of half two. 10,000 generated and
-    10,000 held-out images of 32x32 in colour against 60,000 take half an hour of one CPU core's time.
+    `images` uint8 [N,C,H,W] and `features` [N,D] are tuples: generated, held-out and training images.
+    The time is that of matrix products of all pairs: one for pixels, nine for shifted, two for half. 10,000 generated
+    and 10,000 held-out images of 32x32 in colour against 60,000 take half an hour on one CPU core.
     """
     shape = images[0].shape[1:]
 
@@ -118,10 +120,10 @@ def find_copies(
     views: Sequence[View] = WHOLE,
     per_contrast: bool = False,
 ) -> Copies:
-    """Which generated items are nearer to a training item than a `quantile` of the held-out real ones are.
+    """Find generated items whose distance to a training item is at most a `quantile` of that of held-out real items.
 
-    Items are uint8 images [N,C,H,W] or features [N,D]; `space` is what the progress bar calls them; `views` and
-    `per_contrast` are those of `nearest`.
+    Items are uint8 images [N,C,H,W] or features [N,D]; `space` is their name in the progress bar; `views` and
+    `per_contrast` are passed to `nearest`.
     """
     real, made = (
         nearest(
@@ -141,9 +143,9 @@ def find_copies(
 
 
 def shifts(shape: Sequence[int]) -> tuple[View, ...]:
-    """An image without its outermost pixels, at the nine places of an image where it fits.
+    """Return views that compare an image without its outermost pixels at nine positions in a training image.
 
-    So a shift by one pixel is undone whatever came in at the border. Images below 3 pixels are compared as they are.
+    They undo a shift by one pixel, whatever the new pixels at the border are. Images below 3 pixels are compared whole.
     """
     height, width = shape[-2:]
     if min(height, width) < 3:
@@ -157,9 +159,9 @@ def shifts(shape: Sequence[int]) -> tuple[View, ...]:
 
 
 def halves(shape: Sequence[int]) -> tuple[View, ...]:
-    """Left, right, upper and lower half, each with the same half; of an odd number of pixels without the middle one.
+    """Return views of the left, right, upper and lower half, each compared with the same half.
 
-    Images below 2 pixels have none and are compared as they are.
+    The middle line of an odd number of pixels belongs to no half. Images below 2 pixels are compared whole.
     """
     height, width = shape[-2:]
     if min(height, width) < 2:
@@ -181,13 +183,13 @@ def nearest(
     views: Sequence[View] = WHOLE,
     per_contrast: bool = False,
 ) -> Nearest:
-    """The training item nearest to each item, by Euclidean distance in the view where it is least.
+    """Return the training item nearest to each item, by Euclidean distance in the view where it is smallest.
 
-    `per_contrast`: of images, the distance over the standard deviation of the item's own pixels within the view, 0 for
-    a copy and about 1 for what has nothing in common; infinite where the item is constant there and shows nothing.
+    `per_contrast`, for images: the distance is divided by the standard deviation of the item's own pixels within the
+    view; it is 0 for a copy, about 1 for unrelated images, and infinite where the item is constant.
 
-    Both may be memory-mapped. Memory is bounded by the chunks. The distances of a whole chunk are rounded (they come
-    from a matrix product), so the one to the neighbour found is computed again: a copy is at 0 exactly.
+    Both arrays may be memory-mapped. Memory is limited by the chunk size. Distances within a chunk are rounded, since
+    they come from a matrix product, so that of the nearest item is computed again: a copy has exactly 0.
     """
     from tqdm import tqdm
 
@@ -222,7 +224,7 @@ def nearest(
 
 
 def _per_contrast(distance: torch.Tensor, images: torch.Tensor, view: View) -> torch.Tensor:
-    """The contrast is that within a channel, so that an even colour has none."""
+    """Divide by the contrast, which is measured within channels, so that a uniform colour has none."""
     seen = _part(images, view.item).flatten(2).double()
     contrast = seen.var(dim=2, correction=0).mean(dim=1).sqrt()
     return torch.where(contrast > 0, distance / contrast, math.inf)

@@ -1,4 +1,4 @@
-"""A picture of generated images beside the training images nearest to them, for the eye to judge copies."""
+"""Draw generated images and their nearest training images, so that a person can judge copies."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ COLUMNS = 10
 
 
 def draw_neighbours(path: Path, *, generated: Images, train: Images, copies: CopiesInEveryWay) -> None:
-    """A PNG of the generated images that are most like a training image, and of the first ones as they came.
+    """Write a PNG of the generated images that are most similar to a training image, and of the first ones.
 
-    Under each stand its nearest training images in each way of comparing, with their distances;
-    red: no further than the limit, so that it counts as a copy.
+    Below each image are its nearest training images by each comparison, with their distances;
+    red: the distance is at most the limit, so the image counts as a copy.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def draw_neighbours(path: Path, *, generated: Images, train: Images, copies: Cop
         "the most suspicious: copies in the most ways, then nearest by pixels": np.lexsort(
             (copies.pixels.nearest.distance, -counted)
         )[:n],
-        "the first ones, as they came": np.arange(n),
+        "the first generated images": np.arange(n),
     }
     figure = Figure(figsize=(1.15 * n + 1.6, 15.6), layout="constrained")
     FigureCanvasAgg(figure)

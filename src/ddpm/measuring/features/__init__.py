@@ -1,1 +1,1 @@
-"""The feature extractor: its network, its training and its file."""
+"""The feature extractor: network, training and file."""

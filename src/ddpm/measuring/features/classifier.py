@@ -1,4 +1,4 @@
-"""A small residual classifier of images; what it holds before its last layer are the features FID speaks of."""
+"""A small residual classifier of images; the input of its last layer are the features for FID and the other metrics."""
 
 import math
 from itertools import pairwise
@@ -8,23 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH = 32
-"""Channels at the highest resolution; they double at each further one, and the last has one per feature."""
+"""Channels at the highest resolution; they double at each lower one, and the last one has one channel per feature."""
 FINEST, COARSEST = 16, 4
-"""Residual blocks work from at most FINEST pixels down to at most COARSEST; larger images are strided down first."""
+"""Residual blocks work on at most FINEST pixels down to at most COARSEST; larger images are strided first."""
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """No running statistics, so that an image has the same features whatever stands beside it in the batch."""
+    """Return a norm without batch statistics, so that features do not depend on the other images of the batch."""
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 def _strided(c_in: int, c_out: int) -> nn.Conv2d:
-    """Half the resolution, rounded up; every pixel is seen."""
+    """Return a convolution to half the resolution, rounded up, whose kernels cover every pixel."""
     return nn.Conv2d(c_in, c_out, 3, padding=1, stride=2)
 
 
 class _Residual(nn.Module):
-    """Norm, SiLU, conv, twice, added to the input.  He et al. 2016b, pre-activation."""
+    """Two times norm, SiLU and convolution, added to the input (pre-activation, He et al. 2016b)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class _Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """x [N,C,H,W] in [-1,1] -> features [N,dim] and logits [N,classes]. Any size from 4 pixels up.
+    """Map x [N,C,H,W] in [-1,1] to features [N,dim] and logits [N,classes], for any size from 4 pixels.
 
     A quarter of the features are means over the image of one layer of 3x3 filters, the others of the last residual
-    stream. The latter know what is in the image; alone they would be nearly blind to noise, blur and contrast.
-    Features have mean 0 and standard deviation 1 over the images given to `standardise`, each of them, so that
-    none is lost beside the others and kernels see numbers of order 1.
+    block. The latter represent the content; alone they would be nearly insensitive to noise, blur and contrast.
+    Each feature has mean 0 and standard deviation 1 over the images of `standardise`, so that all features have equal
+    weight and kernels get values of order 1.
     """
 
     mean: Tensor
@@ -74,8 +74,8 @@ class Classifier(nn.Module):
         return (pooled - self.mean) / self.std, self.head(pooled)
 
     def standardise(self, features: Tensor) -> None:
-        """Features [N,dim] of the network as it is define mean 0 and standard deviation 1 from now on."""
+        """Change mean and std so that these features [N,dim] of the current network get mean 0 and deviation 1."""
         std, mean = torch.std_mean(features.to(torch.float64), dim=0)
-        # A feature that never varies stays as small as it is.
+        # A constant feature is not scaled up.
         self.mean.add_(self.std * mean.to(self.mean))
         self.std.mul_(torch.where(std > 1e-6, std, 1.0).to(self.std))

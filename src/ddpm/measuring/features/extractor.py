@@ -1,7 +1,7 @@
-"""The feature extractor that FID, KID, precision and recall speak of, and its file.
+"""The feature extractor of FID, KID, precision and recall, and its file.
 
-Where Inception's weights are not at hand, it is a small classifier of the data's own labels or, without labels,
-of the four rotations (Gidaris et al. 2018). A figure means something only beside the extractor's sha256.
+Without Inception's weights it is a small classifier of the data's own labels or, without labels, of four rotations
+(Gidaris et al. 2018). Metrics are comparable only if the extractor's sha256 is equal.
 """
 
 import hashlib
@@ -28,37 +28,37 @@ Kind = Literal["classifier", "rotation", "inception"]
 INCEPTION = "inception-v3-compat"
 INCEPTION_DIM = 2048
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of weights-inception-2015-12-05-6726825d.pth, the weights of the original FID (Heusel et al. 2017)."""
+"""sha256 of weights-inception-2015-12-05-6726825d.pth, the weights of the original FID (Heusel et al. 2017)."""
 HEADER = "ddpm-extractor"
-"""One key, with JSON in it: safetensors writes several in no fixed order, and the file's sha256 would change."""
+"""The header's only key, with JSON as value: safetensors writes keys in no fixed order, so the sha256 would change."""
 BATCH = 128
-"""Images extracted at a time; changes no figure by more than rounding."""
+"""Images extracted at a time; it changes metrics by rounding only."""
 
 
 class FeatureExtractor(typing.Protocol):
-    """What can be measured with."""
+    """What the metrics need of an extractor."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def sha256(self) -> str:
-        """Of the weights."""
+        """sha256 of the weights."""
 
     @property
     def dim(self) -> int: ...
 
     @property
     def names_classes(self) -> bool:
-        """Whether the logits are of classes of images, as the Inception score needs them."""
+        """Whether the logits belong to classes of images, which the Inception score needs."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [N,C,H,W] -> features [N,dim], logits [N,classes]; float32."""
+        """Map uint8 [N,C,H,W] to features [N,dim] and logits [N,classes], float32."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A set of images as the extractor sees it; on the CPU."""
+    """Features and logits of a set of images, on the CPU."""
 
     features: Tensor  # float32 [N,dim]
     logits: Tensor  # float32 [N,classes]
@@ -72,12 +72,12 @@ class Described:
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """The small classifier, trained."""
+    """The trained small classifier."""
 
     network: Classifier
     kind: Literal["classifier", "rotation"]
     accuracy: float
-    """Share of held-out images whose class (or rotation) it names."""
+    """Share of held-out images whose class (or rotation) is predicted correctly."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class Extractor:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file that `save` writes."""
+        """sha256 of the file that `save` writes."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
     @torch.inference_mode()
@@ -101,7 +101,7 @@ class Extractor:
         return self.network(to_model_range(images))
 
     def save(self, path: Path) -> None:
-        """Written aside and renamed."""
+        """Write a temporary file and rename it."""
         _write(path, self._bytes())
 
     def _bytes(self) -> bytes:
@@ -114,9 +114,9 @@ class Extractor:
 
 
 def require_enough_images(dim: int, counts: Mapping[str, int]) -> None:
-    """FID needs more images than features: with fewer, their covariance has no full rank and the figure is far off.
+    """Require more images than features for FID: with fewer, their covariance is singular and FID is far off.
 
-    `counts` are sets of images by name. Raises UserError that names the first one which is too small.
+    `counts` are numbers of images by the set's name. Raises UserError that names the first set that is too small.
     """
     for what, n in counts.items():
         if n <= dim:
@@ -136,9 +136,9 @@ def describe(
     turns: int = 0,
     together: bool = False,
 ) -> Described:
-    """Features and logits of all images, each turned left by so many quarters; read a batch at a time.
+    """Return features and logits of all images, which are read in batches and rotated left by `turns` quarters.
 
-    `together`: all processes of the stage call it, extract the batches in turn, and have all features afterwards.
+    `together`: all processes of the stage call it, share the batches, and all of them return all features.
     """
     from tqdm import tqdm
 
@@ -160,9 +160,9 @@ def describe(
 
 
 def record_inception(path: Path, weights: Path) -> None:
-    """An extractor file that names Inception's weights by path and sha256; the 91 MB are not copied.
+    """Write an extractor file that names Inception's weights by path and sha256; the 91 MB are not copied.
 
-    Raises UserError where the weights are missing or not those of the original FID.
+    Raises UserError if the weights are missing or are not those of the original FID.
     """
     require_inception_weights(weights)
     from safetensors.torch import save
@@ -172,7 +172,7 @@ def record_inception(path: Path, weights: Path) -> None:
 
 
 def require_inception_weights(weights: Path) -> None:
-    """Raises UserError where the file is missing or has another content: torch-fidelity unpickles it."""
+    """Raise UserError if the file is missing or has another content: torch-fidelity would unpickle it."""
     if not weights.is_file():
         raise UserError(
             f"{weights} was not found; put weights-inception-2015-12-05-6726825d.pth of torch-fidelity there, or "
@@ -188,26 +188,31 @@ def require_inception_weights(weights: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """kind and dim; of the small network also channels, size, classes, accuracy; of Inception where its weights are.
+    """Return kind and dim; for the small network also channels, size, classes, accuracy; for Inception the weights.
 
-    Raises UserError for a file that is missing, torn, or no extractor.
+    Raises UserError for a file that is missing, incomplete, or not an extractor.
     """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(f"{path} is no extractor file; make one with `dvc repro features`")
+        raise UserError(f"{path} is not an extractor file; create one with `dvc repro features`")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); make it again with `dvc repro`") from None
+        raise UserError(
+            f"{path} is not a complete safetensors file ({error}); create it again with `dvc repro features`"
+        ) from None
     if HEADER not in header:
-        raise UserError(f"{path} has no {HEADER!r} in its header: it is no extractor of this project")
+        raise UserError(
+            f"{path} has no {HEADER!r} in its header, so it is not an extractor of this project; "
+            "create one with `dvc repro features`"
+        )
     return json.loads(header[HEADER])
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """The small extractor in the file. (`integrations.fidelity.load_extractor` also knows Inception.)"""
+    """Load the small extractor in the file. (`measuring.fidelity.load_extractor` also loads Inception.)"""
     from safetensors.torch import load_file
 
     header = read_header(path)

@@ -1,4 +1,4 @@
-"""How the small extractor is trained: on the data's own labels or, without labels, on four rotations of each image."""
+"""Train the small extractor on the data's own labels or, without labels, on four rotations of each image."""
 
 import math
 import typing
@@ -20,7 +20,7 @@ from ddpm.measuring.features.settings import Features
 from ddpm.seeding import seed_of
 
 SHARDS = 64
-"""Images are drawn from at most so many shards of the data, so that no draw has to fetch another one."""
+"""Images are drawn from at most this many shards of the data, so that the draws do not fetch all of them."""
 
 
 class LabelledImages(typing.Protocol):
@@ -35,9 +35,9 @@ class LabelledImages(typing.Protocol):
 
 
 def choose_kind(settings: Features, *, classes: int) -> Kind:
-    """What `features.extractor` comes to for data with so many classes (0: no labels).
+    """Return the extractor that `features.extractor` selects for data with `classes` classes (0: no labels).
 
-    Raises UserError for a choice that this data cannot fulfil.
+    Raises UserError for a classifier of data with fewer than two classes.
     """
     choice = settings.extractor
     if choice == "auto":
@@ -63,12 +63,11 @@ def train_extractor(
     progress: bool,
     together: bool = False,
 ) -> Extractor:
-    """A classifier of `train`'s labels, or of rotations, with its accuracy on `test`.
+    """Return a classifier of `train`'s labels, or of rotations, with its accuracy on `test`.
 
-    Every draw is a function of the seed and of the images seen, so that the same seed gives the same weights on
-    the same machine. `together`: all processes of the stage call it and share every batch, which changes the weights
-    by no more than rounding. Raises UserError if the loss does not stay finite, and for more processes than images in
-    a batch.
+    Every draw depends only on the seed and the images seen, so the same seed gives the same weights on the same
+    machine. `together`: all processes of the stage call it and share every batch, which changes the weights by rounding
+    only. Raises UserError if the loss becomes non-finite, and for more processes than images in a batch.
     """
     from tqdm import tqdm
 
@@ -87,7 +86,7 @@ def train_extractor(
 
     shown = progress and leads()
     bar = tqdm(range(steps), desc="extractor", unit_scale=settings.batch_size, unit="image", disable=not shown)
-    # The same sums in the same order every time, on CUDA too.
+    # Deterministic order of summation, on CUDA too.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         for step in bar:
             draw = torch.Generator().manual_seed(seed_of("extractor", settings.seed, step * settings.batch_size))
@@ -103,14 +102,16 @@ def train_extractor(
             x = to_model_range(shifted(images, draw)[share].to(device))
             loss = F.cross_entropy(logits_of(x)[1], targets[share].to(device))
             optimizer.zero_grad()
-            # Processes are averaged, so each counts as its share of the batch.
+            # DDP averages the gradients, so each process is weighted by its share of the batch.
             (loss * (len(x) * (processes() if together else 1) / settings.batch_size)).backward()
             optimizer.step()
             schedule.step()
             if shown and step % 20 == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}")
     if any_of(not torch.isfinite(loss))[0] if together else not torch.isfinite(loss):
-        raise UserError(f"the extractor's training ended with a loss of {loss.item()}; lower features.lr")
+        raise UserError(
+            f"the extractor's training ended with loss {loss.item()}, expected a finite one; lower features.lr"
+        )
     network.eval().requires_grad_(False)
     untested = Extractor(network, kind, accuracy=0.0)
     described = describe(untested, train.images, device=device, progress=progress, what="training", together=together)
@@ -128,7 +129,7 @@ def _share_of_batch(settings: Features) -> slice:
 
 
 def rotated(images: Tensor, quarters: Tensor) -> Tensor:
-    """Each image [N,C,S,S] turned left by so many quarters [N] in 0..3."""
+    """Return each image [N,C,S,S] rotated left by its number of quarters [N] in 0..3."""
     turned = torch.empty_like(images)
     for k in range(4):
         turned[quarters == k] = torch.rot90(images[quarters == k], k, dims=(2, 3))
@@ -136,10 +137,10 @@ def rotated(images: Tensor, quarters: Tensor) -> Tensor:
 
 
 def shifted(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Each image moved by up to an eighth of its size, by whole pixels; the border goes on where it was.
+    """Return each image shifted by up to an eighth of its height, by whole pixels; border pixels are repeated.
 
-    The only augmentation: mirrored writing is no writing, and what blurs or adds noise would make the features
-    blind to blur and noise, which FID is to see.
+    This is the only augmentation: mirrored digits and letters are not valid ones, and blurring or adding noise would
+    make the features insensitive to blur and noise, which FID must detect.
     """
     n, _, height, width = images.shape
     reach = max(1, height // 8)
@@ -161,7 +162,11 @@ def _accuracy(extractor: Extractor, test: LabelledImages, *, device: torch.devic
 
 
 def _some_shards(images: Images, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of at most SHARDS shards: what to add to a place in them to have the row in the set, and where each ends."""
+    """Draw at most SHARDS shards, and number their images consecutively.
+
+    Return two int64 arrays, one entry per drawn shard: what to add to such a number to get the row in the set, and the
+    number at which the shard ends.
+    """
     sizes = np.array(images.sizes if isinstance(images, Sharded) else [len(images)], np.int64)
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed_of("extractor shards", seed)))
     chosen = np.sort(order[:SHARDS].numpy())

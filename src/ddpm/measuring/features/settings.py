@@ -7,16 +7,16 @@ from ddpm.settings import require, require_at_least, require_named, require_posi
 
 @section
 class Features:
-    """The feature extractor that FID, KID, precision and recall speak of."""
+    """The feature extractor of FID, KID, precision and recall."""
 
     extractor: Literal["auto", "classifier", "rotation", "inception"]
-    """auto: inception with weights, else classifier with labels, else rotation, which names four rotations."""
+    """auto: inception if there are weights, else classifier if there are labels, else rotation (4 classes)."""
     inception_weights: str | None
     """Path of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`."""
     dim: int
     """Features per image of the small extractor."""
     images: int
-    """Images seen in its training."""
+    """Images seen in the training of the small extractor."""
     batch_size: int
     lr: float
     seed: int
