@@ -68,7 +68,7 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
     stage = start(prepared, mlflow_server)
     output, _ = stage.communicate(timeout=240)
     assert stage.returncode == 0, output
-    assert "going on after 2560 images" in output
+    assert "continuing after 2560 images" in output
     assert model_hash(prepared) == model
 
     client = MlflowClient(tracking_uri=mlflow_server.uri, registry_uri=mlflow_server.uri)

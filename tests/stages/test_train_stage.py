@@ -142,7 +142,7 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
             assert process.returncode == 128 + signal.SIGTERM
             assert "the same command continues from there" in output
         beyond = images_saved(prepared)[-1]
-    assert "going on after" in finish(prepared)
+    assert "continuing after" in finish(prepared)
     assert model_hash(prepared) == undisturbed
     assert (prepared / "curves.csv").read_text() == curves
     assert images_saved(prepared) == [2560], "until DVC has recorded the model"
@@ -158,10 +158,10 @@ def test_killed_after_its_last_step_it_trains_nothing_again_and_stays_one_run(pr
 
     kill_when(lambda: images_saved(prepared)[-1:] == [2560], start(prepared))
     kill_when((prepared / "model.safetensors").exists, start(prepared))
-    assert "going on after 2560 images" in finish(prepared)
+    assert "continuing after 2560 images" in finish(prepared)
     # It has ended, and dvc, which would have recorded the model now, was killed.
     (prepared / "model.safetensors").unlink()
-    assert "going on after 2560 images" in finish(prepared)
+    assert "continuing after 2560 images" in finish(prepared)
 
     assert model_hash(prepared) == undisturbed
     assert statuses(prepared)[runs:] == ["FINISHED"]
@@ -215,20 +215,20 @@ def test_what_dvc_has_recorded_is_trained_anew_when_asked_for_and_what_it_has_no
 
     done(dvc("init", "--no-scm"))
     kill_after_the_stage()
-    assert "going on after 2560 images" in done(dvc("repro"))
+    assert "continuing after 2560 images" in done(dvc("repro"))
     assert model_hash(folder) == undisturbed
     assert statuses(folder) == ["FINISHED"]
 
-    assert "going on" not in done(dvc("repro", "--force"))
+    assert "continuing after" not in done(dvc("repro", "--force"))
     assert statuses(folder) == ["FINISHED"] * 2
     kill_after_the_stage("--force")  # which makes the model that dvc.lock names already
-    assert "going on after 2560 images" in done(dvc("repro", "--force"))
+    assert "continuing after 2560 images" in done(dvc("repro", "--force"))
     assert statuses(folder) == ["FINISHED"] * 3
     assert images_saved(folder) == [2560]
 
     # In another store the run is not known: the model is not trained again for it.
     (folder / "mlflow.db").unlink()
-    assert "going on after 2560 images" in done(dvc("repro", "--force"))
+    assert "continuing after 2560 images" in done(dvc("repro", "--force"))
     assert statuses(folder) == ["FINISHED"]
 
 

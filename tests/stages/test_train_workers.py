@@ -83,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_bitwise_the_same_mode
     lost.kill()
     output, _ = stage.communicate(timeout=240)
     assert stage.returncode == 0, output
-    assert "going on after" in output
+    assert "continuing after" in output
     assert same(undisturbed, weights(prepared))
     assert (prepared / "curves.csv").read_text() == curves
 
@@ -128,7 +128,7 @@ def test_a_stage_of_two_processes_is_stopped_and_goes_on_and_its_workers_die_wit
         stage.kill()
         wait_for(lambda below=below: not any(map(is_alive, below)), seconds=40)
         stage.communicate()
-    assert "going on after" in finish(prepared)
+    assert "continuing after" in finish(prepared)
     assert same(undisturbed, weights(prepared))
 
 

@@ -123,7 +123,7 @@ def test_a_training_goes_on_while_the_disk_is_full_and_ends_with_the_same_model(
         tiny.empty_disk()
     said = capsys.readouterr().out
     assert "File too large" in said  # the limit's word for a full disk
-    assert f"the training goes on, but saved are only its first {training.saved_images} images" in said
+    assert f"the training continues, but only its first {training.saved_images} images are saved" in said
     # The row at 320 images was logged before that step's own save.
     assert training.saved_images == 304
     assert [path.name[11:23] for path in checkpoint.checkpoints(training.folder)] == ["000000000288", "000000000304"]

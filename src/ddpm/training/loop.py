@@ -37,43 +37,43 @@ from ddpm.training.times import Times
 
 @dataclass
 class State:
-    """All that a training is: a checkpoint holds exactly this."""
+    """The state of a training: a checkpoint contains exactly this."""
 
     network: nn.Module
     ema: Ema
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
     nonfinite_steps: int = 0
-    """Skipped so far, in all."""
+    """Number of steps skipped so far."""
     nonfinite_in_a_row: int = 0
-    """Skipped since the last step that was not."""
+    """Number of steps skipped since the last one that was not."""
     times: dict[str, Tensor] = field(default_factory=dict)
-    """What the choice of t has learned from the losses, see `times.Importance`; empty where it learns nothing."""
+    """The memory of the distribution of t, see `times.Importance`; empty for those that learn nothing."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did, on all processes together."""
+    """The result of one step, over all processes."""
 
     images_seen: int
     loss: float
     """Mean over the batch of the weighted loss."""
     losses: Tensor
-    """Per image: float32 [B], on the device."""
+    """Unweighted loss of each image: float32 [B], on the device."""
     weights: Tensor
-    """[B]: by which the mean of the losses is that of evenly drawn times; 1 unless t is sampled by importance."""
+    """[B]: importance weights that make the mean loss unbiased; 1 unless t is sampled by importance."""
     t: Tensor
     """[B], on the device."""
     quarter: Tensor
-    """int64 [B]: in which quarter of the noise range t lies, 0 the least noise."""
+    """int64 [B]: quarter of the noise range that contains t; 0 has the least noise."""
     gradient_norm: float
     learning_rate: float
     skipped: bool
-    """The loss or a gradient was not finite, so the weights stayed as they were."""
+    """The loss or a gradient was not finite, so the weights were not changed."""
 
 
 def new_state(network: UNet, *, settings: Train, parallel: Parallel = "ddp", precision: Precision = "float32") -> State:
-    """A training that has seen nothing; the network is already on its device.
+    """Return the state of a new training; the network must be on its device.
 
     With `fsdp`, weights, average and optimizer are sharded over the processes.
     """
@@ -94,7 +94,7 @@ def new_state(network: UNet, *, settings: Train, parallel: Parallel = "ddp", pre
 
 
 def learning_rate(images_seen: int, settings: Train) -> float:
-    """Linear warm-up, a plateau, and a cosine to zero over the last `decay_images`."""
+    """Return the learning rate: linear warm-up, a plateau, and a cosine to zero over the last `decay_images`."""
     rate = settings.lr
     if images_seen < settings.warmup_images:
         rate *= images_seen / settings.warmup_images
@@ -105,7 +105,7 @@ def learning_rate(images_seen: int, settings: Train) -> float:
 
 
 def quarter(process: Process, t: Tensor) -> Tensor:
-    """Quarter of the noise range, 0 to 3, that t lies in, on the scale that the network sees: int64 [N]."""
+    """Return the quarter of the noise range, 0 to 3, that contains t, on the scale of c_noise: int64 [N]."""
     clean, noisy = process.c_noise(torch.tensor([0.0, process.T], device=t.device))
     place = (process.c_noise(t) - clean) / (noisy - clean)
     return ((4 * place).ceil() - 1).clamp(0, 3).to(torch.int64)
@@ -123,12 +123,12 @@ def train(
     precision: Precision,
     device_batch: int | None = None,
 ) -> Iterator[Step]:
-    """Ho et al. 2020, Algorithm 1, from where `state` stands until `settings.images` have been seen.
+    """Train from `state` until `settings.images` have been seen; yield each step.  Ho et al. 2020, Algorithm 1.
 
-    Every random number of a step is a function of (seed, images seen, place in the global batch), so that a training
-    stopped and continued is bitwise the training that was not, and one divided over processes or, by `device_batch`,
-    over accumulation steps is the same to rounding. Only dropout inside the network also depends on where the parts
-    of a batch begin.
+    Every random number of a step is a function of (seed, images seen, position in the global batch). Therefore a
+    training that was stopped and continued gives bitwise the same weights as one that was not, and a training divided
+    over processes or, by `device_batch`, over accumulation steps gives the same up to rounding. Only dropout inside the
+    network also depends on the division of a batch into parts.
 
     Raises UserError after `settings.max_nonfinite_steps` skipped steps in a row.
     """
@@ -165,7 +165,7 @@ def train(
             x_0 = to_model_range(images).to(memory_format=layout)
             if labels is not None:
                 labels = labels.masked_fill(hidden[part], null_label)
-            if part.start > 0:  # dropout: parts must not share a mask, whichever process computes them
+            if part.start > 0:  # parts must not have the same dropout mask, whichever process computes them
                 torch.manual_seed(seed_of("dropout", settings.seed, before, part.start))
 
             def predict(x: Tensor, c_noise: Tensor, labels: Tensor | None = labels) -> Tensor:
@@ -174,7 +174,7 @@ def train(
 
             with accumulating(network, last=part is parts[-1]):
                 losses = objectives.loss(objective, predict, process, x_0=x_0, t=t[part], eps=eps[part])
-                # Parts are summed and processes averaged, so each part counts as its share of a process's images.
+                # Gradients are summed over parts and averaged over processes: weight a part by its share of the images.
                 share = len(losses) * processes() / batch
                 ((weight[part] * losses).mean() * share).backward()
             losses_of_parts.append(losses.detach())
@@ -213,10 +213,10 @@ def train(
 
 
 def _lay_out(state: State, layout: torch.memory_format) -> None:
-    """Weights, average and moments in one memory layout.
+    """Bring weights, average and moments into one memory layout.
 
-    The fused optimizer walks weights and moments side by side as they lie in memory, and those of a checkpoint are
-    contiguous; a sharded state is flat and stays so.
+    The fused optimizer reads weights and moments in the order of memory, and those of a checkpoint are contiguous. A
+    sharded state is flat and needs no change.
     """
     if is_sharded(state.network):
         return

@@ -1,4 +1,4 @@
-"""A training, new or restored from its last checkpoint, ready to go on."""
+"""A training, new or restored from its last checkpoint, ready to run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from ddpm.training.times import make_times
 
 @dataclass
 class Training:
-    """A training, new or restored, ready to go on."""
+    """A training, new or restored, ready to run."""
 
     state: State
     batches: Batches
@@ -39,18 +39,18 @@ class Training:
     precision: Precision
     folder: Path
     fingerprint: str
-    """Of parameters, data and code: trainings with the same one make the same model on the same kind of machine."""
+    """Hash of parameters, data and code: trainings with the same one give the same model on one kind of machine."""
     code_hash: str
     extra: dict[str, Any]
-    """Travels with every checkpoint: curves so far, the interval's means so far, the tracker's run."""
+    """Stored with every checkpoint: the curves so far, the sums of the current interval, the tracker's run."""
     saved_images: int = 0
-    """Images seen at the last checkpoint; a training that is killed goes on from there."""
+    """Images seen at the last checkpoint; a killed training continues from there."""
     saved_run: str | None = None
     """The tracker's run at the last checkpoint."""
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers of the network."""
+        """Number of trainable parameters of the network."""
         return sum(p.numel() for p in self.state.network.parameters())
 
     def steps(self) -> Iterator[Step]:
@@ -68,7 +68,7 @@ class Training:
         )
 
     def average(self) -> nn.Module:
-        """The average so far, a whole network; a sharded one is gathered, so every process must ask."""
+        """Return the averaged network; a sharded one is gathered, so all processes must call this."""
         if not is_sharded(self.state.ema.network):
             return self.state.ema.network
         weights = {name: whole(tensor).cpu() for name, tensor in self.state.ema.network.state_dict().items()}
@@ -77,26 +77,26 @@ class Training:
         return network.to(self.device).eval()
 
     def save(self) -> None:
-        """Writes a checkpoint. A training that runs goes on while the disk is full: there may be space the next time.
+        """Write a checkpoint. If the disk is full, the training continues, since there may be space the next time.
 
-        Raises UserError where not even the first can be written: that training would run unprotected.
+        Raises UserError if the first checkpoint cannot be written, because the training would run unprotected.
         """
         try:
             checkpoint.save(self.folder, self.state, fingerprint=self.fingerprint, extra=self.extra)
         except checkpoint.NotWrittenError as error:
             if not self.state.images_seen:
                 raise UserError(f"{error}, so no state can be saved; make space there and start again") from None
-            print(f"{error}; the training goes on, but saved are only its first {self.saved_images} images")
+            print(f"{error}; the training continues, but only its first {self.saved_images} images are saved")
         else:
             self.saved_images, self.saved_run = self.state.images_seen, self.extra.get("run_id")
 
     def forget(self) -> None:
-        """Removes the checkpoints, and with them all that is known of this training."""
+        """Remove the checkpoints and everything else that is stored about this training."""
         if leads():
             finished.clear(self.folder)
 
     def report(self) -> dict[str, float | None]:
-        """The training so far in three numbers; the loss is that of the last logging interval that has one."""
+        """Return three metrics of the training so far; the loss is that of the last logging interval that has one."""
         losses = [row["loss"] for row in self.extra.get("curves", []) if row["loss"] is not None]
         return {
             "loss": losses[-1] if losses else None,
@@ -105,7 +105,7 @@ class Training:
         }
 
     def keep(self, model: Path) -> None:
-        """The training has ended in this file, and its last checkpoint stays until DVC has recorded it."""
+        """Note that the training ended with the file `model`; keep the last checkpoint until DVC has recorded it."""
         if leads():
             finished.keep(self.folder, model=model, run_id=self.extra.get("run_id"))
 
@@ -123,10 +123,10 @@ def begin(
     precision: Precision,
     state_folder: Path,
 ) -> Training:
-    """A training of the network in `spec` (see model_file), from its last checkpoint where there is one.
+    """Return a training of the network in `spec` (see model_file), restored from its last checkpoint if there is one.
 
-    Checkpoints are kept under `state_folder/<fingerprint>`: other parameters, data or code are another training.
-    `code_hash` is that of all code that the result depends on (`checkpoint.code_hash`).
+    Checkpoints are in `state_folder/<fingerprint>`: with other parameters, data or code it is another training.
+    `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
     Raises UserError if runtime.resume is `required` and there is nothing to resume.
     """
     fingerprint = checkpoint.fingerprint(
@@ -167,15 +167,15 @@ def begin(
     for sentence in refused if leads() else ():
         print(sentence)
     if refused and extra is None and runtime.resume != "required" and leads():
-        print("no checkpoint is left to go on from; the training starts anew")
+        print("no usable checkpoint is left; the training starts from the beginning")
     if extra is not None:
         training.extra, training.saved_images = extra, training.state.images_seen
         training.saved_run = extra.get("run_id")
         if leads():
-            print(f"going on after {training.state.images_seen} images, from {training.folder}")
+            print(f"continuing after {training.state.images_seen} images, from {training.folder}")
     elif runtime.resume == "required":
         raise UserError(
-            f"runtime.resume is required, but {training.folder} holds no checkpoint of these parameters, "
-            "data and code; set it to auto to start anew"
+            f"runtime.resume is required, but {training.folder} has no checkpoint of these parameters, data and code; "
+            "set it to auto to start from the beginning"
         )
     return training

@@ -1,4 +1,4 @@
-"""Which times a training step sees: uniform over the process, log-normal in sigma, or those that matter most."""
+"""Distribution of the times t in training: uniform over the process, log-normal in sigma, or by importance."""
 
 from typing import Protocol
 
@@ -9,21 +9,21 @@ from ddpm.diffusion.processes import Process
 from ddpm.training.settings import Train
 
 HISTORY = 10
-"""Losses remembered per time: Nichol and Dhariwal 2021, Sec. 3.3."""
+"""Number of past losses stored per time: Nichol and Dhariwal 2021, Sec. 3.3."""
 
 
 class Times(Protocol):
     """Draws the times of a step and may learn from their losses."""
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Times [n], and the weights [n] of their losses that make the expectation that of `Process.draw`."""
+        """Return times [n] and weights [n] of their losses that make the mean loss unbiased for `Process.draw`."""
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
-        """What the step's times cost: [n] each."""
+        """Record the losses [n] at the times t [n] of a step."""
 
 
 class Uniform:
-    """The process's own times, all alike."""
+    """The times of the process (`Process.draw`), with equal weights."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -38,7 +38,7 @@ class Uniform:
 class LogNormal:
     """ln sigma ~ N(mean, std^2), at most ln sigma_max.  Karras et al. 2022, Tab. 1.
 
-    For a process whose time is sigma. The weight is 1: the density is part of their objective.
+    For a process whose time is sigma. The weights are 1, because this density is part of their objective.
     """
 
     def __init__(self, process: Process, *, mean: float, std: float) -> None:
@@ -53,10 +53,10 @@ class LogNormal:
 
 
 class Importance:
-    """t in 1..T with p_t in proportion to sqrt(E[L_t^2]) over its last losses.  Nichol and Dhariwal 2021, Eq. 18.
+    """t in 1..T with p_t proportional to sqrt(E[L_t^2]) over the last losses of t.  Nichol and Dhariwal 2021, Eq. 18.
 
-    Uniform until every t has been seen HISTORY times. `memory` is all that it knows and is changed in place,
-    so that a checkpoint can hold it: `losses` float32 [T,HISTORY] and `seen` int64 [T].
+    Uniform until every t has HISTORY losses. `memory` is the whole state, changed in place, so that a checkpoint can
+    store it: `losses` float32 [T,HISTORY] and `seen` int64 [T].
     """
 
     def __init__(self, process: Process, memory: dict[str, Tensor]) -> None:
@@ -66,7 +66,7 @@ class Importance:
         self.losses, self.seen = memory["losses"], memory["seen"]
 
     def probabilities(self) -> Tensor:
-        """p_t for t = 1..T: float32 [T]. A thousandth is uniform, so that no time is ever forgotten."""
+        """Return p_t for t = 1..T: float32 [T]. A thousandth is uniform, so that every time keeps some probability."""
         T = len(self.seen)
         if int(self.seen.min()) < HISTORY:
             return torch.full((T,), 1 / T)
@@ -85,7 +85,7 @@ class Importance:
 
 
 def make_times(process: Process, settings: Train, *, memory: dict[str, Tensor]) -> Times:
-    """What `train.time_sampling` in params.yaml names; `memory` belongs to the training's state."""
+    """Return the times of `train.time_sampling`; `memory` is part of the training's state."""
     if settings.time_sampling == "importance":
         return Importance(process, memory)
     if settings.time_sampling == "log_normal":
