@@ -78,9 +78,9 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
         (
             {"data__path": "s3://bucket/photos"},
-            r"path is 's3://bucket/photos', expected a folder or file of this machine",
+            r"path is 's3://bucket/photos', expected a local folder or file",
         ),
-        ({"data__path": ""}, r"path is '', expected a folder"),
+        ({"data__path": ""}, r"path is '', expected a local folder"),
         ({"validate__brightness": [200.0, 3.0]}, r"brightness is \[200\.0, 3\.0\]"),
         ({"train__lr": float("nan")}, r"train\.lr is nan, but its input should be a finite number"),
         ({"schedule__sigma_max": float("inf")}, r"schedule\.sigma_max is inf, but its input should be a finite number"),
