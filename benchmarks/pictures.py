@@ -59,7 +59,7 @@ def grids(out: Path) -> None:
     figure, ((axis,),) = canvas(1, 1, (9.6, 2.6))
     for row, grid in enumerate(GRIDS.values()):
         times = torch.tensor(grid(process, 10, 7.0)[:-1], dtype=torch.float64)
-        levels = (process.sigma(times) / process.alpha(times)).flatten()
+        levels = process.sigma(times) / process.alpha(times)
         axis.plot(levels.clamp(max=400), torch.full_like(levels, -row), "o", markersize=5)
     axis.set_yticks([-row for row in range(len(GRIDS))], list(GRIDS), fontsize=9)
     axis.set_xscale("log")
@@ -185,7 +185,7 @@ def edited(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -
 
 
 def draw_curves(axes: list[Axes], process: Process, t: Tensor, name: str) -> None:
-    snr = process.snr(t).flatten().double()
+    snr = process.snr(t).double()
     axes[0].plot(t, snr / (1 + snr), label=name)
     axes[1].plot(t, snr.log(), label=name)
 

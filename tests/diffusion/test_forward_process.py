@@ -25,7 +25,7 @@ def test_a_schedule_starts_at_the_image_and_ends_at_noise(name: str, T: int) -> 
     if T == 1000:
         assert schedule.alphas_bar[-1].sqrt() < 0.01
     t = torch.arange(T + 1)
-    assert torch.allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(T + 1, 1, 1, 1))
+    assert torch.allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(T + 1))
 
 
 def test_linear_is_the_schedule_of_ho_et_al() -> None:

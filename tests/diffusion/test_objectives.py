@@ -12,6 +12,7 @@ from ddpm.diffusion import objectives
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.objectives import TARGETS, WEIGHTS, eps_from_x_0, score_from_x_0
 from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Objective
 
@@ -42,13 +43,18 @@ def draws(shape: tuple[int, ...] = (4, 3, 8, 8)) -> tuple[Tensor, Tensor]:
     return x_0, eps
 
 
+def levels(process: Process, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at t [N], which broadcast against samples x."""
+    return process.alpha(per_sample(t, x)), process.sigma(per_sample(t, x))
+
+
 @pytest.mark.parametrize("process_name", ["linear", "cosine", "continuous"])
 @pytest.mark.parametrize("target", sorted(DEFINITIONS))
 def test_the_exact_prediction_is_the_image_and_has_no_loss(target: str, process_name: str) -> None:
     process, t = PROCESSES[process_name]
     x_0, eps = draws()
     x_t = q_sample(process, x_0, t, eps)
-    alpha, sigma = process.alpha(t), process.sigma(t)
+    alpha, sigma = levels(process, t, x_0)
     exact = DEFINITIONS[target](x_0, eps, alpha, sigma)
     for weight in WEIGHTS:
         o = objective(target, weight)
@@ -68,7 +74,7 @@ def test_the_simple_loss_is_the_squared_error_of_the_target_itself(target: str, 
     process, t = PROCESSES[process_name]
     x_0, eps = draws()
     guess = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
-    exact = DEFINITIONS[target](x_0, eps, process.alpha(t), process.sigma(t))
+    exact = DEFINITIONS[target](x_0, eps, *levels(process, t, x_0))
     loss = objectives.loss(objective(target, "simple"), lambda x, c_noise: guess, process, x_0=x_0, t=t, eps=eps)
     assert torch.allclose(loss, ((exact - guess) ** 2).mean(dim=(1, 2, 3)), rtol=1e-4)
 
@@ -79,7 +85,7 @@ def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target
     process, t = PROCESSES[process_name]
     x_0, eps = draws()
     x_0_hat = x_0 + 0.1 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
-    x_t, snr = q_sample(process, x_0, t, eps), process.snr(t)
+    x_t, snr = q_sample(process, x_0, t, eps), process.snr(per_sample(t, x_0))
     expected = {
         "snr": snr,  # Ho et al.'s squared error of eps
         "min_snr": snr.clamp(max=5.0),  # Hang et al. 2023, Eq. 8
@@ -88,7 +94,7 @@ def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target
     }
     for weight, lambda_t in expected.items():
         o = objective(target, weight)
-        c_skip, c_out, _ = objectives.preconditioning(o, process, t)
+        c_skip, c_out, _ = objectives.preconditioning(o, process, per_sample(t, x_t))
         answer = (x_0_hat - c_skip * x_t) / c_out
         loss = objectives.loss(o, lambda x, c_noise, answer=answer: answer, process, x_0=x_0, t=t, eps=eps)  # type: ignore[misc]
         assert torch.allclose(loss, (lambda_t * (x_0 - x_0_hat) ** 2).mean(dim=(1, 2, 3)), rtol=5e-3)
@@ -98,15 +104,15 @@ def test_edm_is_the_table_of_karras_et_al() -> None:
     sigma, sigma_data = torch.tensor([0.01, 0.5, 1.0, 80.0]), 0.5
     process = VarianceExploding(0.002, 80.0)
     o = objective("edm", "edm", sigma_data=sigma_data)
-    c_skip, c_out, c_in = (c.flatten() for c in objectives.preconditioning(o, process, sigma))
+    c_skip, c_out, c_in = objectives.preconditioning(o, process, sigma)
     assert torch.allclose(c_skip, sigma_data**2 / (sigma**2 + sigma_data**2))
     assert torch.allclose(c_out, sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt())
     assert torch.allclose(c_in, 1 / (sigma**2 + sigma_data**2).sqrt())
     assert torch.allclose(process.c_noise(sigma), 1000 * sigma.log() / 4)
     lambda_sigma = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    assert torch.allclose(objectives.loss_weights(o, process, sigma).flatten(), lambda_sigma, rtol=1e-5)
+    assert torch.allclose(objectives.loss_weights(o, process, sigma), lambda_sigma, rtol=1e-5)
     simple = objectives.loss_weights(objective("edm", "simple", sigma_data=sigma_data), process, sigma)
-    assert torch.allclose(simple.flatten(), lambda_sigma, rtol=1e-5), "theirs is weight 1 on the error of F"
+    assert torch.allclose(simple, lambda_sigma, rtol=1e-5), "theirs is weight 1 on the error of F"
 
 
 @pytest.mark.parametrize("process_name", sorted(PROCESSES))
@@ -134,7 +140,7 @@ def test_a_target_in_the_exploding_process_is_that_of_the_same_image_seen_varian
     """x_t / sqrt(1 + sigma^2) of the one is x_t of the other at the same SNR: one network serves both."""
     exploding, preserving = VarianceExploding(0.002, 80.0), make_continuous_schedule("cosine", 1.0)
     t = torch.tensor([0.1, 0.4, 0.6, 0.9])
-    sigma = (preserving.sigma(t) / preserving.alpha(t)).flatten()
+    sigma = preserving.sigma(t) / preserving.alpha(t)
     x_0, eps = draws()
     answer = torch.randn_like(x_0)
     one = objectives.estimate(
@@ -153,7 +159,7 @@ def test_the_denoising_loss_and_the_score_loss_are_one_objective_under_another_w
     """
     process, t = PROCESSES[process_name]
     x_0, eps = draws()
-    alpha, sigma = process.alpha(t), process.sigma(t)
+    alpha, sigma = levels(process, t, x_0)
     x_t = q_sample(process, x_0, t, eps)
     x_0_hat = x_0 + torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
 
@@ -221,7 +227,7 @@ def test_the_hybrid_loss_teaches_the_variance_by_the_bound_and_the_mean_by_the_s
 
 def answering(x_0_hat: Tensor, o: Objective, process: Process, x_t: Tensor, t: Tensor) -> Callable[..., Tensor]:
     """A network that sees this image in x_t."""
-    c_skip, c_out, _ = objectives.preconditioning(o, process, t)
+    c_skip, c_out, _ = objectives.preconditioning(o, process, per_sample(t, x_t))
     return lambda x, c_noise: (x_0_hat - c_skip * x_t) / c_out
 
 

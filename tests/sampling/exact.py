@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.sampling import samplers
 
 MEAN, STD = 0.3, 0.5
@@ -16,6 +17,7 @@ def gaussian_denoiser(process: Any, mean: float = MEAN, std: float = STD) -> sam
     """E[x_0 | x_t] for x_0 ~ N(mean, std^2): linear regression of x_0 on x_t."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        t = per_sample(t, x_t)
         alpha, sigma = process.alpha(t), process.sigma(t)
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
         return Estimate(mean + gain * (x_t - alpha * mean))
@@ -24,13 +26,13 @@ def gaussian_denoiser(process: Any, mean: float = MEAN, std: float = STD) -> sam
 
 
 def finite_set_denoiser(process: Any, data: Tensor) -> samplers.Denoise:
-    """E[x_0 | x_t] for x_0 uniform on a finite set [M,C,H,W]: a softmax over its members."""
+    """E[x_0 | x_t] for x_0 uniform on a finite set [M, C, *shape]: a softmax over its members."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t), process.sigma(t)
-        squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
-        weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
-        return Estimate(torch.einsum("nm,mchw->nchw", weights, data))
+        squared = ((x_t[:, None] - per_sample(alpha, data[None]) * data[None]) ** 2).flatten(2).sum(-1)
+        weights = torch.softmax(-squared / (2 * sigma[:, None] ** 2), dim=1)
+        return Estimate(torch.tensordot(weights, data, dims=1))
 
     return denoise
 

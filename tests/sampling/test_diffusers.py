@@ -142,5 +142,5 @@ def test_heun() -> None:
     x = stream()() / PROCESS.alpha(torch.tensor([1000]))
     for t in scheduler.timesteps:
         now = torch.full((len(x),), int(t) + 1)
-        x = scheduler.step(BOTH(PROCESS.alpha(now) * x, now).x_0, t, x).prev_sample
+        x = scheduler.step(BOTH(PROCESS.alpha(now[0]) * x, now).x_0, t, x).prev_sample
     assert torch.allclose(ours(solvers.heun, 20), x, atol=2e-3)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import Schedule, make_schedule
 from ddpm.sampling import editing, samplers
 from ddpm.sampling.grids import uniform_grid
@@ -26,6 +27,7 @@ def gaussian(process: Schedule = PROCESS) -> Denoise:
     """E[x_0 | x_t] for x_0 ~ N(MEAN, STD^2)."""
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        t = per_sample(t, x_t)
         alpha, sigma = process.alpha(t), process.sigma(t)
         return Estimate(MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x_t - alpha * MEAN))
 

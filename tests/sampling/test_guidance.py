@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import VarianceExploding
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling.guidance import LabelledDenoise, autoguided, classifier_free, clipped, rescaled, thresholded, within
 
@@ -19,7 +20,7 @@ FRACTION = torch.full_like(X, 0.3)
 
 def by_label(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
     """A pattern of the label's strength; without a label, nothing."""
-    return Estimate(torch.zeros_like(x_t) if labels is None else labels.view(-1, 1, 1, 1) * PATTERN, FRACTION)
+    return Estimate(torch.zeros_like(x_t) if labels is None else per_sample(labels, x_t) * PATTERN, FRACTION)
 
 
 def test_guidance_goes_on_in_the_direction_of_the_label() -> None:

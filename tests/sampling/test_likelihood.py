@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm.diffusion.bound import Estimate, discretized_gaussian_nll, gaussian_kl
 from ddpm.diffusion.gaussian import q_posterior, transition
 from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.images import to_model_range
 from ddpm.sampling.grids import log_snr
@@ -29,6 +30,7 @@ PROCESSES: dict[str, Process] = {
 
 def denoise(process: Process, x_t: Tensor, t: Tensor, *, std: float = STD) -> Tensor:
     """E[x_0 | x_t] for x_0 ~ N(MEAN, std^2)."""
+    t = per_sample(t, x_t)
     alpha, sigma = process.alpha(t), process.sigma(t)
     return MEAN + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * MEAN)
 
@@ -37,6 +39,7 @@ def exact(process: Process) -> Denoise:
     """The true p(x_s | x_t) for s = t - 1: its mean is linear in x_0 and its variance lies between the two betas."""
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:
+        times, t = t, per_sample(t, x_t)
         s = t - 1
         alpha, sigma = process.alpha(t), process.sigma(t)
         _, tilde = q_posterior(process, x_t, x_t, t, s)
@@ -45,7 +48,7 @@ def exact(process: Process) -> Denoise:
         variance = tilde + (process.alpha(s) * beta / sigma**2) ** 2 * spread
         if bool((s == 0).all()):
             tilde = q_posterior(process, x_t, x_t, t + 1, t)[1]  # see `reverse_log_variance`
-        return Estimate(denoise(process, x_t, t), (variance / tilde).log() / (beta / tilde).log())
+        return Estimate(denoise(process, x_t, times), (variance / tilde).log() / (beta / tilde).log())
 
     return estimate
 
@@ -170,7 +173,7 @@ def test_on_pixels_of_few_levels_the_ode_is_between_the_truth_and_the_bound() ->
     shares = (torch.nn.functional.one_hot(real, 17).float().mean(dim=0) + 1e-4) / (1 + 17e-4)  # [64,17]
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:
-        alpha, sigma = process.alpha(t)[:, 0], process.sigma(t)[:, 0]
+        alpha, sigma = process.alpha(t)[:, None, None], process.sigma(t)[:, None, None]
         distance = x_t.view(-1, 64, 1) - alpha * values
         posterior = (shares.log() - distance**2 / (2 * sigma**2)).softmax(dim=2)
         return Estimate((posterior @ values).view_as(x_t))

@@ -11,6 +11,7 @@ from scipy.optimize import LinearConstraint, lsq_linear, minimize
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import Schedule, make_schedule
 from ddpm.images import to_model_range, to_uint8
 from ddpm.sampling import restoration, samplers
@@ -41,8 +42,8 @@ def finite_set(data: Tensor, process: Schedule = PROCESS) -> Denoise:
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
         alpha, sigma = process.alpha(t), process.sigma(t)
-        squared = ((x_t[:, None] - alpha[:, None] * data[None]) ** 2).flatten(2).sum(-1)
-        weights = torch.softmax(-squared / (2 * sigma.flatten()[:, None] ** 2), dim=1)
+        squared = ((x_t[:, None] - per_sample(alpha, data[None]) * data[None]) ** 2).flatten(2).sum(-1)
+        weights = torch.softmax(-squared / (2 * sigma[:, None] ** 2), dim=1)
         return Estimate(torch.einsum("nm,mchw->nchw", weights, data))
 
     return denoise

@@ -32,11 +32,11 @@ class Toy:
         self.preserving = preserving
 
     def alpha(self, t: Tensor) -> Tensor:
-        lam = HIGHEST - t.double().view(-1, 1, 1, 1)
+        lam = HIGHEST - t.double()
         return torch.sigmoid(2 * lam).sqrt() if self.preserving else torch.ones_like(lam)
 
     def sigma(self, t: Tensor) -> Tensor:
-        lam = HIGHEST - t.double().view(-1, 1, 1, 1)
+        lam = HIGHEST - t.double()
         return torch.sigmoid(-2 * lam).sqrt() if self.preserving else torch.exp(-lam)
 
 
@@ -58,7 +58,7 @@ def test_the_error_falls_with_the_order_that_the_paper_claims(name: str, preserv
     """Along the probability-flow ODE of Gaussian data, (x_t - alpha_t MEAN) / std(x_t) does not change."""
     solver, order = ODE_SOLVERS[name]
     process = Toy(preserving=preserving)
-    start, end = (torch.full((3,), t, dtype=torch.float64) for t in (process.T, 0.0))
+    start, end = (torch.full((3, 1, 1, 1), t, dtype=torch.float64) for t in (process.T, 0.0))
     std = [(process.alpha(t) ** 2 * STD**2 + process.sigma(t) ** 2).sqrt() for t in (start, end)]
     x_T = torch.tensor([0.7, -1.2, 2.0], dtype=torch.float64).view(3, 1, 1, 1) * process.sigma(start)
     exact = process.alpha(end) * MEAN + (x_T - process.alpha(start) * MEAN) * std[1] / std[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 
 LEVEL = 1 / 127.5
 """Distance of two neighbouring levels of 8 bits in [-1, 1]."""
@@ -20,7 +21,7 @@ class Estimate(NamedTuple):
     """What a model says of x_t: p(x_s | x_t) has the mean of q(x_s | x_t, x_0) and a variance of its own."""
 
     x_0: Tensor
-    """[N,C,H,W]."""
+    """[N, C, *shape]."""
     fraction: Tensor | float = 1.0
     """Where log variance lies between log beta-tilde (0) and log beta (1), see `reverse_log_variance`."""
 
@@ -43,7 +44,7 @@ def discretized_gaussian_nll(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tens
 
 
 def bits(nats: Tensor) -> Tensor:
-    """Nats per dimension [N,C,H,W] -> bits/dim [N]."""
+    """Nats per dimension [N, C, *shape] -> bits/dim [N]."""
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
@@ -53,8 +54,9 @@ def bound_term(process: Process, estimate: Estimate, *, x_0: Tensor, x_t: Tensor
     Ho et al. 2020, Eq. 5: L_{t-1} and L_0 for s = t - 1.
     """
     mean, _ = q_posterior(process, estimate.x_0, x_t, t, s)
-    log_var = reverse_log_variance(process, estimate.fraction, t, s).expand_as(mean)
     true_mean, true_var = q_posterior(process, x_0, x_t, t, s)
+    t, s = per_sample(t, x_t), per_sample(s, x_t)
+    log_var = reverse_log_variance(process, estimate.fraction, t, s).expand_as(mean)
     kl = gaussian_kl(true_mean, true_var.clamp(min=1e-20).log(), mean, log_var)
     nll = discretized_gaussian_nll(x_0, mean, log_var)
-    return bits(torch.where(s.view(-1, 1, 1, 1) == 0, nll, kl))
+    return bits(torch.where(s == 0, nll, kl))

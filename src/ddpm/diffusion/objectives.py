@@ -4,7 +4,8 @@ Every prediction is one row of one table: with F the network,
 
     x_0 = c_skip x_t + c_out F(c_in x_t, c_noise)                    Karras et al. 2022, Eq. 7
 
-and every loss is a weight on the one error |x_0_hat - x_0|^2. alpha and sigma are [N,1,1,1], images [N,C,H,W].
+and every loss is a weight on the one error |x_0_hat - x_0|^2. Samples are [N, C, *shape]; what
+belongs to a time has the shape of t.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,15 @@ from torch import Tensor
 from ddpm.diffusion.bound import Estimate, bound_term
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample, within_sample
 from ddpm.diffusion.settings import Objective, Target, Weight
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""(c_in x_t [N,C,H,W], c_noise [N]) -> F, [N,C,H,W]; or [N,2C,H,W] where the variance is learned."""
+"""(c_in x_t [N, C, *shape], c_noise [N]) -> F [N, C, *shape], or [N, 2C, *shape] where the variance is learned."""
 
 
 class Preconditioning(NamedTuple):
-    """[N,1,1,1] each; c_noise is the process's."""
+    """Each of the shape of t; c_noise is the process's."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -94,7 +96,7 @@ def _held(objective: Objective, estimate: Estimate) -> Estimate:
 
 def _free_estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
     """The estimate before it is clipped."""
-    c_skip, c_out, c_in = preconditioning(objective, process, t)
+    c_skip, c_out, c_in = preconditioning(objective, process, per_sample(t, x_t))
     answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
     if not objective.learned_variance:
         return Estimate(c_skip * x_t + c_out * answer)
@@ -110,7 +112,8 @@ def loss(objective: Objective, network: Network, process: Process, *, x_0: Tenso
     """
     x_t = q_sample(process, x_0, t, eps)
     free = _free_estimate(objective, network, process, x_t, t)
-    weighted = (loss_weights(objective, process, t) * _error(objective, free.x_0, x_0) ** 2).mean(dim=(1, 2, 3))
+    weight = loss_weights(objective, process, per_sample(t, x_0))
+    weighted = (weight * _error(objective, free.x_0, x_0) ** 2).mean(dim=within_sample(x_0))
     if not objective.learned_variance:
         return weighted
     fixed_mean = _held(objective, Estimate(free.x_0.detach(), free.fraction))
@@ -137,7 +140,7 @@ def preconditioning(objective: Objective, process: Process, t: Tensor) -> Precon
 
 
 def loss_weights(objective: Objective, process: Process, t: Tensor) -> Tensor:
-    """The weight of the squared x_0 error: [N,1,1,1]."""
+    """The weight of the squared x_0 error."""
     return WEIGHTS[objective.weight](objective, process, t)
 
 

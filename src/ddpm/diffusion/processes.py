@@ -15,7 +15,11 @@ from ddpm.diffusion.settings import Schedule
 
 
 class Process(Protocol):
-    """What a sampler, an objective or a likelihood needs to know of a forward process; t is [N] in 0..T."""
+    """A forward process, as samplers, objectives and likelihoods see it.
+
+    Its functions of t, in 0..T, work element by element: t may have any shape, and the answer has the same. Shape t
+    by `per_sample` for answers that broadcast against samples.
+    """
 
     @property
     def T(self) -> float:
@@ -26,16 +30,16 @@ class Process(Protocol):
         """Standard deviation of x_T, of which sampling starts."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the image in x_t: float32 [N,1,1,1]."""
+        """Factor of the sample in x_t: float32."""
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t: float32 [N,1,1,1]."""
+        """Standard deviation of the noise in x_t: float32."""
 
     def snr(self, t: Tensor) -> Tensor:
-        """alpha_t^2 / sigma_t^2: float32 [N,1,1,1]."""
+        """alpha_t^2 / sigma_t^2: float32."""
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """What the network is told of t: float32 [N]."""
+        """The network's input for t: float32."""
 
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """Times for training, uniform over the process: [n]."""
@@ -63,15 +67,15 @@ class VarianceExploding:
         return self.sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1: float32 [N,1,1,1]."""
-        return torch.ones_like(t, dtype=torch.float32).view(-1, 1, 1, 1)
+        """1: float32."""
+        return torch.ones_like(t, dtype=torch.float32)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """t: float32 [N,1,1,1]."""
-        return t.to(torch.float32).view(-1, 1, 1, 1)
+        """t: float32."""
+        return t.to(torch.float32)
 
     def snr(self, t: Tensor) -> Tensor:
-        """1/t^2: float32 [N,1,1,1], infinite at t = 0."""
+        """1/t^2: float32, infinite at t = 0."""
         return self.sigma(t) ** -2
 
     def c_noise(self, t: Tensor) -> Tensor:

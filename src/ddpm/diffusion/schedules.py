@@ -36,32 +36,28 @@ class VariancePreserving(ABC):
 
     @abstractmethod
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """float64 [N] for t [N]; float32 where the device has no float64."""
+        """float64, one for every t; float32 where the device has no float64."""
 
     @abstractmethod
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """Times for training, uniform over the process: [n]."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the image in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
-        return _per_image(self.alpha_bar(t).sqrt())
+        """Factor of the sample in x_t: float32, one for every t, integer or real, in 0..T."""
+        return self.alpha_bar(t).sqrt().to(torch.float32)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t: float32 [N,1,1,1] for t [N], integer or real, in 0..T."""
-        return _per_image((1 - self.alpha_bar(t)).sqrt())
+        """Standard deviation of the noise in x_t: float32, one for every t, integer or real, in 0..T."""
+        return (1 - self.alpha_bar(t)).sqrt().to(torch.float32)
 
     def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 [N,1,1,1], infinite at t = 0."""
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32, one for every t, infinite at t = 0."""
         alpha_bar = self.alpha_bar(t)
-        return _per_image(alpha_bar / (1 - alpha_bar))
+        return (alpha_bar / (1 - alpha_bar)).to(torch.float32)
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """What the network is told of t: float32 [N], its place in the process on a scale to 1000, whatever T is."""
+        """The network's input for t: float32, its place in the process on a scale to 1000, whatever T is."""
         return t.to(torch.float32) * (1000 / self.T)
-
-
-def _per_image(values: Tensor) -> Tensor:
-    return values.to(torch.float32).view(-1, 1, 1, 1)
 
 
 def _wide(device: torch.device) -> torch.dtype:

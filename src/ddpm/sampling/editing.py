@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample, within_sample
 from ddpm.sampling.samplers import Denoise, Noise, at
 
 
@@ -42,7 +43,8 @@ def ddim_inversion(
     x_s = x_0
     for s, t in pairwise(grid[::-1]):
         t_all, s_all = at(t, x_0), at(s, x_0)
-        alpha_t, sigma_t, alpha_s, sigma_s = (f(u) for u in (t_all, s_all) for f in (process.alpha, process.sigma))
+        shaped = (per_sample(t_all, x_0), per_sample(s_all, x_0))
+        alpha_t, sigma_t, alpha_s, sigma_s = (f(u) for u in shaped for f in (process.alpha, process.sigma))
         n = sigma_s / (alpha_s * sigma_t)
         variance_t, variance_s = (a**2 * SPREAD**2 + b**2 for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
         slope = n + (1 - n * alpha_t) * alpha_t * SPREAD**2 / variance_t
@@ -54,17 +56,17 @@ def ddim_inversion(
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Between noises a and b [N,C,H,W] along a great circle, weight [N] in [0, 1] of b.  Shoemake 1985, Sec. 3.3.
+    """Between noises a and b [N, C, *shape] along a great circle, weight [N] in [0, 1] of b.  Shoemake 1985, Sec. 3.3.
 
     A straight line would pass through noise that is too weak: the mean of two normal draws has half their variance.
     Song, Meng and Ermon 2020, Eq. 67 of the appendix.
     """
-    w = weight.view(-1, 1, 1, 1)
-    cosine = (_direction(a) * _direction(b)).sum(dim=(1, 2, 3), keepdim=True).clamp(-1, 1)
+    w = per_sample(weight, a)
+    cosine = (_direction(a) * _direction(b)).sum(dim=within_sample(a), keepdim=True).clamp(-1, 1)
     angle = torch.arccos(cosine)
     curved = (torch.sin((1 - w) * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle)
     return torch.where(torch.sin(angle).abs() < 1e-4, torch.lerp(a, b, w), curved)
 
 
 def _direction(x: Tensor) -> Tensor:
-    return x / torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return x / torch.linalg.vector_norm(x, dim=within_sample(x), keepdim=True)

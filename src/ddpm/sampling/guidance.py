@@ -6,9 +6,10 @@ from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 
 LabelledDenoise = Callable[[Tensor, Tensor, Tensor | None], Estimate]
-"""(x_t [N,C,H,W], t [N], labels [N] or None) -> the estimate of x_0, and of the variance of the step."""
+"""(x_t [N, C, *shape], t [N], labels [N] or None) -> the estimate of x_0, and of the variance of the step."""
 Active = Callable[[Tensor], bool]
 """Whether guidance is on at the times t [N], which are one time N times over."""
 
@@ -70,7 +71,7 @@ def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
     """
     if share == 0:
         return guided
-    std = [x.flatten(1).std(dim=1).view(-1, 1, 1, 1) for x in (conditional, guided)]
+    std = [per_sample(x.flatten(1).std(dim=1), x) for x in (conditional, guided)]
     return share * guided * (std[0] / std[1]) + (1 - share) * guided
 
 
@@ -92,7 +93,7 @@ def thresholded(denoise: LabelledDenoise, *, quantile: float) -> LabelledDenoise
 
     def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
         x_0, fraction = denoise(x_t, t, labels)
-        s = x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+        s = per_sample(x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1), x_0)
         return Estimate(x_0.clamp(-s, s) / s, fraction)
 
     return estimate

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm.diffusion.gaussian import q_posterior
 from ddpm.diffusion.objectives import score_from_x_0
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.sampling.samplers import Denoise, Noise, Step, at
 
 
@@ -35,7 +36,7 @@ def annealed_langevin(
         if then == 0:
             x = x_0 = denoise(x, t).x_0
         else:
-            x = process.alpha(s) / process.alpha(t) * x
+            x = process.alpha(per_sample(s, x)) / process.alpha(per_sample(t, x)) * x
         yield Step(then, x, x_0)
 
 
@@ -64,5 +65,6 @@ def predictor_corrector(
 
 def _walked(x: Tensor, x_0: Tensor, process: Process, t: Tensor, noise: Noise, *, snr: float) -> Tensor:
     """One Langevin step at t from x, whose denoised estimate is x_0."""
+    t = per_sample(t, x)
     sigma = process.sigma(t)
     return x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, process.alpha(t), sigma) + 2 * snr * sigma * noise()

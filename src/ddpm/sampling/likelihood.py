@@ -16,19 +16,20 @@ from torch import Tensor
 from ddpm.diffusion.bound import bits, bound_term, gaussian_kl
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.sampling.samplers import Denoise, Noise, pairs
 
 
 def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
     """L_T of Ho et al. 2020, Eq. 5, for a chain that begins at t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
-    times = torch.full((len(x_0),), t, device=x_0.device)
+    times = per_sample(torch.full((len(x_0),), t, device=x_0.device), x_0)
     mean = process.alpha(times) * x_0
     log_var, log_prior = (2 * std.log().expand_as(mean) for std in (process.sigma(times), _prior_std(process, times)))
     return bits(gaussian_kl(mean, log_var, torch.zeros_like(mean), log_prior))
 
 
 def _prior_std(process: Process, t: Tensor) -> Tensor:
-    """Of the normal distribution that stands for x_t at the noisy end, T or nearly: [N,1,1,1]."""
+    """Standard deviation of the normal distribution that stands for x_t at the noisy end, T or nearly."""
     return process.prior_std * process.sigma(t) / process.sigma(torch.full_like(t, process.T))
 
 
@@ -66,16 +67,17 @@ def log_likelihood(
     appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
     the largest to the smallest, above 0. x is x_t at that smallest time: this is the density of an image with that
     noise, exact but for the steps' and the trace's error, and none of the image itself (`ode_bound` is).
-    `probes()` gives random signs [N,C,H,W] for Hutchinson's estimate of the trace; None computes it exactly, at one
-    backward pass per dimension. A denoiser that clips is a model of its own, with a density of its own.
+    `probes()` gives random signs [N, C, *shape] for Hutchinson's estimate of the trace; None computes it exactly, at
+    one backward pass per dimension. A denoiser that clips is a model of its own, with a density of its own.
     """
     times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
-    alphas, sigmas = [process.alpha(t) for t in times], [process.sigma(t) for t in times]
+    shaped = [per_sample(t, x) for t in times]
+    alphas, sigmas = [process.alpha(t) for t in shaped], [process.sigma(t) for t in shaped]
     scales = [torch.hypot(alpha, sigma) for alpha, sigma in zip(alphas, sigmas, strict=True)]
     phis = [torch.atan2(sigma, alpha) for alpha, sigma in zip(alphas, sigmas, strict=True)]
 
     def flow(z: Tensor, i: int, signs: Tensor | None) -> tuple[Tensor, Tensor]:
-        """v [N,C,H,W] and the trace of its derivative [N] at time i."""
+        """v [N, C, *shape] and the trace of its derivative [N] at time i."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             v = (phis[i].cos() * z - denoise(scales[i] * z, times[i]).x_0) / phis[i].sin()
@@ -91,7 +93,7 @@ def log_likelihood(
         z = z + step * (v + v_ahead) / 2
         grown = grown + step.flatten() * (trace + trace_ahead) / 2
 
-    prior = torch.distributions.Normal(0.0, _prior_std(process, times[-1]) / scales[-1])
+    prior = torch.distributions.Normal(0.0, _prior_std(process, shaped[-1]) / scales[-1])
     return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
 
 
@@ -114,7 +116,9 @@ def ode_bound(
     x_t = q_sample(process, x_0, t, noise())
     with torch.no_grad():
         decoder = bound_term(process, denoise(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
-    log_q = torch.distributions.Normal(process.alpha(t) * x_0, process.sigma(t)).log_prob(x_t).flatten(1).sum(dim=1)
+    shaped = per_sample(t, x_0)
+    q = torch.distributions.Normal(process.alpha(shaped) * x_0, process.sigma(shaped))
+    log_q = q.log_prob(x_t).flatten(1).sum(dim=1)
     log_p = log_likelihood(denoise, process, x_t, grid, probes)
     return decoder + (log_q - log_p) / (x_0[0].numel() * math.log(2))
 

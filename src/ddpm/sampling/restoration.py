@@ -16,6 +16,7 @@ from torch import Tensor
 from ddpm.diffusion.bound import LEVEL, Estimate
 from ddpm.diffusion.gaussian import q_sample, transition
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 from ddpm.sampling import samplers
 from ddpm.sampling.grids import time_of
 from ddpm.sampling.samplers import Denoise, Noise, Step, at
@@ -55,7 +56,7 @@ def repaint(
     known: Tensor,
     mask: Tensor,
 ) -> Iterator[Step]:
-    """Inpainting: `known` where `mask` (bool, broadcast to [N,C,H,W]) is true, the model's proposal elsewhere.
+    """Inpainting: `known` where `mask` (bool, broadcast to [N, C, *shape]) is true, the model's proposal elsewhere.
 
     Lugmayr et al. 2022, Algorithm 1: after a step down, the known part of x_s is drawn from q(x_s | x_0) and the
     rest from p(x_s | x_t); a step up draws from q(x_t | x_s), in one draw however far it goes. The steps up let
@@ -65,7 +66,7 @@ def repaint(
     x_t = x_T
     for t, s in pairwise(path):
         if s > t:
-            factor, variance = transition(process, at(s, x_t), at(t, x_t))
+            factor, variance = transition(process, per_sample(at(s, x_t), x_t), per_sample(at(t, x_t), x_t))
             x_t = factor * x_t + variance.sqrt() * noise()
             continue
         (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise, variance="small")
@@ -209,4 +210,4 @@ def start_of_noisy(process: Process, y: Tensor, grid: Sequence[float], *, std: f
     `std` is in the model's range, two for the whole of it; above the process's largest noise level it means T.
     """
     t = time_of(process, std)
-    return process.alpha(at(t, y)) * y, [t, *(s for s in grid if s < t)]
+    return process.alpha(per_sample(at(t, y), y)) * y, [t, *(s for s in grid if s < t)]

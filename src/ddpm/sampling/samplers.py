@@ -2,7 +2,7 @@
 
 A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, labels,
 guidance or files: those live in `denoise(x_t, t) -> Estimate`, the model's estimate of the image in x_t for t [N].
-`noise()` returns standard normal [N,C,H,W], fresh at every call, so the caller owns the randomness.
+`noise()` returns standard normal [N, C, *shape], fresh at every call, so the caller owns the randomness.
 A grid is a list of falling times, whole or real, that ends in 0; x_T belongs to the first of them.
 
 The other samplers are in `solvers` (of the probability-flow ODE) and `langevin`; `catalogue` has them all by name.
@@ -19,11 +19,12 @@ from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance, transition
 from ddpm.diffusion.objectives import eps_from_x_0
 from ddpm.diffusion.processes import Process
+from ddpm.diffusion.sample_shape import per_sample
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
-"""(x_t [N,C,H,W], t [N]) -> the estimate of x_0, and of the variance of the step that leads there."""
+"""(x_t [N, C, *shape], t [N]) -> the estimate of x_0, and of the variance of the step that leads there."""
 Noise = Callable[[], Tensor]
-"""Standard normal [N,C,H,W], fresh at every call."""
+"""Standard normal [N, C, *shape], fresh at every call."""
 
 
 class Step(NamedTuple):
@@ -32,7 +33,7 @@ class Step(NamedTuple):
     t: float
     """Time reached: the next smaller value of the grid."""
     x_t: Tensor
-    """[N,C,H,W]; the sample itself when t is 0."""
+    """[N, C, *shape]; the sample itself when t is 0."""
     x_0: Tensor
     """The denoiser's estimate that led here."""
 
@@ -63,6 +64,7 @@ def ddpm(
 def _variance(name: str, process: Process, t: Tensor, s: Tensor, *, small: Tensor, fraction: Tensor | float) -> Tensor:
     if name == "small":
         return small
+    t, s = per_sample(t, small), per_sample(s, small)
     if name == "large":
         return transition(process, t, s)[1]
     return reverse_log_variance(process, fraction, t, s).exp()
@@ -83,6 +85,7 @@ def ddim(
     x_t = x_T
     for t, s in pairs(grid, x_T):
         x_0, _ = denoise(x_t, t)
+        t, s = per_sample(t, x_t), per_sample(s, x_t)
         eps = eps_from_x_0(x_0, x_t, process.alpha(t), process.sigma(t))
         _, variance = q_posterior(process, x_0, x_t, t, s)
         direction = (process.sigma(s) ** 2 - eta**2 * variance).clamp(min=0).sqrt()

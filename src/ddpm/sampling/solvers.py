@@ -38,7 +38,7 @@ class Level(NamedTuple):
 def levels(process: Process, grid: Sequence[float]) -> list[Level]:
     """What the process is at every time of the grid."""
     t = torch.tensor(grid, dtype=torch.float64)
-    alphas, sigmas = (values.flatten().tolist() for values in (process.alpha(t), process.sigma(t)))
+    alphas, sigmas = (values.tolist() for values in (process.alpha(t), process.sigma(t)))
     return [Level(*each) for each in zip(grid, alphas, sigmas, strict=True)]
 
 

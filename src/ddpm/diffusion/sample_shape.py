@@ -1,0 +1,13 @@
+"""The shape of samples: [N, C, *shape] is N samples of C channels over any number of dimensions."""
+
+from torch import Tensor
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """One value per sample, [N] -> [N, 1, ..., 1], which broadcasts against samples x [N, C, *shape]."""
+    return values.view(-1, *(1,) * (x.ndim - 1))
+
+
+def within_sample(x: Tensor) -> tuple[int, ...]:
+    """All dimensions of x [N, C, *shape] but the first."""
+    return tuple(range(1, x.ndim))
