@@ -20,7 +20,7 @@ from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
 from ddpm.generation import picture_tasks
 from ddpm.generation.generate import PerImageNoise
-from ddpm.images import to_model_range, to_uint8
+from ddpm.images import LEVEL, to_model_range, to_uint8
 from ddpm.sampling import restoration, samplers
 from ddpm.sampling.grids import GRIDS, uniform_grid
 from ddpm.sampling.guidance import clipped
@@ -96,7 +96,7 @@ def forward(images: Tensor, out: Path) -> None:
 
 def reverse(model: model_file.Model, out: Path) -> None:
     """The reverse process: x_t above, the network's estimate of x_0 in it below; DDPM, then DDIM from the same x_T."""
-    process, shape = model.schedule, (model.spec["channels"], model.spec["size"], model.spec["size"])
+    process, shape = model.schedule, model.sample_shape
     labels = torch.tensor([2, 5])
     estimate = clipped(model.estimator())
     grid, shown = uniform_grid(process.T, 50), (0, 5, 15, 25, 32, 38, 44, 47, 49)
@@ -142,7 +142,7 @@ def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path)
     pooled, blurred = restoration.average_pooling(2), restoration.gaussian_blur(size, width=1.0, smallest=0.02)
     small, soft = to_uint8(pooled.measure(x)), to_uint8(blurred.measure(x))
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
-    noisy = to_uint8(x + 64 / 127.5 * eps)
+    noisy = to_uint8(x + 64 * LEVEL * eps)
     rows = {
         "held-out\ndigits": images,
         "lower half\nhidden": torch.where(kept, images, torch.full_like(images, 128)),

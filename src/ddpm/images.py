@@ -1,4 +1,7 @@
-"""Stored images (uint8): the interface for reading them, and the conversion to the model's range and back."""
+"""Stored samples, which are images of 256 levels: the interface for reading them, and the model's range.
+
+The type, the levels and the ends of the range are stated here alone.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -6,6 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+
+TOP = 255
+"""The highest level; the lowest is 0."""
+LOW, HIGH = -1.0, 1.0
+"""The ends of the model's range, which the levels 0 and TOP become."""
+LEVELS_PER_UNIT = TOP / (HIGH - LOW)
+LEVEL = 1 / LEVELS_PER_UNIT
+"""Distance between two neighbouring levels in the model's range."""
 
 
 class Images(Protocol):
@@ -44,10 +55,25 @@ class Sharded(Images, Protocol):
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """Map uint8 [N,C,H,W] in 0..255 to float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3)."""
-    return images.to(torch.float32) / 127.5 - 1
+    """Map uint8 of any shape to float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3)."""
+    return images.to(torch.float32) / LEVELS_PER_UNIT - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Map float [N,C,H,W] to uint8; values outside [-1, 1] are clamped, the others rounded to the nearest level."""
-    return ((x.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    """Map float of any shape to uint8; values outside [-1, 1] are clamped, the others rounded to the nearest level."""
+    return ((x.to(torch.float32) + 1) * LEVELS_PER_UNIT).round().clamp(0, TOP).to(torch.uint8)
+
+
+def clipped(x: Tensor) -> Tensor:
+    """Clip x to the model's range."""
+    return x.clamp(LOW, HIGH)
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """Map the model's range to 0..TOP, without rounding or clipping."""
+    return (x + 1) / LEVEL
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """Invert `to_levels`."""
+    return levels * LEVEL - 1

@@ -68,6 +68,11 @@ class Model:
     def schedule(self) -> Process:
         return process_of(self.spec)
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """[C, *shape] of one sample."""
+        return self.spec["channels"], self.spec["size"], self.spec["size"]
+
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, Tensor | None], Estimate]:
         """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, clipped only where training clipped it
         (`objective.bounded`), and the variance where it was learned.

@@ -1,7 +1,4 @@
-"""One step's term of the variational bound, and what a model says of a step; bits per dimension (colour value).
-
-Images lie in [-1, 1] and have 256 levels.
-"""
+"""One step's term of the variational bound, and what a model says of a step; bits per dimension (colour value)."""
 
 import math
 from typing import NamedTuple
@@ -12,9 +9,7 @@ from torch import Tensor
 from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample
-
-LEVEL = 1 / 127.5
-"""Distance of two neighbouring levels of 8 bits in [-1, 1]."""
+from ddpm.images import HIGH, LEVEL, LOW
 
 
 class Estimate(NamedTuple):
@@ -38,8 +33,8 @@ def discretized_gaussian_nll(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tens
     The lowest level takes all below it and the highest all above.  Ho et al. 2020, Eq. 13.
     """
     std = (0.5 * log_var).exp()
-    above = torch.special.ndtr((x_0 + LEVEL / 2 - mean) / std).masked_fill(x_0 > 1 - LEVEL / 2, 1.0)
-    below = torch.special.ndtr((x_0 - LEVEL / 2 - mean) / std).masked_fill(x_0 < -1 + LEVEL / 2, 0.0)
+    above = torch.special.ndtr((x_0 + LEVEL / 2 - mean) / std).masked_fill(x_0 > HIGH - LEVEL / 2, 1.0)
+    below = torch.special.ndtr((x_0 - LEVEL / 2 - mean) / std).masked_fill(x_0 < LOW + LEVEL / 2, 0.0)
     return -(above - below).clamp(min=1e-12).log()
 
 

@@ -38,7 +38,7 @@ class PerImageNoise:
         self.device = device
 
     def __call__(self) -> Tensor:
-        """[N,C,H,W], the next piece of every image's stream."""
+        """[N, *shape], the next piece of every image's stream."""
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
 
 
@@ -66,8 +66,7 @@ def sampling_steps(
     settings, process, chosen = Settings(**more), model.schedule, SAMPLERS[sampler]
     if sampler != "ddpm":
         settings = replace(settings, variance="small")
-    shape = (model.spec["channels"], model.spec["size"], model.spec["size"])
-    noise = PerImageNoise(seed, indices, shape, device)
+    noise = PerImageNoise(seed, indices, model.sample_shape, device)
     labels = None if labels is None else labels.to(device)
     grid = GRIDS[settings.time_grid](process, chosen.steps(steps, settings.langevin_steps), settings.rho)
     first, last = (process.sigma(samplers.at(t, torch.zeros(1))).item() for t in (grid[0], process.T))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpm.compute.hardware import Precision
 from ddpm.generation.generate import PerImageNoise, denoiser
-from ddpm.images import to_model_range, to_uint8
+from ddpm.images import LEVELS_PER_UNIT, to_model_range, to_uint8
 from ddpm.model_file import Model
 from ddpm.sampling import editing, grids, restoration, samplers
 from ddpm.sampling.restoration import Operator
@@ -48,8 +48,7 @@ class Artist:
         return lambda x_t, t: labelled(x_t, t, labels)
 
     def noise(self) -> PerImageNoise:
-        shape = (self.model.spec["channels"], self.model.spec["size"], self.model.spec["size"])
-        return PerImageNoise(self.seed, self.indices, shape, self.device)
+        return PerImageNoise(self.seed, self.indices, self.model.sample_shape, self.device)
 
     def seen(self, images: Tensor) -> Tensor:
         return to_model_range(images.to(self.device))
@@ -93,7 +92,7 @@ def denoise(artist: Artist, images: Tensor, *, std: float, steps: int) -> Tensor
     """Images of which the given ones may be noisy views; `std` of that noise in grey levels."""
     process, noise = artist.model.schedule, artist.noise()
     grid = grids.optimized(process, steps)
-    x_t, grid = restoration.start_of_noisy(process, artist.seen(images), grid, std=std / 127.5)
+    x_t, grid = restoration.start_of_noisy(process, artist.seen(images), grid, std=std / LEVELS_PER_UNIT)
     return _last(samplers.ddpm(artist.denoise(), process, x_t, grid, noise, variance="small"))
 
 

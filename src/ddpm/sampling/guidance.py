@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ddpm import images
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample
@@ -80,7 +81,7 @@ def clipped(denoise: LabelledDenoise) -> LabelledDenoise:
 
     def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
         x_0, fraction = denoise(x_t, t, labels)
-        return Estimate(x_0.clamp(-1, 1), fraction)
+        return Estimate(images.clipped(x_0), fraction)
 
     return estimate
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm.diffusion.bound import LEVEL, Estimate
+from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_sample, transition
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample
+from ddpm.images import TOP, clipped, from_levels, to_levels
 from ddpm.sampling import samplers
 from ddpm.sampling.grids import time_of
 from ddpm.sampling.samplers import Denoise, Noise, Step, at
@@ -136,17 +137,17 @@ def _with_mean(x: Tensor, y: Tensor) -> Tensor:
     constraint's Lagrange multiplier); of whole levels, the nearest to these with that sum are these rounded up where
     their fractions are largest. A y between two levels is missed by at most 1/(2n) of a level.
     """
-    n, x, y = x.shape[2], (x + 1) / LEVEL, (y[:, :, None] + 1) / LEVEL
-    low, high = -x.amax(dim=2, keepdim=True), 255 - x.amin(dim=2, keepdim=True)
+    n, x, y = x.shape[2], to_levels(x), to_levels(y[:, :, None])
+    low, high = -x.amax(dim=2, keepdim=True), TOP - x.amin(dim=2, keepdim=True)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        below = (x + middle).clamp(0, 255).mean(dim=2, keepdim=True) < y
+        below = (x + middle).clamp(0, TOP).mean(dim=2, keepdim=True) < y
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    x = (x + high).clamp(0, 255)
-    whole = x.floor().clamp(max=254)
+    x = (x + high).clamp(0, TOP)
+    whole = x.floor().clamp(max=TOP - 1)
     missing = (n * y).round() - whole.sum(dim=2, keepdim=True)
     rank = (x - whole).argsort(dim=2, descending=True, stable=True).argsort(dim=2)
-    return (whole + (rank < missing)) * LEVEL - 1
+    return from_levels(whole + (rank < missing))
 
 
 def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
@@ -183,10 +184,10 @@ def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
 
     Beck and Teboulle 2009 (FISTA), Sec. 4, with a constant step: its error falls with the square of the iterations.
     """
-    x = ahead = x.clamp(-1, 1)
+    x = ahead = clipped(x)
     momentum = 1.0
     for _ in range(ITERATIONS):
-        following = (ahead - gradient(ahead)).clamp(-1, 1)
+        following = clipped(ahead - gradient(ahead))
         grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / grown * (following - x)
         x, momentum = following, grown
@@ -194,7 +195,7 @@ def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _on_levels(x: Tensor) -> Tensor:
-    return ((x + 1) / LEVEL).round().clamp(0, 255) * LEVEL - 1
+    return from_levels(to_levels(x).round().clamp(0, TOP))
 
 
 def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:
