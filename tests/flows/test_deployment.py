@@ -148,7 +148,7 @@ def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
     prefect.project.say("long")
     run = prefect.trigger()
     wait_for(prefect.project.stage_is_running)
-    owner = json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["owner"]["pid"]
+    owner = json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["pid"]
     psutil.Process(owner).kill()
     wait_for(lambda: not prefect.project.stage_is_running(), seconds=40)
     wait_for(lambda: not prefect.project.processes(word="dvc"), seconds=40)

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ddpm.compute.identity import Identity
 from ddpm.compute.processes import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, joined
 from ddpm.compute.settings import Runtime
 from ddpm.errors import UserError
@@ -73,7 +72,7 @@ def _launch(number: int) -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // number))} | os.environ
-    environment |= {LAUNCHER_VARIABLE: str(Identity.of(os.getpid()))}
+    environment |= {LAUNCHER_VARIABLE: str(os.getpid())}
     environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number))
     with TemporaryDirectory(prefix="ddpm-workers-") as private, _noted(signal.SIGTERM, signal.SIGINT) as asked_to_end:
         environment[ERROR_VARIABLE] = str(Path(private) / "error")

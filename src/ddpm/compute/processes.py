@@ -48,11 +48,6 @@ def leads() -> bool:
     return rank() == 0
 
 
-def beside_rank_0() -> bool:
-    """Whether this process is on the machine of rank 0: launchers number their processes machine by machine."""
-    return rank() == _number("LOCAL_RANK", 0)
-
-
 def restarted() -> bool:
     """Whether this worker stands for one that was lost: what it saved is this run's, whatever runtime.resume says."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

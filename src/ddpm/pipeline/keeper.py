@@ -1,20 +1,23 @@
-"""`python -m ddpm.pipeline.keeper PROCESS`: keeps inherited files open, and so their locks held, until PROCESS ends.
+"""`python -m ddpm.pipeline.keeper PID`: keeps inherited files open, and so their locks held, until that process ends.
 
 For a `dvc` that a person typed, which cannot hold the lock of the workspace itself.
 """
 
 import sys
 import time
+from contextlib import suppress
 
-from ddpm.compute.identity import Identity
+import psutil
 
 _POLL_SECONDS = 0.25
 
 
-def main(process: Identity) -> None:
-    while process.is_alive():
-        time.sleep(_POLL_SECONDS)
+def main(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_POLL_SECONDS)
 
 
 if __name__ == "__main__":
-    main(Identity.parse(sys.argv[1]))
+    main(int(sys.argv[1]))

@@ -1,9 +1,10 @@
 """Who may run stages in this folder, and what happens to a stage whose launcher dies.
 
 One lock stands for the whole workspace. Its owner is the top-level launcher, not a stage: a flow, or the
-`dvc` that a person typed, holds the folder from its first stage to its end. The owner is named in
-`.state/pipeline.lock`; it and whoever works on its behalf hold `.state/pipeline.held` by flock, which also counts
-between containers, where a pid says nothing. A dead owner is no owner, so nothing needs cleaning up.
+`dvc` that a person typed, holds `.state/pipeline.lock` from its first stage to its end. A stage holds
+`.state/stage.lock`, also while it saves its work after its launcher has died. Both are locked by flock, which also
+counts between containers, where a pid says nothing, and which ends with the processes that hold it; the text in the
+file only says who they are.
 
 DVC leaves a stage running when dvc itself is killed. A stage therefore watches the processes between it
 and the owner, and ends when one of them has died.
@@ -21,24 +22,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
 
 import psutil
 
 from ddpm.compute import processes
-from ddpm.compute.identity import Identity, ancestors
 from ddpm.errors import UserError
 from ddpm.files import disk_trouble
 from ddpm.redaction import redacted, redacted_output
 
 LOCK = Path(".state/pipeline.lock")
-HELD = Path(".state/pipeline.held")
+STAGE_LOCK = Path(".state/stage.lock")
 LAUNCHER_VARIABLE = "DDPM_LAUNCHER"
-"""Environment variable by which a flow tells its stages who started them."""
+"""Environment variable by which a flow tells its stages its pid."""
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
 """How long a stage may take to save its work after SIGTERM, before it is killed."""
@@ -49,38 +50,31 @@ class InUseError(UserError):
 
 
 @dataclass(frozen=True)
-class _Lock:
-    """The content of the lock file: the owner, and the stage that runs or ran last on its behalf."""
+class _Holder:
+    """The content of a lock's file: who holds it. A pid means something in its `place` alone."""
 
-    owner: Identity
+    pid: int
     what: str
     since: str
     host: str
-    stage: Identity | None
-
-    def write(self) -> None:
-        part = LOCK.with_suffix(".part")
-        part.write_text(json.dumps(asdict(self)) + "\n")
-        part.replace(LOCK)
+    place: str
 
     @staticmethod
-    def read() -> "_Lock | None":
+    def of(pid: int, what: str) -> "_Holder":
+        since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        return _Holder(pid, what, since, platform.node(), _place())
+
+    @staticmethod
+    def read(path: Path) -> "_Holder | None":
+        """None where the file does not say, for example while its holder is about to write it."""
         try:
-            read = json.loads(LOCK.read_text())
-            stage = read["stage"]
-            return _Lock(
-                owner=Identity(**read["owner"]),
-                what=read["what"],
-                since=read["since"],
-                host=read["host"],
-                stage=Identity(**stage) if stage else None,
-            )
-        except FileNotFoundError:
+            return _Holder(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
             return None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{LOCK.absolute()} does not say who uses this folder; delete it if no pipeline runs here"
-            ) from None
+
+    def is_here(self) -> bool:
+        """Whether this process could see it."""
+        return self.place == _place()
 
 
 @contextmanager
@@ -88,21 +82,20 @@ def claim(what: str) -> Iterator[None]:
     """This process owns the workspace (the current folder) inside the block; `what` is told to whom it keeps out.
 
     A block within a block, in the same process or in a child of the owner, changes nothing.
-    Raises InUseError, naming the owner, while another process owns it.
+    Waits for a stage that has lost its launcher and is ending.
+    Raises InUseError, naming the owner, while another process owns the workspace.
     """
-    me = Identity.of(os.getpid())
-    held, taken = _take(candidate=me, what=what, stage=None)
-    with held:
-        try:
-            yield
-        finally:
-            if taken:
-                _release(me)
+    with ExitStack() as held:
+        _, file = _own_or_share(os.getpid(), what)
+        if file:
+            held.enter_context(file)
+        _lock_for_stage(what).close()
+        yield
 
 
 def launcher_environment() -> dict[str, str]:
     """What a flow adds to the environment of `dvc`, so that a stage that starts after its death ends at once."""
-    return {LAUNCHER_VARIABLE: str(Identity.of(os.getpid()))}
+    return {LAUNCHER_VARIABLE: str(os.getpid())}
 
 
 def command_of(pid: int) -> list[str]:
@@ -166,34 +159,32 @@ def _close_progress_bars(error: Exception) -> None:
 
 def _enter() -> None:
     """Take or share the workspace, and watch the launcher from here on."""
-    me, above = Identity.of(os.getpid()), ancestors()
-    # Workers of one stage share the folder: for it, their launcher is the stage.
-    stage = above[0] if processes.is_worker() and above else me
-    _refuse_without_launcher(stage, above)
-    if not processes.beside_rank_0():  # the folder is taken on the machine that writes
-        _start_watch(above[:1])
+    me, above = psutil.Process(), psutil.Process().parents()
+    _refuse_without_launcher(me, above)
+    if processes.is_worker() and (processes.LAUNCHER_VARIABLE in os.environ or not processes.leads()):
+        _start_watch(above[:1])  # the stage that launched it holds the folder, or else rank 0
         return
-    candidate = next((each for each in above if command_of(each.pid)[:1] == ["dvc"]), stage)
-    held, taken = _take(candidate=candidate, what=_describe(candidate), stage=stage)
-    if taken and candidate != me:
-        _keep(held, candidate)
-    _held_to_the_end.append(held)
-    lock = _Lock.read()
-    assert lock is not None
-    if lock.owner != me:
-        # The owner may have died since; then the first look of the watch finds it gone.
-        _start_watch(above[: above.index(lock.owner) + 1] if lock.owner in above else [lock.owner])
+    candidate = next((each.pid for each in above if command_of(each.pid)[:1] == ["dvc"]), me.pid)
+    owner, file = _own_or_share(candidate, _describe(candidate))
+    if file:
+        _held_to_the_end.append(file)
+        if owner != me.pid:
+            _keep(file, owner)
+    _held_to_the_end.append(_lock_for_stage(_describe(me.pid)))
+    pids = [each.pid for each in above]
+    # The owner may have died since; then the first look of the watch finds it gone.
+    _start_watch(above[: pids.index(owner) + 1] if owner in pids else above[: processes.is_worker()])
 
 
 _held_to_the_end: list[IO[str]] = []
 """What a stage keeps locked as long as its process lives."""
 
 
-def _keep(held: IO[str], owner: Identity) -> None:
+def _keep(file: IO[str], owner: int) -> None:
     """The owner is a program that knows of no lock. Between its stages, a process that is ours holds it."""
     subprocess.Popen(
         [sys.executable, "-m", "ddpm.pipeline.keeper", str(owner)],
-        pass_fds=[held.fileno()],
+        pass_fds=[file.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -201,16 +192,18 @@ def _keep(held: IO[str], owner: Identity) -> None:
     )
 
 
-def _refuse_without_launcher(stage: Identity, above: list[Identity]) -> None:
-    """A stage can outlive its launcher before it gets here: imports take seconds."""
+def _refuse_without_launcher(me: psutil.Process, above: list[psutil.Process]) -> None:
+    """A stage can outlive its launcher before it gets here: imports take seconds.
+
+    A pid alone tells the launcher: whoever adopts an orphan was there before the launcher, under another pid.
+    """
     for variable, what in ((LAUNCHER_VARIABLE, "flow"), (processes.LAUNCHER_VARIABLE, "launcher")):
         launcher = os.environ.get(variable)
-        if launcher and Identity.parse(launcher) not in above:
+        if launcher and int(launcher) not in [each.pid for each in above]:
             raise UserError(f"the {what} that started this stage has ended; start the {what} again")
-    if stage in above:
-        above = above[above.index(stage) + 1 :]
     # dvc starts a stage in its own process group; whoever adopts an orphan belongs to another.
-    if "DVC_STAGE" in os.environ and (not above or _group(above[0].pid) != _group(stage.pid)):
+    stage, *rest = [me, *above][processes.is_worker() :]
+    if "DVC_STAGE" in os.environ and (not rest or _group(rest[0].pid) != _group(stage.pid)):
         raise UserError("the dvc that started this stage has ended; start dvc again")
 
 
@@ -221,101 +214,102 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def _take(*, candidate: Identity, what: str, stage: Identity | None) -> tuple[IO[str], bool]:
-    """Make `candidate` the owner, or go on under an owner that is this process or one of its ancestors.
+def _own_or_share(candidate: int, what: str) -> tuple[int, IO[str] | None]:
+    """The pid of the workspace's owner, and its lock where `candidate` became the owner here.
 
-    Returns the file whose lock stands for the workspace until it is closed, and whether `candidate` became the owner
-    here. Waits for a stage that has lost its launcher and is ending.
-    Raises InUseError while an unrelated process owns the workspace.
+    The owner is `candidate`, or one that owns the workspace already and is this process or one of its ancestors.
+
+    Raises InUseError while an unrelated process owns the workspace. Waits for one that is about to end.
     """
-    family = [Identity.of(os.getpid()), *ancestors()]
+    family = [os.getpid(), *(each.pid for each in psutil.Process().parents())]
     deadline = time.monotonic() + GRACE_SECONDS + 5
-    while True:
-        with _guard():
-            lock = _Lock.read()
-            ours = lock is not None and lock.owner in family
-            if lock and not ours and lock.owner.is_alive():
-                raise InUseError(_refusal(lock))
-            held = HELD.open("a")
-            if lock and ours and not (_is_running(lock.stage) and lock.stage not in family):
-                _lock(held, fcntl.LOCK_SH)
-                replace(lock, stage=stage).write()
-                return held, False
-            if not ours and _lock(held, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                _lock(held, fcntl.LOCK_SH)  # so that those who work on the owner's behalf may hold it too
-                since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-                _Lock(candidate, what, since, platform.node(), stage).write()
-                return held, True
-            held.close()
-            if lock and not lock.owner.is_here():
-                raise InUseError(_refusal(lock))
-        if time.monotonic() > deadline:
-            if lock is None:
-                raise InUseError(
-                    f"{Path.cwd()} is in use by a process that does not say who it is; `fuser {HELD}` finds it"
-                )
-            raise InUseError(_refusal(replace(lock, owner=lock.stage or lock.owner, what=f"a stage of {lock.what}")))
+    while not (file := _lock(LOCK, candidate, what)):
+        holder = _Holder.read(LOCK)
+        if holder and holder.is_here() and holder.pid in family:
+            return holder.pid, None
+        if time.monotonic() > deadline or (holder and (not holder.is_here() or _lives(holder.pid))):
+            raise InUseError(_refusal(LOCK, holder))
         time.sleep(POLL_SECONDS)
+    return candidate, file
 
 
-def _is_running(stage: Identity | None) -> bool:
-    return stage is not None and stage.is_alive()
+def _lock_for_stage(what: str) -> IO[str]:
+    """Under one owner one stage runs at a time; one that has lost its launcher has time to save and end."""
+    deadline = time.monotonic() + GRACE_SECONDS + 5
+    while not (file := _lock(STAGE_LOCK, os.getpid(), what)):
+        if time.monotonic() > deadline:
+            raise InUseError(_refusal(STAGE_LOCK, _Holder.read(STAGE_LOCK)))
+        time.sleep(POLL_SECONDS)
+    return file
 
 
-def _lock(file: IO[str], how: int) -> bool:
-    """Whether the lock was had; for LOCK_SH it always is, since nobody keeps LOCK_EX beyond `_guard`.
+def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
+    """The file, locked until all that have it open close it, and naming its holder; None while another has it.
 
     Raises UserError on a disk without locks.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
     try:
-        fcntl.flock(file, how)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        file.close()
+        return None
     except OSError as error:
+        file.close()
         raise UserError(
-            f"{Path(file.name).absolute()} cannot be locked ({error.strerror}), so two pipelines could write together; "
+            f"{path.absolute()} cannot be locked ({error.strerror}), so two pipelines could write together; "
             "mount this disk with locks that reach all its users, or put the project on another"
         ) from None
-    return True
+    file.truncate(0)
+    file.write(json.dumps(asdict(_Holder.of(holder, what))) + "\n")
+    file.flush()
+    return file
 
 
-def _refusal(lock: _Lock) -> str:
-    used, pid = f"{Path.cwd()} is in use by {lock.what}", lock.owner.pid
-    if lock.owner.is_here():
-        return f"{used} (process {pid}, since {lock.since}); wait until it ends, or end it: kill {pid}"
+def _refusal(path: Path, holder: _Holder | None) -> str:
+    if holder is None:
+        return f"{Path.cwd()} is in use by a process that does not say who it is; `fuser {path}` finds it"
+    used = f"{Path.cwd()} is in use by {holder.what}"
+    if holder.is_here():
+        pid = holder.pid
+        return f"{used} (process {pid}, since {holder.since}); wait until it ends, or end it: kill {pid}"
     return (
-        f"{used} (process {pid} of another container or machine, {lock.host}, since {lock.since}); wait until it ends, "
-        f"or end it there, and delete {HELD} only where that machine is lost for good"
+        f"{used} (process {holder.pid} of another container or machine, {holder.host}, since {holder.since}); wait "
+        f"until it ends, or end it there, and delete {path} only where that machine is lost for good"
     )
 
 
-def _release(me: Identity) -> None:
-    with _guard():
-        lock = _Lock.read()
-        if lock and lock.owner == me:
-            LOCK.unlink()
+@cache
+def _place() -> str:
+    """The start of this machine and, on Linux, the PID namespace: a container has its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
 
 
-@contextmanager
-def _guard() -> Iterator[None]:
-    """Held for the moment in which the lock file is read and written, never longer."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.with_suffix(".guard").open("a") as file:
-        _lock(file, fcntl.LOCK_EX)
-        yield
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
-def _describe(process: Identity) -> str:
-    return f"`{textwrap.shorten(redacted(' '.join(command_of(process.pid))), 60, placeholder=' …')}`"
+def _describe(pid: int) -> str:
+    return f"`{textwrap.shorten(redacted(' '.join(command_of(pid))), 60, placeholder=' …')}`"
 
 
-def _start_watch(chain: list[Identity]) -> None:
+def _start_watch(chain: list[psutil.Process]) -> None:
     threading.Thread(target=_watch, args=(chain,), daemon=True, name="launcher-watch").start()
 
 
-def _watch(chain: list[Identity]) -> None:
+def _watch(chain: list[psutil.Process]) -> None:
     """End this process when its launcher has died: first SIGTERM, on which training saves, then by force."""
-    while all(process.is_alive() for process in chain):
+    while all(process.is_running() and _lives(process.pid) for process in chain):
         time.sleep(POLL_SECONDS)
     with suppress(OSError):  # whoever read our output may have died with the launcher
         print("the process that started this stage has ended, so the stage ends too", file=sys.stderr)
