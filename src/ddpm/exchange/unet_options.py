@@ -1,119 +1,79 @@
 """Conversion between the options of diffusers' `UNet2DModel` and the arguments of this project's `UNet`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import fields
 from inspect import signature
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from ddpm.networks.blocks import SelfAttention
 from ddpm.networks.unet import Convention, UNet, padded
+from ddpm.settings import section, sentence_of
 
-MAX_LEVELS, MAX_WIDTH, MAX_SIZE = 12, 2**16, 4096
-"""Bounds that protect the memory; known networks are far smaller."""
+# Bounds that protect the memory; known networks are far smaller.
+Size = Annotated[int, Field(ge=1, le=4096)]
+Count = Annotated[int, Field(ge=1, le=2**20)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+LEVELS = Field(min_length=1, max_length=12)
+Resampling = Literal["conv", "resnet", None]
 
 
 class ExchangeError(ValueError):
     """An option or tensor that the other side does not support; the message is one sentence that names it."""
 
 
-@dataclass(frozen=True)
-class _Option:
-    """One option in config.json."""
+@section
+class Options:
+    """config.json: defaults from the signature of UNet2DModel, and the values that this project's U-Net supports."""
 
-    default: Any
-    """Value if config.json does not have the option, from the signature of UNet2DModel."""
-    known: Callable[[Any], bool]
-    """Whether this project's network supports the value, without regard to the other options."""
-    expected: str
-
-
-def _one_of(*values: Any) -> _Option:
-    """Return an option with these values, of which the first is the default."""
-    return _Option(values[0], lambda value: value in values, " or ".join(map(repr, values)))
-
-
-def _whole(default: int | None, low: int, high: int, *, optional: bool = False) -> _Option:
-    return _Option(
-        default,
-        lambda value: low <= value <= high if type(value) is int else value is None and (optional or default is None),
-        f"a whole number from {low} to {high}",
-    )
-
-
-def _share(default: float) -> _Option:
-    return _Option(default, lambda value: type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1")
-
-
-def _listed(kind: str, known: Callable[[Any], bool], *default: Any) -> _Option:
-    return _Option(
-        default,
-        lambda value: isinstance(value, list | tuple) and 1 <= len(value) <= MAX_LEVELS and all(map(known, value)),
-        f"a list of 1 to {MAX_LEVELS} {kind}",
-    )
+    sample_size: Size
+    in_channels: Width = 3
+    out_channels: Width = 3
+    center_input_sample: Literal[False] = False
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: Count | None = None
+    freq_shift: Literal[0, 1] = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: Annotated[tuple[str, ...], LEVELS] = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
+    mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
+    up_block_types: Annotated[tuple[str, ...], LEVELS] = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
+    block_out_channels: Annotated[tuple[Width, ...], LEVELS] = (224, 448, 672, 896)
+    layers_per_block: Blocks = 2
+    mid_block_scale_factor: Literal[1] = 1
+    downsample_padding: Literal[0, 1] = 1
+    downsample_type: Resampling = "conv"
+    upsample_type: Resampling = "conv"
+    dropout: Share = 0.0
+    act_fn: Literal["silu", "swish"] = "silu"
+    attention_head_dim: Width | None = 8
+    norm_num_groups: Width = 32
+    attn_norm_num_groups: Width | None = None
+    norm_eps: Share = 1e-5
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    add_attention: bool = True
+    class_embed_type: None = None
+    num_class_embeds: Count | None = None
+    num_train_timesteps: Any = None
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_width(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MAX_WIDTH
-
-
-def _is_square(value: Any) -> bool:
-    sides = value if isinstance(value, list | tuple) else [value]
-    return len(sides) > 0 and all(type(side) is int and side == sides[0] and 1 <= side <= MAX_SIZE for side in sides)
-
-
-OPTIONS = {
-    "sample_size": _Option(None, _is_square, f"one number of pixels for height and width, at most {MAX_SIZE}"),
-    "in_channels": _whole(3, 1, MAX_WIDTH),
-    "out_channels": _whole(3, 1, MAX_WIDTH),
-    "center_input_sample": _one_of(False),
-    "time_embedding_type": _one_of("positional"),
-    "time_embedding_dim": _whole(None, 1, 4 * MAX_WIDTH),
-    "freq_shift": _whole(0, 0, 1),
-    "flip_sin_to_cos": _one_of(True, False),
-    "down_block_types": _listed("names", _is_name, "DownBlock2D", *["AttnDownBlock2D"] * 3),
-    "mid_block_type": _one_of("UNetMidBlock2D"),
-    "up_block_types": _listed("names", _is_name, *["AttnUpBlock2D"] * 3, "UpBlock2D"),
-    "block_out_channels": _listed(f"whole numbers from 1 to {MAX_WIDTH}", _is_width, 224, 448, 672, 896),
-    "layers_per_block": _whole(2, 1, 64),
-    "mid_block_scale_factor": _one_of(1),
-    "downsample_padding": _one_of(1, 0),
-    "downsample_type": _one_of("conv", "resnet", None),
-    "upsample_type": _one_of("conv", "resnet", None),
-    "dropout": _share(0.0),
-    "act_fn": _one_of("silu", "swish"),
-    "attention_head_dim": _whole(8, 1, MAX_WIDTH, optional=True),
-    "norm_num_groups": _whole(32, 1, MAX_WIDTH),
-    "attn_norm_num_groups": _whole(None, 1, MAX_WIDTH),
-    "norm_eps": _share(1e-5),
-    "resnet_time_scale_shift": _one_of("default", "scale_shift"),
-    "add_attention": _one_of(True, False),
-    "class_embed_type": _one_of(None),
-    "num_class_embeds": _whole(None, 1, 2**20),
-    "num_train_timesteps": _Option(None, lambda value: True, "anything, since the network does not read it"),
-}
 # Further keys that `EMAModel.save_pretrained` writes into config.json; they describe the moving average.
 OF_EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 
 
 def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any]:
     """Return the arguments of `UNet`. Raises ExchangeError."""
-    options = _checked(config)
-    widths, groups, head = (
-        list(options["block_out_channels"]),
-        options["norm_num_groups"],
-        options["attention_head_dim"],
-    )
-    width, adds = widths[0], options["resnet_time_scale_shift"] == "default"
+    options = _read(config)
+    widths, groups, head = list(options.block_out_channels), options.norm_num_groups, options.attention_head_dim
+    width, size, adds = widths[0], options.sample_size, options.resnet_time_scale_shift == "default"
     has_attention, resample = _levels(options)
-    middle = "normalised" if adds or options["attn_norm_num_groups"] else "plain"
-    if not options["add_attention"]:
+    middle = "normalised" if adds or options.attn_norm_num_groups else "plain"
+    if not options.add_attention:
         middle = "none"
     attention_channels = [c for c, here in zip(widths, has_attention, strict=True) if here] + [widths[-1]] * (
         middle != "none"
@@ -121,8 +81,8 @@ def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any
     for key, holds, expected in (
         ("block_out_channels", all(c % width == width % 2 == 0 for c in widths), "even, whole multiples of the first"),
         ("norm_num_groups", not any(c % groups for c in widths), f"a divisor of every one of {widths}"),
-        ("time_embedding_dim", options["time_embedding_dim"] in (None, 4 * width), f"null or {4 * width}"),
-        ("attn_norm_num_groups", options["attn_norm_num_groups"] in (None, groups), "null or norm_num_groups"),
+        ("time_embedding_dim", options.time_embedding_dim in (None, 4 * width), f"null or {4 * width}"),
+        ("attn_norm_num_groups", options.attn_norm_num_groups in (None, groups), "null or norm_num_groups"),
         (
             "attention_head_dim",
             not head or not any(c % head for c in attention_channels),
@@ -131,51 +91,50 @@ def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any
     ):
         if not holds:
             _refuse(options, key, expected)
-    size = options["sample_size"] if isinstance(options["sample_size"], int) else options["sample_size"][0]
     resolution = padded(size, 2 ** (len(widths) - 1))
     return {
-        "channels": options["in_channels"],
-        "out_channels": options["out_channels"],
+        "channels": options.in_channels,
+        "out_channels": options.out_channels,
         "size": size,
-        "classes": (options["num_class_embeds"] or 0) - null_label,
+        "classes": (options.num_class_embeds or 0) - null_label,
         "width": width,
         "multipliers": tuple(c // width for c in widths),
-        "blocks": options["layers_per_block"],
+        "blocks": options.layers_per_block,
         "attention": tuple(resolution >> level for level, here in enumerate(has_attention) if here),
         "head_channels": head or max(widths),
-        "dropout": float(options["dropout"]),
+        "dropout": float(options.dropout),
         "embedding": "add" if adds else "scale_shift",
         "resample": resample,
         "groups": groups,
         "convention": Convention(
-            norm_eps=options["norm_eps"],
-            frequency_shift=options["freq_shift"],
-            strided_padding="both" if options["downsample_padding"] else "after",
+            norm_eps=options.norm_eps,
+            frequency_shift=options.freq_shift,
+            strided_padding="both" if options.downsample_padding else "after",
             middle_attention=middle,
         ),
     }
 
 
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read(config: Mapping[str, Any]) -> Options:
     """Return all options with defaults filled in, each checked on its own. Raises ExchangeError."""
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        _refuse(config, "_class_name", "UNet2DModel")
+        raise ExchangeError(f"_class_name is {config['_class_name']!r}, expected 'UNet2DModel'")
     given = {key: value for key, value in config.items() if not key.startswith("_") and key not in OF_EMA}
-    options = {key: option.default for key, option in OPTIONS.items()} | given
-    for key, value in options.items():
-        if key not in OPTIONS:
-            _refuse(options, key, "only known options of UNet2DModel")
-        if not OPTIONS[key].known(value):
-            _refuse(options, key, OPTIONS[key].expected)
-    return options
+    size = given.get("sample_size")
+    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    try:
+        return TypeAdapter(Options).validate_json(json.dumps(given | {"sample_size": size}), strict=True)
+    except ValidationError as error:
+        raise ExchangeError(sentence_of(error.errors()[0])) from None
 
 
-def _refuse(options: Mapping[str, Any], key: str, expected: str) -> NoReturn:
-    value = list(options[key]) if isinstance(options[key], tuple) else options[key]
-    raise ExchangeError(f"{key} is {repr(value)[:100]}, expected {expected}")
+def _refuse(options: Options, key: str, expected: str) -> NoReturn:
+    value = getattr(options, key)
+    raise ExchangeError(f"{key} is {list(value) if isinstance(value, tuple) else value}, expected {expected}")
 
 
-def _levels(options: Mapping[str, Any]) -> tuple[list[bool], str]:
+def _levels(options: Options) -> tuple[list[bool], str]:
     """Return whether each level has attention, finest first, and how the resolution changes between levels."""
     down, up = _blocks(options, "Down"), _blocks(options, "Up")
     has_attention = [here for here, _ in down]
@@ -190,18 +149,19 @@ def _levels(options: Mapping[str, Any]) -> tuple[list[bool], str]:
     return has_attention, resample.pop() if resample else "residual"
 
 
-def _blocks(options: Mapping[str, Any], way: str) -> list[tuple[bool, str]]:
+def _blocks(options: Options, way: str) -> list[tuple[bool, str]]:
     """Return for each block on the way `Down` or `Up` whether it has attention, and how it resamples."""
     option = f"{way.lower()}_block_types"
+    resampling = options.downsample_type if way == "Down" else options.upsample_type
     types = {
         f"{way}Block2D": (False, "conv"),
         f"Resnet{way}sampleBlock2D": (False, "residual"),
-        f"Attn{way}Block2D": (True, "residual" if options[f"{way.lower()}sample_type"] == "resnet" else "conv"),
+        f"Attn{way}Block2D": (True, "residual" if resampling == "resnet" else "conv"),
     }
-    names = [name.removeprefix("UNetRes") for name in options[option]]
+    names = [name.removeprefix("UNetRes") for name in getattr(options, option)]
     if unknown := [name for name in names if name not in types]:
         raise ExchangeError(f"{option} has {unknown[0]}, but this project's U-Net supports only {', '.join(types)}")
-    if len(names) != len(options["block_out_channels"]):
+    if len(names) != len(options.block_out_channels):
         raise ExchangeError(f"{option} has {len(names)} entries, expected one for each of block_out_channels")
     return [types[name] for name in names]
 
@@ -249,7 +209,7 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else ("DownBlock2D", "UpBlock2D")
     return {
         "_class_name": "UNet2DModel",
-        **{key: option.default for key, option in OPTIONS.items()},
+        **{field.name: field.default for field in fields(Options)},
         "sample_size": size,
         "in_channels": ours["channels"],
         "out_channels": ours["out_channels"] or ours["channels"],
