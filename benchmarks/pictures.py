@@ -167,7 +167,7 @@ def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path)
 def edited(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -> None:
     """SDEdit by strength towards the next class, and the way from one digit to another through noise."""
     strengths, n = (0.3, 0.45, 0.6, 0.75, 0.9), 10
-    next_class = (labels + 1) % len(model.spec["classes"])
+    next_class = (labels + 1) % len(model.spec.classes)
     figure, axes = canvas(len(strengths) + 1 + 4, n, (8.2, 8.6))
     artist = picture_tasks.Artist(model, SEED, next_class, 1.0, CPU, "float32", range(n))
     rows = [images, *(picture_tasks.edit(artist, images, strength=s, steps=50) for s in strengths)]
@@ -219,7 +219,7 @@ def main() -> None:
     model, held_out = model_file.load(args.model), read_split(args.prepared, "test")
     assert held_out.labels is not None
     labels = torch.from_numpy(held_out.labels)
-    chosen = [int((labels == k).nonzero()[1]) for k in range(len(model.spec["classes"]))]
+    chosen = [int((labels == k).nonzero()[1]) for k in range(len(model.spec.classes))]
     images = torch.stack([torch.from_numpy(held_out.images[k].copy()) for k in chosen])
     with torch.inference_mode():
         schedules(args.out)

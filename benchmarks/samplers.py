@@ -58,7 +58,7 @@ def main() -> None:
     extractor = load_extractor(args.extractor, device)
     train, test = (read_split(args.prepared, name).images for name in ("train", "test"))
     reference = describe(extractor, test, device=device, progress=False, what="held-out")
-    n, classes = args.images or len(train), len(model.spec["classes"])
+    n, classes = args.images or len(train), len(model.spec.classes)
     labels = balanced_labels(n, classes, args.seed) if classes else None
 
     print(f"FID of {n} images against {len(test)} held-out real ones; model {model.sha256[:12]}, seed {args.seed},")

@@ -67,9 +67,9 @@ def _promoted(model: Path, project: Path) -> str:
         facts = Facts(
             name="benchmark",
             source="folder",
-            channels=read.spec["channels"],
-            size=read.spec["size"],
-            classes=tuple(read.spec["classes"]),
+            channels=read.spec.channels,
+            size=read.spec.size,
+            classes=tuple(read.spec.classes),
             train=0,
             test=0,
             found=0,

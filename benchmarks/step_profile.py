@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,13 +16,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.compute import hardware
-from ddpm.model_file import build_network, objective_of, process_of
+from ddpm.diffusion.processes import make_process
+from ddpm.model_spec import Spec, build_network
 from ddpm.networks.ema import Ema
+from ddpm.networks.settings import CONVENTION, Network
 from ddpm.params import Params
-from ddpm.settings import as_dict
 from ddpm.training.batches import Batches
 from ddpm.training.loop import Step, new_state, train
-from ddpm.training.settings import Train
 from ddpm.training.times import make_times
 
 WARM_UP_STEPS = 3
@@ -48,7 +48,7 @@ class Setting:
     size: int
     channels: int
     batch: int
-    network: dict[str, Any]
+    network: Network
 
 
 @dataclass(frozen=True)
@@ -73,25 +73,30 @@ class Profile:
 
 def settings(params: Params) -> list[Setting]:
     """What params.yaml trains on the digits, and a network for 32x32 colour."""
-    told = as_dict(params.network)
-    larger = told | {"width": 64, "multipliers": [1, 2, 2], "attention": [16]}
+    larger = replace(params.network, width=64, multipliers=(1, 2, 2), attention=(16,))
     return [
-        Setting("8x8, as in params.yaml", 8, 1, params.train.batch_size, told),
+        Setting("8x8, as in params.yaml", 8, 1, params.train.batch_size, params.network),
         Setting("32x32 colour, width 64, multipliers [1, 2, 2]", 32, 3, 32, larger),
     ]
 
 
 def steps(setting: Setting, params: Params, device: torch.device, precision: hardware.Precision) -> Iterator[Step]:
     """An endless training of the setting's network on random images: the time does not depend on what they show."""
-    told = {name: as_dict(getattr(params, name)) for name in ("schedule", "objective")}
-    spec = {"channels": setting.channels, "size": setting.size, "classes": [str(k) for k in range(10)], **told}
-    spec |= {"network": setting.network, "unconditional": True}
-    process = process_of(spec)
+    spec = Spec(
+        channels=setting.channels,
+        size=setting.size,
+        classes=tuple(str(k) for k in range(10)),
+        unconditional=True,
+        schedule=params.schedule,
+        objective=params.objective,
+        network=setting.network,
+        convention=CONVENTION,
+    )
+    process = make_process(spec.schedule)
     random = np.random.default_rng(0)
     n = 4 * setting.batch
     images = random.integers(0, 256, (n, setting.channels, setting.size, setting.size), dtype=np.uint8)
-    wanted = as_dict(params.train) | {"images": 10**12, "batch_size": setting.batch}
-    train_settings = Train(**wanted)
+    train_settings = replace(params.train, images=10**12, batch_size=setting.batch)
     state = new_state(build_network(spec).to(device), settings=train_settings)
     labels, flip = random.integers(0, 10, n), train_settings.flip
     return train(
@@ -99,7 +104,7 @@ def steps(setting: Setting, params: Params, device: torch.device, precision: har
         Batches(images, labels, batch_size=setting.batch, seed=0, flip=flip, device=device),
         process=process,
         times=make_times(process, train_settings, memory=state.times),
-        objective=objective_of(spec),
+        objective=spec.objective,
         settings=train_settings,
         device=device,
         precision=precision,

@@ -1,5 +1,6 @@
 """What tests of several floors need: a project folder with a store of its own, a server, a tiny untrained model."""
 
+import json
 import os
 import shutil
 import signal
@@ -23,21 +24,58 @@ TINY_SPEC: dict[str, Any] = {
     "channels": 1,
     "size": 8,
     "classes": [f"class {k}" for k in range(4)],
-    "schedule": {"name": "cosine", "T": 50},
-    "objective": {"target": "v", "weight": "simple", "min_snr_gamma": 5.0},
+    "unconditional": True,
+    "schedule": {
+        "name": "cosine",
+        "T": 50,
+        "time": "discrete",
+        "shift": 1.0,
+        "zero_terminal_snr": False,
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    },
+    "objective": {
+        "target": "v",
+        "weight": "simple",
+        "min_snr_gamma": 5.0,
+        "p2_gamma": 1.0,
+        "sigma_data": 0.5,
+        "learned_variance": False,
+        "vlb_weight": 0.001,
+        "bounded": False,
+    },
     "network": {
+        "patch": 1,
         "width": 8,
         "multipliers": [1, 2],
         "blocks": 1,
         "attention": [4],
         "head_channels": 8,
         "dropout": 0.0,
+        "embedding": "scale_shift",
+        "resample": "residual",
+        "groups": None,
     },
-    "unconditional": True,
+    "convention": {
+        "norm_eps": 1e-5,
+        "frequency_shift": 0,
+        "strided_padding": "both",
+        "middle_attention": "normalised",
+    },
 }
 
 
 TINY_RECIPE = {"sampler": "dpmpp_2m", "steps": 10, "time_grid": "karras"}
+
+
+def tiny_spec(**changes: Any) -> Any:
+    """The spec of TINY_SPEC with these changes of it, those of a section by key."""
+    from pydantic import TypeAdapter
+
+    from ddpm.model_spec import Spec
+
+    sections = {key: TINY_SPEC[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
+    return TypeAdapter(Spec).validate_json(json.dumps(TINY_SPEC | sections), strict=True)
 
 
 def save_tiny_model(
@@ -47,11 +85,12 @@ def save_tiny_model(
     import torch
 
     from ddpm import model_file
+    from ddpm.model_spec import build_network
     from ddpm.sampling.settings import Recipe
 
-    spec = TINY_SPEC | changes
+    spec = tiny_spec(**changes)
     torch.manual_seed(seed)
-    network = model_file.build_network(spec)
+    network = build_network(spec)
     for parameter in network.parameters():  # an untrained network ends in zeros, and says the same for every label
         torch.nn.init.normal_(parameter, std=0.1)
     return model_file.save(

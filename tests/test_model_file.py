@@ -73,13 +73,19 @@ WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "images of petabytes": lambda it: it["spec"].update(size=10**9),
     "a schedule that is none": lambda it: it["spec"]["schedule"].update(name="quintic"),
     "a target that is none": lambda it: it["spec"]["objective"].update(target="score"),
-    "an embedding that is none": lambda it: it["spec"]["network"].update(convention={"middle_attention": "twice"}),
+    "an embedding that is none": lambda it: it["spec"]["convention"].update(middle_attention="twice"),
     "heads that are not alike": lambda it: it["spec"]["network"].update(multipliers=[1, 5], head_channels=12),
     "a word for a truth": lambda it: it["spec"].update(unconditional="some"),
-    "another norm": lambda it: it["spec"]["network"].update(convention={"norm_eps": "small"}),
+    "another norm": lambda it: it["spec"]["convention"].update(norm_eps="small"),
     "a deviation of nothing": lambda it: it["spec"]["objective"].update(sigma_data=0),
     "a guide without weights or words": lambda it: it.update(guide={}),
     "a recipe that is a list": lambda it: it.update(recipe=[1]),
+    "a spec without a key": lambda it: it["spec"]["schedule"].pop("shift"),
+    "a key of training": lambda it: it["spec"]["network"].update(label_dropout=0.1),
+    "no label where one is needed": lambda it: it["spec"].update(classes=[], unconditional=False),
+    "a width beyond all memory": lambda it: it["spec"]["network"].update(width=8 * 10**30),
+    "patches beyond all memory": lambda it: it["spec"]["network"].update(patch=10**9),
+    "lists in lists without end": lambda it: it.update(recipe=json.loads("[" * 900 + "]" * 900)),
     "not a number": lambda it: it["spec"]["schedule"].update(T=float("nan")),
 }
 
@@ -101,8 +107,8 @@ def test_a_header_that_describes_no_model_is_one_sentence(
     [
         (lambda guide: guide["spec"]["network"].update(width=4096), r"for guide\..* the network in its header has"),
         (lambda guide: guide["spec"].update(size=16), "its guide has another size than the model"),
-        (lambda guide: guide.update(lineage=None), "lineage is NoneType"),
-        (lambda guide: guide.update(sha256=5), "the sha256 of its guide is no word"),
+        (lambda guide: guide.update(lineage=None), "guide.lineage is None, but its input should be an object"),
+        (lambda guide: guide.update(sha256=5), "guide.sha256 is 5, but its input should be a valid string"),
     ],
 )
 def test_a_guide_is_held_to_its_weights_and_to_the_model(

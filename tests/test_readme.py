@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 
 from ddpm import model_file
 from ddpm.cli import parser
+from ddpm.model_spec import Spec, build_network
+from ddpm.networks.settings import CONVENTION
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -99,12 +100,17 @@ def test_every_dvc_and_prefect_command_exists() -> None:
 
 def test_the_python_example_draws(tmp_path: Path) -> None:
     params = load_params(ROOT / "params.yaml")
-    spec = {"channels": 1, "size": 8, "classes": [str(k) for k in range(10)]}
-    spec |= {name: as_dict(getattr(params, name)) for name in ("schedule", "objective", "network")}
-    spec["unconditional"] = True
-    model_file.save(
-        tmp_path / "models" / "model.safetensors", network=model_file.build_network(spec), spec=spec, lineage={}
+    spec = Spec(
+        channels=1,
+        size=8,
+        classes=tuple(str(k) for k in range(10)),
+        unconditional=True,
+        schedule=params.schedule,
+        objective=params.objective,
+        network=params.network,
+        convention=CONVENTION,
     )
+    model_file.save(tmp_path / "models" / "model.safetensors", network=build_network(spec), spec=spec, lineage={})
     (example,) = blocks("python")
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
     assert (tmp_path / "digits.png").stat().st_size > 100

@@ -98,14 +98,22 @@ class Ours:
 
     def _begin(self, images: Images, state: Path) -> "Training":
         from ddpm.compute import hardware
-        from ddpm.settings import as_dict
+        from ddpm.model_spec import Spec
+        from ddpm.networks.settings import CONVENTION
         from ddpm.training import session
 
         labels = images.train_labels if self.labels else None
         _, channels, size, _ = images.train.shape
-        spec = {"channels": channels, "size": size, "classes": class_names(images) if self.labels else []}
-        spec |= {name: as_dict(getattr(self.params, name)) for name in ("schedule", "objective", "network")}
-        spec["unconditional"] = not self.labels or self.params.train.label_dropout > 0
+        spec = Spec(
+            channels=channels,
+            size=size,
+            classes=tuple(class_names(images)) if self.labels else (),
+            unconditional=not self.labels or self.params.train.label_dropout > 0,
+            schedule=self.params.schedule,
+            objective=self.params.objective,
+            network=self.params.network,
+            convention=CONVENTION,
+        )
         device = hardware.choose_device(self.params.runtime.device)
         return session.begin(
             spec,
@@ -159,8 +167,8 @@ def file_drawer(path: Path, runtime: "Runtime") -> Draw:
 
     device = choose_device(runtime.device)
     model = model_file.load(path, device)
-    classes = len(model.spec["classes"])
-    precision = choose_precision(runtime.precision, device, model.spec["size"])
+    classes = len(model.spec.classes)
+    precision = choose_precision(runtime.precision, device, model.spec.size)
     model.network.to(memory_format=memory_format(device, precision))
 
     def draw(n: int, seed: int, setting: Setting) -> Tensor:

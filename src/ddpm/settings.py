@@ -51,12 +51,22 @@ def as_dict(section: Any) -> dict[str, Any]:
 
 
 def sentence_of(error: Any) -> str:
-    """One of pydantic's errors as one sentence that names the key."""
+    """One of pydantic's errors as one sentence that names the key and what to do."""
+    remedies = {
+        "unexpected_keyword_argument": "; remove it or correct its spelling",
+        "missing": "; add it (the room's settings.py says what it means)",
+        "missing_argument": "; add it (the room's settings.py says what it means)",
+    }
+    return fault_in(error) + remedies.get(error["type"], "")
+
+
+def fault_in(error: Any) -> str:
+    """What one of pydantic's errors found, by its key."""
     key = ".".join(str(part) for part in error["loc"] if part not in ("literal['auto']", "int", "str"))
     if error["type"] == "unexpected_keyword_argument":
-        return f"{key} is no known key; remove it or correct its spelling"
+        return f"{key} is no known key"
     if error["type"] in ("missing", "missing_argument"):
-        return f"{key} is missing; add it (the room's settings.py says what it means)"
+        return f"{key} is missing"
     if error["type"] == "value_error":
         detail = str(error["ctx"]["error"])
         return f"{key}: {detail}" if key else detail

@@ -15,7 +15,8 @@ SOURCE = ROOT / "src" / "ddpm"
 FLOORS = (
     {"errors", "files", "redaction", "seeding", "images", "yaml_file", "idle", "settings", "tracker"},
     {"compute", "diffusion", "networks"},
-    {"sampling", "model_file", "pipeline"},
+    {"sampling", "model_spec", "pipeline"},
+    {"model_file"},
     {"data", "generation", "training", "exchange"},
     {"measuring"},
     {"promotion"},

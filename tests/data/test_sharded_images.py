@@ -25,7 +25,6 @@ from ddpm.data.reading.sharded_images import ShardedImages
 from ddpm.errors import UserError
 from ddpm.images import Sharded
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (47, 1, 8, 8), np.uint8)
@@ -272,20 +271,24 @@ def train(folder: Path, state: Path, settings: Runtime) -> str:
     import torch
 
     from ddpm import model_file
+    from ddpm.model_spec import Spec
+    from ddpm.networks.settings import CONVENTION
     from ddpm.tracker import NullTracker
     from ddpm.training import session
     from ddpm.training.run import run_training
 
-    network = {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_channels": 8}
-    spec = {
-        "channels": 1,
-        "size": 8,
-        "classes": list(FACTS.classes),
-        "schedule": as_dict(PARAMS.schedule),
-        "objective": as_dict(PARAMS.objective),
-        "network": as_dict(PARAMS.network) | network,
-        "unconditional": True,
-    }
+    spec = Spec(
+        channels=1,
+        size=8,
+        classes=tuple(FACTS.classes),
+        unconditional=True,
+        schedule=PARAMS.schedule,
+        objective=PARAMS.objective,
+        network=dataclasses.replace(
+            PARAMS.network, width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8
+        ),
+        convention=CONVENTION,
+    )
     sizes = {"images": 160, "batch_size": 16, "warmup_images": 16, "decay_images": 32, "shuffle_shards": 2}
     split = read_split(folder, "train", settings)
     training = session.begin(

@@ -10,12 +10,11 @@ from ddpm.diffusion.gaussian import q_posterior, q_sample, reverse_log_variance,
 from ddpm.diffusion.processes import Process, VarianceExploding, make_process
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Schedule
-from ddpm.model_file import process_of
 
 EXPLODING = VarianceExploding(0.002, 80.0)
 ALL: dict[str, tuple[Process, torch.Tensor]] = {
-    f"{time} {name}": (process_of({"schedule": {"name": name, "T": 100, "time": time}}), torch.arange(1, 100))
-    for time in ("discrete", "continuous")
+    f"{time} {name}": (make(name, 100), torch.arange(1, 100))
+    for time, make in (("discrete", make_schedule), ("continuous", make_continuous_schedule))
     for name in ("linear", "cosine", "sigmoid")
 } | {"exploding": (EXPLODING, torch.linspace(0.002, 80, 99))}
 
@@ -152,12 +151,6 @@ def test_reverse_variance_goes_from_beta_tilde_to_beta_in_logarithms() -> None:
     assert float(first) == pytest.approx(math.log(tilde_2), rel=1e-3)
     per_pixel = torch.rand(1, 1, 4, 4)
     assert reverse_log_variance(schedule, per_pixel, torch.tensor([3]), torch.tensor([2])).shape == (1, 1, 4, 4)
-
-
-def test_a_spec_from_before_there_was_a_choice_is_the_chain_that_it_was() -> None:
-    old = process_of({"schedule": {"name": "sigmoid", "T": 50}})
-    t = torch.arange(51)
-    assert torch.equal(old.alpha(t), make_schedule("sigmoid", 50).alpha(t))
 
 
 def test_what_params_yaml_says_is_what_is_made() -> None:

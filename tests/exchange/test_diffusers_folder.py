@@ -119,9 +119,9 @@ def test_a_model_of_this_project_is_a_pipeline_there(
     tiny_model(file, **EXPORTABLE | changes)
     assert cli.main(["export-unet", "--model", str(file), "--out", str(tmp_path / "there")]) == 0
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "there")
-    classes = len(model_file.load(file).spec["classes"])
+    classes = len(model_file.load(file).spec.classes)
     labels = torch.tensor([0, 3, classes, 1, 2]) if classes else None
-    x_t = noise(model_file.load(file).spec["channels"])
+    x_t = noise(model_file.load(file).spec.channels)
     assert alike(said_here(file, x_t, labels), said_there(pipeline.unet, pipeline.scheduler, x_t, labels))
     if not classes:
         images = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
@@ -138,7 +138,7 @@ def test_there_and_back_answers_the_same(
     assert cli.main(["import-unet", str(folder), "--out", str(again), "--null-label"]) == 0
     labels = torch.tensor([0, 3, 4, 1, 2])
     assert alike(said_here(file, noise(), labels), said_here(again, noise(), labels))
-    assert model_file.objective_of(model_file.load(again).spec).bounded == bool(changes)
+    assert model_file.load(again).spec.objective.bounded == bool(changes)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """diffusers' UNet2DModel and this project's U-Net exchange weights, and the same images come out of both."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from ddpm.exchange.unet_exchange import from_diffusers, to_diffusers, with_time_shifted
 from ddpm.exchange.unet_options import ExchangeError
-from ddpm.networks.unet import Convention, UNet
+from ddpm.networks.settings import CONVENTION
+from ddpm.networks.unet import UNet
 
 # Sums of a few hundred products, in another order: some units in the last place of numbers of order 1.
 TOLERANCE = 1e-5
@@ -51,6 +53,7 @@ RESIDUAL: dict[str, Any] = {
     "downsample_type": "resnet",
     "upsample_type": "resnet",
 }
+PLAIN = replace(CONVENTION, middle_attention="plain")
 VARIANTS: dict[str, dict[str, Any]] = {
     "the default of diffusers' training example": EXAMPLE,
     "Ho et al.'s network, a quarter as wide": CIFAR10 | {"block_out_channels": [32, 64, 64, 64]},
@@ -297,7 +300,10 @@ def test_weights_of_another_network_are_refused_by_name() -> None:
         ({"size": 9}, "size is 9.*multiple of 2"),
         ({"groups": None}, "groups is null.*4 for 16 channels and 8 for 32"),
         ({"head_channels": 20, "multipliers": (1, 3)}, "heads of 16 and 24 channels"),
-        ({"embedding": "add", "convention": Convention(middle_attention="plain")}, "middle_attention is plain"),
+        (
+            {"embedding": "add", "convention": replace(CONVENTION, middle_attention="plain")},
+            "middle_attention is plain",
+        ),
     ],
 )
 def test_what_diffusers_cannot_express_is_refused_by_name(changes: dict[str, Any], says: str) -> None:

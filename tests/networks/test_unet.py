@@ -5,7 +5,7 @@ import torch
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.networks.ema import Ema
-from ddpm.networks.unet import Convention, UNet, shapes_of
+from ddpm.networks.unet import UNet, shapes_of
 
 
 def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: object) -> UNet:
@@ -37,16 +37,6 @@ def test_output_has_the_shape_of_the_input(channels: int, shape: tuple[int, int]
 def test_it_starts_by_predicting_zero(variant: dict[str, str]) -> None:
     network = unet(**variant)
     assert torch.equal(network(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])), torch.zeros(2, 1, 8, 8))
-
-
-def test_what_a_model_file_does_not_say_is_what_it_was_written_with() -> None:
-    """Files from before there was a choice name neither embedding, resample, groups nor convention."""
-    said = unet(embedding="scale_shift", resample="residual", groups=None, convention=Convention())
-    assert said.state_dict().keys() == unet().state_dict().keys()
-    x, t = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 20.0])
-    awakened(said).load_state_dict(awakened(silent := unet()).state_dict())
-    assert torch.equal(said(x, t), silent(x, t))
-    assert (said.up[0].block.norm1.num_groups, said.norm_out.num_groups, said.norm_out.eps) == (8, 2, 1e-5)
 
 
 def test_the_shapes_of_the_weights_are_known_without_drawing_any() -> None:

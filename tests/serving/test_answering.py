@@ -59,7 +59,7 @@ def test_the_work_of_a_request_is_at_least_what_the_network_sees(model: Model, f
 
     def count(_: Any, inputs: Any) -> None:
         nonlocal seen
-        seen += len(inputs[0]) * model.spec["size"] ** 2
+        seen += len(inputs[0]) * model.spec.size**2
 
     model.network.register_forward_pre_hook(count)
     if "task" in fields:

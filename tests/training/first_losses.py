@@ -12,7 +12,6 @@ from typing import Any
 import tiny_training as tiny
 import torch
 
-from ddpm.diffusion.settings import Objective
 from ddpm.training import session
 
 STEPS = 20
@@ -38,22 +37,15 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "edm": {"name": "variance_exploding", "T": 1000, "time": "continuous"},
     "v, bounded, Muon": {"name": "cosine", "T": 1000},
 }
-DEFAULTS = Objective(
-    target="v",
-    weight="min_snr",
-    min_snr_gamma=5.0,
-    p2_gamma=1.0,
-    sigma_data=0.5,
-    learned_variance=False,
-    vlb_weight=0.001,
-    bounded=False,
-)
 
 
 def losses(name: str) -> list[float]:
     """Of the first steps, in float32 on the CPU."""
-    objective = dataclasses.replace(DEFAULTS, **OBJECTIVES[name])
-    spec = tiny.SPEC | {"schedule": SCHEDULES[name], "objective": dataclasses.asdict(objective)}
+    spec = dataclasses.replace(
+        tiny.SPEC,
+        schedule=dataclasses.replace(tiny.SPEC.schedule, **SCHEDULES[name]),
+        objective=dataclasses.replace(tiny.SPEC.objective, **OBJECTIVES[name]),
+    )
     torch.manual_seed(0)
     training = session.begin(
         spec,

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_training as tiny
 import torch
 
-from ddpm.model_file import build_network
+from ddpm.model_spec import build_network
 from ddpm.training import checkpoint
 from ddpm.training.loop import State, new_state
 
@@ -26,7 +27,7 @@ PROCESSES.set_forkserver_preload(["ddpm.training.session", "tiny_training"])
 
 def fresh(**network: object) -> State:
     torch.manual_seed(0)
-    spec = tiny.SPEC | {"network": tiny.SPEC["network"] | network}
+    spec = replace(tiny.SPEC, network=replace(tiny.SPEC.network, **network))  # type: ignore[arg-type]
     return new_state(build_network(spec), settings=tiny.SETTINGS)
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from ddpm.compute.hardware import Precision
-from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.processes import Process, VarianceExploding, make_process
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
-from ddpm.model_file import process_of
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
 from ddpm.training import checkpoint
@@ -249,7 +248,7 @@ def test_the_quarters_of_the_noise_range_are_even_on_the_scale_of_the_process(
 @pytest.mark.parametrize("schedule", [{"time": "continuous"}, {"name": "variance_exploding", "time": "continuous"}])
 @pytest.mark.parametrize("target", ["eps", "x_0", "v", "edm"])
 def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
-    process = process_of({"schedule": {"name": "cosine", "T": 1000} | schedule})
+    process = make_process(dataclasses.replace(PARAMS.schedule, **schedule))
     objective = dataclasses.replace(PARAMS.objective, target=target, weight="simple")  # type: ignore[arg-type]
     settings = dataclasses.replace(SETTINGS, images=16 * 3, warmup_images=16, decay_images=16)
     state = fresh(settings)

@@ -20,7 +20,10 @@ from PIL import Image
 
 from ddpm import model_file
 from ddpm.compute import hardware
+from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
+from ddpm.model_spec import Spec
+from ddpm.networks.settings import CONVENTION, Network
 from ddpm.params import load as load_params
 from ddpm.tracker import NullTracker, Tracker
 from ddpm.training import session
@@ -30,23 +33,38 @@ from ddpm.training.settings import Train
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(37) % 3
-OBJECTIVE: dict[str, Any] = {"target": "v", "weight": "min_snr", "min_snr_gamma": 5.0}
-SPEC: dict[str, Any] = {
-    "channels": 1,
-    "size": 8,
-    "classes": ["a", "b", "c"],
-    "schedule": {"name": "cosine", "T": 1000},
-    "objective": OBJECTIVE,
-    "network": {
-        "width": 8,
-        "multipliers": [1, 2],
-        "blocks": 1,
-        "attention": [4],
-        "head_channels": 8,
-        "dropout": 0.1,
-    },
-    "unconditional": True,
-}
+SPEC = Spec(
+    channels=1,
+    size=8,
+    classes=("a", "b", "c"),
+    unconditional=True,
+    schedule=Schedule(
+        name="cosine", T=1000, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
+    ),
+    objective=Objective(
+        target="v",
+        weight="min_snr",
+        min_snr_gamma=5.0,
+        p2_gamma=1.0,
+        sigma_data=0.5,
+        learned_variance=False,
+        vlb_weight=0.001,
+        bounded=False,
+    ),
+    network=Network(
+        patch=1,
+        width=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(4,),
+        head_channels=8,
+        dropout=0.1,
+        embedding="scale_shift",
+        resample="residual",
+        groups=None,
+    ),
+    convention=CONVENTION,
+)
 SETTINGS = Train(
     images=16 * 80,
     batch_size=16,

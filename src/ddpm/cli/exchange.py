@@ -15,8 +15,8 @@ def import_unet(args: argparse.Namespace) -> None:
     spec, sha256 = diffusers_folder.import_model(
         args.folder, args.out, schedule=args.schedule, target=args.target, null_label=args.null_label
     )
-    said = f"{spec['size']}x{spec['size']}, {spec['channels']} channels, {len(spec['classes'])} classes"
-    print(f"{args.out} ({said}, target {spec['objective']['target']}, sha256 {sha256[:12]})")
+    said = f"{spec.size}x{spec.size}, {spec.channels} channels, {len(spec.classes)} classes"
+    print(f"{args.out} ({said}, target {spec.objective.target}, sha256 {sha256[:12]})")
 
 
 def export_unet(args: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
 
 def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
     """A class's name as it is, its index as a number."""
-    if isinstance(args.label, str) and args.label not in model.spec["classes"] and args.label.isdecimal():
+    if isinstance(args.label, str) and args.label not in model.spec.classes and args.label.isdecimal():
         return int(args.label)
     return args.label
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from ddpm.settings import require, require_positive, section
 
-_MAX_T = 1_000_000
+MAX_T = 1_000_000
 """Every step of a discrete schedule is held in memory."""
 
 
@@ -27,7 +27,7 @@ class Schedule:
     """variance_exploding only: most noise, of which sampling starts."""
 
     def __post_init__(self) -> None:
-        require(2 <= self.T <= _MAX_T, f"T is {self.T}, expected 2 to {_MAX_T} steps")
+        require(2 <= self.T <= MAX_T, f"T is {self.T}, expected 2 to {MAX_T} steps")
         require_positive(self, "shift", "sigma_min")
         require(
             self.sigma_min < self.sigma_max,

@@ -7,7 +7,7 @@ The folder contains a pipeline (unet/ and scheduler/, as its train_unconditional
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddpm import model_file
+from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.exchange import unet_exchange
 from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
+from ddpm.model_spec import Spec, architecture_of, build_network
+from ddpm.networks.settings import Network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
@@ -43,13 +46,27 @@ SCHEDULER: dict[str, Any] = {
 }
 T = 1000
 """Steps of the chain. The network of diffusers gets the number of the step; here it does so only with this T."""
+SCHEDULE = Schedule(
+    name="linear", T=T, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
+)
+OBJECTIVE = Objective(
+    target="eps",
+    weight="simple",
+    min_snr_gamma=5.0,
+    p2_gamma=1.0,
+    sigma_data=0.5,
+    learned_variance=False,
+    vlb_weight=0.001,
+    bounded=False,
+)
+"""The defaults of diffusers' DDPMScheduler (Ho et al. 2020); what they leave open, drawing does not read."""
 MAX_JSON = 2**20
 """Largest size of a file of options, in bytes; those of diffusers have a few thousand."""
 
 
 def import_model(
     folder: Path, out: Path, *, schedule: str | None, target: str | None, null_label: bool
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Spec, str]:
     """Write the folder's U-Net as a model file at `out`; return its spec and sha256.
 
     `schedule` and `target` are names as in params.yaml, for a folder without scheduler_config.json.
@@ -75,20 +92,30 @@ def import_model(
     if broken := [name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())]:
         raise UserError(f"{weights} has non-finite numbers in {broken[0]}; download or save it again")
 
-    channels, out_channels, size, classes = (
-        architecture.pop(key) for key in ("channels", "out_channels", "size", "classes")
+    channels, out_channels, size, classes, convention = (
+        architecture.pop(key) for key in ("channels", "out_channels", "size", "classes", "convention")
     )
-    if out_channels != (2 if objective["learned_variance"] else 1) * channels:
+    if out_channels != (2 if objective.learned_variance else 1) * channels:
         raise UserError(
             f"{options}: out_channels is {out_channels} and in_channels {channels}, expected the same number, or twice "
             "as many outputs if variance_type in scheduler_config.json is learned_range"
         )
-    spec = {"channels": channels, "size": size, "classes": [str(k) for k in range(classes)]}
-    spec |= {"schedule": process, "objective": objective, "unconditional": null_label or not classes}
-    spec["network"] = architecture | {"convention": asdict(architecture["convention"])}
-    network = model_file.build_network(spec)
+    try:
+        spec = Spec(
+            channels=channels,
+            size=size,
+            classes=tuple(str(k) for k in range(classes)),
+            unconditional=null_label or not classes,
+            schedule=process,
+            objective=objective,
+            network=Network(patch=1, **architecture),
+            convention=convention,
+        )
+    except ValueError as error:
+        raise UserError(f"{options}: its network has no settings here, because {error}") from None
+    network = build_network(spec)
     # The first step is 0 in diffusers and 1 here.
-    network.load_state_dict(unet_exchange.with_time_shifted(model_file.architecture_of(spec), state, by=-1))
+    network.load_state_dict(unet_exchange.with_time_shifted(architecture_of(spec), state, by=-1))
     lineage = {"imported_from": "diffusers", "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     return spec, model_file.save(out, network=network, spec=spec, lineage=lineage)
 
@@ -101,7 +128,7 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; name a new one")
     scheduler = _scheduler(model)
-    architecture = model_file.architecture_of(model.spec)
+    architecture = architecture_of(model.spec)
     state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
     try:
         config, weights = unet_exchange.to_diffusers(
@@ -156,13 +183,11 @@ def _json(path: Path) -> dict[str, Any]:
     return read
 
 
-def _read_scheduler(
-    file: Path | None, *, schedule: str | None, target: str | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | None) -> tuple[Schedule, Objective]:
     """Return `schedule` and `objective` of a model's spec."""
-    objective = {"weight": "simple", "min_snr_gamma": 5.0, "learned_variance": False}
     if file is None:
-        return {"name": schedule or "linear", "T": T}, objective | {"target": target or "eps"}
+        given = replace(SCHEDULE, name=schedule or SCHEDULE.name)  # type: ignore[arg-type]
+        return given, replace(OBJECTIVE, target=target or OBJECTIVE.target)  # type: ignore[arg-type]
     if schedule or target:
         raise UserError(f"schedule and target are in {file}; leave out --schedule and --target")
     read = SCHEDULER | _json(file)
@@ -187,23 +212,22 @@ def _read_scheduler(
             expected = " or ".join(map(json.dumps, values))
             raise UserError(f"{file}: {key} is {json.dumps(read[key])}, expected {expected}")
     ours = {theirs: name for name, theirs in (SCHEDULES | TARGETS).items()}
-    return (
-        {"name": ours[read["beta_schedule"]], "T": T, "zero_terminal_snr": without_signal},
-        objective
-        | {
-            "target": ours[read["prediction_type"]],
-            "learned_variance": read["variance_type"] == "learned_range",
-            "bounded": bool(read["thresholding"]),
-        },
+    objective = replace(
+        OBJECTIVE,
+        target=ours[read["prediction_type"]],  # type: ignore[arg-type]
+        learned_variance=read["variance_type"] == "learned_range",
+        bounded=bool(read["thresholding"]),
     )
+    name: Any = ours[read["beta_schedule"]]
+    return replace(SCHEDULE, name=name, zero_terminal_snr=without_signal), objective
 
 
 def _scheduler(model: model_file.Model) -> dict[str, Any]:
     """Return scheduler_config.json; a schedule without a name in diffusers is given by its betas."""
-    from ddpm.diffusion.schedules import Schedule
+    from ddpm.diffusion import schedules
 
-    process, objective = model.schedule, model_file.objective_of(model.spec)
-    if not isinstance(process, Schedule) or process.T != T:
+    process, objective = model.schedule, model.spec.objective
+    if not isinstance(process, schedules.Schedule) or process.T != T:
         raise UserError(f"diffusers does not support this model: its schedule is not discrete with T {T}")
     if objective.target not in TARGETS:
         raise UserError(
@@ -218,7 +242,7 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
     }
     if objective.bounded:  # with a maximum of 1, thresholding is clipping, and other schedulers of diffusers keep it
         options |= {"thresholding": True, "sample_max_value": 1.0}
-    spec = model.spec["schedule"]
-    if spec["name"] in SCHEDULES and spec.get("shift", 1.0) == 1 and not spec.get("zero_terminal_snr"):
-        return options | {"beta_schedule": SCHEDULES[spec["name"]], "beta_start": 1e-4, "beta_end": 0.02}
+    schedule = model.spec.schedule
+    if schedule.name in SCHEDULES and schedule.shift == 1 and not schedule.zero_terminal_snr:
+        return options | {"beta_schedule": SCHEDULES[schedule.name], "beta_start": 1e-4, "beta_end": 0.02}
     return options | {"trained_betas": process.betas[1:].tolist()}

@@ -12,7 +12,8 @@ from torch import Size, Tensor
 
 from ddpm.exchange.unet_options import ExchangeError, from_theirs, to_theirs
 from ddpm.networks.blocks import timestep_frequencies
-from ddpm.networks.unet import Convention, shapes_of
+from ddpm.networks.settings import CONVENTION
+from ddpm.networks.unet import shapes_of
 
 Weights = dict[str, Tensor]
 
@@ -98,7 +99,7 @@ def with_time_shifted(architecture: Mapping[str, Any], state: Mapping[str, Tenso
     The sinusoids of t + by are those of t, each pair rotated by an angle. The first layer is changed to rotate:
     cos(a + b) = cos a cos b - sin a sin b and sin(a + b) = sin a cos b + cos a sin b.
     """
-    convention = architecture.get("convention", Convention())
+    convention = architecture.get("convention", CONVENTION)
     frequencies = timestep_frequencies(architecture["width"], shift=convention.frequency_shift)
     cos, sin = (turn(by * frequencies.to(torch.float64)) for turn in (torch.cos, torch.sin))
     weight = state["time.0.weight"]

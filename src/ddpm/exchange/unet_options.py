@@ -11,7 +11,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from ddpm.networks.blocks import SelfAttention
-from ddpm.networks.unet import Convention, UNet, padded
+from ddpm.networks.settings import Convention
+from ddpm.networks.unet import UNet, padded
 from ddpm.settings import section, sentence_of
 
 # Bounds that protect the memory; known networks are far smaller.
@@ -72,6 +73,7 @@ def from_theirs(config: Mapping[str, Any], *, null_label: bool) -> dict[str, Any
     widths, groups, head = list(options.block_out_channels), options.norm_num_groups, options.attention_head_dim
     width, size, adds = widths[0], options.sample_size, options.resnet_time_scale_shift == "default"
     has_attention, resample = _levels(options)
+    middle: Literal["normalised", "plain", "none"]
     middle = "normalised" if adds or options.attn_norm_num_groups else "plain"
     if not options.add_attention:
         middle = "none"

@@ -88,7 +88,7 @@ def denoiser(
 
     Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
     """
-    if settings.variance == "learned" and not model.spec["objective"].get("learned_variance", False):
+    if settings.variance == "learned" and not model.spec.objective.learned_variance:
         raise UserError(
             "the variance is to be the learned one, but this model was trained without; "
             "set sample.variance to small or large"
@@ -123,12 +123,12 @@ def _weaker(told: str, model: "Model", device: torch.device) -> "Model":
 def require_guide(guide: "Model", model: "Model", *, called: str) -> None:
     """Raises UserError unless the one can guide the other: the same images, classes and process."""
     for key in ("channels", "size", "classes"):
-        if guide.spec[key] != model.spec[key]:
+        theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
+        if theirs != ours:
             raise UserError(
-                f"the guide {called} has {key} {guide.spec[key]}, the model {model.spec[key]}; "
-                "guide with a model of the same data"
+                f"the guide {called} has {key} {theirs}, the model {ours}; guide with a model of the same data"
             )
-    if guide.spec["schedule"] != model.spec["schedule"]:
+    if guide.spec.schedule != model.spec.schedule:
         raise UserError(f"the guide {called} has another schedule than the model; guide with one of the same process")
 
 

@@ -86,7 +86,7 @@ def preview(model: "Model", device: torch.device, precision: Precision) -> "Imag
 
 def _rows_of_labels(model: "Model", n: int) -> Tensor | None:
     """n labels in ten columns: a class per row where the classes are few, all of them in turn otherwise."""
-    classes = len(model.spec["classes"])
+    classes = len(model.spec.classes)
     if not classes:
         return None
     return (torch.arange(n) // 10 if classes <= n // 10 else torch.arange(n)) % classes

@@ -10,8 +10,9 @@ import torch
 
 from ddpm import model_file
 from ddpm.compute.settings import Precision
+from ddpm.diffusion.settings import MAX_T
 from ddpm.errors import UserError
-from ddpm.model_file import MAX_STEPS, WRONG, Model
+from ddpm.model_file import WRONG, Model
 from ddpm.sampling.settings import Recipe, Sample
 from ddpm.settings import sentence_of
 
@@ -41,8 +42,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Model:
 
 def _require_recipe(told: Mapping[str, Any], model: Model, *, guide: str | None) -> None:
     """Raises one of WRONG unless params.yaml could say so, too, of this model, with no guide but the file's own."""
-    recipe, schedule = whole_recipe(told), model.spec["schedule"]
-    most = schedule["T"] if schedule.get("time", "discrete") == "discrete" else MAX_STEPS
+    recipe, schedule = whole_recipe(told), model.spec.schedule
+    most = schedule.T if schedule.time == "discrete" else MAX_T
     for name in ("steps", "langevin_steps"):
         if recipe[name] > most:
             raise ValueError(f"recipe.{name} is {recipe[name]}, expected at most {most}")

@@ -181,7 +181,7 @@ def remeasure(
     recipe = carried(drawing)
     if recipe is None:
         raise UserError(f"{model} has no recipe for drawing its images; register it again with `dvc repro`")
-    sampling, n, classes = Sampling(**asdict(recipe), seed=reference.seed), reference.n, len(drawing.spec["classes"])
+    sampling, n, classes = Sampling(**asdict(recipe), seed=reference.seed), reference.n, len(drawing.spec.classes)
     images = generate(
         drawing,
         n=n,
@@ -189,7 +189,7 @@ def remeasure(
         labels=balanced_labels(n, classes, sampling.seed) if classes else None,
         batch=runtime.sample_batch,
         device=device,
-        precision=choose_precision(recipe.precision, device, drawing.spec["size"]),
+        precision=choose_precision(recipe.precision, device, drawing.spec.size),
         progress=runtime.progress,
         **recipe.told(),
     )

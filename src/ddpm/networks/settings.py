@@ -2,7 +2,28 @@
 
 from typing import Literal
 
-from ddpm.settings import require, require_positive, require_share, section
+from ddpm.settings import require, require_at_least, require_positive, require_share, section
+
+
+@section
+class Convention:
+    """Details in which published U-Nets differ and that nobody tunes; imported weights come with their own values."""
+
+    norm_eps: float
+    """Constant that group normalisation adds to the variance."""
+    frequency_shift: Literal[0, 1]
+    """See `blocks.timestep_frequencies`."""
+    strided_padding: Literal["both", "after"]
+    """Padding of `blocks.Downsample`."""
+    middle_attention: Literal["normalised", "plain", "none"]
+    """Attention between the two middle blocks; plain: without group normalisation."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "norm_eps")
+
+
+CONVENTION = Convention(norm_eps=1e-5, frequency_shift=0, strided_padding="both", middle_attention="normalised")
+"""The details of the networks that are trained here."""
 
 
 @section

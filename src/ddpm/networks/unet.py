@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,20 +24,7 @@ from ddpm.networks.blocks import (
     zero,
 )
 from ddpm.networks.kernels import conv, linear
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convention:
-    """Details in which published U-Nets differ and that nobody tunes; imported weights come with their own values."""
-
-    norm_eps: float = 1e-5
-    """Constant that group normalisation adds to the variance."""
-    frequency_shift: int = 0
-    """See `timestep_frequencies`."""
-    strided_padding: str = "both"
-    """Padding of `Downsample`: both | after."""
-    middle_attention: str = "normalised"
-    """Attention between the two middle blocks: normalised | plain (without group normalisation) | none."""
+from ddpm.networks.settings import CONVENTION, Convention
 
 
 class UNet(nn.Module):
@@ -69,7 +55,7 @@ class UNet(nn.Module):
         groups: int | None = None,
         patch: int = 1,
         out_channels: int | None = None,
-        convention: Convention = Convention(),
+        convention: Convention = CONVENTION,
     ) -> None:
         super().__init__()
         self.classes = classes

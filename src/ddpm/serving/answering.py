@@ -164,7 +164,7 @@ def work(request: Request | PictureRequest, model: Model) -> int:
     """Network evaluations times pixels (high times wide) that the request takes at most."""
     steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.steps
     networks = 1 if request.guidance == 1 else 2
-    return request.number * steps * networks * model.spec["size"] ** 2
+    return request.number * steps * networks * model.spec.size**2
 
 
 def shortened(sentence: str) -> str:

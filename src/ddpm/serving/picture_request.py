@@ -97,11 +97,11 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
     second = SECOND.get(task)
     given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
-    channels, size, T = model.spec["channels"], model.spec["size"], model.spec["schedule"]["T"]
+    channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T
     if task == "colourise" and channels != 3:
         raise UserError("task is colourise, but this model's images are grey; ask a model of colour images")
-    label = label_index(given.get("label"), model.spec["classes"])
-    if label is None and model.spec["classes"]:
+    label = label_index(given.get("label"), model.spec.classes)
+    if label is None and model.spec.classes:
         require_both_predictions("label is missing", "it draws nothing without a label; give one", model)
     guidance = _guidance(given, label, model)
     image = read_picture(
@@ -151,7 +151,7 @@ def draw(model: Model, request: PictureRequest) -> Tensor:
     """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     device = next(model.network.parameters()).device
     recipe = carried(model)
-    precision = choose_precision("auto" if recipe is None else recipe.precision, device, model.spec["size"])
+    precision = choose_precision("auto" if recipe is None else recipe.precision, device, model.spec.size)
     parts = []
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
@@ -165,7 +165,7 @@ def draw(model: Model, request: PictureRequest) -> Tensor:
 
 def described(request: PictureRequest, model: Model) -> dict[str, Any]:
     """The request as plain values, without its pictures and number, with the class's name."""
-    label = None if request.label is None else model.spec["classes"][request.label]
+    label = None if request.label is None else model.spec.classes[request.label]
     common = {name: getattr(request, name) for name in ("task", "seed", "steps", "guidance")}
     return common | {"label": label} | request.settings
 
@@ -198,7 +198,7 @@ def _drawn(artist: picture_tasks.Artist, request: PictureRequest) -> Tensor:
         return picture_tasks.edit(artist, images, strength=settings["strength"], steps=steps)
     if request.task == "denoise":
         return picture_tasks.denoise(artist, images, std=settings["noise"], steps=steps)
-    size = artist.model.spec["size"]
+    size = artist.model.spec.size
     operator = {
         "super-resolution": lambda: restoration.average_pooling(size // request.image.shape[1]),
         "colourise": restoration.grey,
@@ -215,7 +215,7 @@ def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller:
     """
     content, seen = _content(name, given), Seen()
     # Calls come side by side, so each gets what a picture of this size takes and nothing for what no picture needs.
-    most = 2 * MAX_BYTES + max(TILE_BYTES, DECODING_BYTES * model.spec["size"] ** 2)
+    most = 2 * MAX_BYTES + max(TILE_BYTES, DECODING_BYTES * model.spec.size**2)
     reading = Reading(max_pixels=MAX_PIXELS, max_bytes=most, white=None)
     try:
         with opened(io.BytesIO(content), reading, seen) as picture:
@@ -253,7 +253,7 @@ def _content(name: str, given: Any) -> bytes:
 
 
 def _require_size(name: str, width: int, height: int, model: Model, *, smaller: bool) -> None:
-    size = model.spec["size"]
+    size = model.spec.size
     if smaller:
         if height != width or height >= size or size % height:
             parts = ", ".join(f"{size // k}x{size // k}" for k in range(2, size + 1) if size % k == 0)

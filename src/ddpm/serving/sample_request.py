@@ -58,7 +58,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     """
     known = ("number", "label", "seed", *_OF_RECIPE)
     given = given_fields(fields, known)
-    classes, T, recipe = model.spec["classes"], model.spec["schedule"]["T"], carried(model)
+    classes, T, recipe = model.spec.classes, model.spec.schedule.T, carried(model)
     if recipe is None:
         if not {"sampler", "steps"} <= given.keys():
             raise UserError("this model's file does not say how its images are drawn; give sampler and steps")
@@ -98,7 +98,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
 
 def labels_of(request: Request, model: Model) -> Tensor | None:
     """int64 [number], or None for a model without classes. Image k's label does not depend on the number."""
-    classes = len(model.spec["classes"])
+    classes = len(model.spec.classes)
     if not classes:
         return None
     if request.label is not None:
@@ -119,7 +119,7 @@ def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
         labels=labels_of(request, model),
         batch=BATCH,
         device=device,
-        precision=choose_precision(recipe.precision, device, model.spec["size"]),
+        precision=choose_precision(recipe.precision, device, model.spec.size),
         progress=progress,
         **recipe.told(),
     )
@@ -135,7 +135,7 @@ def as_picture(image: Tensor) -> "Image":
 def described(request: Request, model: Model) -> dict[str, Any]:
     """The request as plain values, with the class names of its images instead of the label."""
     labels = labels_of(request, model)
-    names = None if labels is None else [model.spec["classes"][k] for k in labels.tolist()]
+    names = None if labels is None else [model.spec.classes[k] for k in labels.tolist()]
     return {"labels": names} | {k: v for k, v in asdict(request).items() if k not in ("label", "number")}
 
 
@@ -149,8 +149,8 @@ def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, A
 
 def require_both_predictions(what: str, therefore: str, model: Model) -> None:
     """Raises UserError, `what`: …, so `therefore`, unless the model predicts with a label and without one."""
-    if not (model.spec["classes"] and model.spec["unconditional"]):
-        lacking = "label dropout" if model.spec["classes"] else "classes"
+    if not (model.spec.classes and model.spec.unconditional):
+        lacking = "label dropout" if model.spec.classes else "classes"
         raise UserError(f"{what}: this model was trained without {lacking}, so {therefore}")
 
 
@@ -167,7 +167,7 @@ def real(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def label_index(label: Any, classes: list[str]) -> int | None:
+def label_index(label: Any, classes: Sequence[str]) -> int | None:
     if label is None:
         return None
     if not classes:

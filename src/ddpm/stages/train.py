@@ -70,12 +70,21 @@ def _settings(stage: Stage) -> dict[str, dict[str, Any]]:
 
 
 def _begin(stage: Stage, facts: "Facts") -> "Training":
+    from ddpm.model_spec import Spec
+    from ddpm.networks.settings import CONVENTION
     from ddpm.training import checkpoint, session
 
     split, device = stage.split("train"), stage.device
-    spec = {"channels": facts.channels, "size": facts.size, "classes": list(facts.classes)}
-    spec |= {name: section for name, section in _settings(stage).items() if name != "train"}
-    spec["unconditional"] = not facts.classes or stage.params.train.label_dropout > 0
+    spec = Spec(
+        channels=facts.channels,
+        size=facts.size,
+        classes=tuple(facts.classes),
+        unconditional=not facts.classes or stage.params.train.label_dropout > 0,
+        schedule=stage.params.schedule,
+        objective=stage.params.objective,
+        network=stage.params.network,
+        convention=CONVENTION,
+    )
     return session.begin(
         spec,
         split.images,

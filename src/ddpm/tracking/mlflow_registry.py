@@ -132,7 +132,7 @@ def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
     """Tags that say where a model comes from: data, parameters and code, and the shape of its images."""
     with mlflow_errors():
         commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit", "none")
-    tags = {key: model.spec[key] for key in ("channels", "size")} | {"classes": len(model.spec["classes"])}
+    tags = {"channels": model.spec.channels, "size": model.spec.size, "classes": len(model.spec.classes)}
     lineage = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model.lineage.items()}
     return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
 

@@ -12,9 +12,10 @@ from torch import nn
 from ddpm.compute.hardware import Precision
 from ddpm.compute.processes import any_of, leads, restarted, together
 from ddpm.compute.settings import Runtime
+from ddpm.diffusion.processes import make_process
 from ddpm.errors import UserError
 from ddpm.images import Images
-from ddpm.model_file import build_network, objective_of, process_of
+from ddpm.model_spec import Spec, build_network
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished
@@ -31,8 +32,7 @@ class Training:
 
     state: State
     batches: Batches
-    spec: dict[str, Any]
-    """See model_file."""
+    spec: Spec
     settings: Train
     runtime: Runtime
     device: torch.device
@@ -54,13 +54,13 @@ class Training:
         return sum(p.numel() for p in self.state.network.parameters())
 
     def steps(self) -> Iterator[Step]:
-        process = process_of(self.spec)
+        process = make_process(self.spec.schedule)
         return train(
             self.state,
             self.batches,
             process=process,
             times=make_times(process, self.settings, memory=self.state.times),
-            objective=objective_of(self.spec),
+            objective=self.spec.objective,
             settings=self.settings,
             device=self.device,
             precision=self.precision,
@@ -111,7 +111,7 @@ class Training:
 
 
 def begin(
-    spec: dict[str, Any],
+    spec: Spec,
     images: Images,
     labels: np.ndarray | None,
     *,
@@ -123,14 +123,14 @@ def begin(
     precision: Precision,
     state_folder: Path,
 ) -> Training:
-    """Return a training of the network in `spec` (see model_file), restored from its last checkpoint if there is one.
+    """Return a training of the network in `spec`, restored from its last checkpoint if there is one.
 
     Checkpoints are in `state_folder/<fingerprint>`: with other parameters, data or code it is another training.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
     Raises UserError if runtime.resume is `required` and there is nothing to resume.
     """
     fingerprint = checkpoint.fingerprint(
-        {"spec": spec, "train": as_dict(settings), "data": data_hash, "code": code_hash}
+        {"spec": as_dict(spec), "train": as_dict(settings), "data": data_hash, "code": code_hash}
     )
     torch.manual_seed(seed_of("init", settings.seed))
     training = Training(
