@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import Server
+from mlflow_server import Server, end_group
 
 # Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -184,12 +183,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             pytest.fail("the MLflow server did not start")
         yield Server(f"http://127.0.0.1:{port}", process)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end_group(process)
 
 
 @pytest.fixture

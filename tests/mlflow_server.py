@@ -1,4 +1,4 @@
-"""An MLflow server that tests may freeze."""
+"""An MLflow server that tests may freeze, and the end of a server's process."""
 
 import os
 import signal
@@ -23,3 +23,13 @@ class Server:
             yield
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and all of its group, by force if they take longer than 20 seconds."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

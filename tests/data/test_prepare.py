@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -392,30 +390,3 @@ def test_reading_what_was_not_prepared_says_what_to_do(tmp_path: Path) -> None:
     for read in (read_facts, lambda folder: read_split(folder, "train")):
         with pytest.raises(UserError, match="dvc repro prepare"):
             read(tmp_path)
-
-
-def test_memory_stays_flat_while_the_number_of_images_grows(tmp_path: Path) -> None:
-    """500 images of 192 KiB are 75 MiB more than 100 of them: memory may grow by a third of that at most."""
-    program = """
-import dataclasses, resource, sys
-from pathlib import Path
-from ddpm.data.preparing.settings import Data
-from ddpm.params import load as load_params
-from ddpm.data.preparing.layout import is_ignored
-from ddpm.data.preparing.prepare import prepare
-data = dataclasses.replace(load_params(sys.argv[2]).data, source="folder", size=256, channels=3)
-prepare(data, raw=Path(sys.argv[1]), prepared=Path(sys.argv[1] + "-out"), workers=1, progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-    peaks = []
-    for n in (100, 500):
-        raw = fill(tmp_path / f"raw{n}", [f"{k}.png" for k in range(n)])
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(raw), str(ROOT / "params.yaml")],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peaks.append(int(done.stdout) / 1024)
-        shutil.rmtree(f"{raw}-out")
-    assert peaks[1] - peaks[0] < 25, f"peak memory {peaks} MiB"

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,32 +18,19 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow_server import end_group
 from PIL import Image
+from tracked_run import start
 
 from ddpm import model_file
-from ddpm.data.reading.dataset import Facts
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.promotion import commands
 from ddpm.serving.sample_request import complete, draw, labels_of
-from ddpm.tracking import logged_model, store, training_run
+from ddpm.tracking import logged_model, store
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 REGISTRY = MlflowRegistry("ddpm")
-
-FACTS = Facts(
-    name="shapes",
-    source="folder",
-    channels=1,
-    size=8,
-    classes=("a",),
-    train=1,
-    test=1,
-    found=2,
-    kept=2,
-    rejected={},
-    content_hash="0" * 64,
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +45,7 @@ def champion_server(
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         (project / "mlflow.db").write_bytes(empty_store.read_bytes())
         sha = tiny_model(project / "model.safetensors")
-        tracker = training_run.start_run(experiment="tests", name="a training", facts=FACTS, prepared=project)
+        tracker = start()
         bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 20, "max_body_bytes": 10**6}
         model_id = logged_model.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
@@ -89,12 +75,7 @@ def champion_server(
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end_group(process)
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,89 @@
+"""A registry of versions in memory: the rules of promotion without MLflow."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from ddpm.errors import UserError
+from ddpm.promotion.registry import CHALLENGER, CHAMPION, Version
+from ddpm.promotion.succession import Move, consequences, decided, move_outside
+
+NOW = "2026-01-01T00:00:00+00:00"
+
+
+class RegistryInMemory:
+    """A `promotion.registry.Registry`, and its own `Change`. All versions share one model file."""
+
+    name, place, user = "ddpm", "memory", "Ann"
+
+    def __init__(self, model_file: Path) -> None:
+        self.model_file = model_file
+        self.lost: set[str] = set()
+        """Versions whose model file is gone."""
+        self.aliases: dict[str, str] = {}
+        self.moves: list[Move] = []
+        self._versions: dict[str, Version] = {}
+
+    def register(self, record: Mapping[str, Any], **tags: str) -> Version:
+        number = str(len(self._versions) + 1)
+        stored = {"channels": "1", "size": "8", "record": json.dumps(record)} | tags
+        self._versions[number] = Version(self.name, number, (), stored, None, datetime.now(UTC))
+        return self._versions[number]
+
+    def versions(self) -> list[Version]:
+        def named(version: Version) -> Version:
+            return replace(version, aliases=tuple(a for a, number in self.aliases.items() if number == version.number))
+
+        return [named(version) for version in reversed(self._versions.values())]
+
+    @contextmanager
+    def alone(self) -> Iterator["RegistryInMemory"]:
+        yield self
+
+    def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
+        self._tag(number, {"record_again": json.dumps(record)})
+
+    def download(self, version: Version, folder: Path) -> Path:
+        if version.number in self.lost:
+            raise UserError(f"version {version.number} has lost its file")
+        return self.model_file
+
+    def champion(self) -> str | None:
+        return self.aliases.get(CHAMPION)
+
+    def history(self) -> list[Move]:
+        return self.moves
+
+    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
+        outside = move_outside(self.moves, self.champion(), when=NOW)
+        if outside is not None:
+            self._write_down(outside)
+        return None
+
+    def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
+        made = Move(action, version, self.champion(), by, NOW, reason)
+        self.aliases[CHAMPION] = version
+        self._write_down(made)
+        return made
+
+    def decide(
+        self, candidate: Version, verdict: Literal["kept", "pending"], reasons: Iterable[str], *, against: str | None
+    ) -> None:
+        self._tag(candidate.number, decided(verdict, reasons, by="gate", against=against, when=NOW))
+        if verdict == "pending":
+            self.aliases[CHALLENGER] = candidate.number
+        elif self.aliases.get(CHALLENGER) == candidate.number:
+            del self.aliases[CHALLENGER]
+
+    def _write_down(self, made: Move) -> None:
+        self.moves.append(made)
+        for number, tags in consequences(made).items():
+            self._tag(number, tags)
+
+    def _tag(self, number: str, tags: Mapping[str, str]) -> None:
+        known = self._versions[number]
+        self._versions[number] = replace(known, tags={**known.tags, **tags})

@@ -1,0 +1,98 @@
+"""Logged models in a real store, to register and to judge."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddpm.promotion import registry
+from ddpm.promotion.judge import Outcome, judge
+from ddpm.promotion.registry import Version
+from ddpm.promotion.settings import Promote
+from ddpm.tracking import store
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+REGISTRY = MlflowRegistry("ddpm")
+
+
+RULE = Promote(
+    name="ddpm",
+    metric="fid",
+    min_improvement=0.1,
+    max_over_floor=5.0,
+    max_memorized_share=0.05,
+    approval="auto",
+)
+
+
+PROTOCOL = {"n": 100, "seed": 0, "extractor_hash": "e"}
+
+
+SHAPE = {"channels": "1", "size": "8"}
+
+
+def record(fid: float, **changes: Any) -> dict[str, Any]:
+    figures = {"fid": fid, "kid": None, "memorized_share": 0.01}
+    return {**figures, "floor": {"fid": 4.0}, "protocol": PROTOCOL} | changes
+
+
+class Shelf:
+    """Logged models to register, tiny and untrained, told apart by a number."""
+
+    def __init__(self, project: Path, tiny_model: Callable[..., str]) -> None:
+        self.project, self.tiny_model = project, tiny_model
+        self.client = store.connect()
+        location = (project / "mlartifacts").as_uri()
+        self.experiment = self.client.create_experiment("tests", artifact_location=location)
+        self.run_id = self.client.create_run(self.experiment).info.run_id
+        self.logged: dict[int, str] = {}
+
+    def file(self, seed: int) -> Path:
+        return self.project / f"served-{seed}" / "artifacts" / "model.safetensors"
+
+    def content(self, seed: int) -> bytes:
+        return self.file(seed).read_bytes()
+
+    def model_id(self, seed: int) -> str:
+        if seed not in self.logged:
+            model = self.client.create_logged_model(self.experiment, source_run_id=self.run_id)
+            self.tiny_model(self.file(seed), seed=seed)
+            self.client.log_model_artifacts(model.model_id, str(self.file(seed).parents[1]))
+            self.client.finalize_logged_model(model.model_id, "READY")
+            self.logged[seed] = model.model_id
+        return self.logged[seed]
+
+    def register(self, seed: int, measured: Mapping[str, Any], **tags: str) -> Version:
+        model_id = self.model_id(seed)
+        return REGISTRY.register(
+            sha256=hashlib.sha256(self.content(seed)).hexdigest(),
+            model_id=model_id,
+            run_id=self.run_id,
+            record=measured,
+            tags=SHAPE | tags,
+        )
+
+    def judged(self, seed: int, fid: float, **rule: Any) -> Outcome:
+        return self.judge(self.register(seed, record(fid)), **rule)
+
+    def judge(self, candidate: Version, remeasured: Mapping[str, Any] | None = None, **rule: Any) -> Outcome:
+        def remeasure(file: Path) -> Mapping[str, Any]:
+            assert remeasured is not None, "measured again without need"
+            self.remeasured_file = file.read_bytes()
+            return remeasured
+
+        folder = self.project / "downloads"
+        return judge(candidate, REGISTRY, rule=replace(RULE, **rule), remeasure=remeasure, folder=folder)
+
+    def champion(self) -> str | None:
+        found = registry.champion(REGISTRY)
+        return found and found.number
+
+
+def moved_by_hand(shelf: Shelf, to: str | None) -> None:
+    """As MLflow's page does it."""
+    if to is None:
+        shelf.client.delete_registered_model_alias("ddpm", "champion")
+    else:
+        shelf.client.set_registered_model_alias("ddpm", "champion", to)
