@@ -1,1 +1,1 @@
-"""Where the work is computed: device, precision, processes and their launch."""
+"""The device, the precision, and the processes of a stage."""

@@ -1,4 +1,4 @@
-"""What the machine offers: device, precision, memory layout, and how exactly it repeats itself."""
+"""The device, the precision, the memory layout, and deterministic computation."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +12,9 @@ Precision = Literal["float32", "bf16"]
 
 
 def choose_device(name: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
-    """CUDA where there is one, then MPS, then the CPU; a named device must be there.
+    """Return the named device; auto is CUDA if available, then MPS, then the CPU.
 
-    Raises UserError for a named device that this machine or this build of torch lacks.
+    Raises UserError if this machine or this build of torch does not have the named device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -25,9 +25,9 @@ def choose_device(name: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
 
 
 def choose_precision(name: Literal["auto", "float32", "bf16"], device: torch.device, size: int) -> Precision:
-    """bf16 where the device computes in it faster than in float32, for images of `size` pixels.
+    """Return the named precision; auto is bf16 if it is faster than float32 for images of `size` pixels.
 
-    On a CPU that needs AVX512-BF16 or AMX and images large enough that convolutions dominate
+    On a CPU, bf16 is faster with AVX512-BF16 or AMX, and for images large enough that convolutions dominate
     (docs/performance.md has the measurement).
     """
     if name != "auto":
@@ -40,39 +40,38 @@ def choose_precision(name: Literal["auto", "float32", "bf16"], device: torch.dev
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context around the network call, and nothing else: process mathematics stays float32."""
+    """Return the context for calls of the network; everything else computes in float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
-    """channels_last where convolutions gain from it: on CUDA, and on a CPU in bf16."""
+    """Return channels_last where it makes convolutions faster (on CUDA, and on a CPU in bf16), else contiguous."""
     if device.type == "cuda" or precision == "bf16":
         return torch.channels_last
     return torch.contiguous_format
 
 
-def set_determinism(wanted: bool) -> None:
-    """Makes a GPU repeat its results bit by bit, at the cost of speed; a CPU does so anyway.
+def set_determinism(deterministic: bool) -> None:
+    """If `deterministic`, make a GPU repeat its results bit by bit, at the cost of speed; a CPU always does.
 
-    To be called before CUDA is used: cuBLAS reads its setting when it starts. An operation that has no deterministic
-    form on the device then raises RuntimeError instead of being a little different each time
-    (torch.use_deterministic_algorithms; PyTorch's notes on reproducibility). TF32 is switched off as well, since which
-    kernels use it depends on the GPU.
+    Call this before CUDA is used, because cuBLAS reads its setting when it starts. An operation without a deterministic
+    kernel on the device then raises RuntimeError (torch.use_deterministic_algorithms; PyTorch's notes on
+    reproducibility). TF32 is turned off as well, because the GPU decides which kernels use it.
     """
-    if not wanted:
+    if not deterministic:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False  # would choose kernels by their speed today
+    torch.backends.cudnn.benchmark = False  # otherwise kernels are chosen by their measured speed
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def kind_of_machine(device: torch.device) -> dict[str, str | int]:
-    """What the last bits of a result depend on beside parameters, data and code (docs/exactness.md)."""
+    """Return what the last bits of a result depend on besides parameters, data and code (docs/exactness.md)."""
     kind: dict[str, str | int] = {"device": str(device), "torch": torch.__version__}
     if device.type == "cuda":
         return kind | {"name": torch.cuda.get_device_name(device)}
@@ -80,9 +79,9 @@ def kind_of_machine(device: torch.device) -> dict[str, str | int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, the device's, or that of torch's CPU allocator, whose error has no own type."""
+    """Return whether memory ran out: of Python, of the device, or of torch's CPU allocator (a plain RuntimeError)."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        said in str(error) for said in ("can't allocate memory", "std::bad_alloc")
+        message in str(error) for message in ("can't allocate memory", "std::bad_alloc")
     )

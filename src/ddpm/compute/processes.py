@@ -1,7 +1,7 @@
-"""The processes that share one stage: who they are, how they meet, and who works on what.
+"""The processes of one stage: their ranks, their process group, and the division of work among them.
 
 A launcher (torchrun, or `ddpm.compute.launch`) sets RANK and WORLD_SIZE; without them there is one process.
-torch is imported inside the functions: `workspace.run_stage` has settings to make before.
+torch is imported inside the functions, because `workspace.run_stage` must change settings before.
 """
 
 import json
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others before it takes them for dead; rank 0 alone logs and writes."""
+"""Time after which a process considers the others lost; only rank 0 logs and writes, so it must be long."""
 
 LAUNCHER_VARIABLE = "DDPM_WORKERS_OF"
-"""Environment variable by which a stage tells its workers who started them."""
+"""Environment variable with the identity of the stage process that started a worker."""
 STORE_VARIABLE = "DDPM_WORKERS_STORE"
-"""Environment variable that names the file in which a stage's workers find each other; without it, rank 0 listens."""
-_TOLD_BYTES = 256
+"""Environment variable with the path of the file by which workers find each other; without it, rank 0 listens."""
+_ROW_BYTES = 256
 
 
 def is_worker() -> bool:
-    """Whether a launcher started this process as one of several (or as the only one)."""
+    """Return whether a launcher started this process, as one of several or as the only one."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
-    """This process among those of the stage, from 0; rank 0 writes all files and speaks to MLflow."""
+    """Return the number of this process in the stage, from 0; rank 0 writes all files and logs to MLflow."""
     return _number("RANK", 0)
 
 
 def processes() -> int:
-    """How many processes share this stage, on all machines."""
+    """Return the number of processes of this stage, on all machines."""
     return _number("WORLD_SIZE", 1)
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is rank 0, which writes."""
     return rank() == 0
 
 
 def restarted() -> bool:
-    """Whether this worker stands for one that was lost: what it saved is this run's, whatever runtime.resume says."""
+    """Return whether this worker replaces a lost one; it continues from checkpoints even if runtime.resume is never."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """For each flag, whether it is set in any process: the same answer in all of them."""
+    """Return for each flag whether it is set in any process; the result is the same in all processes."""
     if processes() == 1:
         return list(flags)
     import torch
@@ -66,30 +66,31 @@ def any_of(*flags: bool) -> list[bool]:
 
 
 def together() -> None:
-    """Waits until every process has come here."""
+    """Wait until every process has called this."""
     any_of(False)
 
 
 def dealt(n: int, batch: int) -> Iterator[tuple[int, slice]]:
-    """Who works on which of n items: (rank, rows), `batch` rows at a time, in order, dealt in turn.
+    """Divide n items among the processes in turn: yield (rank, rows) in order, `batch` rows at a time.
 
-    A batch is what it would be in one process, so that it gives the same numbers.
+    The batches are those of a single process, so that they give the same numbers.
     """
     for number, start in enumerate(range(0, n, batch)):
         yield number % processes(), slice(start, min(start + batch, n))
 
 
 def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool) -> "Tensor | None":
-    """All n rows in order, from what each process made of its batches (see `dealt`) by their first row; on the CPU.
+    """Gather the results of all processes: n rows in order, on the CPU. All processes must call this.
 
-    On rank 0, and on the others only if `everywhere`, else None there. Every process must call it.
+    `own` maps the first row of each batch of this process (see `dealt`) to its result. Returns the rows on rank 0, and
+    if `everywhere` also on the other ranks, otherwise None there.
     """
     import torch
     import torch.distributed as dist
 
     if processes() == 1:
         return torch.cat([own[start] for start in sorted(own)])
-    row, dtype = _told_by_rank_0(own[0] if leads() else None)  # the first batch is always rank 0's
+    row, dtype = _row_of_rank_0(own[0] if leads() else None)  # the first batch is always rank 0's
     rows_here = torch.empty((n, *row), dtype=dtype) if leads() or everywhere else None
     for owner, rows in dealt(n, batch):
         piece = own[rows.start].contiguous() if owner == rank() else None
@@ -106,33 +107,33 @@ def assembled(own: "dict[int, Tensor]", *, n: int, batch: int, everywhere: bool)
     return rows_here
 
 
-def _told_by_rank_0(rows: "Tensor | None") -> "tuple[list[int], torch.dtype]":
-    """Shape of a row, and type, of rank 0's `rows`: the same answer in all processes.
+def _row_of_rank_0(rows: "Tensor | None") -> "tuple[list[int], torch.dtype]":
+    """Return shape and type of a row of rank 0's `rows`, in all processes.
 
-    JSON in a tensor: torch would send a pickle, which runs whatever it holds, over a port that asks nobody for a name.
+    It is sent as JSON in a tensor: torch would send a pickle, which can run code, over a port without authentication.
     """
     import torch
     import torch.distributed as dist
 
-    text = torch.zeros(_TOLD_BYTES, dtype=torch.uint8)
+    text = torch.zeros(_ROW_BYTES, dtype=torch.uint8)
     if rows is not None:
-        told = json.dumps([list(rows.shape[1:]), str(rows.dtype).removeprefix("torch.")]).encode()
-        text[: len(told)] = torch.tensor(list(told), dtype=torch.uint8)
+        content = json.dumps([list(rows.shape[1:]), str(rows.dtype).removeprefix("torch.")]).encode()
+        text[: len(content)] = torch.tensor(list(content), dtype=torch.uint8)
     dist.broadcast(text, src=0)
     row, dtype = json.loads(bytes(text.tolist()).rstrip(b"\0"))
     return row, getattr(torch, dtype)
 
 
 def share_of(n: int) -> slice:
-    """This process's part of n things, equal to within one."""
+    """Return this process's part of n items; parts differ by at most one item."""
     return slice(n * rank() // processes(), n * (rank() + 1) // processes())
 
 
 @contextmanager
 def joined(runtime: Runtime) -> Iterator[None]:
-    """This worker is in the process group inside the block: gloo between CPUs, NCCL between GPUs.
+    """Join the process group inside the block: gloo between CPUs, NCCL between GPUs.
 
-    Tensors on the CPU may be exchanged in either.
+    Tensors on the CPU can be exchanged in both.
     """
     import torch
     import torch.distributed as dist
@@ -146,7 +147,7 @@ def joined(runtime: Runtime) -> Iterator[None]:
         local, gpus = _number("LOCAL_RANK", 0), torch.cuda.device_count()
         if local >= gpus:
             raise UserError(
-                f"process {local + 1} of this machine has no GPU of its own: there are {gpus}; start at most as many "
+                f"process {local + 1} of this machine needs its own GPU, but there are {gpus}; start at most as many "
                 "processes as GPUs"
             )
         torch.cuda.set_device(local)
@@ -167,13 +168,13 @@ def joined(runtime: Runtime) -> Iterator[None]:
 
 
 def _stay_on_this_machine() -> None:
-    """Gloo and NCCL, which authenticate nobody, listen on the loopback interface alone."""
+    """Let gloo and NCCL, which have no authentication, listen only on the loopback interface."""
     import psutil
 
-    names = [name for name, held in psutil.net_if_addrs().items() if any(each.address == "127.0.0.1" for each in held)]
+    names = [name for name, held in psutil.net_if_addrs().items() if any(at.address == "127.0.0.1" for at in held)]
     if not names:
         raise UserError(
-            "this machine has no interface with the address 127.0.0.1, over which processes could share work"
+            "this machine has no interface with the address 127.0.0.1, by which processes share work; enable loopback"
         )
     os.environ["GLOO_SOCKET_IFNAME"] = names[0]
     os.environ["NCCL_SOCKET_IFNAME"] = f"={names[0]}"

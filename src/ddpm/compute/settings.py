@@ -1,4 +1,4 @@
-"""What the machine does: `runtime` in params.yaml."""
+"""The settings of the machine: section `runtime` of params.yaml."""
 
 from typing import Literal
 
@@ -9,36 +9,37 @@ Precision = Literal["auto", "float32", "bf16"]
 
 @section
 class Runtime:
-    """What the machine does; nothing is built anew for it."""
+    """How and where the stages compute; a change reruns no stage."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]
     precision: Precision
     compile: bool
-    """Train the network as torch.compile makes it: a minute or more at the start; meant for GPUs. Needs Triton
-    there, a C++ compiler on a CPU."""
+    """Compile the network for training with torch.compile, which takes a minute or more; meant for GPUs. Needs Triton
+    on a GPU, a C++ compiler on a CPU."""
     workers: int
-    """Processes that decode images on this machine; 0 is one per core."""
+    """Number of processes that decode images on this machine; 0: one per core."""
     cluster: str | None
-    """Address of the Dask scheduler whose workers prepare the images; null: a local cluster where it pays."""
+    """Address of the Dask scheduler whose workers prepare the images; null: a local cluster if it is faster."""
     processes: int
-    """That train, sample and extract features together; 0 is one per GPU, and one on a CPU. A launcher above the
-    stage (torchrun) decides instead."""
+    """Number of processes that train, sample and extract features together; 0: one per GPU, or one on a CPU. An
+    external launcher (torchrun) overrides it."""
     parallel: Literal["ddp", "fsdp"]
-    """What each of them holds in training: the whole network, or its share of one that does not fit."""
+    """ddp: each process has the whole network in training. fsdp: each has a part of a network that does not fit."""
     device_batch: int | None
-    """Images of a training step on a device at a time, the gradients of which are accumulated; null is all."""
+    """Number of images on a device at a time in a training step; gradients are accumulated. null: all."""
     sample_batch: int
-    """Images generated at a time."""
+    """Number of images generated at a time."""
     resume: Literal["auto", "never", "required"]
-    """From the last checkpoint of the same parameters, data and code: auto where there is one, required or stop."""
+    """Continue from the last checkpoint of the same parameters, data and code. auto: if there is one; required: stop if
+    there is none; never: start from the beginning."""
     checkpoint_seconds: float
     deterministic: bool
-    """A GPU computes with deterministic kernels only, so that a training repeats and resumes bit by bit."""
+    """Use only deterministic kernels on a GPU, so that a training repeats and resumes bit by bit."""
     progress: bool
     cache: str
-    """Folder of the shards that were fetched from data.store, shared by all processes of this machine."""
+    """Folder for the shards fetched from data.store, shared by all processes of this machine."""
     cache_bytes: int
-    """The most that it holds; the least recently used shard makes room."""
+    """Largest size of the cache; the least recently used shards are removed first."""
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_batch", "checkpoint_seconds", "cache_bytes")

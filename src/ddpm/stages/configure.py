@@ -41,9 +41,9 @@ def _require_devices(runtime: Runtime) -> None:
 
         choose_device(runtime.device)
     if runtime.processes > 1:
-        from ddpm.compute.launch import wanted_processes
+        from ddpm.compute.launch import number_of_processes
 
-        wanted_processes(runtime)
+        number_of_processes(runtime)
 
 
 if __name__ == "__main__":
