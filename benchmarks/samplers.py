@@ -75,7 +75,7 @@ def main() -> None:
                 model,
                 n=n,
                 seed=args.seed,
-                labels=labels,
+                condition=labels,
                 steps=steps,
                 eta=0.0,
                 guidance=1.0,

@@ -178,7 +178,7 @@ def file_drawer(path: Path, runtime: "Runtime") -> Draw:
             model,
             n=n,
             seed=seed,
-            labels=labels,
+            condition=labels,
             batch=runtime.sample_batch,
             device=device,
             precision=precision,

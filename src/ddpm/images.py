@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STORED = torch.uint8
 TOP = 255
 """The highest level; the lowest is 0."""
 LOW, HIGH = -1.0, 1.0

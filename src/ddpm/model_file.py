@@ -86,17 +86,17 @@ class Model:
         """[C, *shape] of one sample."""
         return self.spec.channels, self.spec.size, self.spec.size
 
-    def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, Tensor | None], Estimate]:
-        """(x_t [N,C,H,W], t [N], labels [N] or None) -> x_0, clipped only where training clipped it
+    def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, object], Estimate]:
+        """(x_t [N, C, *shape], t [N], condition) -> x_0, clipped only where training clipped it
         (`objective.bounded`), and the variance where it was learned.
         """
         process, objective = self.schedule, self.spec.objective
         self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
 
-        def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+        def estimate(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
             def network(x: Tensor, c_noise: Tensor) -> Tensor:
                 with autocast(x.device, precision):
-                    return self.network(x, c_noise, labels)
+                    return self.network(x, c_noise, condition)
 
             return objectives.estimate(objective, network, process, x_t, t)
 

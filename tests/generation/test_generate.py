@@ -46,7 +46,7 @@ def model(folder: Path) -> Model:
 
 def made(model: Model, *, n: int = 3, batch: int = 3, **changes: Any) -> Tensor:
     settings = {"sampler": "ddim", "steps": 6, "eta": 0.0, "guidance": 1.0, "seed": 0} | changes
-    return generate(model, n=n, batch=batch, labels=torch.arange(n) % 4, device=torch.device("cpu"), **settings)
+    return generate(model, n=n, batch=batch, condition=torch.arange(n) % 4, device=torch.device("cpu"), **settings)
 
 
 def choices(name: str) -> set[Any]:

@@ -26,7 +26,7 @@ def made(model: str) -> dict[str, Tensor] | None:
     """Images, and the weights of an extractor trained and standardised on others."""
     device = torch.device("cpu")
     images = generate_together(
-        model_file.load(model), n=13, labels=torch.arange(13) % 4, batch=3, device=device, seed=1, sampler="ddpm",
+        model_file.load(model), n=13, condition=torch.arange(13) % 4, batch=3, device=device, seed=1, sampler="ddpm",
         steps=4, eta=1.0, guidance=2.0,
     )  # fmt: skip
     random = np.random.default_rng(0)

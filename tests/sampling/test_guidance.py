@@ -10,7 +10,15 @@ from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import VarianceExploding
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_schedule
-from ddpm.sampling.guidance import LabelledDenoise, autoguided, classifier_free, clipped, rescaled, thresholded, within
+from ddpm.sampling.guidance import (
+    ConditionalDenoise,
+    autoguided,
+    classifier_free,
+    clipped,
+    rescaled,
+    thresholded,
+    within,
+)
 
 LABELS = torch.tensor([0.2, 0.4])
 X, T = torch.zeros(2, 1, 4, 4), torch.tensor([500, 500])
@@ -62,7 +70,7 @@ def test_where_guidance_is_off_the_weaker_model_is_not_asked() -> None:
 
 def test_an_interval_guides_at_its_noise_levels_only() -> None:
     process = VarianceExploding(0.002, 80.0)
-    guided: LabelledDenoise = classifier_free(by_label, scale=3.0, active=within(process, (0.3, 2.0)))
+    guided: ConditionalDenoise = classifier_free(by_label, scale=3.0, active=within(process, (0.3, 2.0)))
     for sigma, scale in ((0.1, 1), (0.29, 1), (0.31, 3), (2.0, 3), (2.01, 1), (80.0, 1)):
         t = torch.full((2,), sigma)
         assert torch.allclose(guided(X, t, LABELS).x_0, scale * by_label(X, t, LABELS).x_0), sigma

@@ -19,6 +19,7 @@ from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample, within_sample
 from ddpm.diffusion.settings import Objective, Target, Weight
+from ddpm.images import HIGH, LOW, clipped
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """(c_in x_t [N, C, *shape], c_noise [N]) -> F [N, C, *shape], or [N, 2C, *shape] where the variance is learned."""
@@ -91,7 +92,7 @@ def estimate(objective: Objective, network: Network, process: Process, x_t: Tens
 
 def _held(objective: Objective, estimate: Estimate) -> Estimate:
     """The estimate clipped to the range of images, [-1, 1], where the objective is bounded."""
-    return estimate._replace(x_0=estimate.x_0.clamp(-1, 1)) if objective.bounded else estimate
+    return estimate._replace(x_0=clipped(estimate.x_0)) if objective.bounded else estimate
 
 
 def _free_estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
@@ -130,7 +131,7 @@ def _error(objective: Objective, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
     error = x_0_hat - x_0
     if not objective.bounded:
         return error
-    exact = ((x_0 <= -1) & (error < 0)) | ((x_0 >= 1) & (error > 0))
+    exact = ((x_0 <= LOW) & (error < 0)) | ((x_0 >= HIGH) & (error > 0))
     return error.masked_fill(exact, 0)
 
 

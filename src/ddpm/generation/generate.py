@@ -18,7 +18,7 @@ from ddpm.sampling import guidance as around
 from ddpm.sampling import samplers
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.sampling.grids import GRIDS
-from ddpm.sampling.guidance import LabelledDenoise
+from ddpm.sampling.guidance import ConditionalDenoise
 from ddpm.sampling.settings import Settings
 from ddpm.seeding import seed_of
 
@@ -47,7 +47,7 @@ def sampling_steps(
     *,
     indices: Sequence[int],
     seed: int,
-    labels: Tensor | None,
+    condition: Tensor | None,
     sampler: str,
     steps: int,
     eta: float,
@@ -56,23 +56,23 @@ def sampling_steps(
     precision: Precision,
     **more: Any,
 ) -> Iterator[samplers.Step]:
-    """The reverse process of the images with these indices, step by step; labels are theirs, [N].
+    """The reverse process of the images with these indices, step by step.
 
-    `steps` are evaluations of the denoiser per image (with guidance, each is of two networks); a sampler whose step
-    takes several makes fewer steps. `more` are `diffusion.settings.Settings`; those that only another sampler reads
-    change nothing.
+    `condition` has a row for each of them; None gives nothing to any. `steps` are evaluations of the denoiser per image
+    (with guidance, each is of two networks); a sampler whose step takes several makes fewer steps. `more` are
+    `sampling.settings.Settings`; those that only another sampler reads change nothing.
     Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
     """
     settings, process, chosen = Settings(**more), model.schedule, SAMPLERS[sampler]
     if sampler != "ddpm":
         settings = replace(settings, variance="small")
     noise = PerImageNoise(seed, indices, model.sample_shape, device)
-    labels = None if labels is None else labels.to(device)
+    condition = None if condition is None else condition.to(device)
     grid = GRIDS[settings.time_grid](process, chosen.steps(steps, settings.langevin_steps), settings.rho)
     first, last = (process.sigma(samplers.at(t, torch.zeros(1))).item() for t in (grid[0], process.T))
     denoise = denoiser(model, guidance=guidance, settings=settings, precision=precision, device=device)
     return chosen.run(
-        lambda x_t, t: denoise(x_t, t, labels),
+        lambda x_t, t: denoise(x_t, t, condition),
         process,
         process.prior_std * first / last * noise(),
         grid,
@@ -83,7 +83,7 @@ def sampling_steps(
 
 def denoiser(
     model: "Model", *, guidance: float, settings: Settings, precision: Precision, device: torch.device
-) -> LabelledDenoise:
+) -> ConditionalDenoise:
     """The model's estimate, guided and with x_0 in [-1, 1].
 
     Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
@@ -145,7 +145,7 @@ def generate(
     *,
     n: int,
     seed: int,
-    labels: Tensor | None,
+    condition: Tensor | None,
     sampler: str,
     steps: int,
     eta: float,
@@ -159,7 +159,7 @@ def generate(
 ) -> Tensor:
     """Images first..first+n-1 of the seed: uint8 [n,C,H,W] on the CPU.
 
-    `labels` are int64 [n] or None; `more` are `diffusion.settings.Settings`. `batch` images are generated at a time,
+    `condition` has n rows, or is None; `more` are `sampling.settings.Settings`. `batch` images are generated at a time,
     which changes no bit of an image on a CPU (`networks.kernels.conv`), and no more than its rounding on a GPU.
     """
     from tqdm import tqdm
@@ -172,7 +172,7 @@ def generate(
                 model,
                 indices=range(first + start, first + stop),
                 seed=seed,
-                labels=None if labels is None else labels[start:stop],
+                condition=None if condition is None else condition[start:stop],
                 sampler=sampler,
                 steps=steps,
                 eta=eta,
@@ -187,7 +187,7 @@ def generate(
 
 
 def generate_together(
-    model: "Model", *, n: int, labels: Tensor | None, batch: int, progress: bool = False, **settings: Any
+    model: "Model", *, n: int, condition: Tensor | None, batch: int, progress: bool = False, **settings: Any
 ) -> Tensor | None:
     """`generate` by all processes of the stage, to which the batches are dealt in turn; all must call it.
 
@@ -200,7 +200,7 @@ def generate_together(
                 model,
                 n=rows.stop - rows.start,
                 first=rows.start,
-                labels=None if labels is None else labels[rows],
+                condition=None if condition is None else condition[rows],
                 batch=batch,
                 progress=progress and leads(),
                 **settings,

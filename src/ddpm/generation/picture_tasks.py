@@ -29,8 +29,8 @@ class Artist:
 
     model: Model
     seed: int
-    labels: Tensor | None
-    """int64 [N]"""
+    condition: Tensor | None
+    """[N, ...]"""
     guidance: float
     settings: Settings
     """Of the model's recipe, for what surrounds the denoiser: thresholds, intervals, guide."""
@@ -41,11 +41,11 @@ class Artist:
 
     def denoise(self) -> Denoise:
         settings = replace(self.settings, variance="small")  # no use asks for the variance
-        labelled = denoiser(
+        conditional = denoiser(
             self.model, guidance=self.guidance, settings=settings, precision=self.precision, device=self.device
         )
-        labels = None if self.labels is None else self.labels.to(self.device)
-        return lambda x_t, t: labelled(x_t, t, labels)
+        condition = None if self.condition is None else self.condition.to(self.device)
+        return lambda x_t, t: conditional(x_t, t, condition)
 
     def noise(self) -> PerImageNoise:
         return PerImageNoise(self.seed, self.indices, self.model.sample_shape, self.device)

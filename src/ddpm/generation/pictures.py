@@ -58,7 +58,7 @@ def animate(
     """
     labels = _rows_of_labels(model, 20)
     steps = list(
-        sampling_steps(model, indices=range(20), labels=labels, device=device, precision=precision, **settings)
+        sampling_steps(model, indices=range(20), condition=labels, device=device, precision=precision, **settings)
     )
     stride = -(-len(steps) // FRAMES)
     shown = steps[::-stride][::-1]
@@ -72,7 +72,7 @@ def preview(model: "Model", device: torch.device, precision: Precision) -> "Imag
         model,
         n=100,
         seed=0,
-        labels=_rows_of_labels(model, 100),
+        condition=_rows_of_labels(model, 100),
         sampler="ddim",
         steps=int(min(20, model.schedule.T)),
         eta=0.0,

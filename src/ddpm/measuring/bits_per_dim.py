@@ -15,7 +15,7 @@ from ddpm.generation.generate import PerImageNoise
 from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
 from ddpm.sampling.grids import log_snr, uniform_grid
-from ddpm.sampling.guidance import LabelledDenoise, clipped
+from ddpm.sampling.guidance import ConditionalDenoise, clipped
 from ddpm.sampling.likelihood import Bound, ode_bound, variational_bound
 from ddpm.sampling.samplers import Noise
 
@@ -85,7 +85,7 @@ def measure(
         x_0 = to_model_range(torch.from_numpy(images[part]).to(device))
         condition = None if labels is None else torch.from_numpy(labels[part]).to(device)
         noise = PerImageNoise(0, part.tolist(), tuple(x_0.shape[1:]), device)
-        denoise = partial(_conditioned, estimate, labels=condition)
+        denoise = partial(_conditioned, estimate, condition=condition)
         with torch.no_grad():
             bounds.append(variational_bound(denoise, process, x_0, bound_grid, noise))
         by_ode.append(ode_bound(denoise, process, x_0, ode_grid, noise, partial(_signs, noise)))
@@ -101,8 +101,8 @@ def measure(
     )
 
 
-def _conditioned(denoise: LabelledDenoise, x_t: Tensor, t: Tensor, *, labels: Tensor | None) -> Estimate:
-    return denoise(x_t, t, labels)
+def _conditioned(denoise: ConditionalDenoise, x_t: Tensor, t: Tensor, *, condition: object) -> Estimate:
+    return denoise(x_t, t, condition)
 
 
 def _signs(noise: Noise) -> Tensor:

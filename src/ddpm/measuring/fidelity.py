@@ -186,7 +186,7 @@ def remeasure(
         drawing,
         n=n,
         seed=sampling.seed,
-        labels=balanced_labels(n, classes, sampling.seed) if classes else None,
+        condition=balanced_labels(n, classes, sampling.seed) if classes else None,
         batch=runtime.sample_batch,
         device=device,
         precision=choose_precision(recipe.precision, device, drawing.spec.size),

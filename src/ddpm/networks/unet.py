@@ -23,16 +23,17 @@ from ddpm.networks.blocks import (
     timestep_frequencies,
     zero,
 )
+from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.kernels import conv, linear
 from ddpm.networks.settings import CONVENTION, Convention
 
 
-class UNet(nn.Module):
+class UNet(ConditionedNetwork):
     """Predict from (x_t [N,C,H,W], t [N], labels [N] or None): [N,C,H,W], or `out_channels` channels instead of C.
 
     H and W may have any size: the input is padded to a multiple of the total downsampling, and the output is cropped.
     `patch` x `patch` pixels become the channels of one position (Hoogeboom et al. 2023, Sec. 3.3).
-    Labels are 0..classes-1; None, or the label `classes`, gives the unconditional prediction.
+    Labels are 0..classes-1. Where none is given, an embedding of its own is used: the last row of `label`.
     `attention` lists the resolutions with self-attention, in positions, for images of `size` pixels.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
     (`Downsample`, `Upsample`); `groups` is that of group normalisation, see `group_norm`.
@@ -122,6 +123,9 @@ class UNet(nn.Module):
         self.norm_out = norm(c)
         self.conv_out = zero(nn.Conv2d(c, (out_channels or channels) * patch**2, 3, padding=1))
 
+    def hide(self, labels: Tensor, where: Tensor) -> Tensor:
+        return labels.masked_fill(where, self.classes)
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
@@ -132,8 +136,8 @@ class UNet(nn.Module):
         assert isinstance(second, nn.Linear)
         emb = linear(silu(linear(timestep_embedding(t, frequencies), first)), second)
         if self.label is not None:
-            null = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
-            emb = emb + self.label(null if labels is None else labels)
+            nothing = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
+            emb = emb + self.label(nothing if labels is None else labels)
         emb = F.silu(emb)
 
         h = conv(F.pixel_unshuffle(x, self.patch), self.conv_in)

@@ -9,46 +9,48 @@ from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample
 
-LabelledDenoise = Callable[[Tensor, Tensor, Tensor | None], Estimate]
-"""(x_t [N, C, *shape], t [N], labels [N] or None) -> the estimate of x_0, and of the variance of the step."""
+ConditionalDenoise = Callable[[Tensor, Tensor, object], Estimate]
+"""(x_t [N, C, *shape], t [N], condition) -> the estimate of x_0, and of the variance of the step.
+
+What the condition is, only the network and the data know; None means that nothing is given."""
 Active = Callable[[Tensor], bool]
 """Whether guidance is on at the times t [N], which are one time N times over."""
 
 
 def classifier_free(
-    denoise: LabelledDenoise, *, scale: float, rescale: float = 0.0, active: Active | None = None
-) -> LabelledDenoise:
+    denoise: ConditionalDenoise, *, scale: float, rescale: float = 0.0, active: Active | None = None
+) -> ConditionalDenoise:
     """x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
 
     The variance stays that of the conditional estimate.
     Stated in x_0; the same in eps or v, since these are affine in x_0 at fixed x_t. A scale of 1 is the conditional
-    denoiser itself and costs one evaluation; so does a call without labels (None), which has nothing to guide.
+    denoiser itself and costs one evaluation; so does a call without a condition (None), which has nothing to guide.
     """
     if scale == 1:
         return denoise
     toward = autoguided(denoise, lambda x_t, t, _: denoise(x_t, t, None), scale=scale, rescale=rescale, active=active)
-    return lambda x_t, t, labels: (denoise if labels is None else toward)(x_t, t, labels)
+    return lambda x_t, t, condition: (denoise if condition is None else toward)(x_t, t, condition)
 
 
 def autoguided(
-    denoise: LabelledDenoise,
-    weaker: LabelledDenoise,
+    denoise: ConditionalDenoise,
+    weaker: ConditionalDenoise,
     *,
     scale: float,
     rescale: float = 0.0,
     active: Active | None = None,
-) -> LabelledDenoise:
+) -> ConditionalDenoise:
     """x_0 = weaker + scale * (denoise - weaker): away from what a smaller or earlier model gets wrong.
 
     Karras et al. 2024 (Autoguidance), Eq. 3. The variance stays that of `denoise`. `rescale` and `active` are those of
     `rescaled` and `within`. Where guidance is off, or scale is 1, `weaker` is not evaluated.
     """
 
-    def guided(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+    def guided(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
         if scale == 1 or not (active is None or active(t)):
-            return denoise(x_t, t, labels)
-        base, _ = weaker(x_t, t, labels)
-        x_0, fraction = denoise(x_t, t, labels)
+            return denoise(x_t, t, condition)
+        base, _ = weaker(x_t, t, condition)
+        x_0, fraction = denoise(x_t, t, condition)
         return Estimate(rescaled(base + scale * (x_0 - base), x_0, share=rescale), fraction)
 
     return guided
@@ -76,24 +78,24 @@ def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
     return share * guided * (std[0] / std[1]) + (1 - share) * guided
 
 
-def clipped(denoise: LabelledDenoise) -> LabelledDenoise:
+def clipped(denoise: ConditionalDenoise) -> ConditionalDenoise:
     """The estimate held to the range of images, [-1, 1], as in Ho et al.'s published code."""
 
-    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
-        x_0, fraction = denoise(x_t, t, labels)
+    def estimate(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
+        x_0, fraction = denoise(x_t, t, condition)
         return Estimate(images.clipped(x_0), fraction)
 
     return estimate
 
 
-def thresholded(denoise: LabelledDenoise, *, quantile: float) -> LabelledDenoise:
+def thresholded(denoise: ConditionalDenoise, *, quantile: float) -> ConditionalDenoise:
     """Dynamic thresholding: clipped to [-s, s] and divided by s, s the quantile of |x_0| per image, at least 1.
 
     Saharia et al. 2022 (Imagen), Sec. 2.3 and appendix A.
     """
 
-    def estimate(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
-        x_0, fraction = denoise(x_t, t, labels)
+    def estimate(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
+        x_0, fraction = denoise(x_t, t, condition)
         s = per_sample(x_0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1), x_0)
         return Estimate(x_0.clamp(-s, s) / s, fraction)
 

@@ -1,6 +1,6 @@
 """Samplers: from noise to image along a grid of times. Here the ancestral ones, and what all samplers share.
 
-A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, labels,
+A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, conditions,
 guidance or files: those live in `denoise(x_t, t) -> Estimate`, the model's estimate of the image in x_t for t [N].
 `noise()` returns standard normal [N, C, *shape], fresh at every call, so the caller owns the randomness.
 A grid is a list of falling times, whole or real, that ends in 0; x_T belongs to the first of them.

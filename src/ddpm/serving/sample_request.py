@@ -116,7 +116,7 @@ def draw(model: Model, request: Request, *, progress: bool = False) -> Tensor:
         model,
         n=request.number,
         seed=request.seed,
-        labels=labels_of(request, model),
+        condition=labels_of(request, model),
         batch=BATCH,
         device=device,
         precision=choose_precision(recipe.precision, device, model.spec.size),

@@ -43,7 +43,7 @@ def main(stage: Stage) -> None:
     images = generate.generate_together(
         model,
         n=n,
-        labels=labels,
+        condition=labels,
         batch=params.runtime.sample_batch,
         device=device,
         precision=precision,

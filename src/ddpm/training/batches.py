@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.images import Images, Sharded
+from ddpm.diffusion.sample_shape import per_sample
+from ddpm.images import STORED, Images, Sharded
 from ddpm.seeding import seed_of
 from ddpm.training.order import make_order
 
@@ -22,7 +23,7 @@ class Batches:
     def __init__(
         self,
         images: Images,
-        labels: np.ndarray | None,
+        conditions: np.ndarray | None,
         *,
         batch_size: int,
         seed: int,
@@ -30,9 +31,12 @@ class Batches:
         device: torch.device,
         shuffle_shards: int = 1,
     ) -> None:
-        """If the images are in several shards, `shuffle_shards` of them are mixed at a time, see order.ManyShards."""
+        """`conditions` has a row for every image, or is None if the network is conditioned on nothing.
+
+        If the images are in several shards, `shuffle_shards` of them are mixed at a time, see order.ManyShards.
+        """
         self.images = images
-        self.labels = labels
+        self.conditions = conditions
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
@@ -46,9 +50,9 @@ class Batches:
         self._resident = _on_device(images, device) if fits else None
 
     def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
-        """Return the batch after `images_seen` images: uint8 [B,C,H,W] and int64 labels [B] or None, on the device.
+        """Return the batch after `images_seen` images: uint8 [B, C, *shape], and its conditions [B, ...] or None.
 
-        Only the positions `part` of the batch are read and returned.
+        Both are on the device. Only the positions `part` of the batch are read and returned.
         """
         positions = self._positions(images_seen)[part]
         indices = self._order.indices(positions)
@@ -59,11 +63,11 @@ class Batches:
             batch = torch.from_numpy(self.images[indices]).to(self.device)
         if self.flip:
             mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(self.batch_size) < 0.5
-            where = torch.from_numpy(mirrored[part]).to(self.device)[:, None, None, None]
-            batch = torch.where(where, batch.flip(-1), batch)
-        if self.labels is None:
+            where = torch.from_numpy(mirrored[part]).to(self.device)
+            batch = torch.where(per_sample(where, batch), batch.flip(-1), batch)
+        if self.conditions is None:
             return batch, None
-        return batch, torch.from_numpy(self.labels[indices].astype(np.int64)).to(self.device)
+        return batch, torch.from_numpy(self.conditions[indices]).to(self.device)
 
     def _positions(self, images_seen: int) -> np.ndarray:
         """Return the positions, int64 [B], sorted by stream: a process that takes a slice reads from few shards."""
@@ -82,7 +86,7 @@ class Batches:
 
 def _on_device(images: Images, device: torch.device) -> Tensor:
     """Return all images on the device, copied in parts, so that the host never has a second copy of all."""
-    resident = torch.empty(tuple(images.shape), dtype=torch.uint8, device=device)
+    resident = torch.empty(tuple(images.shape), dtype=STORED, device=device)
     step = max(1, _COPY_BYTES * len(images) // max(images.nbytes, 1))
     for start in range(0, len(images), step):
         resident[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)

@@ -16,8 +16,8 @@ from ddpm.diffusion.processes import Process
 from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
+from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.ema import Ema
-from ddpm.networks.unet import UNet
 from ddpm.seeding import seed_of
 from ddpm.training.batches import Batches
 from ddpm.training.muon import Muon
@@ -39,7 +39,7 @@ from ddpm.training.times import Times
 class State:
     """The state of a training: a checkpoint contains exactly this."""
 
-    network: nn.Module
+    network: ConditionedNetwork
     ema: Ema
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
@@ -72,7 +72,9 @@ class Step:
     """The loss or a gradient was not finite, so the weights were not changed."""
 
 
-def new_state(network: UNet, *, settings: Train, parallel: Parallel = "ddp", precision: Precision = "float32") -> State:
+def new_state(
+    network: ConditionedNetwork, *, settings: Train, parallel: Parallel = "ddp", precision: Precision = "float32"
+) -> State:
     """Return the state of a new training; the network must be on its device.
 
     With `fsdp`, weights, average and optimizer are sharded over the processes.
@@ -89,8 +91,9 @@ def new_state(network: UNet, *, settings: Train, parallel: Parallel = "ddp", pre
     }
     if settings.optimizer == "adamw":
         return State(network, ema, AdamW(network.parameters(), **adam))
+    first_and_last = [network.get_submodule(name) for name in ("conv_in", "conv_out")]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return State(network, ema, Muon(network, first_and_last=(network.conv_in, network.conv_out), dtype=dtype, **adam))
+    return State(network, ema, Muon(network, first_and_last=first_and_last, dtype=dtype, **adam))
 
 
 def learning_rate(images_seen: int, settings: Train) -> float:
@@ -137,13 +140,12 @@ def train(
     parts = parts_of(batch, device_batch=device_batch)
     _lay_out(state, layout)
 
-    def example() -> tuple[Tensor, Tensor, Tensor | None]:
-        images, labels = batches.at(state.images_seen, slice(1))
-        return to_model_range(images), torch.zeros(1, device=device), labels
+    def example() -> tuple[Tensor, Tensor, object]:
+        images, condition = batches.at(state.images_seen, slice(1))
+        return to_model_range(images), torch.zeros(1, device=device), condition
 
     with autocast(device, precision):
         network = replicated(state.network.train(), example)
-    null_label = getattr(state.network, "classes", 0)
 
     while state.images_seen < settings.images:
         before = state.images_seen
@@ -155,22 +157,22 @@ def train(
         torch.manual_seed(seed_of("step", settings.seed, before))
         t, weight = times.draw(batch, device)
         eps = torch.randn_like(torch.empty((batch, *batches.images.shape[1:]), device=device, memory_format=layout))
-        if batches.labels is not None:
+        if batches.conditions is not None:
             hidden = torch.rand(batch, device=device) < settings.label_dropout
 
         state.optimizer.zero_grad(set_to_none=True)
         losses_of_parts = []
         for part in parts:
-            images, labels = batches.at(before, part)
+            images, condition = batches.at(before, part)
             x_0 = to_model_range(images).to(memory_format=layout)
-            if labels is not None:
-                labels = labels.masked_fill(hidden[part], null_label)
+            if condition is not None:
+                condition = state.network.hide(condition, hidden[part])
             if part.start > 0:  # parts must not have the same dropout mask, whichever process computes them
                 torch.manual_seed(seed_of("dropout", settings.seed, before, part.start))
 
-            def predict(x: Tensor, c_noise: Tensor, labels: Tensor | None = labels) -> Tensor:
+            def predict(x: Tensor, c_noise: Tensor, condition: object = condition) -> Tensor:
                 with autocast(device, precision):
-                    return network(x, c_noise, labels)
+                    return network(x, c_noise, condition)
 
             with accumulating(network, last=part is parts[-1]):
                 losses = objectives.loss(objective, predict, process, x_0=x_0, t=t[part], eps=eps[part])

@@ -113,7 +113,7 @@ class Training:
 def begin(
     spec: Spec,
     images: Images,
-    labels: np.ndarray | None,
+    conditions: np.ndarray | None,
     *,
     data_hash: str,
     code_hash: str,
@@ -139,7 +139,7 @@ def begin(
         ),
         batches=Batches(
             images,
-            labels,
+            conditions,
             batch_size=settings.batch_size,
             seed=settings.seed,
             flip=settings.flip,

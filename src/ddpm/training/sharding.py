@@ -59,7 +59,7 @@ def is_sharded(network: nn.Module) -> bool:
     return hasattr(network, "set_requires_gradient_sync")
 
 
-def replicated(network: nn.Module, example: Callable[[], tuple[Tensor | None, ...]]) -> nn.Module:
+def replicated(network: nn.Module, example: Callable[[], tuple[object, ...]]) -> nn.Module:
     """Return a network whose gradients are the mean over all processes: itself if sharded or alone, otherwise in DDP.
 
     `example` returns a valid input; only DDP needs it.
