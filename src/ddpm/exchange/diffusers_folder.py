@@ -59,7 +59,7 @@ OBJECTIVE = Objective(
     vlb_weight=0.001,
     bounded=False,
 )
-"""The defaults of diffusers' DDPMScheduler (Ho et al. 2020); what they leave open, drawing does not read."""
+"""The defaults of diffusers' DDPMScheduler (Ho et al. 2020); sampling does not use the other settings."""
 MAX_JSON = 2**20
 """Largest size of a file of options, in bytes; those of diffusers have a few thousand."""
 
