@@ -1,16 +1,20 @@
 """params.yaml is closed: what cannot be meant is refused in one sentence that names the key."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
-from ddpm import idle
+from ddpm import unread_settings
 from ddpm.errors import UserError
+from ddpm.params import Params
 from ddpm.params import load as load_params
 from ddpm.settings import as_dict
 
@@ -154,7 +158,7 @@ def test_what_is_switched_on_where_nothing_reads_it_is_refused(
 def test_a_number_that_nothing_reads_and_attention_that_is_nowhere_are_warned_of(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
-    (warning,) = idle.warned(load_params(written(tmp_path, **changes)))
+    (warning,) = unread_settings.warned(load_params(written(tmp_path, **changes)))
     assert says in warning
 
 
@@ -175,7 +179,7 @@ def test_a_number_that_nothing_reads_and_attention_that_is_nowhere_are_warned_of
     ],
 )
 def test_what_is_read_is_not_complained_of(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert idle.warned(load_params(written(tmp_path, **changes))) == []
+    assert unread_settings.warned(load_params(written(tmp_path, **changes))) == []
 
 
 @pytest.mark.parametrize("size", [7, 8, 30])
@@ -191,7 +195,41 @@ def test_attention_is_called_idle_just_where_the_network_has_none(size: int, pat
         with torch.device("meta"):
             unet = UNet(channels=1, size=size, classes=0, dropout=0.0, attention=(resolution,), **network)
         has = any(stage.attention is not None for stage in unet.down)
-        assert (idle.attention(params, size) == []) == has
+        assert (unread_settings.attention(params, size) == []) == has
+
+
+def declared_fields(cls: type, seen: dict[str, list[str]], prefix: str) -> None:
+    """Adds, for every key, what its declarations give it: the type's choices, a docstring, a check of its range."""
+    types = get_type_hints(cls)
+    for base in cls.__mro__[:-1]:
+        (node,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(node, ast.ClassDef)
+        checks = [ast.unparse(part) for part in node.body if isinstance(part, ast.FunctionDef)]
+        for field, after in itertools.pairwise([*node.body, None]):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            name = ast.unparse(field.target)
+            if dataclasses.is_dataclass(types[name]):
+                declared_fields(types[name], seen, f"{prefix}{name}.")
+                continue
+            meaning = isinstance(after, ast.Expr) or types[name] is bool or "Literal" in str(types[name])
+            ranged = any(re.search(rf"['.]{name}\b", check) for check in checks)
+            seen.setdefault(prefix + name, []).append("meaning or range" if meaning or ranged else "neither")
+
+
+def keys_in(values: Any, prefix: str = "") -> set[str]:
+    if not isinstance(values, dict):
+        return {prefix.removesuffix(".")}
+    return set().union(*(keys_in(value, f"{prefix}{key}.") for key, value in values.items()))
+
+
+def test_every_key_is_declared_once_in_the_settings_of_a_room_with_a_meaning_or_a_range() -> None:
+    declared: dict[str, list[str]] = {}
+    for name, cls in get_type_hints(Params).items():
+        assert cls.__module__.endswith(".settings")
+        declared_fields(cls, declared, f"{name}.")
+    assert set(declared) == keys_in(YAML(typ="safe").load(GOOD.read_text()))
+    assert {key: found for key, found in declared.items() if found != ["meaning or range"]} == {}
 
 
 def test_1e_4_is_a_number_as_it_is_for_dvc(tmp_path: Path) -> None:

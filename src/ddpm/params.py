@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddpm import idle, yaml_file
+from ddpm import unread_settings, yaml_file
 from ddpm.compute.settings import Runtime
 from ddpm.data.preparing.settings import Data
 from ddpm.data.validating.settings import Validate
@@ -44,7 +44,7 @@ class Params:
     serve: Serve
 
     def __post_init__(self) -> None:
-        unread = idle.refused(self)
+        unread = unread_settings.refused(self)
         require(unread is None, str(unread))
         schedule, objective, train = self.schedule, self.objective, self.train
         require(
@@ -96,12 +96,13 @@ class Params:
         ):
             require(
                 self.data.labels or not value,
-                f"{key} is {idle.yaml(idle.value_of(self, key))}, which needs classes, but data.labels is false; "
+                f"{key} is {unread_settings.yaml(unread_settings.value_of(self, key))}, which needs classes, but "
+                "data.labels is false; "
                 f"set {key} to {idle_value} or data.labels to true",
             )
         processes = self.runtime.processes
         for key in ("train.batch_size", "features.batch_size"):
-            batch = idle.value_of(self, key)
+            batch = unread_settings.value_of(self, key)
             require(
                 processes <= batch, f"{key} is {batch}, which runtime.processes ({processes}) cannot share; raise it"
             )
@@ -121,7 +122,7 @@ def load(path: Path | str = "params.yaml") -> Params:
 
     Raises UserError, one sentence that names the key: for what `yaml_file.read` refuses, an unknown or missing key,
     a wrong type, a number that is NaN, infinite or out of range, a pair of values that cannot work together, or a
-    setting that nothing reads beside the others (`idle.REFUSED`).
+    setting that nothing reads beside the others (`unread_settings.REFUSED`).
     """
     path = Path(path)
     return validate(yaml_file.read(path), source=str(path))

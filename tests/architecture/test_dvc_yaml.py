@@ -20,7 +20,7 @@ NO_RESULT = {
     "compute",
     "errors",
     "files",
-    "idle",
+    "unread_settings",
     "pipeline",
     "params",
     "redaction",

@@ -73,7 +73,7 @@ def rollback(args: argparse.Namespace) -> None:
 
 def configure(args: argparse.Namespace) -> None:
     """A recipe's values into params.yaml; nobody may be running the pipeline on it meanwhile."""
-    from ddpm import idle, overlay
+    from ddpm import overlay, unread_settings
     from ddpm.pipeline.workspace import claim
 
     params = Path("params.yaml")
@@ -87,7 +87,7 @@ def configure(args: argparse.Namespace) -> None:
     print(f"{params} has the values of {args.recipe}:")
     for change in changes:
         print(f"  {change}")
-    for sentence in idle.warned(result):
+    for sentence in unread_settings.warned(result):
         print(f"warning: {sentence}")
     print("next: `ddpm look` checks the images' folder, `make run` trains with these values")
 

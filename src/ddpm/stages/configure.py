@@ -7,7 +7,7 @@ params.yaml again, since each runs alone, too.
 
 from pathlib import Path
 
-from ddpm import idle
+from ddpm import unread_settings
 from ddpm.compute.settings import Runtime
 from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
@@ -21,7 +21,7 @@ def main(stage: Stage) -> None:
     _require_files(params)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
-    for sentence in idle.warned(params):
+    for sentence in unread_settings.warned(params):
         print(f"warning: {sentence}")
     # What the next stage waits for. It is always the same, so no value makes a stage run that does not read it.
     write_json(stage.paths.passed, {"params.yaml": "valid"})
@@ -29,7 +29,7 @@ def main(stage: Stage) -> None:
 
 def _require_files(params: Params) -> None:
     for key in ("features.inception_weights", "sample.guide"):
-        path = idle.value_of(params, key)
+        path = unread_settings.value_of(params, key)
         if path is not None and not Path(path).is_file():
             raise UserError(f"{key} is {path}, which is no file; give the path of one, or null")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm import idle
+from ddpm import unread_settings
 from ddpm.data.preparing.prepare import prepare
 from ddpm.stages.stage import Stage, execute
 
@@ -23,7 +23,7 @@ def main(stage: Stage) -> None:
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
     )
-    for sentence in idle.warned_of_size(stage.params, facts.size):
+    for sentence in unread_settings.warned_of_size(stage.params, facts.size):
         print(f"warning: {sentence}")
 
 

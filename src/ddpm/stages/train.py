@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ddpm import idle
+from ddpm import unread_settings
 from ddpm.compute.processes import leads, together
 from ddpm.pipeline.dvc_yaml import code_of_stage
 from ddpm.settings import as_dict
@@ -27,7 +27,7 @@ def main(stage: Stage) -> None:
     from ddpm.training.run import run_training
 
     paths, tracking, facts = stage.paths, stage.params.tracking, read_facts(stage.paths.prepared)
-    for sentence in idle.warned_of_size(stage.params, facts.size) if leads() else []:
+    for sentence in unread_settings.warned_of_size(stage.params, facts.size) if leads() else []:
         print(f"warning: {sentence}")
     if leads() and stage.params.runtime.resume != "required":
         finished.clear_recorded(paths.state, is_known=knows)
