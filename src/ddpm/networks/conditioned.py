@@ -1,4 +1,4 @@
-"""What training, guidance and sampling ask of a network, whatever it is conditioned on."""
+"""The interface of a conditioned network for training, guidance and sampling."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ConditionedNetwork(nn.Module, ABC):
     """(x [N, C, *shape], c_noise [N], condition) -> prediction of the shape of x, with 2C channels for a variance.
 
-    A condition holds one row per sample. Only the network and the data know what it is; all others hand it on. None
-    means that nothing is given to any sample.
+    A condition has one row per sample. Only the network and the data know what it means; all other code passes it on.
+    None means that no sample has a condition.
     """
 
     @abstractmethod
@@ -18,4 +18,4 @@ class ConditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def hide(self, condition: Any, where: Tensor, /) -> Any:
-        """The condition in which nothing is given to the samples where `where` (bool [N]) is true."""
+        """Return the condition without those of the samples for which `where` (bool [N]) is true."""

@@ -33,7 +33,7 @@ class UNet(ConditionedNetwork):
 
     H and W may have any size: the input is padded to a multiple of the total downsampling, and the output is cropped.
     `patch` x `patch` pixels become the channels of one position (Hoogeboom et al. 2023, Sec. 3.3).
-    Labels are 0..classes-1. Where none is given, an embedding of its own is used: the last row of `label`.
+    Labels are 0..classes-1. The last row of the embedding `label` is for samples without a label.
     `attention` lists the resolutions with self-attention, in positions, for images of `size` pixels.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
     (`Downsample`, `Upsample`); `groups` is that of group normalisation, see `group_norm`.
@@ -136,8 +136,8 @@ class UNet(ConditionedNetwork):
         assert isinstance(second, nn.Linear)
         emb = linear(silu(linear(timestep_embedding(t, frequencies), first)), second)
         if self.label is not None:
-            nothing = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
-            emb = emb + self.label(nothing if labels is None else labels)
+            no_label = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
+            emb = emb + self.label(no_label if labels is None else labels)
         emb = F.silu(emb)
 
         h = conv(F.pixel_unshuffle(x, self.patch), self.conv_in)

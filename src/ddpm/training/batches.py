@@ -31,7 +31,7 @@ class Batches:
         device: torch.device,
         shuffle_shards: int = 1,
     ) -> None:
-        """`conditions` has a row for every image, or is None if the network is conditioned on nothing.
+        """`conditions` has a row for every image, or is None for an unconditional network.
 
         If the images are in several shards, `shuffle_shards` of them are mixed at a time, see order.ManyShards.
         """
