@@ -92,7 +92,7 @@ def test_a_link_in_a_tar_is_not_followed(tmp_path: Path, into: Callable, kind: b
     assert contents(members) == {"a.png": b"a"}
 
 
-def test_a_folder_that_is_a_link_is_no_way_out(tmp_path: Path, into: Callable) -> None:
+def test_a_link_to_a_folder_does_not_lead_outside(tmp_path: Path, into: Callable) -> None:
     link = tarfile.TarInfo("folder")
     link.type, link.linkname = tarfile.SYMTYPE, ".."
     members = into(make_tar(tmp_path / "x.tar", [(link, b""), (tarfile.TarInfo("folder/evil.png"), b"x")]))
@@ -125,10 +125,10 @@ def test_a_bomb_is_stopped_while_it_expands(tmp_path: Path, into: Callable, kind
     assert written <= 1_000_000
 
 
-def test_a_zip_that_lies_about_its_size_expands_to_no_more_than_it_says(tmp_path: Path, into: Callable) -> None:
+def test_a_zip_that_declares_a_wrong_size_expands_to_no_more_than_that_size(tmp_path: Path, into: Callable) -> None:
     path = make_zip(tmp_path / "x.zip", {"a.png": bytes(5_000_000)})
-    said, truth = (10).to_bytes(4, "little"), (5_000_000).to_bytes(4, "little")
-    path.write_bytes(path.read_bytes().replace(truth, said))
+    declared, actual = (10).to_bytes(4, "little"), (5_000_000).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(actual, declared))
     assert into(path) == [Member("a.png", None, DAMAGED)]
 
 
@@ -213,17 +213,17 @@ def test_a_damaged_file_of_a_zip_in_bzip2_is_a_member_with_a_reason(tmp_path: Pa
     assert contents(members) == {"b.png": b"BBBB" * 100}
 
 
-def test_a_file_of_a_zip_that_lies_nowhere_is_a_member_with_a_reason(tmp_path: Path, into: Callable) -> None:
+def test_a_file_of_a_zip_with_an_impossible_offset_is_a_member_with_a_reason(tmp_path: Path, into: Callable) -> None:
     path = make_zip(tmp_path / "x.zip", {"a.png": b"A", "b.png": b"B"})
     with zipfile.ZipFile(path, "a") as archive:
-        archive.infolist()[0].header_offset = 2**63 - 1  # as 64 bits, which the list of names has room for
+        archive.infolist()[0].header_offset = 2**63 - 1  # written as 64 bits
         archive.writestr("c.png", b"C")
     members = into(path)
     assert members[0] == Member("a.png", None, DAMAGED)
     assert contents(members) == {"b.png": b"B", "c.png": b"C"}
 
 
-def test_a_zip_for_a_later_reader_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
+def test_a_zip_of_a_later_version_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
     path = make_zip(tmp_path / "x.zip", {"a.png": b"A"})
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 193
@@ -233,7 +233,7 @@ def test_a_zip_for_a_later_reader_is_refused_in_one_sentence(tmp_path: Path, int
 
 
 @pytest.mark.parametrize("size", [-(2**80), -512, 2**80])
-def test_a_header_of_no_possible_size_is_refused_in_one_sentence(tmp_path: Path, into: Callable, size: int) -> None:
+def test_a_header_of_impossible_size_is_refused_in_one_sentence(tmp_path: Path, into: Callable, size: int) -> None:
     header = tarfile.TarInfo("name")
     header.type, header.size = tarfile.XHDTYPE, size
     (tmp_path / "x.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1_000_000))
@@ -268,7 +268,7 @@ def test_a_damaged_compressed_tar_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_a_name_of_a_zip_that_is_not_utf_8_though_it_says_so_is_a_reason(tmp_path: Path, into: Callable) -> None:
+def test_a_name_of_a_zip_that_is_wrongly_flagged_as_utf_8_is_a_reason(tmp_path: Path, into: Callable) -> None:
     path = make_zip(tmp_path / "x.zip", {"a\u00e9.png": b"A", "\u00fc.png": b"U", "PK\x01\x02.png": b"PK\x01\x02" * 50})
     path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xfe"))
     members = into(path)
@@ -330,7 +330,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path, into: Callable) -> None:
         into(path)
 
 
-def test_what_is_no_archive_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
+def test_a_file_that_is_not_an_archive_is_refused_in_one_sentence(tmp_path: Path, into: Callable) -> None:
     (tmp_path / "x.zip").write_bytes(b"hello " * 500)
     with pytest.raises(UserError, match=r"not a complete \.zip or \.tar"):
         into(tmp_path / "x.zip")

@@ -1,4 +1,4 @@
-"""A damaged shard of the right size is noticed wherever it lies, and the command that the error names mends it."""
+"""A damaged shard of the right size is detected wherever it is, and the command that the error names repairs it."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ SHARD_BYTES = 128 + 5 * 64
 FACTS = Facts("noise", "folder", 1, 8, (), 12, 12, 24, 24, {}, "c" * 64)
 SLOW = pytest.mark.slow
 OFFSETS = (0, 100, 150, 128 + 5 * 64 - 1)
-"""In the first byte, in the header, in the pixels, in the last byte of a shard of five images."""
+"""Offsets of the damage: first byte, header, pixels and last byte of a shard of five images."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def prepared(tmp_path: Path, write_split: Callable[..., None]) -> Callable[..., 
 
 
 def damage(path: Path, *, offset: int) -> None:
-    """Zeros from there on, in place: the size stays."""
+    """Overwrite bytes from this offset with zeros in place; the size stays the same."""
     content = path.read_bytes()
     with path.open("r+b") as file:
         file.seek(offset)
@@ -70,7 +70,7 @@ def test_a_damaged_shard_beside_its_index_is_not_read(
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_a_shard_that_was_damaged_in_the_cache_is_fetched_again_and_said_to_be(
+def test_a_shard_that_was_damaged_in_the_cache_is_reported_and_fetched_again(
     prepared: Callable[..., Path],
     settings: Runtime,
     offset: int,
@@ -103,7 +103,7 @@ def test_a_shard_is_hashed_once_however_often_it_is_read(
 
 
 def new_project(folder: Path, *, cache_type: str, **data: Any) -> Path:
-    """A real DVC project with the real stage `prepare`, which has run, and twenty pictures."""
+    """Make a real DVC project of twenty images, and run the real stage `prepare` in it."""
     (folder / "raw").mkdir(parents=True)
     for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)):
         Image.fromarray(noise).save(folder / "raw" / f"{k}.png")
@@ -122,7 +122,7 @@ def new_project(folder: Path, *, cache_type: str, **data: Any) -> Path:
 
 
 def typed(command: str, folder: Path) -> str:
-    """A command as a person types it in the environment."""
+    """Run a command in a shell, as a person would type it, and return its stderr."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
@@ -131,17 +131,17 @@ def typed(command: str, folder: Path) -> str:
 
 
 def command_in(error: UserError) -> str:
-    """The one that it names last."""
+    """Return the last command that the error names."""
     return re.findall(r"`([^`]+)`", str(error))[-1]
 
 
 @pytest.mark.parametrize(
     "cache_type", ["copy", pytest.param("hardlink", marks=SLOW), pytest.param("symlink", marks=SLOW)]
 )
-def test_the_command_that_the_error_names_mends_a_shard_on_disk(
+def test_the_command_that_the_error_names_repairs_a_shard_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_type: str
 ) -> None:
-    """Damaged as a disk does it: nobody has written the file, so DVC takes it, and what it links to, for whole."""
+    """The damage changes neither size nor time, as a failing disk does, so DVC considers the file unchanged."""
     monkeypatch.chdir(new_project(tmp_path / "a project", cache_type=cache_type))
     folder, path = Path("data/prepared"), Path("data/prepared/train/shard-00000.npy")
     before, status = read_split(folder, "train").images[:].copy(), path.stat()
@@ -156,7 +156,7 @@ def test_the_command_that_the_error_names_mends_a_shard_on_disk(
 
 
 @pytest.mark.parametrize("kind", ["s3", pytest.param("disk", marks=SLOW)])
-def test_the_command_that_the_error_names_mends_a_shard_in_the_store(
+def test_the_command_that_the_error_names_repairs_a_shard_in_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str, settings: Runtime, kind: str
 ) -> None:
     store = f"{s3}/photos" if kind == "s3" else f"file://{tmp_path}/store"
@@ -170,8 +170,8 @@ def test_the_command_that_the_error_names_mends_a_shard_in_the_store(
         file.write(content[:150] + bytes(len(content) - 150))
     with pytest.raises(UserError, match=r"its sha256 is") as error:
         read_split(folder, "train", settings).images[:]
-    said = typed(command_in(error.value), Path.cwd())
-    assert f"{sha256}.npy was damaged and is uploaded again" in said
+    printed = typed(command_in(error.value), Path.cwd())
+    assert f"{sha256}.npy was damaged and is uploaded again" in printed
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     found = read_split(folder, "train", settings).images[:]
     assert found.tobytes() == content[128:]

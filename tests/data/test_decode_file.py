@@ -1,4 +1,4 @@
-"""Any mode and size of image becomes what was asked for, and what is no image says why."""
+"""An image of any mode and size gets the prepared shape, and any other file is rejected with its reason."""
 
 import struct
 import zlib
@@ -63,7 +63,7 @@ def test_rgb_is_kept_exactly_and_becomes_luma_in_one_channel(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_lies_over_white(tmp_path: Path, mode: str) -> None:
+def test_transparency_is_composited_over_white(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (8, 8), (0,) * (len(mode) - 1) + (0,))
     image.paste((0,) * (len(mode) - 1) + (255,), (0, 0, 4, 8))
     found = pixels(save(image, tmp_path / "a.png"), GREY)[0]
@@ -94,7 +94,7 @@ def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_12_bits_in_a_16_bit_file_are_named_or_scaled_as_told(tmp_path: Path, suffix: str) -> None:
+def test_12_bits_in_a_16_bit_file_are_rejected_or_scaled_by_the_white_setting(tmp_path: Path, suffix: str) -> None:
     twelve = np.rint(RAMP * (4095 / 255)).astype(np.uint16)
     path = save(Image.fromarray(twelve), tmp_path / f"a.{suffix}")
     assert reason(path) == NEARLY_BLACK
@@ -106,7 +106,7 @@ def test_12_bits_in_a_16_bit_file_are_named_or_scaled_as_told(tmp_path: Path, su
     assert reason(path, white=1000) == UNKNOWN_VALUES
 
 
-def test_16_bit_colour_that_stays_below_12_bits_is_named(tmp_path: Path) -> None:
+def test_16_bit_colour_with_12_bit_values_is_rejected(tmp_path: Path) -> None:
     for level, expected in ((4095, NEARLY_BLACK), (4096 * 15, None), (0, None)):
         rows = b"".join(b"\0" + struct.pack(">3H", level, level // 2, 0) * 8 for _ in range(8))
         (tmp_path / "a.png").write_bytes(png(8, 8, rows, depth=16, colour=2))
@@ -116,7 +116,7 @@ def test_16_bit_colour_that_stays_below_12_bits_is_named(tmp_path: Path) -> None
             assert pixels(tmp_path / "a.png")[:, 0, 0].tolist() == [level >> 8, level >> 9, 0]
 
 
-def test_a_tiff_of_12_bits_a_sample_says_so_itself(tmp_path: Path) -> None:
+def test_a_tiff_with_12_bits_per_sample_is_scaled_by_its_own_white(tmp_path: Path) -> None:
     tags = ((256, 3, 8), (257, 3, 8), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1), (279, 4, 96))
     head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
     head += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -124,7 +124,7 @@ def test_a_tiff_of_12_bits_a_sample_says_so_itself(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.tif", GREY)[0, 0].tolist() == [255, 128] * 4
 
 
-def test_an_image_that_says_which_value_is_white_is_believed(tmp_path: Path) -> None:
+def test_white_as_stored_in_the_file_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 8 8 4095\n" + struct.pack(">64H", *([0, 4095] * 32)))
     assert pixels(tmp_path / "a.pgm", GREY)[0, 0].tolist() == [0, 255] * 4
 
@@ -159,7 +159,7 @@ def test_the_orientation_of_exif_is_applied(tmp_path: Path, suffix: str) -> None
     assert found[4:].max() < 55
 
 
-def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
+def test_an_animation_becomes_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (50, 200)]
     for suffix, options in (("gif", {}), ("png", {}), ("webp", {"lossless": True})):
         path = save(frames[0], tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
@@ -203,7 +203,7 @@ def test_records_describe_the_file_and_the_prepared_pixels(tmp_path: Path) -> No
     assert records["std"][0] == pytest.approx(images[0].std(), rel=1e-5)
 
 
-def test_text_and_an_empty_file_are_no_images(tmp_path: Path) -> None:
+def test_text_and_an_empty_file_are_rejected_as_no_image(tmp_path: Path) -> None:
     for name, content in (("a.jpg", b"hello"), ("b.png", b"")):
         (tmp_path / name).write_bytes(content)
         assert reason(tmp_path / name) == NO_IMAGE
@@ -257,7 +257,7 @@ def test_what_cannot_be_opened_is_unreadable_and_a_pipe_does_not_block(tmp_path:
 
 
 def png(width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 0) -> bytes:
-    """A file with this header and these rows, which may be fewer than it says."""
+    """Return a PNG with this header and these rows, which may be fewer than the header declares."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -267,7 +267,7 @@ def png(width: int, height: int, rows: bytes, *, depth: int = 8, colour: int = 0
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has width x height pixels."""
+    """Return a PNG of a few bytes whose header declares width x height pixels."""
     return png(width, height, b"")
 
 

@@ -1,4 +1,4 @@
-"""Great Expectations holds real prepared images to their limits, names the rows, and leaves Data Docs for anybody."""
+"""Great Expectations checks real prepared images against their limits, names the rows, and Data Docs show them."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ def outcomes_of(prepared: Path, docs: Path, **limits: Any) -> dict[str, Outcome]
     return {outcome.rule.name: outcome for outcome in found}
 
 
-def test_every_limit_that_is_passed_breaks_its_own_rule_and_names_the_rows(prepared: Path, tmp_path: Path) -> None:
+def test_every_limit_that_is_exceeded_breaks_its_own_rule_and_names_the_rows(prepared: Path, tmp_path: Path) -> None:
     outcomes = outcomes_of(
         prepared,
         tmp_path / "docs",
@@ -94,7 +94,7 @@ def test_every_limit_that_is_passed_breaks_its_own_rule_and_names_the_rows(prepa
         assert all(row in sentence for row in outcome.rows[:2])
 
 
-def test_a_limit_that_is_just_reached_holds(prepared: Path, tmp_path: Path) -> None:
+def test_a_limit_that_is_just_reached_is_not_broken(prepared: Path, tmp_path: Path) -> None:
     outcomes = outcomes_of(
         prepared,
         tmp_path / "docs",
@@ -146,7 +146,7 @@ def test_a_class_without_a_training_image_is_named(prepared: Path, tmp_path: Pat
     assert outcomes["classes are balanced"].rows == ("c (share_of_equal 0)",)
 
 
-def test_images_without_labels_are_held_to_the_other_rules(prepared: Path, tmp_path: Path) -> None:
+def test_images_without_labels_are_checked_by_the_other_rules(prepared: Path, tmp_path: Path) -> None:
     data = dataclasses.replace(PARAMS.data, source="folder", size=16, labels=False)
     prepare(data, raw=prepared.parent / "raw", prepared=tmp_path / "prepared", workers=1, progress=False)
     outcomes = outcomes_of(tmp_path / "prepared", tmp_path / "docs")
@@ -154,7 +154,7 @@ def test_images_without_labels_are_held_to_the_other_rules(prepared: Path, tmp_p
     assert "classes are balanced" not in outcomes
 
 
-def test_so_many_rows_are_named_and_no_more(prepared: Path, tmp_path: Path) -> None:
+def test_only_the_first_rows_are_named(prepared: Path, tmp_path: Path) -> None:
     outcome = outcomes_of(prepared, tmp_path / "docs", brightness=(254.0, 255.0))["brightness is in range"]
     assert (outcome.observed, len(outcome.rows)) == (57, NAMED_ROWS)
 
@@ -207,7 +207,7 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path
     assert "all passed" in (tmp_path / "reports" / "data_docs" / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_embedded_digits_hold_the_limits_that_params_yaml_sets(tmp_path: Path) -> None:
+def test_the_digits_meet_the_limits_in_params_yaml(tmp_path: Path) -> None:
     facts = prepare(PARAMS.data, raw=tmp_path, prepared=tmp_path / "prepared", workers=1, progress=False)
     limits = dataclasses.asdict(PARAMS.validate)
     assert facts.kept == 1797

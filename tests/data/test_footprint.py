@@ -1,4 +1,4 @@
-"""A picture takes no more memory than its header is taken to ask for, and one that asks for too much is not decoded."""
+"""Decoding takes no more memory than the estimate by the header, and an image with a larger estimate is not decoded."""
 
 import os
 import struct
@@ -20,7 +20,7 @@ from ddpm.data.preparing.reasons import REASONS, TOO_LARGE, TOO_MUCH_MEMORY
 
 SIDE = 1500
 SLACK = 16_000_000
-"""Buffers that do not grow with the picture."""
+"""Bytes of buffers that do not grow with the image."""
 GREY = (np.indices((SIDE, SIDE)).sum(0) % 200).astype(np.uint8)
 
 DECODED = """
@@ -77,27 +77,33 @@ KINDS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells how much memory was taken")
-def test_every_kind_takes_at_most_what_its_header_is_taken_to_ask_for(tmp_path: Path) -> None:
-    said = {}
+def test_every_format_takes_at_most_the_estimate_by_its_header(tmp_path: Path) -> None:
+    estimated = {}
     for name, save in KINDS.items():
         path = tmp_path / name
         save(path)
         with path.open("rb") as file, opened(file, Reading(10**8, 10**10, None), Seen()) as image:
-            said[str(path)] = bytes_taken(image, path.stat().st_size)
+            estimated[str(path)] = bytes_taken(image, path.stat().st_size)
     done = subprocess.run(
-        [sys.executable, "-c", DECODED, *said],
+        [sys.executable, "-c", DECODED, *estimated],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     taken = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
-    assert taken.keys() == said.keys(), done.stderr
+    assert taken.keys() == estimated.keys(), done.stderr
     assert {path: reason for path, (_, reason) in taken.items() if reason != "0"} == {}
-    over = {Path(path).name: (int(n), said[path]) for path, (n, _) in taken.items() if int(n) > said[path] + SLACK}
-    assert over == {}, "taken, and said before"
-    idle = {Path(path).name: (int(n), said[path]) for path, (n, _) in taken.items() if said[path] > 4 * int(n) + SLACK}
-    assert idle == {}, "a bound far above what is taken rejects what could be read"
+    over = {
+        Path(path).name: (int(n), estimated[path]) for path, (n, _) in taken.items() if int(n) > estimated[path] + SLACK
+    }
+    assert over == {}, "measured, estimated"
+    loose = {
+        Path(path).name: (int(n), estimated[path])
+        for path, (n, _) in taken.items()
+        if estimated[path] > 4 * int(n) + SLACK
+    }
+    assert loose == {}, "an estimate far above the measured memory rejects images that could be read"
 
 
 def _reason(path: Path, max_bytes: int) -> str | None:
@@ -106,7 +112,7 @@ def _reason(path: Path, max_bytes: int) -> str | None:
     return REASONS[code - 1] if code else None
 
 
-def test_the_bound_is_held_to_the_byte(tmp_path: Path) -> None:
+def test_the_limit_is_exact_to_the_byte(tmp_path: Path) -> None:
     Image.new("RGBA", (100, 50)).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         needed = bytes_taken(image, 0)
@@ -114,14 +120,14 @@ def test_the_bound_is_held_to_the_byte(tmp_path: Path) -> None:
     assert _reason(tmp_path / "a.png", needed - 1) == TOO_MUCH_MEMORY
 
 
-def test_a_file_larger_than_the_bound_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_larger_than_the_limit_is_not_opened(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a.webp", lossless=True)
     with (tmp_path / "a.webp").open("ab") as file:
         file.truncate(2_000_000)
     assert _reason(tmp_path / "a.webp", 1_000_000) == TOO_MUCH_MEMORY
 
 
-def test_an_icon_counts_with_the_picture_inside(tmp_path: Path) -> None:
+def test_an_icon_counts_with_its_largest_image(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -148,8 +154,8 @@ def test_a_tile_counts_though_it_is_larger_than_its_image(tmp_path: Path) -> Non
     assert _reason(tmp_path / "a.tif", 16_000_000) == TOO_MUCH_MEMORY
 
 
-def test_tags_that_all_name_the_same_bytes_are_not_read_again_and_again(tmp_path: Path) -> None:
-    """12 bytes of file for each tag of 190,000 bytes."""
+def test_tags_that_all_refer_to_the_same_bytes_are_not_all_read(tmp_path: Path) -> None:
+    """Each tag takes 12 bytes in the file and refers to 190,000 bytes."""
     count, data = 10_000, 190_000
     head = struct.pack("<2sHIH", b"II", 42, 8, count)
     tags = b"".join(struct.pack("<HHII", 40_000 + k, 7, data, 0) for k in range(count - 2))

@@ -1,4 +1,4 @@
-"""A second preparation decodes only what is new, and gives what one from nothing gives."""
+"""A second preparation decodes only new and changed files, and gives the same result as a first one."""
 
 import dataclasses
 import hashlib
@@ -59,11 +59,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def partitions(state: Path) -> dict[str, int]:
-    """Files per partition, by name."""
+    """Return the number of files per partition, by name."""
     return {path.stem: len(np.load(path)) for path in state.rglob("*.npy")}
 
 
-def test_only_new_and_changed_files_are_decoded_and_lost_ones_are_dropped(run: Any, raw: Path, tmp_path: Path) -> None:
+def test_only_new_and_changed_files_are_decoded_and_deleted_ones_are_dropped(
+    run: Any, raw: Path, tmp_path: Path
+) -> None:
     run()
     before = partitions(tmp_path / "state")
     assert sum(before.values()) == 100
@@ -90,7 +92,7 @@ def test_a_run_in_which_nothing_is_new_decodes_nothing(run: Any, raw: Path, tmp_
     assert partitions(tmp_path / "state") == before
 
 
-def test_a_file_whose_content_was_not_there_is_read_when_it_is(
+def test_a_file_that_was_unreadable_is_read_by_the_next_run(
     run: Any, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:  # as if it were renamed after the folder was listed
@@ -120,9 +122,7 @@ def test_a_torn_partition_is_decoded_again(run: Any, raw: Path, tmp_path: Path) 
     assert contents(tmp_path / "prepared") == first
 
 
-def test_many_small_partitions_are_written_together(
-    run: Any, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_small_partitions_are_merged(run: Any, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ddpm.data.preparing.upkeep._MANY", 2)
     for k in range(6):
         draw(raw / "a" / f"new{k}.png")
@@ -145,7 +145,7 @@ def test_kept_pixels_never_take_more_than_twice_the_set(run: Any, raw: Path, tmp
     assert stored <= 2 * facts.kept * 12 * 12 * 3
 
 
-def test_every_header_counts_where_a_sample_agrees(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_header_counts_even_if_a_sample_agrees(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared_shape, "SAMPLE", 4)
     for k in range(20):
         draw(tmp_path / "raw" / f"{k:02d}.png", channels=3 if k == 7 else 1)
@@ -157,7 +157,7 @@ def test_every_header_counts_where_a_sample_agrees(run: Any, tmp_path: Path, mon
     assert read_facts(tmp_path / "prepared").kept == 20
 
 
-def test_shards_hold_at_most_their_bytes_and_change_no_content(run: Any, raw: Path, tmp_path: Path) -> None:
+def test_shards_are_within_their_size_limit_and_change_no_content(run: Any, raw: Path, tmp_path: Path) -> None:
     whole = run()
     few = run(shard_bytes=10_000)
     assert few == whole
@@ -184,7 +184,7 @@ def test_a_store_gets_the_shards_by_their_hashes_and_only_changed_ones_again(
     assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
 
 
-def test_a_store_that_refuses_is_one_sentence(run: Any, raw: Path, tmp_path: Path) -> None:
+def test_a_store_that_rejects_a_shard_is_reported_in_one_sentence(run: Any, raw: Path, tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(UserError, match=r"could not be written to file://.*correct data\.store"):
         run(store=f"file://{tmp_path / 'store'}")

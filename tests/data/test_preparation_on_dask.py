@@ -1,4 +1,4 @@
-"""Images prepared by a Dask cluster, here or elsewhere, whose workers are killed in the middle."""
+"""Images prepared by a local or a remote Dask cluster, whose workers are killed during the work."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that take a process about two seconds."""
+    """Images that one process prepares in about two seconds."""
     folder = tmp_path_factory.mktemp("raw")
     for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (1300, 8, 8, 3), np.uint8)):
         Image.fromarray(noise).save(folder / f"{k:04d}.bmp")
@@ -49,7 +49,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process makes of them."""
+    """The content of the prepared folder that one process makes of the same images."""
     folder = tmp_path_factory.mktemp("one") / "prepared"
     data = dataclasses.replace(load_params(ROOT / "params.yaml").data, source="folder", size=128, channels=3)
     prepare(data, raw=raw, prepared=folder, workers=1, progress=False)
@@ -93,7 +93,7 @@ def test_a_killed_worker_of_the_local_cluster_loses_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared", "state"]
 
 
-def test_a_killed_preparation_takes_its_workers_with_it_and_goes_on_where_it_was(
+def test_a_killed_preparation_leaves_no_workers_and_continues_where_it_stopped(
     raw: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = start(raw, tmp_path)
@@ -114,7 +114,7 @@ def test_a_killed_preparation_takes_its_workers_with_it_and_goes_on_where_it_was
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
-    """The address of a scheduler, and its two workers, each a process of its own."""
+    """The address of a scheduler, and its two workers, each in its own process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -134,7 +134,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
             process.wait()
 
 
-def test_a_cluster_elsewhere_prepares_the_same_and_loses_nothing_with_a_worker(
+def test_a_remote_cluster_prepares_the_same_and_loses_nothing_if_a_worker_dies(
     raw: Path, expected: dict[str, bytes], cluster: tuple[str, list[psutil.Popen]], tmp_path: Path
 ) -> None:
     address, workers = cluster
@@ -148,7 +148,7 @@ def test_a_cluster_elsewhere_prepares_the_same_and_loses_nothing_with_a_worker(
     assert contents(out / "prepared") == expected
 
 
-def test_a_scheduler_that_does_not_answer_is_one_sentence(
+def test_a_scheduler_that_does_not_answer_is_reported_in_one_sentence(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executors, "_CONNECT_SECONDS", 1)
@@ -164,8 +164,10 @@ def end_the_process(piece: int) -> None:
 
 
 @pytest.mark.slow
-def test_work_that_kills_every_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds this module
+def test_work_that_kills_every_worker_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # so that workers can import this module
     with executors.Crew(workers=2, cluster=None, threads=False, scratch=tmp_path) as crew:
         crew._client = crew._local()
         with pytest.raises(UserError, match=r"was killed several times, .* lower runtime\.workers"):

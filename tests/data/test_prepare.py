@@ -1,4 +1,4 @@
-"""A source of images becomes arrays, a manifest and facts: nothing is lost, and nothing depends on the machine."""
+"""A source becomes arrays, a manifest and facts: every file is accounted for, and no result depends on the machine."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ Run = Callable[..., Facts]
 
 
 def draw(seed: int, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Image.Image:
-    """Noise of its own for every seed; `size` is (width, height)."""
+    """Return noise that depends on the seed; `size` is (width, height)."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
 
@@ -79,7 +79,7 @@ def manifest(tmp_path: Path) -> pd.DataFrame:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Two classes of ten images, one of them in a folder of its own below its class."""
+    """Two classes of ten images; one image is in a folder inside its class folder."""
     names = [f"{label}/{k}.png" for label in ("cat", "dog") for k in range(9)]
     return fill(tmp_path / "raw", [*names, "cat/deep/er/9.png", "dog/deep/9.png"])
 
@@ -131,7 +131,7 @@ def test_a_flat_folder_has_no_labels(run: Run, tmp_path: Path) -> None:
     assert manifest(tmp_path)["label"].isna().all()
 
 
-def test_a_folder_around_everything_is_no_class(run: Run, tmp_path: Path) -> None:
+def test_a_folder_that_contains_all_images_is_not_a_class(run: Run, tmp_path: Path) -> None:
     names = [f"photos/2024/{label}/{k}.png" for label in ("a", "b") for k in range(5)]
     assert run(fill(tmp_path / "raw", names)).classes == ("a", "b")
 
@@ -161,14 +161,14 @@ def test_train_and_test_folders_may_be_flat(run: Run, tmp_path: Path) -> None:
     assert (facts.train, facts.test, facts.classes) == (2, 1, ())
 
 
-def test_what_stands_outside_the_split_or_the_classes_is_rejected_with_its_reason(run: Run, tmp_path: Path) -> None:
+def test_a_file_outside_the_splits_or_the_classes_is_rejected_with_its_reason(run: Run, tmp_path: Path) -> None:
     names = ["train/a/0.png", "train/b/1.png", "test/a/2.png", "val/a/3.png", "4.png", "train/5.png"]
     facts = run(fill(tmp_path / "raw", names))
     assert facts.rejected == {OUTSIDE_SPLITS: 2, OUTSIDE_CLASSES: 1}
     assert facts.kept + sum(facts.rejected.values()) == facts.found == 6
 
 
-def test_the_reason_of_a_loose_picture_says_what_helps_and_it_does(run: Run, tmp_path: Path) -> None:
+def test_the_remedies_in_the_reason_of_a_file_outside_the_classes_work(run: Run, tmp_path: Path) -> None:
     raw = fill(tmp_path / "raw", ["a/0.png", "a/1.png", "b/2.png", "b/3.png", "loose.png"])
     assert run(raw).rejected == {OUTSIDE_CLASSES: 1}
     assert "set data.labels to false" in manifest(tmp_path)["reason"]["loose.png"]
@@ -215,7 +215,7 @@ def test_every_file_is_kept_or_rejected_or_ignored_and_says_why(run: Run, raw: P
     assert rejected["sha256"].notna().all()
 
 
-def test_the_readme_of_the_raw_folder_is_no_rejected_image(run: Run, raw: Path) -> None:
+def test_the_readme_of_the_raw_folder_does_not_count_as_rejected(run: Run, raw: Path) -> None:
     shutil.copy(ROOT / "data" / "raw" / "README.md", raw)
     facts = run(raw)
     assert (facts.rejected, facts.ignored) == ({}, 1)
@@ -312,7 +312,7 @@ def test_links_to_files_are_followed_and_links_to_folders_refused(run: Run, raw:
         run(raw)
 
 
-def test_size_and_channels_are_what_most_images_say(run: Run, tmp_path: Path) -> None:
+def test_size_and_channels_are_those_of_most_images(run: Run, tmp_path: Path) -> None:
     raw = fill(tmp_path / "raw", [f"{k}.png" for k in range(20)], size=(30, 20), mode="L")
     facts = run(raw)
     assert (facts.size, facts.channels) == (20, 1)
@@ -341,7 +341,7 @@ def test_large_photographs_need_a_size_to_be_set(run: Run, tmp_path: Path) -> No
     assert run(raw, size=16).size == 16
 
 
-def test_the_content_hash_speaks_of_pixels_labels_and_split_and_not_of_names(run: Run, raw: Path) -> None:
+def test_the_content_hash_depends_on_pixels_labels_and_split_and_not_on_names(run: Run, raw: Path) -> None:
     first = run(raw).content_hash
     for path in sorted(raw.rglob("*.png")):
         path.rename(path.with_stem(f"{path.stem}x"))
@@ -352,13 +352,13 @@ def test_the_content_hash_speaks_of_pixels_labels_and_split_and_not_of_names(run
     assert run(raw).content_hash != first
 
 
-def test_a_name_that_is_no_utf8_is_shown_escaped(run: Run, raw: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_escaped_in_the_manifest(run: Run, raw: Path) -> None:
     (raw / "cat" / "0.png").rename(raw / "cat" / "caf\udce9.png")
     with pytest.raises(UserError, match=r"in which cat/caf\\udce9\.png \(a name that is not UTF-8\) cannot be data"):
         run(raw)
 
 
-def test_the_manifest_has_the_columns_that_are_promised(run: Run, raw: Path, tmp_path: Path) -> None:
+def test_the_manifest_has_the_documented_columns(run: Run, raw: Path, tmp_path: Path) -> None:
     run(raw)
     names = "path split index status reason original_width original_height original_mode sha256 pixel_sha256 mean std"
     assert " ".join(pq.read_schema(tmp_path / "prepared" / "manifest.parquet").names) == f"{names} label"
@@ -386,7 +386,7 @@ def test_errors_are_one_sentence_and_leave_the_old_data(run: Run, raw: Path, tmp
     assert not (tmp_path / ".prepared.part").exists()
 
 
-def test_reading_what_was_not_prepared_says_what_to_do(tmp_path: Path) -> None:
+def test_reading_data_that_were_not_prepared_says_what_to_do(tmp_path: Path) -> None:
     for read in (read_facts, lambda folder: read_split(folder, "train")):
         with pytest.raises(UserError, match="dvc repro prepare"):
             read(tmp_path)

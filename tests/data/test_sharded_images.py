@@ -1,4 +1,4 @@
-"""Images in shards, here or in an S3 store that the tests start: the same rows, a bounded cache, errors that say it."""
+"""Images in local shards or in an S3 store that the tests start: equal rows, a bounded cache, clear errors."""
 
 import dataclasses
 import hashlib
@@ -56,7 +56,7 @@ def prepared(folder: Path, write_split: Callable[..., None], *, store: str | Non
 
 
 def runtime(cache: Path, *, shards: float) -> Runtime:
-    """With room for so many shards."""
+    """Return runtime settings whose cache has room for this many shards."""
     return dataclasses.replace(
         PARAMS.runtime, device="cpu", progress=False, cache=str(cache), cache_bytes=int(shards * SHARD_BYTES)
     )
@@ -69,7 +69,7 @@ def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def images(request: pytest.FixtureRequest, tmp_path: Path, write_split: Callable[..., None], s3: str) -> ShardedImages:
-    """The same images, from three places."""
+    """The same images: local, in a store in memory, and in S3."""
     store = {"disk": None, "memory": f"memory://{uuid.uuid4()}", "s3": f"{s3}/{uuid.uuid4()}"}[request.param]
     folder = prepared(tmp_path / "prepared", write_split, store=store)
     found = read_split(folder, "train", runtime(tmp_path / "cache", shards=3.5)).images
@@ -77,7 +77,7 @@ def images(request: pytest.FixtureRequest, tmp_path: Path, write_split: Callable
     return found
 
 
-def test_rows_are_those_of_the_array_wherever_the_shards_lie(images: ShardedImages) -> None:
+def test_rows_equal_those_of_the_array_wherever_the_shards_are(images: ShardedImages) -> None:
     assert isinstance(images, Sharded)
     assert (images.shape, images.dtype, images.nbytes, len(images)) == (IMAGES.shape, np.uint8, IMAGES.nbytes, 47)
     for rows in (0, -1, 46, slice(None), slice(3, 30, 4), slice(40, None, -7), slice(5, 5)):
@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_array_wherever_the_shards_lie(images: ShardedImag
             images[outside]
 
 
-def test_nothing_makes_one_array_of_them_unasked(images: ShardedImages) -> None:
+def test_shards_are_not_converted_to_one_array_implicitly(images: ShardedImages) -> None:
     with pytest.raises(TypeError, match="3008 bytes"):
         np.asarray(images)
 
@@ -104,7 +104,7 @@ def test_one_shard_on_disk_is_a_memory_map(tmp_path: Path, write_split: Callable
     np.testing.assert_array_equal(split.labels, LABELS)
 
 
-def test_the_cache_holds_no_more_than_its_limit_and_drops_what_was_used_longest_ago(
+def test_the_cache_stays_within_its_limit_and_deletes_the_least_recently_used_shard(
     tmp_path: Path, write_split: Callable[..., None]
 ) -> None:
     folder = prepared(tmp_path / "prepared", write_split, store=f"memory://{uuid.uuid4()}")
@@ -120,7 +120,7 @@ def test_the_cache_holds_no_more_than_its_limit_and_drops_what_was_used_longest_
         assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.*")) <= settings.cache_bytes
     assert cached() == {0, 2, 3}
     again = read_split(folder, "train", settings).images
-    fsspec.filesystem("memory").store.clear()  # what is cached is read without the store
+    fsspec.filesystem("memory").store.clear()  # cached shards are read without the store
     np.testing.assert_array_equal(again[10:20], IMAGES[10:20])
 
 
@@ -187,7 +187,7 @@ def test_processes_that_share_a_small_cache_read_the_right_rows(
 
 
 class _Flaky:
-    """A store whose first so many reads fail."""
+    """A store whose first reads fail."""
 
     def __init__(self, store: Any, failures: int) -> None:
         self.store, self.failures, self.reads = store, failures, 0
@@ -217,7 +217,7 @@ def test_a_network_that_fails_is_tried_again_a_few_times(
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_what_is_wrong_with_a_store_is_one_sentence(
+def test_a_problem_with_a_store_is_reported_in_one_sentence(
     tmp_path: Path, write_split: Callable[..., None], s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"{s3}/{uuid.uuid4()}"
@@ -239,7 +239,9 @@ def test_what_is_wrong_with_a_store_is_one_sentence(
         read_split(folder, "train", settings).images[20]
 
 
-def test_what_is_wrong_with_a_shard_on_disk_is_one_sentence(tmp_path: Path, write_split: Callable[..., None]) -> None:
+def test_a_problem_with_a_shard_on_disk_is_reported_in_one_sentence(
+    tmp_path: Path, write_split: Callable[..., None]
+) -> None:
     folder = prepared(tmp_path / "prepared", write_split)
     files = [folder / "train" / f"shard-{k:05d}.npy" for k in range(3)]
     files[0].write_bytes(files[0].read_bytes()[:-1])
@@ -267,7 +269,7 @@ def test_few_memory_maps_stay_open(
 
 
 def train(folder: Path, state: Path, settings: Runtime) -> str:
-    """The sha256 of the model file of a whole tiny training."""
+    """Run a tiny training and return the sha256 of its model file."""
     import torch
 
     from ddpm import model_file

@@ -28,7 +28,7 @@ def run(
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
-    """The format of MNIST's files (LeCun et al., http://yann.lecun.com/exdb/mnist)."""
+    """Write the format of MNIST's files (LeCun et al., http://yann.lecun.com/exdb/mnist)."""
     header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
     path.write_bytes(header + values.tobytes())
 
@@ -81,13 +81,13 @@ def test_a_set_without_a_split_is_split_by_fraction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10", "SVHN", "STL10", "Flowers102"])
-def test_missing_files_are_one_sentence(tmp_path: Path, name: str) -> None:
+def test_missing_files_are_reported_in_one_sentence(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"could not read {name} in .*set data.download to true") as error:
         run(tmp_path, name, tmp_path / "prepared")
     assert "\n" not in str(error.value)
 
 
-def test_every_set_on_offer_takes_the_arguments_it_is_given() -> None:
+def test_every_loader_accepts_its_arguments() -> None:
     import inspect
 
     from torchvision import datasets
@@ -104,7 +104,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
         run(tmp_path, "MINST", tmp_path / "prepared")
 
 
-def test_torch_is_imported_for_no_other_source(tmp_path: Path) -> None:
+def test_other_sources_do_not_import_torch(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path

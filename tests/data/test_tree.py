@@ -1,4 +1,4 @@
-"""What stands at data.path and can be no data is named before anyone opens it; what DVC does not hash is never data."""
+"""Entries at data.path that cannot be data are named before they are opened; all data are files that DVC hashes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder elsewhere with one picture in each of two class folders."""
+    """A folder outside the project with one image in each of two class folders."""
     for name, colour in (("cats", "red"), ("dogs", "blue")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8), colour).save(tmp_path / "photos" / name / "1.png")
@@ -41,7 +41,7 @@ def linked_folder(raw: Path) -> None:
 
 def bound_socket(raw: Path) -> None:
     here = Path.cwd()
-    os.chdir(raw)  # a socket's path has little room
+    os.chdir(raw)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as made:
         made.bind("x")
     os.chdir(here)
@@ -74,7 +74,7 @@ def test_only_some_of_many_are_named(photos: Path) -> None:
         tree.files(photos)
 
 
-def test_links_to_folders_that_nobody_would_read_do_not_matter(photos: Path) -> None:
+def test_links_to_folders_that_are_not_read_are_allowed(photos: Path) -> None:
     (photos / ".thumbnails").symlink_to(photos.parent)
     assert sorted(tree.files(photos)) == ["cats/1.png", "dogs/1.png"]
     (photos / "birds").symlink_to(photos.parent)
@@ -89,14 +89,16 @@ def test_links_to_folders_that_nobody_would_read_do_not_matter(photos: Path) -> 
         (os.mkfifo, "raw, a pipe; give a folder of images, or an archive"),
     ],
 )
-def test_what_is_neither_file_nor_folder_is_no_data(tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
+def test_a_path_that_is_neither_file_nor_folder_is_refused(
+    tmp_path: Path, make: Callable[[Path], None], says: str
+) -> None:
     make(tmp_path / "raw")
     with pytest.raises(UserError, match=says):
         tree.require_readable(tmp_path / "raw", source="folder")
 
 
-def test_what_is_data_here_is_what_dvc_notices(photos: Path, tmp_path: Path) -> None:
-    """One project in which every kind of link that counts as data changes behind the link."""
+def test_dvc_detects_changes_of_all_files_that_count_as_data(photos: Path, tmp_path: Path) -> None:
+    """In one project the target of every kind of link that counts as data changes."""
     project, shown = tmp_path / "project", {"prepare": [{"changed deps": {"raw": "modified"}}]}
     (project / ".dvc").mkdir(parents=True)
     (project / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")

@@ -1,6 +1,6 @@
-"""Sampling and features of a stage, as one process or several make them: run by the tests here, and by torchrun.
+"""Sampling and features of a stage in one process or several: run by the tests here, and by torchrun.
 
-python shared.py MODEL FILE: what rank 0 has afterwards, as safetensors.
+python shared.py MODEL FILE: write the results of rank 0 as safetensors.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
 
 def made(model: str) -> dict[str, Tensor] | None:
-    """Images, and the weights of an extractor trained and standardised on others."""
+    """Return images, and the weights of an extractor that was trained and standardised on other images."""
     device = torch.device("cpu")
     images = generate_together(
         model_file.load(model), n=13, condition=torch.arange(13) % 4, batch=3, device=device, seed=1, sampler="ddpm",

@@ -1,4 +1,4 @@
-"""Generated images are worth what a classifier learns from them."""
+"""The accuracy of a classifier trained on generated images rates these images."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ SETTINGS = dataclasses.replace(
 
 
 def stripes(n: int, seed: int, *, noise: float = 30.0) -> Labelled:
-    """Three classes of 8x8 images: lying, standing and no stripes."""
+    """Three classes of 8x8 images: horizontal, vertical and no stripes."""
     draw = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     at = np.arange(8) // 2 % 2 * 200.0

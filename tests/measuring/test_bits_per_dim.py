@@ -1,4 +1,4 @@
-"""Likelihood of held-out images by a model file: its parts, its independence of the batch, and every process."""
+"""Bits per dimension of held-out images: the parts of the bound, independence of the batch size, and every process."""
 
 import json
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_every_process_and_objective_has_both_figures(
     changes: dict[str, Any], tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
     found = measured(tmp_path / "m.safetensors", tiny_model, n=2, **changes)
-    # Eight bits say any image; an untrained model may waste some, and no model can say random ones with fewer.
+    # Random images need 8 bits per dimension under any model; an untrained model may need more.
     assert 7.9 < found.bound < 1000  # type: ignore[operator]
     assert 7.9 < found.ode < 1000  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""The small extractor names the classes (or rotations) of real images, for any shape, the same every time."""
+"""The small extractor predicts classes or rotations of real images of any shape, and its training is reproducible."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ def train(*splits: SimpleNamespace, kind: str = "classifier", images: int = 1000
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[SimpleNamespace, SimpleNamespace]:
-    """1,437 for training and 360 held out: uint8 [N,1,8,8]."""
+    """1,437 digits for training and 360 held out: uint8 [N,1,8,8]."""
     data = load_digits()
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)[:, None]
     order = np.random.default_rng(0).permutation(len(images))
@@ -104,7 +104,7 @@ def test_every_pixel_and_every_channel_reaches_the_features() -> None:
     assert (x.grad != 0).all()
 
 
-def test_a_training_that_diverges_is_said_to(digits) -> None:
+def test_a_training_that_diverges_is_reported(digits) -> None:
     with pytest.raises(UserError, match=r"lower features\.lr"):
         train(*digits, images=5000, lr=1e30)
 

@@ -1,4 +1,4 @@
-"""The figures are torch-fidelity's own, they say what they claim, and what cannot be measured is refused."""
+"""The metrics equal torch-fidelity's own and respond to what they measure; sets that cannot be measured are refused."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def trained(digits) -> Extractor:
 
 @pytest.fixture(scope="module")
 def measure(digits, trained: Extractor):
-    """(generated, changes of the settings) -> Record, against the held-out digits."""
+    """Map (generated, changes of the settings) to a Record, measured against the held-out digits."""
 
     def run(generated: np.ndarray, *, test: np.ndarray | None = None, by: Any = trained, **changes: Any) -> Record:
         train, held_out = (part.images for part in digits)
@@ -129,16 +129,16 @@ def test_the_spread_is_that_of_disjoint_blocks(measure, digits, trained: Extract
     assert spread.fid == pytest.approx(np.std(fids, ddof=1), rel=1e-4)
 
 
-@pytest.mark.parametrize(("blocks", "said"), [(1, "one block"), (10, "30 images is too small")])
-def test_without_room_for_blocks_there_is_no_spread_and_the_reason_is_said(measure, digits, blocks, said) -> None:
+@pytest.mark.parametrize(("blocks", "reason"), [(1, "one block"), (10, "30 images is too small")])
+def test_with_too_few_images_for_blocks_there_is_a_reason_and_no_spread(measure, digits, blocks, reason) -> None:
     record = measure(digits[0].images[:300], blocks=blocks)
     assert record.spread.fid is None
-    assert said in record.spread.reason
+    assert reason in record.spread.reason
     assert record.to_json()["fid_spread"] is None
 
 
 def test_fid_equals_the_closed_form_for_gaussians() -> None:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), Dowson and Landau 1982; the root by another way."""
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), Dowson and Landau 1982; the root by another method."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(4000, 8)) @ rng.normal(size=(8, 8)) + rng.normal(size=8)
     b = rng.normal(size=(3000, 8)) @ rng.normal(size=(8, 8))
@@ -217,7 +217,7 @@ def test_features_given_once_make_the_same_figures_as_torch_fidelitys_own_extrac
         "precision": "precision",
         "recall": "recall",
     }.items():
-        # Batches of another size round the features a little differently.
+        # Batches of another size round the features slightly differently.
         assert getattr(ours, name) == pytest.approx(theirs[theirs_name], rel=1e-3, abs=2e-3), name
 
 
@@ -271,7 +271,7 @@ def test_colour_images_without_labels_are_measured(digits) -> None:
         progress=False,
     )
     assert record.figures.fid > record.floor.fid > 0
-    assert record.figures.isc is None  # rotations are no classes of images
+    assert record.figures.isc is None  # rotations are not classes of images
     assert Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False))) == record
 
 
@@ -282,15 +282,15 @@ def test_constant_images_have_finite_figures(measure, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "changes", "said"),
+    ("n", "changes", "message"),
     [
         (64, {}, "64 generated images, but FID with 64 features needs more than 64"),
         (99, {}, "kid_subset_size is 100, .* 99 images; set it to at most 99"),
         (100, {"kid_subset_size": 50, "neighbours": 100}, "neighbours is 100, .* set it to at most 99"),
     ],
 )
-def test_too_few_images_are_refused_in_one_sentence(measure, digits, n: int, changes: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said) as refused:
+def test_too_few_images_are_refused_in_one_sentence(measure, digits, n: int, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
         measure(digits[0].images[:n], **changes)
     assert "\n" not in str(refused.value)
 
@@ -314,7 +314,7 @@ def test_the_small_extractor_is_loaded_from_its_file(trained: Extractor, tmp_pat
 def test_inception_takes_grey_and_colour_images_by_the_weights_that_the_file_names(
     channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network is the real one; its weights are random, since the real ones are 91 MB away."""
+    """The network is the real one with random weights, since the real weights are a download of 91 MB."""
     import hashlib
 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

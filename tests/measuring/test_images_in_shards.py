@@ -24,7 +24,7 @@ LABELS = np.arange(90) % 3
 
 @pytest.fixture
 def sharded(tmp_path: Path, write_split: Callable[..., None]) -> ShardedImages:
-    """The same images, seven in a shard."""
+    """The same images, seven per shard."""
     write_split(tmp_path, IMAGES, shard_bytes=128 + 7 * 64)
     return ShardedImages(tmp_path, read_index(tmp_path), image_shape=(1, 8, 8))
 

@@ -1,4 +1,4 @@
-"""Copies of training images are found, and real images that nobody trained on are not taken for copies."""
+"""Copies of training images are found, and held-out real images do not count as copies."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Real digits in three parts: 900, 400 and 497, none in two of them."""
+    """Real digits in three disjoint parts: 900, 400 and 497."""
     images = np.unique(np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[:, None], axis=0)
     order = np.random.default_rng(0).permutation(len(images))
     return images[order[:900]], images[order[900:1300]], images[order[1300:]]
@@ -35,7 +35,7 @@ def copies(generated: np.ndarray, digits, quantile: float = 0.05) -> Copies:
 
 
 def in_every_way(generated: np.ndarray, digits, quantile: float = 0.01) -> CopiesInEveryWay:
-    """The features are the pixels."""
+    """Find copies with the pixels as features."""
     train, held_out, _ = digits
     images = generated, held_out, train
     features = tuple(part.reshape(len(part), -1).astype(np.float32) for part in images)
@@ -103,7 +103,7 @@ SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
 
 
 @pytest.mark.parametrize("border", [0, 128, 255, "wrapped"])
-def test_a_shift_by_a_pixel_hides_no_copy_whatever_comes_in_at_the_border(border, digits) -> None:
+def test_a_copy_shifted_by_a_pixel_is_found_whatever_the_pixels_at_the_border_are(border, digits) -> None:
     train, _, fresh = digits
     count = 60 * len(SHIFTS)
     stolen = np.stack(
@@ -132,7 +132,7 @@ def test_a_copied_half_is_found_beside_a_half_of_another_image(which: int, digit
     assert found.pixels.is_copy[:200].mean() < 0.1
     assert found.half.is_copy[:200].all()
     assert (found.half.nearest.distance[:200] == 0).all()
-    # An upper half in which two digits are alike to the pixel may be either's.
+    # Two digits may have exactly equal upper halves, so either may be found.
     assert (found.half.nearest.index[:200] == np.arange(200)).mean() > 0.97
     assert found.half.is_copy[200:].mean() < 0.04
 
@@ -148,7 +148,7 @@ def test_a_slightly_changed_shifted_or_half_copy_is_found(digits) -> None:
 
 
 @pytest.mark.parametrize("way", ["pixels", "features", "shifted", "half"])
-def test_other_real_images_are_copies_in_no_way_more_often_than_the_quantile_says(way: str, digits) -> None:
+def test_real_images_count_as_copies_in_each_way_as_often_as_the_quantile_says(way: str, digits) -> None:
     found = getattr(in_every_way(digits[2], digits, quantile=0.05), way)
     assert found.held_out_share == pytest.approx(0.05, abs=1 / 400)
     assert abs(found.share - 0.05) < 3 * 0.015  # as above
@@ -156,7 +156,7 @@ def test_other_real_images_are_copies_in_no_way_more_often_than_the_quantile_say
 
 @pytest.mark.parametrize("noise", [0, 1])
 def test_a_blank_half_is_no_copy_and_hides_none(noise: int, digits) -> None:
-    """Half of all images, training and held out, are blank below, as under a sky or within a border."""
+    """The lower half of every second image, training and held out, is blank."""
     random = np.random.default_rng(0)
 
     def blank_below(images: np.ndarray) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_a_blank_half_is_no_copy_and_hides_none(noise: int, digits) -> None:
 
 
 @pytest.mark.parametrize("colour", [(0,), (255,), (90, 140, 255)])
-def test_an_even_image_shows_nothing_by_which_a_half_could_be_known(colour: tuple[int, ...], digits) -> None:
+def test_an_image_of_one_colour_is_no_copy_by_halves(colour: tuple[int, ...], digits) -> None:
     train, held_out, _ = (part.repeat(len(colour), axis=1) for part in digits)
     even = np.broadcast_to(np.array(colour, np.uint8)[:, None, None], (50, len(colour), 8, 8))
     found = in_every_way(even, (np.concatenate([train, even]), held_out, None))
@@ -211,7 +211,7 @@ def _apart(item: np.ndarray, mine: tuple[int, ...], other: np.ndarray, theirs: t
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_images_of_hardly_any_pixels_are_compared_as_they_are(size: int) -> None:
+def test_images_of_very_few_pixels_are_compared_whole(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 1, size, size)).astype(np.uint8)
     found = in_every_way(images, (images, 255 - images, None))
     assert found.shifted.share == 1.0

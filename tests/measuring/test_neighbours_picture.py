@@ -1,4 +1,4 @@
-"""The picture of nearest neighbours can be drawn of any images, few or many, grey or in colour."""
+"""The picture of nearest neighbours is drawn for few or many images, grey or in colour."""
 
 from pathlib import Path
 
@@ -30,4 +30,4 @@ def test_a_picture_shows_copies_in_red(channels: int, n: int, tmp_path: Path) ->
         return int((pixels[:, :, 0] - pixels[:, :, 1:].max(axis=2) > 200).sum())
 
     assert red_pixels(train[:n]) > 100
-    assert red_pixels(fresh[:n] // 128 * 255) == 0  # all black and white: further away than real images are
+    assert red_pixels(fresh[:n] // 128 * 255) == 0  # black and white only, so further away than the limit

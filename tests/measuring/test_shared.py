@@ -1,4 +1,4 @@
-"""Two processes that share the sampling and the extractor's work end with what one makes alone."""
+"""Two processes that share sampling and the extractor's training have the same results as one process."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]) -> list[dict[str, Tensor]]:
-    """Of one process, and of two."""
+    """The results of one process, and of two."""
     folder = tmp_path_factory.mktemp("shared")
     model, file = folder / "model.safetensors", folder / "two.safetensors"
     tiny_model(model)
@@ -37,5 +37,5 @@ def test_two_processes_sample_bitwise_the_images_of_one(results: list[dict[str, 
 def test_two_processes_train_and_standardise_the_extractor_of_one(results: list[dict[str, Tensor]]) -> None:
     one, two = results
     for name in one.keys() - {"images"}:
-        # Rounding of sums in another order, which Adam divides by small gradients in its first steps.
+        # Sums in another order are rounded differently, and Adam's first steps divide by small gradients.
         assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-3 * float(one[name].abs().max())), name
