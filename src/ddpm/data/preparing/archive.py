@@ -145,11 +145,11 @@ class _ForgivingNames:
 
     def read(self, n_bytes: int = -1) -> bytes:
         data = self._file.read(n_bytes)
-        return self._mended(data) if self.listing and data[:4] == _CENTRAL else data
+        return self._corrected(data) if self.listing and data[:4] == _CENTRAL else data
 
-    def _mended(self, data: bytes) -> bytes:
+    def _corrected(self, data: bytes) -> bytes:
         """Return the central directory with the UTF-8 flag removed from names that are not UTF-8."""
-        mended, start, place = bytearray(data), 0, 0
+        corrected, start, place = bytearray(data), 0, 0
         while data[start : start + 4] == _CENTRAL and len(data) >= start + _CENTRAL_BYTES:
             flags, lengths = data[start + 8] | data[start + 9] << 8, struct.unpack_from("<3H", data, start + 28)
             try:
@@ -157,10 +157,10 @@ class _ForgivingNames:
                     "utf-8" if flags & _UTF_8 else "latin-1"
                 )
             except UnicodeDecodeError:
-                mended[start + 9] &= ~(_UTF_8 >> 8) & 0xFF
+                corrected[start + 9] &= ~(_UTF_8 >> 8) & 0xFF
                 self.wrong.add(place)
             start, place = start + _CENTRAL_BYTES + sum(lengths), place + 1
-        return bytes(mended)
+        return bytes(corrected)
 
 
 def _unzip(file: IO[bytes], folder: Path, budget: _Budget) -> Iterator[Member]:

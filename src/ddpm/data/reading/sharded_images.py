@@ -69,7 +69,7 @@ class ShardedImages:
         """Fetch and hash these shards in the background, in this order; return at once."""
         if self._ahead is None:
             self._ahead = _Ahead(self._file)
-        self._ahead.want(shard for shard in shards if shard not in self._maps)
+        self._ahead.request(shard for shard in shards if shard not in self._maps)
 
     def require_room(self, shards: int) -> None:
         """Raise UserError if this number of shards (or all, if there are fewer) does not fit in the cache at a time."""
@@ -171,19 +171,19 @@ class _Ahead:
     def __init__(self, fetch: Callable[[int], object]) -> None:
         self._fetch = fetch
         self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._wanted: set[int] = set()
+        self._requested: set[int] = set()
         for _ in range(_FETCHING_THREADS):
             threading.Thread(target=self._work, name="fetch shards", daemon=True).start()
 
-    def want(self, shards: Iterable[int]) -> None:
+    def request(self, shards: Iterable[int]) -> None:
         for shard in shards:
-            if shard not in self._wanted:
-                self._wanted.add(shard)
+            if shard not in self._requested:
+                self._requested.add(shard)
                 self._queue.put(shard)
 
     def forget(self, shard: int) -> None:
         """Allow the shard to be requested again, since it was opened."""
-        self._wanted.discard(shard)
+        self._requested.discard(shard)
 
     def _work(self) -> None:
         while True:
@@ -191,4 +191,4 @@ class _Ahead:
             try:
                 self._fetch(shard)
             except UserError:
-                self._wanted.discard(shard)  # the error is raised again when the shard is read
+                self._requested.discard(shard)  # the error is raised again when the shard is read

@@ -1,4 +1,4 @@
-"""A small residual classifier of images; the input of its last layer are the features for FID and the other metrics."""
+"""A small residual classifier of images; the inputs of its last layer are the features for FID and other metrics."""
 
 import math
 from itertools import pairwise
@@ -24,7 +24,7 @@ def _strided(c_in: int, c_out: int) -> nn.Conv2d:
 
 
 class _Residual(nn.Module):
-    """Two times norm, SiLU and convolution, added to the input (pre-activation, He et al. 2016b)."""
+    """Norm, SiLU and convolution, applied twice and added to the input (pre-activation, He et al. 2016b)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
