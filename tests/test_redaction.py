@@ -1,4 +1,4 @@
-"""No text that leaves the project holds a credential; one is put wherever it may come from, and everything searched."""
+"""No text that leaves the project contains a credential: tests put one into every source and search all output."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ SPELLED = ("S3cret", base64.b64encode(f"ann:{SECRET}".encode()).decode())
         ("refused for Basic YW5uOlMzY3JldA==", "refused for Basic ***"),
     ],
 )
-def test_a_credential_is_known_by_where_it_stands(text: str, shown: str) -> None:
+def test_a_credential_is_recognised_by_its_context(text: str, shown: str) -> None:
     assert redacted(text) == shown
 
 
@@ -63,7 +63,7 @@ def test_a_credential_is_known_by_where_it_stands(text: str, shown: str) -> None
         "training:  50%|█████     | 12/24 [00:01<00:02, loss=0.5]",
     ],
 )
-def test_other_text_is_as_it_was(text: str) -> None:
+def test_other_text_is_not_changed(text: str) -> None:
     assert redacted(text) == text
 
 
@@ -79,7 +79,7 @@ def test_other_text_is_as_it_was(text: str) -> None:
         ("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://ann:{SECRET}@db/x"),
     ],
 )
-def test_a_credential_of_the_environment_is_known_wherever_it_stands(
+def test_a_credential_of_the_environment_is_recognised_in_any_context(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -93,11 +93,11 @@ def test_a_word_that_is_a_password_too_and_a_folder_stay_readable(monkeypatch: p
     assert store.shown_uri() == "postgresql://db/mlflow"
 
 
-def test_an_error_holds_no_credential_whatever_it_quotes() -> None:
+def test_an_error_contains_no_credential_whatever_it_quotes() -> None:
     assert str(UserError(f"http://ann:{SECRET}@host does not answer")) == "http://host does not answer"
 
 
-def test_what_is_printed_and_logged_holds_no_credential(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_and_logs_contain_no_credential(capsys: pytest.CaptureFixture[str]) -> None:
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logger = logging.getLogger("a library")
@@ -173,7 +173,7 @@ def addresses(server: str, port: int) -> list[str]:
     ]
 
 
-def test_no_error_about_a_store_holds_its_credential_nor_does_what_caused_it(
+def test_neither_an_error_about_a_store_nor_its_cause_contains_the_credential(
     server: str, free_port: int, project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -205,7 +205,7 @@ def test_no_command_prints_the_credential_of_a_store_it_cannot_reach(server: str
     assert not any(part in done.stdout + done.stderr for part in SPELLED)
 
 
-def test_a_traceback_of_what_should_not_happen_holds_no_credential(
+def test_a_traceback_of_an_unexpected_error_contains_no_credential(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> None:
@@ -216,7 +216,7 @@ def test_a_traceback_of_what_should_not_happen_holds_no_credential(
     assert capsys.readouterr().err.endswith("RuntimeError: http://host\n")
 
 
-def test_a_flow_says_no_credential_of_the_prefect_server_that_it_cannot_reach(tmp_path: Path, free_port: int) -> None:
+def test_a_flow_prints_no_credential_of_a_prefect_server_that_it_cannot_reach(tmp_path: Path, free_port: int) -> None:
     told = {
         "PREFECT_API_URL": f"http://ann:{SECRET}@127.0.0.1:{free_port}/api",
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -236,7 +236,7 @@ def test_a_flow_says_no_credential_of_the_prefect_server_that_it_cannot_reach(tm
 
 
 @pytest.mark.parametrize("store", [f"ftp://ann:{SECRET}@host/x", f"s3://bucket/x?secret={SECRET}"])
-def test_a_credential_in_data_store_is_refused_before_anything_keeps_it(store: str, tmp_path: Path) -> None:
+def test_a_credential_in_data_store_is_refused_before_it_is_stored(store: str, tmp_path: Path) -> None:
     params = YAML().load(ROOT / "params.yaml")
     params["data"]["store"] = store
     YAML().dump(params, tmp_path / "params.yaml")
@@ -251,7 +251,7 @@ def everything_in(folder: Path) -> Iterator[tuple[Path, bytes]]:
             yield path, str(path).encode() + path.read_bytes()
 
 
-def test_nothing_that_a_run_and_a_registration_leave_holds_the_credential_of_the_store(
+def test_no_file_of_a_run_and_a_registration_contains_the_credential_of_the_store(
     project: Path, tiny_model: Callable[..., str], tmp_path: Path
 ) -> None:
     program = f"""
@@ -303,13 +303,13 @@ print(store.tracking_uri())
 
 
 @pytest.mark.parametrize("text", ["://a:b" * 20_000, "://a@" * 20_000, "password" * 20_000])
-def test_what_anybody_may_have_sent_is_looked_through_in_no_time(text: str) -> None:
+def test_untrusted_text_is_redacted_in_a_short_time(text: str) -> None:
     began = time.monotonic()
     redacted(text)
     assert time.monotonic() - began < 5
 
 
-def test_a_sentence_that_quotes_millions_of_characters_keeps_its_ends_and_hides_what_it_quotes() -> None:
+def test_a_sentence_that_quotes_millions_of_characters_keeps_its_ends_and_is_redacted() -> None:
     began = time.monotonic()
     for quoted in ("a-" * 3_000_000, "://user:word-" * 500_000 + "@host", "x " * 3_000_000):
         sentence = str(UserError(f"number is {quoted}, expected a whole number"))

@@ -38,13 +38,13 @@ def test_a_picture_is_a_png_that_its_line_names(tmp_path: Path) -> None:
         assert picture.getpixel((0, 0)) == 7
 
 
-def test_a_figure_that_is_not_finite_is_null_because_json_has_no_nan(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_finite_is_null_because_json_has_no_nan(tmp_path: Path) -> None:
     tracker = JsonLinesTracker(tmp_path / "run.jsonl")
     tracker.log({"loss": math.nan, "norm": math.inf, "lr": 0.1}, images_seen=0)
     assert read(tracker.path)[0]["values"] == {"loss": None, "norm": None, "lr": 0.1}
 
 
-def test_a_second_tracker_on_the_same_file_goes_on_after_the_first(tmp_path: Path) -> None:
+def test_a_second_tracker_on_the_same_file_appends_to_it(tmp_path: Path) -> None:
     for k in range(2):
         JsonLinesTracker(tmp_path / "run.jsonl").log({"loss": k}, images_seen=k)
     assert [line["images_seen"] for line in read(tmp_path / "run.jsonl")] == [0, 1]
@@ -54,7 +54,7 @@ def test_a_second_tracker_on_the_same_file_goes_on_after_the_first(tmp_path: Pat
     ("raised", "status"),
     [(ValueError, "FAILED"), (UserError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
-def test_a_block_that_raises_ends_the_run_by_its_kind_and_raises_on(
+def test_an_exception_in_the_block_sets_the_status_of_the_run_and_is_raised_again(
     tmp_path: Path, raised: type[BaseException], status: str
 ) -> None:
     tracker = JsonLinesTracker(tmp_path / "run.jsonl")
@@ -63,7 +63,7 @@ def test_a_block_that_raises_ends_the_run_by_its_kind_and_raises_on(
     assert read(tracker.path)[-1]["values"] == {"status": status}
 
 
-def test_a_tracker_that_cannot_finish_does_not_hide_what_went_wrong(
+def test_a_tracker_that_cannot_finish_does_not_hide_the_first_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = JsonLinesTracker(tmp_path / "run.jsonl")
@@ -80,7 +80,9 @@ def test_a_block_that_ends_finishes_the_run_once(tmp_path: Path) -> None:
     assert [line["what"] for line in read(tracker.path)] == ["metrics", "status"]
 
 
-def test_the_null_tracker_takes_everything_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_null_tracker_accepts_everything_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     use(NullTracker())
     assert list(tmp_path.iterdir()) == []

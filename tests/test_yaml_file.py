@@ -1,4 +1,4 @@
-"""A file of settings that anybody may have written: refused in one sentence with the key, and in no time."""
+"""An untrusted file of settings is refused in one sentence that names the key, and in a short time."""
 
 import os
 import re
@@ -44,7 +44,7 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("# long\n" * 200_000, "params.yaml has more than 200000 bytes"),
     ],
 )  # fmt: skip
-def test_what_is_no_plain_setting_is_refused_with_its_key(tmp_path: Path, text: str, says: str) -> None:
+def test_a_value_that_is_not_a_plain_setting_is_refused_with_its_key(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     began = time.monotonic()
@@ -62,7 +62,7 @@ def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
         yaml_file.read(path)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "params.yaml")
     with pytest.raises(UserError, match="is not a file"):
         yaml_file.read(tmp_path / "params.yaml")

@@ -1,6 +1,6 @@
 """Stored samples, which are images of 256 levels: the interface for reading them, and the model's range.
 
-The type, the levels and the ends of the range are stated here alone.
+Type, levels and range are defined only here.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ STORED = torch.uint8
 TOP = 255
 """The highest level; the lowest is 0."""
 LOW, HIGH = -1.0, 1.0
-"""The ends of the model's range, which the levels 0 and TOP become."""
+"""The ends of the model's range, to which the levels 0 and TOP are mapped."""
 LEVELS_PER_UNIT = TOP / (HIGH - LOW)
 LEVEL = 1 / LEVELS_PER_UNIT
 """Distance between two neighbouring levels in the model's range."""

@@ -1,4 +1,4 @@
-"""Preparation holds few images at a time, however many there are."""
+"""Preparation keeps few images in memory at a time, however many there are."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_memory_stays_flat_while_the_number_of_images_grows(tmp_path: Path) -> None:
-    """500 images of 192 KiB are 75 MiB more than 100 of them: memory may grow by a third of that at most."""
+    """500 images of 192 KiB are 75 MiB more than 100 of them: memory may grow by at most a third of that."""
     program = """
 import dataclasses, resource, sys
 from pathlib import Path
