@@ -1,4 +1,4 @@
-"""The machine's settings: what makes it repeat itself, and how it says that memory ran out."""
+"""Deterministic computation, the kind of machine, and the errors for memory that ran out."""
 
 import json
 import os
@@ -57,12 +57,12 @@ def test_a_workspace_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) 
         )
 
 
-def test_memory_that_ran_out_is_told_from_other_errors() -> None:
+def test_memory_that_ran_out_is_distinguished_from_other_errors() -> None:
     for allocate in (lambda: bytearray(1 << 60), lambda: torch.empty(1 << 60, dtype=torch.uint8)):
         with pytest.raises((MemoryError, RuntimeError)) as raised:
             allocate()
         assert is_out_of_memory(raised.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))  # needs a GPU to be had in earnest
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))  # a real one needs a GPU
     with pytest.raises(RuntimeError) as other:
         torch.zeros(2) @ torch.zeros(3)
     assert not is_out_of_memory(other.value)

@@ -1,4 +1,4 @@
-"""The CPU's own ways to group normalisation, attention and upsampled convolution: torch's values, only sooner."""
+"""Group normalisation, attention and upsampled convolution for CPUs give torch's values."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 AT_ONCE = [4 << 20, 2 * 24 * 64 * 2, 1]
-"""Bytes: all of five images of 24 channels of 8x8, two of them, and less than one."""
+"""Sizes in bytes of all five images of 24 channels of 8x8, of two of them, and of less than one."""
 
 
 @pytest.mark.parametrize("at_once", AT_ONCE)
@@ -47,7 +47,7 @@ def test_group_norm_and_its_gradients_are_those_of_torch_to_bf16_rounding(
         return [y, *torch.autograd.grad((y.float() * weight.float()).sum(), given)]
 
     for ours, theirs in zip(gradients(True), gradients(False), strict=True):
-        # Inputs with a mean of 5 have five times the spacing that those with a mean of 0 have.
+        # Inputs with a mean of 5 have five times the spacing of inputs with a mean of 0.
         assert relative(ours, theirs) < (1 + mean) * BF16
 
 
@@ -120,7 +120,7 @@ def test_a_network_in_bf16_is_as_near_to_float32_as_torch_s_own_kernels_bring_it
         head_channels=8,
         dropout=0,
     )
-    for parameter in network.parameters():  # the layers that start as zero hide what comes before them
+    for parameter in network.parameters():  # layers that start as zero would hide the layers before them
         nn.init.normal_(parameter, std=0.1)
     x, t = images(4, 1, 16, 16).float(), torch.tensor([1, 50, 500, 900])
 

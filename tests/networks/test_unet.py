@@ -1,4 +1,4 @@
-"""The U-Net takes any size and channel count, sees t and the label, and starts as nothing."""
+"""The U-Net accepts any size and number of channels, depends on t and the label, and starts with output zero."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def unet(*, channels: int = 1, size: int = 8, classes: int = 3, **changes: objec
 
 
 def awakened(network: UNet) -> UNet:
-    """Weights away from their zeros, so that every path reaches the output."""
+    """Replace zero weights, so that every path contributes to the output."""
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network

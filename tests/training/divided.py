@@ -1,4 +1,4 @@
-"""A short training, whole or divided: run by the tests in this process, and by torchrun in several.
+"""A short training, in one part or divided; tests run it in one process and by torchrun in several.
 
 python divided.py FOLDER NAME [NAME …] leaves the checkpoint of each division as FOLDER/NAME/….
 """
@@ -50,11 +50,11 @@ DIVISIONS: dict[str, tuple[Parallel, int | None, Train]] = {
     "sharded, by Muon": ("fsdp", None, MUON),
 }
 ALONE = 3
-"""The first divisions that one process makes; the others take two."""
+"""Number of divisions that run in one process; the others run in two."""
 
 
 def begin(parallel: Parallel, settings: Train = SETTINGS) -> State:
-    """A training of a tiny network, without dropout: its masks depend on the division."""
+    """A training of a tiny network without dropout, because dropout masks depend on the division."""
     torch.manual_seed(0)
     network = UNet(
         channels=1, size=8, classes=3, out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,),
@@ -85,7 +85,7 @@ def run(state: State, *, device_batch: int | None, settings: Train = SETTINGS) -
 
 
 def checkpoint_of(division: str, folder: Path) -> list[Step]:
-    """Trains so divided and leaves the checkpoint in `folder`/`division`."""
+    """Train with this division and write the checkpoint to `folder`/`division`."""
     parallel, device_batch, settings = DIVISIONS[division]
     state = begin(parallel, settings)
     steps = run(state, device_batch=device_batch, settings=settings)

@@ -1,4 +1,4 @@
-"""The losses of the first 20 steps of small trainings that together pass through all that a step computes.
+"""The losses of the first 20 steps of small trainings that together cover all computations of a step.
 
 `python tests/training/first_losses.py > tests/training/first_losses.json` pins them anew, after a change that is
 meant to change numbers.
@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "edm": {"time_sampling": "log_normal"},
     "v, bounded, Muon": {"optimizer": "muon"},
 }
-"""What differs from the settings of `tiny_training`."""
+"""Differences from the settings of `tiny_training`."""
 SCHEDULES: dict[str, dict[str, Any]] = {
     "v, min-SNR": {"name": "cosine", "T": 1000},
     "eps, learned variance, importance": {"name": "linear", "T": 10},
@@ -40,7 +40,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def losses(name: str) -> list[float]:
-    """Of the first steps, in float32 on the CPU."""
+    """Return the losses of the first steps, in float32 on the CPU."""
     spec = dataclasses.replace(
         tiny.SPEC,
         schedule=dataclasses.replace(tiny.SPEC.schedule, **SCHEDULES[name]),

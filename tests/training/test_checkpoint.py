@@ -1,4 +1,4 @@
-"""Checkpoints as files: torn, foreign, half written, on a full disk, and killed in the middle of being written."""
+"""Checkpoint files that are damaged, foreign or half written, full disks, and kills during a write."""
 
 import multiprocessing
 import os
@@ -32,7 +32,7 @@ def fresh(**network: object) -> State:
 
 
 def stepped(state: State, steps: int = 1) -> State:
-    """With moments in the optimizer, and other weights."""
+    """A state with moments in the optimizer and with other weights."""
     torch.manual_seed(state.images_seen)
     for _ in range(steps):
         for parameter in state.network.parameters():
@@ -54,7 +54,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path, dict[str, torch.Tensor]]:
-    """A folder with the checkpoints at 16 and at 32 images: the folder, the later file, all of the earlier state."""
+    """A folder with checkpoints at 16 and 32 images: the folder, the later file, and the earlier state."""
     state = stepped(fresh())
     earlier = everything(state)
     checkpoint.save(tmp_path, state, fingerprint="f", extra={"at": 16})
@@ -106,7 +106,7 @@ def test_a_single_flipped_bit_is_noticed_wherever_it_is(two: tuple[Path, Path, d
 
 
 def renamed_by_content(path: Path) -> Path:
-    """A file made to look like a checkpoint whose content is what its name says."""
+    """Write a file whose name and content agree as in a checkpoint."""
     return path.rename(path.with_name(f"checkpoint-000000000099-{checkpoint._digest(path)}.safetensors"))
 
 
@@ -170,7 +170,7 @@ def test_a_position_has_one_checkpoint_however_often_it_is_saved(tmp_path: Path)
 
 
 class SmallDisk:
-    """A folder on a disk that can be filled: a tmpfs where one may be mounted, else a limit on this process's files."""
+    """A folder on a disk that can be filled: a tmpfs if one can be mounted, else a limit on this process's files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -217,7 +217,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint_and_leaves_nothing_half_written
 
 
 def save_and_die(folder: Path, event: int) -> None:
-    """Saves at 16 and at 32 images; SIGKILL comes with that audited file operation of the second save."""
+    """Save at 16 and at 32 images; SIGKILL comes at the given audited file operation of the second save."""
     state = stepped(fresh())
     checkpoint.save(folder, state, fingerprint="f", extra={"at": 16})
     stepped(state)

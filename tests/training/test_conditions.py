@@ -1,4 +1,4 @@
-"""What a network is conditioned on is its own affair and the data's: loop, guidance and samplers hand it on."""
+"""Only the network and the data know what a condition is: loop, guidance and samplers pass it on unchanged."""
 
 import dataclasses
 from functools import partial
@@ -29,12 +29,12 @@ LENGTH = 6
 DIRECTIONS = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
 LOUD = np.where(DIRECTIONS[:, :1] > 0, 200, 50).astype(np.uint8)
 SIGNALS = np.broadcast_to(LOUD[:, :, None], (400, 1, LENGTH)).copy()
-"""[N, C, length]: each is constant, and how loud it is depends on the direction, a vector, that belongs to it."""
+"""[N, C, length]: each signal is constant, with an amplitude that depends on its direction, a vector."""
 SMALL = dict(width=8, multipliers=(1, 2), blocks=1, attention=(), head_channels=8, dropout=0.0)
 
 
 class OfVector(ConditionedNetwork):
-    """Signals [N,1,LENGTH], given a vector [N,3]."""
+    """Predicts signals [N,1,LENGTH], conditioned on a vector [N,3]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def trained(*, label_dropout: float, steps: int) -> tuple[State, list[float]]:
 
 
 def drawn(network: ConditionedNetwork, vectors: Tensor | None, *, scale: float) -> Tensor:
-    """Means of eight signals by DDIM, guided."""
+    """Return the means of eight signals, sampled by DDIM with guidance."""
 
     def denoise(x_t: Tensor, t: Tensor, condition: object) -> objectives.Estimate:
         return objectives.estimate(OBJECTIVE, lambda x, c: network(x, c, condition), PROCESS, x_t, t)

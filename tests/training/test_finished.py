@@ -1,4 +1,4 @@
-"""What stays of a training that ended: one state, until DVC has recorded its model."""
+"""The last checkpoint of a finished training stays until DVC has recorded its model."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ended(name: str) -> Path:
-    """A training's folder with two checkpoints, of which it keeps the last."""
+    """A training's folder with two checkpoints, of which the last is kept."""
     folder = Path(".state/train") / name
     folder.mkdir(parents=True, exist_ok=True)
     for seen in ("0", "16"):
@@ -33,7 +33,7 @@ def ended(name: str) -> Path:
 
 
 def record(content: bytes = CONTENT) -> None:
-    """As DVC does after a stage; the clock of the file system may be coarse."""
+    """Write dvc.lock as DVC does after a stage; the clock of the file system may be coarse."""
     before = dvc_lock.written_at() or 0
     md5 = hashlib.md5(content).hexdigest()
     dvc_lock.LOCK.write_text(f"schema: '2.0'\nstages:\n  train:\n    outs:\n    - path: {MODEL}\n      md5: {md5}\n")

@@ -1,4 +1,4 @@
-"""The loop, its data order, and the exactness of a training that was stopped and went on."""
+"""The training loop, its data order, and the exactness of a training that was stopped and continued."""
 
 import dataclasses
 from pathlib import Path
@@ -92,7 +92,9 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])  # bf16 has another memory layout than a checkpoint
+@pytest.mark.parametrize(
+    "precision", ["float32", "bf16"]
+)  # the memory layout for bf16 differs from that of a checkpoint
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("cut", [1, 3, 11])
 def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(
@@ -108,7 +110,7 @@ def test_a_training_stopped_and_restored_is_bitwise_the_one_that_was_not(
         if number == cut:
             checkpoint.save(tmp_path, stopped, fingerprint="f", extra={"note": 7})
             break
-    torch.manual_seed(123)  # whatever the new process drew before must not matter
+    torch.manual_seed(123)  # random numbers that were generated before must not matter
     resumed = fresh(settings, precision)
     extra, refused = checkpoint.restore(tmp_path, resumed, fingerprint="f")
     assert extra == {"note": 7}
@@ -198,7 +200,7 @@ def test_a_training_that_learns_which_times_matter_goes_on_exactly_as_well(tmp_p
     times = [step.t for step in steps(undisturbed, settings, objective=LEARNED, T=4)]
     assert int(undisturbed.times["seen"].sum()) == 16 * 30
     for step in steps(stopped, settings, objective=LEARNED, T=4):
-        if step.images_seen == 16 * 20:  # long after the memory is full and the draw is no more uniform
+        if step.images_seen == 16 * 20:  # long after the memory is full and sampling is no longer uniform
             checkpoint.save(tmp_path, stopped, fingerprint="f", extra={})
             break
     checkpoint.restore(tmp_path, resumed, fingerprint="f")
@@ -263,7 +265,7 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
         precision="float32",
     ):
         assert not step.skipped
-        assert 0.1 < step.loss < 2  # a target of about unit variance, of which the network still says nothing
+        assert 0.1 < step.loss < 2  # a target of about unit variance, which the network does not predict yet
         assert float(step.t.min()) > 0
         assert float(step.t.max()) <= process.T
 
@@ -285,7 +287,7 @@ def test_a_compiled_network_learns_what_the_network_as_it_is_learns() -> None:
     states = [fresh(settings) for _ in range(2)]
     for state in states:
         for module in state.network.modules():
-            if isinstance(module, torch.nn.Dropout):  # whose masks a compiled network draws otherwise
+            if isinstance(module, torch.nn.Dropout):  # a compiled network has other masks
                 module.p = 0.0
     states[1].network.compile()
     losses = [[step.loss for step in steps(state, settings)] for state in states]

@@ -1,4 +1,4 @@
-"""Muon is torch's Muon where torch has one, and the training loop gives it what it is made for."""
+"""Muon equals torch's Muon where torch has it, and the training loop uses it for the intended weights."""
 
 import copy
 import dataclasses

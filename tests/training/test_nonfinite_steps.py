@@ -1,4 +1,4 @@
-"""Steps that are not finite are skipped, counted and told, and leave nothing that cannot be written or read again."""
+"""Steps with non-finite values are skipped, counted and logged, and everything can still be saved and restored."""
 
 import csv
 import dataclasses
@@ -37,7 +37,7 @@ class Figures(NullTracker):
 
 
 def begin(folder: Path, *, at: set[int], optimizer: str = "adamw", importance: bool = False) -> session.Training:
-    """A training, of three rows of four steps, whose gradients are not finite in these steps (from 1)."""
+    """A training of three rows of four steps, with non-finite gradients in these steps (counted from 1)."""
     settings = dataclasses.replace(SETTINGS, optimizer=optimizer)  # type: ignore[arg-type]
     training = tiny.begin(folder, settings=settings, checkpoint_seconds=1e-9)
     if importance:

@@ -1,4 +1,4 @@
-"""The order of training: every image once an epoch, by position alone, in memory that does not grow with the set."""
+"""The order of training has every image once per epoch, depends only on the position, and needs little memory."""
 
 import tracemalloc
 
@@ -78,7 +78,7 @@ def test_a_process_that_takes_its_run_of_every_batch_opens_only_its_share_of_the
 
 
 class InShards:
-    """An array that says it comes in shards."""
+    """An array that claims to be in shards."""
 
     def __init__(self, images: np.ndarray, sizes: list[int]) -> None:
         self.images, self.sizes = images, tuple(sizes)
@@ -120,14 +120,14 @@ def test_the_parts_of_a_batch_are_together_the_batch(sizes: list[int], processes
     whole = of_shards(IMAGES, sizes, batch=16, shuffle_shards=4)
     for seen in range(0, 6 * 16, 16):
         images, labels = whole.at(seen)
-        for rank in range(processes):  # each with its own memory of what came before
+        for rank in range(processes):  # each with its own cache
             part = slice(rank * 16 // processes, (rank + 1) * 16 // processes)
             some, their = of_shards(IMAGES, sizes, batch=16, shuffle_shards=4).at(seen, part)
             assert torch.equal(some, images[part])
             assert torch.equal(their, labels[part])  # type: ignore[index,arg-type]
 
 
-def test_shards_are_asked_for_half_a_shard_before_they_are_read() -> None:
+def test_shards_are_requested_half_a_shard_before_they_are_read() -> None:
     sizes = [32] * 20
     images = np.zeros((640, 1, 2, 2), np.uint8)
     batches = of_shards(images, sizes, batch=8, shuffle_shards=4)

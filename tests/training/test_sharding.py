@@ -1,4 +1,4 @@
-"""A training divided over accumulation steps and processes is the training of one process, to rounding."""
+"""A training divided over accumulation steps and processes equals that of one process up to rounding."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoints of every division in divided.py."""
+    """The checkpoints of all divisions in divided.py."""
     folder = tmp_path_factory.mktemp("divisions")
     names = list(divided.DIVISIONS)
     for division in names[: divided.ALONE]:
@@ -78,7 +78,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(folder: Path) -> None:
 
 @pytest.fixture
 def stand_in_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """This process takes itself for `rank` of so many."""
+    """Make this process believe that it is `rank` of `processes`."""
 
     def stand_in(rank: int, processes: int) -> None:
         monkeypatch.setenv("RANK", str(rank))

@@ -1,4 +1,4 @@
-"""A training stopped in any way, at any moment, ends with bitwise the model of one that was not."""
+"""A training that is stopped in any way, at any moment, gives bitwise the same model as one that is not."""
 
 import dataclasses
 import multiprocessing
@@ -24,11 +24,11 @@ from ddpm.training.run import Stopped
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 STOPS = {
     "terminated": signal.SIGTERM,  # finishes the step and saves
-    "killed": signal.SIGKILL,  # as the kernel does, too, where the machine's memory runs out
+    "killed": signal.SIGKILL,  # as the kernel does if the machine's memory runs out
     "out of memory": signal.SIGUSR1,
-    "disk full": signal.SIGUSR2,  # goes on without saving, until it is killed
+    "disk full": signal.SIGUSR2,  # continues without saving until it is killed
 }
-# A server that has imported torch once and forks: a training then starts in a tenth of the time.
+# The fork server imports torch once, so that a training starts in a tenth of the time.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ddpm.training.session", "tiny_training"])
 
@@ -100,7 +100,7 @@ def test_a_step_that_memory_is_too_small_for_is_one_sentence_and_the_checkpoint_
 
 
 class AtTheFirstRow(NullTracker):
-    """Does something in the middle of a training: when its first row of curves is logged."""
+    """Runs actions in the middle of a training: when its first row of curves is logged."""
 
     def __init__(self, *actions) -> None:  # type: ignore[no-untyped-def]
         self.actions = list(actions)
@@ -122,7 +122,7 @@ def test_a_training_goes_on_while_the_disk_is_full_and_ends_with_the_same_model(
     finally:
         tiny.empty_disk()
     said = capsys.readouterr().out
-    assert "File too large" in said  # the limit's word for a full disk
+    assert "File too large" in said  # message of the file size limit, which replaces a full disk
     assert f"the training continues, but only its first {training.saved_images} images are saved" in said
     # The row at 320 images was logged before that step's own save.
     assert training.saved_images == 304
@@ -159,7 +159,7 @@ def test_a_training_that_can_save_nothing_from_the_start_is_refused(tmp_path: Pa
 def test_two_processes_with_other_hash_seeds_write_the_same_model_file(
     undisturbed: tuple[str, str, float, float], tmp_path: Path
 ) -> None:
-    # The script asks for deterministic kernels as well, which a CPU has no others than.
+    # The script requires deterministic kernels as well; a CPU has only such kernels.
     device, expected, *_ = undisturbed
     script = [sys.executable, str(Path(tiny.__file__)), str(tmp_path)]
     done = subprocess.run(script, env=os.environ | {"PYTHONHASHSEED": "17"}, capture_output=True, text=True, check=True)

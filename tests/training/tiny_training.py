@@ -1,4 +1,4 @@
-"""A training of a tiny network on made-up images, as a process of its own that tests may stop in every way.
+"""A training of a tiny network on random images, in a separate process that tests can stop in every way.
 
 `python tests/training/tiny_training.py FOLDER` trains deterministically to the end and prints the sha256 of
 FOLDER/model.safetensors.
@@ -85,16 +85,16 @@ SETTINGS = Train(
     seed=0,
 )
 NOWHERE = Path("no-checkpoints")
-"""The state folder of trainings that save nothing; it is never made."""
+"""The state folder of trainings that save nothing; it is never created."""
 EVERY = {"log_every_images": 320, "grid_every_images": 10_000}
 
 
 def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **changes: Any) -> session.Training:
-    """From the last checkpoint in `folder`, where there is one; `changes` are of `runtime`."""
+    """Return a training from the last checkpoint in `folder`, if there is one; `changes` are settings of `runtime`."""
     settled: dict[str, Any] = {"checkpoint_seconds": 0.05, "progress": False, "deterministic": True}
-    told = dataclasses.replace(PARAMS.runtime, **settled | changes)
+    runtime = dataclasses.replace(PARAMS.runtime, **settled | changes)
     if device == "cuda":
-        hardware.set_determinism(told.deterministic)
+        hardware.set_determinism(runtime.deterministic)
     return session.begin(
         SPEC,
         IMAGES,
@@ -102,7 +102,7 @@ def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **ch
         data_hash="made up",
         code_hash="made up",
         settings=settings,
-        runtime=told,
+        runtime=runtime,
         device=torch.device(device),
         precision="float32",
         state_folder=folder,
@@ -110,13 +110,13 @@ def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **ch
 
 
 def run(training: session.Training, tracker: Tracker | None = None) -> list[dict[str, float | None]]:
-    """To the end."""
+    """Train to the end."""
     picture = Image.new("L", (8, 8))
     return run_training(training, tracker=tracker or NullTracker(), **EVERY, picture=lambda: picture)
 
 
 def finish(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu") -> str:
-    """Trains from where it stands to the end and writes model.safetensors, whose sha256 it returns."""
+    """Train to the end, write model.safetensors and return its sha256."""
     training = begin(folder, settings=settings, device=device)
     began = time.monotonic()
     run(training)
@@ -128,7 +128,7 @@ def finish(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu") -> 
 
 
 def as_process(folder: Path, settings: Train = SETTINGS, device: str = "cpu", memory: int | None = None) -> None:
-    """`finish` with its output in `folder`/log, where SIGUSR1 lets memory run out and SIGUSR2 fills the disk.
+    """Run `finish` with its output in `folder`/log; SIGUSR1 makes memory run out and SIGUSR2 fills the disk.
 
     `memory`: bytes that the process may take beyond what it has at the start.
     """
@@ -148,12 +148,12 @@ def as_process(folder: Path, settings: Train = SETTINGS, device: str = "cpu", me
 
 
 def fill_disk() -> None:
-    """Files of this process may no more grow beyond 20 kB, so a checkpoint cannot be written."""
+    """Limit files of this process to 20 kB, so that a checkpoint cannot be written."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
 
 def empty_disk() -> None:
-    """Files may grow again."""
+    """Remove the limit on files."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
