@@ -1,4 +1,4 @@
-"""A model that diffusers saved draws here, and a model of this project draws there: the same x_0 for the same x_t."""
+"""A model saved by diffusers gives the same x_0 for the same x_t here, and a model of this project does so there."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ddpm import cli, model_file
 
 # The angle of a sinusoid near t = 1000 is a float32 with steps of 6e-5, and the two count t from 0 and from 1.
 TOLERANCE = 2e-4
-EXPORTABLE: dict[str, Any] = {  # what `tiny_model` is to have in place of its own
+EXPORTABLE: dict[str, Any] = {  # settings that replace those of `tiny_model`
     "schedule": {"name": "cosine", "T": 1000},
     "network": {
         "width": 16,
@@ -30,7 +30,7 @@ EXPORTABLE: dict[str, Any] = {  # what `tiny_model` is to have in place of its o
     },
 }
 BOUNDED: dict[str, Any] = {"objective": {"target": "v", "weight": "simple", "min_snr_gamma": 5.0, "bounded": True}}
-STEPS = torch.tensor([1, 2, 250, 600, 998])  # at 1000, 1/alpha is 150 and magnifies every rounding
+STEPS = torch.tensor([1, 2, 250, 600, 998])  # at 1000, 1/alpha is 150 and amplifies rounding
 
 
 def saved_unet(folder: Path, **changes: Any) -> diffusers.UNet2DModel:
@@ -42,7 +42,7 @@ def saved_unet(folder: Path, **changes: Any) -> diffusers.UNet2DModel:
 
 
 def said_there(unet: Any, scheduler: Any, x_t: Tensor, labels: Tensor | None = None) -> Tensor:
-    """x_0 at STEPS, unclipped, by diffusers alone; its steps start at 0."""
+    """Return x_0 at STEPS, unclipped, computed by diffusers, whose steps start at 0."""
     scheduler.config.clip_sample = False
     with torch.no_grad():
         answer = unet(x_t, STEPS - 1, class_labels=labels).sample
@@ -213,7 +213,7 @@ def test_a_model_that_diffusers_cannot_express_is_refused_in_one_sentence(
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What importing the folder says: one sentence and no file."""
+    """Return the error of importing the folder: one sentence, and no file is written."""
     out = folder.parent / "model.safetensors"
     assert cli.main(["import-unet", str(folder), "--out", str(out)]) == 1
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""diffusers' UNet2DModel and this project's U-Net exchange weights, and the same images come out of both."""
+"""diffusers' UNet2DModel and this project's U-Net exchange weights and give the same output."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from ddpm.networks.unet import UNet
 # Sums of a few hundred products, in another order: some units in the last place of numbers of order 1.
 TOLERANCE = 1e-5
 
-EXAMPLE: dict[str, Any] = {  # of diffusers' examples/unconditional_image_generation, a quarter as wide
+EXAMPLE: dict[str, Any] = {  # diffusers' examples/unconditional_image_generation with a quarter of the width
     "sample_size": 32,
     "in_channels": 3,
     "out_channels": 3,
@@ -27,7 +27,7 @@ EXAMPLE: dict[str, Any] = {  # of diffusers' examples/unconditional_image_genera
     "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
 }
-CIFAR10: dict[str, Any] = {  # of google/ddpm-cifar10-32: Ho et al. 2020, appendix B
+CIFAR10: dict[str, Any] = {  # google/ddpm-cifar10-32: Ho et al. 2020, appendix B
     "act_fn": "silu",
     "attention_head_dim": None,
     "block_out_channels": [128, 256, 256, 256],
@@ -81,7 +81,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def awakened(network: torch.nn.Module) -> Any:
-    """Weights of a size that carries the signal, none of them zero or one."""
+    """Set weights of a size that preserves the signal, none of them zero or one."""
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -102,7 +102,7 @@ def ours(architecture: dict[str, Any], state: dict[str, Tensor]) -> UNet:
 
 
 def config_of(network: diffusers.UNet2DModel) -> dict[str, Any]:
-    """What stands in its config.json."""
+    """Return the options in its config.json."""
     return json.loads(network.to_json_string())
 
 
@@ -115,10 +115,10 @@ def question(options: dict[str, Any], n: int = 2) -> tuple[Tensor, Tensor, Tenso
 
 @torch.no_grad()
 def difference(network: UNet, other: diffusers.UNet2DModel, options: dict[str, Any], n: int = 2) -> float:
-    """The largest, over the pixels of both answers to the same question."""
+    """Return the largest difference between the two outputs for the same input."""
     x, t, labels = question(options, n)
     answer = other(x, t, class_labels=labels).sample
-    assert answer.std() > 0.2  # it says something
+    assert answer.std() > 0.2  # the output is not trivial
     return float((network(x, t, labels) - answer).abs().max())
 
 
@@ -209,7 +209,7 @@ def test_a_network_of_this_project_gives_the_same_output_there(embedding: str, r
 
 
 def test_gradients_are_the_same_too() -> None:
-    """So a training from the same weights takes the same first step."""
+    """The gradients agree, so a training from the same weights takes the same first step."""
     other = theirs(SMALL).train()
     architecture, state = from_diffusers(config_of(other), other.state_dict())
     network = ours(architecture, state).train()
@@ -242,7 +242,7 @@ def test_time_that_is_counted_from_another_step_moves_into_the_weights(shift: in
     x = torch.randn(50, 1, 8, 8)
     t = torch.linspace(0, 999, 50).round()
     with torch.no_grad():
-        # An angle near 1000 is a float32 with steps of 6e-5, and rounds once here and once there.
+        # An angle near 1000 is a float32 with steps of 6e-5, which both sides round differently.
         assert torch.allclose(from_one(x, t + 1), network(x, t), atol=1e-4)
         assert not torch.allclose(from_one(x, t), network(x, t), atol=1e-3)
 

@@ -23,7 +23,7 @@ from ddpm.training.sharding import placed_like, whole
 FORMAT = "ddpm-checkpoint-2"
 KEPT = 2
 _MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
-"""What AdamW and Muon store for a parameter. The fingerprint contains which of them is used."""
+"""Tensors that AdamW and Muon store for a parameter. The fingerprint contains which of them is used."""
 
 
 class NotWrittenError(Exception):
