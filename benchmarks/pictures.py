@@ -4,6 +4,7 @@ python benchmarks/pictures.py --model models/model.safetensors --prepared data/p
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import SCHEDULES, make_schedule
 from ddpm.generation import picture_tasks
-from ddpm.generation.generate import PerImageNoise
+from ddpm.generation.batch import Batch, PerImageNoise
+from ddpm.generation.recipe import neutral
 from ddpm.images import LEVEL, to_model_range, to_uint8
 from ddpm.sampling import restoration, samplers
-from ddpm.sampling.grids import GRIDS, uniform_grid
+from ddpm.sampling.catalogue import GRIDS, function
+from ddpm.sampling.grids import uniform_grid
 from ddpm.sampling.guidance import clipped
 
 SEED = 1
@@ -57,8 +60,9 @@ def grids(out: Path) -> None:
     """At which noise levels each grid of 10 steps asks the network."""
     process = make_schedule("cosine", T)
     figure, ((axis,),) = canvas(1, 1, (9.6, 2.6))
-    for row, grid in enumerate(GRIDS.values()):
-        times = torch.tensor(grid(process, 10, 7.0)[:-1], dtype=torch.float64)
+    for row, name in enumerate(GRIDS):
+        grid, options = function(GRIDS[name]), {"rho": 7.0} if name == "karras" else {}
+        times = torch.tensor(grid(process, 10, **options)[:-1], dtype=torch.float64)
         levels = process.sigma(times) / process.alpha(times)
         axis.plot(levels.clamp(max=400), torch.full_like(levels, -row), "o", markersize=5)
     axis.set_yticks([-row for row in range(len(GRIDS))], list(GRIDS), fontsize=9)
@@ -131,11 +135,16 @@ def reverse(model: model_file.Model, out: Path) -> None:
     save(figure, out / "reverse.png")
 
 
+def batch_of(model: model_file.Model, labels: Tensor | None, n: int) -> Batch:
+    recipe = replace(neutral(sampler="ddim", steps=50), precision="float32")
+    return Batch(model=model, recipe=recipe, seed=SEED, indices=range(n), condition=labels)
+
+
 def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -> None:
     """What each use makes of held-out digits, which the model has not seen."""
     n, size = len(images), images.shape[-1]
-    artist = picture_tasks.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
-    told = picture_tasks.Artist(model, SEED, labels, 1.0, CPU, "float32", range(n))
+    batch = batch_of(model, None, n)
+    of_class = batch_of(model, labels, n)
     x = to_model_range(images)
     kept = torch.ones(1, 1, size, size, dtype=torch.bool)
     kept[:, :, size // 2 :] = False
@@ -146,15 +155,15 @@ def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path)
     rows = {
         "held-out\ndigits": images,
         "lower half\nhidden": torch.where(kept, images, torch.full_like(images, 128)),
-        "RePaint": picture_tasks.inpaint(artist, images, kept, steps=50, jump=5, resamplings=10),
-        "RePaint,\nclass given": picture_tasks.inpaint(told, images, kept, steps=50, jump=5, resamplings=10),
+        "RePaint": picture_tasks.inpaint(batch, images, kept, steps=50, jump=5, resamplings=10),
+        "RePaint,\nclass given": picture_tasks.inpaint(of_class, images, kept, steps=50, jump=5, resamplings=10),
         "half the\nsize": small.repeat_interleave(2, 2).repeat_interleave(2, 3),
-        "DDNM": picture_tasks.restore(artist, small, pooled, steps=25),
-        "DDNM,\nclass given": picture_tasks.restore(told, small, pooled, steps=25),
+        "DDNM": picture_tasks.restore(batch, small, pooled, steps=25),
+        "DDNM,\nclass given": picture_tasks.restore(of_class, small, pooled, steps=25),
         "blurred": soft,
-        "DDNM ": picture_tasks.restore(artist, soft, blurred, steps=25),
+        "DDNM ": picture_tasks.restore(batch, soft, blurred, steps=25),
         "noise of 64\ngrey levels": noisy,
-        "denoised": picture_tasks.denoise(artist, noisy, std=64, steps=25),
+        "denoised": picture_tasks.denoise(batch, noisy, std=64, steps=25),
     }
     figure, axes = canvas(len(rows), n, (8.2, 9.2))
     for row, (name, made) in zip(axes, rows.items(), strict=True):
@@ -169,10 +178,10 @@ def edited(model: model_file.Model, images: Tensor, labels: Tensor, out: Path) -
     strengths, n = (0.3, 0.45, 0.6, 0.75, 0.9), 10
     next_class = (labels + 1) % len(model.spec.classes)
     figure, axes = canvas(len(strengths) + 1 + 4, n, (8.2, 8.6))
-    artist = picture_tasks.Artist(model, SEED, next_class, 1.0, CPU, "float32", range(n))
-    rows = [images, *(picture_tasks.edit(artist, images, strength=s, steps=50) for s in strengths)]
+    batch = batch_of(model, next_class, n)
+    rows = [images, *(picture_tasks.edit(batch, images, strength=s, steps=50) for s in strengths)]
     names = ["held-out\ndigits", *(f"strength\n{s}" for s in strengths)]
-    plain = picture_tasks.Artist(model, SEED, None, 1.0, CPU, "float32", range(n))
+    plain = batch_of(model, None, n)
     for a, b in ((0, 1), (3, 8), (2, 7), (5, 6)):
         ends = [images[k].expand(n, -1, -1, -1) for k in (a, b)]
         rows.append(picture_tasks.interpolate(plain, *ends, torch.linspace(0, 1, n), steps=25, iterations=6))

@@ -8,6 +8,7 @@ Every image k starts from the same noise in every row and column, so the rows di
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,31 @@ from ddpm import model_file
 from ddpm.compute import hardware
 from ddpm.data.reading.dataset import read_split
 from ddpm.generation.generate import balanced_labels, generate
+from ddpm.generation.recipe import neutral
 from ddpm.measuring.features.extractor import describe
 from ddpm.measuring.fidelity import frechet_distance, load_extractor
 
-ROWS: list[dict[str, Any]] = [
-    {"sampler": "ddpm", "time_grid": "uniform"},
-    {"sampler": "ddpm", "time_grid": "uniform", "variance": "large"},
-    {"sampler": "ddim", "time_grid": "uniform"},
-    {"sampler": "ddim", "time_grid": "quadratic"},
-    {"sampler": "ddim", "time_grid": "optimized"},
-    {"sampler": "heun", "time_grid": "karras"},
-    {"sampler": "heun", "time_grid": "karras", "churn": 2.0},
-    {"sampler": "dpmpp_2m", "time_grid": "uniform"},
-    {"sampler": "dpmpp_2m", "time_grid": "karras"},
-    {"sampler": "dpmpp_2m", "time_grid": "log_snr"},
-    {"sampler": "dpmpp_3m", "time_grid": "log_snr"},
-    {"sampler": "dpmpp_2m_sde", "time_grid": "uniform"},
-    {"sampler": "dpmpp_2m_sde", "time_grid": "optimized"},
-    {"sampler": "unipc", "time_grid": "uniform"},
-    {"sampler": "unipc", "time_grid": "log_snr"},
-    {"sampler": "unipc", "time_grid": "log_snr", "order": 3},
-    {"sampler": "predictor_corrector", "time_grid": "uniform"},
-    {"sampler": "langevin", "time_grid": "uniform", "langevin_snr": 0.7},
+ROWS: list[tuple[str, str, dict[str, Any]]] = [
+    ("ddpm", "uniform", {}),
+    ("ddpm", "uniform", {"variance": "large"}),
+    ("ddim", "uniform", {}),
+    ("ddim", "quadratic", {}),
+    ("ddim", "optimized", {}),
+    ("heun", "karras", {}),
+    ("heun", "karras", {"churn": 2.0}),
+    ("dpmpp_2m", "uniform", {}),
+    ("dpmpp_2m", "karras", {}),
+    ("dpmpp_2m", "log_snr", {}),
+    ("dpmpp_3m", "log_snr", {}),
+    ("dpmpp_2m_sde", "uniform", {}),
+    ("dpmpp_2m_sde", "optimized", {}),
+    ("unipc", "uniform", {}),
+    ("unipc", "log_snr", {}),
+    ("unipc", "log_snr", {"order": 3}),
+    ("predictor_corrector", "uniform", {}),
+    ("langevin", "uniform", {"snr": 0.7}),
 ]
+"""Sampler, time grid, and the options of the sampler that are not the neutral ones."""
 
 
 def main() -> None:
@@ -66,32 +69,23 @@ def main() -> None:
     print("| sampler | time grid | " + " | ".join(f"{k} evaluations" for k in args.evaluations) + " |")
     print("|---|---|" + "---:|" * len(args.evaluations), flush=True)
     began = time.monotonic()
-    for row in ROWS:
-        if args.samplers and row["sampler"] not in args.samplers:
+    for sampler, time_grid, options in ROWS:
+        if args.samplers and sampler not in args.samplers:
             continue
         cells = []
         for steps in args.evaluations:
-            images = generate(
-                model,
-                n=n,
-                seed=args.seed,
-                condition=labels,
-                steps=steps,
-                eta=0.0,
-                guidance=1.0,
-                batch=args.batch,
-                device=device,
-                **row,
-            )
+            recipe = replace(neutral(sampler=sampler, steps=steps), time_grid=time_grid, precision="float32")
+            if options:
+                recipe = replace(recipe, **{sampler: replace(getattr(recipe, sampler), **options)})
+            images = generate(model, recipe, n=n, seed=args.seed, condition=labels, batch=args.batch)
             made = describe(extractor, images.numpy(), device=device, progress=False, what="generated")
             cells.append(f"{frechet_distance(made, reference):.3f}")
-        print(f"| {_name(row)} | {row['time_grid']} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {_name(sampler, options)} | {time_grid} | " + " | ".join(cells) + " |", flush=True)
     print(f"\nMade in {time.monotonic() - began:.0f} s.")
 
 
-def _name(row: dict[str, Any]) -> str:
-    rest = [f"{key} {value}" for key, value in row.items() if key not in ("sampler", "time_grid")]
-    return ", ".join([f"`{row['sampler']}`", *rest])
+def _name(sampler: str, options: dict[str, Any]) -> str:
+    return ", ".join([f"`{sampler}`", *(f"{key} {value}" for key, value in options.items())])
 
 
 if __name__ == "__main__":

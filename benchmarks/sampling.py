@@ -29,7 +29,7 @@ from served import Answers, ask_for_images
 from ddpm import overlay
 from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
-from ddpm.measuring.record import recipe_in
+from ddpm.generation.recipe import recipe_in
 
 TARGET, SECONDS = 3.0, 0.5
 """Images a second over a peer's; seconds until an answer."""

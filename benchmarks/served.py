@@ -13,13 +13,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ddpm import model_file
 from ddpm.data.reading.dataset import Facts
 from ddpm.errors import UserError
-from ddpm.sampling.settings import Recipe
+from ddpm.generation.recipe import Recipe
+from ddpm.settings import as_dict
 
 STARTS_WITHIN = 300.0
 """Seconds; importing alone takes some of them."""
@@ -43,7 +44,7 @@ def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) 
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         read, served = model_file.load(model), Path(folder) / "model.safetensors"
-        model_file.save(served, network=read.network, spec=read.spec, lineage=read.lineage, recipe=asdict(recipe))
+        model_file.save(served, network=read.network, spec=read.spec, lineage=read.lineage, recipe=as_dict(recipe))
         uri = _promoted(served, Path(folder))
         with _server(uri, Path(folder), threads) as (url, start):
             asked, size = [], 0

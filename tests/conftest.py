@@ -9,7 +9,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,14 @@ def tiny_spec(**changes: Any) -> Any:
 def save_tiny_model(
     path: Path, *, seed: int = 0, recipe: dict[str, Any] | None = TINY_RECIPE, guide: Any = None, **changes: Any
 ) -> str:
-    """An untrained model file of 4 classes, 8x8, T=50 (or with these changes of its spec); returns its sha256."""
+    """An untrained model file of 4 classes, 8x8, T=50 (or with these changes of its spec), which carries the recipe of
+    `small_recipe.recipe` with these changes, or none; returns its sha256."""
     import torch
+    from small_recipe import recipe as recipe_with
 
     from ddpm import model_file
     from ddpm.model_spec import build_network
-    from ddpm.sampling.settings import Recipe
+    from ddpm.settings import as_dict
 
     spec = tiny_spec(**changes)
     torch.manual_seed(seed)
@@ -97,7 +98,7 @@ def save_tiny_model(
         network=network,
         spec=spec,
         lineage={"data_hash": "d" * 64, "seed": seed, "params": {"train": {"images": 1000}}},
-        recipe=None if recipe is None else asdict(Recipe(**recipe)),
+        recipe=None if recipe is None else as_dict(recipe_with(**recipe)),
         guide=guide,
     )
 

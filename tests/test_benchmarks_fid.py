@@ -162,16 +162,18 @@ def test_a_peer_trains_for_its_time_and_draws_with_both_its_weights(
 
 def test_weights_of_diffusers_give_the_same_images_by_the_same_sampler_of_ours(tmp_path: Path) -> None:
     """Theirs is DDIM with its clipping of x_0 and "trailing" steps, ours DDIM; both in two steps from equal noise."""
+    from ddpm.generation.recipe import neutral
+
     diffusers = pytest.importorskip("diffusers")
     contenders, same = module("contenders"), module("contenders.same_weights")
     params = overlay.load(ROOT / "params.yaml")
     torch.manual_seed(0)
     network = module("contenders.huggingface").Diffusers().network(1, 8)
     network.save_pretrained(tmp_path)
-    setting = contenders.Setting("DDIM 2", 2, {"sampler": "ddim", "steps": 2, "eta": 0.0, "guidance": 1.0})
+    setting = contenders.Setting("DDIM 2", 2, {"recipe": neutral(sampler="ddim", steps=2)})
     made = same.drawer(tmp_path, params.runtime)(3, 5, setting)
 
-    from ddpm.generation.generate import PerImageNoise
+    from ddpm.generation.batch import PerImageNoise
     from ddpm.images import to_uint8
 
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing="trailing")

@@ -5,6 +5,8 @@ import dataclasses
 import inspect
 import itertools
 import re
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,17 +24,16 @@ GOOD = Path(__file__).parents[1] / "params.yaml"
 
 
 def written(tmp_path: Path, **changes: Any) -> Path:
-    """params.yaml with `section__key=value` changed; a value of `...` removes the key."""
+    """params.yaml with `section__key=value` changed, or `section__block__key`; a value of `...` removes the key."""
     yaml = YAML()
     params = yaml.load(GOOD.read_text())
     for name, value in changes.items():
-        section, _, key = name.partition("__")
+        *above, key = name.split("__")
+        section = reduce(getitem, above, params)
         if value is ...:
-            del params[section][key]
-        elif key:
-            params[section][key] = value
+            del section[key]
         else:
-            params[section] = value
+            section[key] = value
     path = tmp_path / "params.yaml"
     yaml.dump(params, path)
     return path
@@ -67,17 +68,25 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"sample__images": "many"}, r"sample\.images is 'many'"),
         ({"sample__steps": 2000}, r"sample\.steps is 2000, expected at most schedule\.T \(1000\)"),
         ({"sample__guidance": 2.0, "train__label_dropout": 0.0}, r"label_dropout is 0"),
-        ({"sample__sampler": "euler"}, r"sample\.sampler is 'euler'"),
-        ({"sample__sampler": "ddpm", "sample__variance": "learned"}, r"objective\.learned_variance is false"),
+        ({"sample__sampler": "euler"}, r"sample: sampler is 'euler', expected one of ddpm, ddim, heun"),
+        ({"sample__time_grid": "even"}, r"sample: time_grid is 'even', expected one of uniform, quadratic"),
+        ({"sample__ddim__churn": 1.0}, r"sample\.ddim\.churn is no known key"),
+        ({"sample__heun__churn": ...}, r"sample\.heun\.churn is missing"),
+        ({"sample__ddim__eta": 1.1}, r"sample\.ddim: eta is 1\.1"),
+        ({"sample__langevin__snr": 0.0}, r"sample\.langevin: snr is 0\.0"),
+        ({"sample__karras__rho": 0.0}, r"sample\.karras: rho is 0\.0"),
+        (
+            {"sample__ddpm__variance": "learned"},
+            r"sample\.ddpm\.variance is learned, but objective\.learned_variance is false",
+        ),
         ({"objective__bounded": True, "sample__threshold": 0.99}, r"set threshold to null"),
-        ({"sample__variance": "large"}, r"variance is large.*sample\.sampler is dpmpp_2m; set"),
         ({"sample__guide": "weaker.safetensors"}, r"sample\.guide is weaker.*sample\.guidance is 1\.0; set"),
         ({"sample__guidance_interval": [2.0, 1.0]}, r"guidance_interval is \[2\.0, 1\.0\], expected \[low, high\]"),
-        ({"sample__churn_range": [-1.0, None]}, r"churn_range is \[-1\.0, None\]"),
+        ({"sample__heun__churn_range": [-1.0, None]}, r"sample\.heun: churn_range is \[-1\.0, None\]"),
         ({"sample__guidance_rescale": 1.5}, r"guidance_rescale is 1\.5"),
         ({"sample__threshold": 99.5}, r"threshold is 99\.5, expected a share"),
-        ({"sample__sampler": "langevin", "sample__langevin_steps": 25}, r"langevin takes langevin_steps \(25\)"),
-        ({"sample__order": 4}, r"sample\.order is 4"),
+        ({"sample__sampler": "langevin", "sample__langevin__steps": 25}, r"langevin takes langevin\.steps \(25\)"),
+        ({"sample__unipc__order": 4}, r"sample\.unipc\.order is 4"),
         ({"train__warmup_images": 10**9}, r"warmup_images \+ decay_images"),
         ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
         (
@@ -122,13 +131,9 @@ def test_a_mistake_is_refused_with_the_key_that_holds_it(tmp_path: Path, changes
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sample__eta": 0.5}, "sample.eta is 0.5, which nothing reads where sample.sampler is dpmpp_2m; "
-                               "set sample.eta to 0 or sample.sampler to ddim"),
-        ({"sample__sampler": "ddim", "sample__variance": "large"}, "set sample.variance to small or"),
-        ({"sample__churn": 1.0}, "set sample.churn to 0 or sample.sampler to heun"),
-        ({"sample__sampler": "heun", "sample__churn_range": [0.1, None]},
-         "sample.churn_range is [0.1, null], which nothing reads where sample.churn is 0.0; "
-         "set sample.churn_range to [0, null] or sample.churn to another value"),
+        ({"sample__heun__churn_range": [0.1, None]},
+         "sample.heun: churn_range is [0.1, None], which nothing reads where churn is 0; "
+         "set churn_range to [0, null] or churn above 0"),
         ({"sample__guidance_interval": [0.1, 5.0]}, "which nothing reads where sample.guidance is 1.0"),
         ({"sample__guidance_rescale": 0.5}, "which nothing reads where sample.guidance is 1.0"),
         ({"features__extractor": "rotation", "features__inception_weights": "weights.pth"}, "to auto or inception"),
@@ -144,14 +149,10 @@ def test_what_is_switched_on_where_nothing_reads_it_is_refused(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sample__order": 3}, "sample.order is 3, which nothing reads where sample.sampler is dpmpp_2m; "
-                               "set sample.order to 2 or sample.sampler to unipc"),
         ({"objective__p2_gamma": 0.5}, "set objective.p2_gamma to 1 or objective.weight to p2"),
         ({"objective__sigma_data": 0.3}, "where objective.target is v and objective.weight is min_snr; "
                                          "set objective.sigma_data to 0.5 or objective.target to edm or"),
         ({"schedule__sigma_min": 0.01}, "schedule.name to variance_exploding"),
-        ({"sample__time_grid": "uniform", "sample__rho": 3.0}, "sample.time_grid to karras"),
-        ({"sample__langevin_snr": 0.3}, "sample.sampler to langevin or predictor_corrector"),
         ({"data__size": 32}, "network.attention has [4], but images of 32 pixels have [32, 16] positions"),
     ],
 )  # fmt: skip
@@ -166,10 +167,8 @@ def test_a_number_that_nothing_reads_and_attention_that_is_nowhere_are_warned_of
     "changes",
     [
         {},
-        {"sample__sampler": "ddim", "sample__eta": 1.0},
-        {"sample__sampler": "ddpm", "sample__variance": "large"},
-        {"sample__sampler": "heun", "sample__churn": 1.0, "sample__churn_range": [0.1, None]},
-        {"sample__sampler": "unipc", "sample__order": 3},
+        {"sample__sampler": "ddim", "sample__ddim__eta": 1.0},
+        {"sample__heun__churn": 1.0, "sample__heun__churn_range": [0.1, None]},  # for who asks for heun
         {"sample__guidance": 0.0, "sample__guidance_interval": [0.1, 5.0]},
         {"objective__target": "edm", "objective__sigma_data": 0.3},
         {"data__size": 8},

@@ -269,7 +269,7 @@ model_id = logged_model.log_model(tracker, Path("model.safetensors"), model_sha2
 tracker.finish()
 Path("models").mkdir()
 Path("models/run.json").write_text(json.dumps(run_json.run_record(tracker, model_sha256=sha)))
-figures = {{"fid": 1.0, "floor": {{"fid": 1.0}}, "protocol": {{}}, "memorized_share": 0.0}}
+figures = {{"fid": 1.0, "floor": {{"fid": 1.0}}, "protocol": {{"drawing": {{}}}}, "memorized_share": 0.0}}
 Path("reports").mkdir()
 Path("reports/metrics.json").write_text(json.dumps(figures))
 MlflowRegistry("ddpm").register(sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={{}})

@@ -3,7 +3,7 @@
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from common import Images
@@ -13,6 +13,7 @@ from contenders import EMA, RAW, Budget, Draw, Setting, class_names
 
 if TYPE_CHECKING:
     from ddpm.compute.settings import Runtime
+    from ddpm.generation.recipe import Recipe
     from ddpm.params import Params
     from ddpm.training.session import Training
     from ddpm.training.settings import Train
@@ -63,12 +64,9 @@ class Ours:
 
     @property
     def default(self) -> Setting:
-        from ddpm.measuring.record import recipe_in
+        from ddpm.generation.recipe import recipe_in
 
-        sample = self.params.sample
-        told = recipe_in(self.params.sample, self.params.runtime.precision).told()
-        doubled = 2 if sample.guidance != 1 else 1
-        return Setting(f"{sample.sampler} {sample.steps}, {sample.time_grid} grid", doubled * sample.steps, told)
+        return setting_of(recipe_in(self.params.sample, self.params.runtime.precision))
 
     @property
     def ladder(self) -> tuple[Setting, ...]:
@@ -159,31 +157,24 @@ class Ours:
         return file_drawer(_file(folder, weights), self.params.runtime)
 
 
+def setting_of(recipe: "Recipe") -> Setting:
+    """The recipe as a setting, with what it costs; guidance doubles the evaluations."""
+    evaluations = recipe.steps * (2 if recipe.guidance != 1 else 1)
+    return Setting(f"{recipe.sampler} {recipe.steps}, {recipe.time_grid} grid", evaluations, {"recipe": recipe})
+
+
 def file_drawer(path: Path, runtime: "Runtime") -> Draw:
-    """Draws with the model in the file, in the precision and layout that suit the device; all classes alike often."""
+    """Draws with the model in the file by the recipe of a setting; all classes alike often."""
     from ddpm import model_file
-    from ddpm.compute.hardware import choose_device, choose_precision, memory_format
+    from ddpm.compute.hardware import choose_device
     from ddpm.generation.generate import balanced_labels, generate
 
-    device = choose_device(runtime.device)
-    model = model_file.load(path, device)
+    model = model_file.load(path, choose_device(runtime.device))
     classes = len(model.spec.classes)
-    precision = choose_precision(runtime.precision, device, model.spec.size)
-    model.network.to(memory_format=memory_format(device, precision))
 
     def draw(n: int, seed: int, setting: Setting) -> Tensor:
-        told: dict[str, Any] = setting.told
         labels = balanced_labels(n, classes, seed) if classes else None
-        return generate(
-            model,
-            n=n,
-            seed=seed,
-            condition=labels,
-            batch=runtime.sample_batch,
-            device=device,
-            precision=precision,
-            **told,
-        )
+        return generate(model, setting.told["recipe"], n=n, seed=seed, condition=labels, batch=runtime.sample_batch)
 
     return draw
 

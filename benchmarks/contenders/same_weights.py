@@ -1,9 +1,10 @@
 """The weights of diffusers' model in this project's U-Net, drawn from by this project's sampler."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from contenders import Draw, Setting
-from contenders.ours import file_drawer
+from contenders.ours import file_drawer, setting_of
 from ddpm.compute.settings import Runtime
 
 STEPS = (5, 10, 20)
@@ -11,11 +12,8 @@ STEPS = (5, 10, 20)
 
 def ladder(default: Setting) -> tuple[Setting, ...]:
     """This project's sampler with fewer and with more evaluations than by default, without guidance."""
-    told = default.told | {"guidance": 1.0}
-    return tuple(
-        Setting(f"{told['sampler']} {steps}, {told['time_grid']} grid", steps, told | {"steps": steps})
-        for steps in STEPS
-    )
+    unguided = replace(default.told["recipe"], guidance=1.0)
+    return tuple(setting_of(replace(unguided, steps=steps)) for steps in STEPS)
 
 
 def drawer(folder: Path, runtime: Runtime) -> Draw:

@@ -85,9 +85,9 @@ class Params:
             "and without guidance nothing lies there; set threshold to null",
         )
         require(
-            self.sample.variance != "learned" or objective.learned_variance,
-            "sample.variance is learned, but objective.learned_variance is false, so the model has none; "
-            "set sample.variance to small or large, or train with learned_variance",
+            self.sample.ddpm.variance != "learned" or objective.learned_variance,
+            "sample.ddpm.variance is learned, but objective.learned_variance is false, so the model has none; "
+            "set sample.ddpm.variance to small or large, or train with learned_variance",
         )
         for key, value, idle_value in (
             ("features.extractor", self.features.extractor == "classifier", "auto or rotation"),

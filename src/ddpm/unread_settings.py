@@ -28,19 +28,11 @@ class Setting(NamedTuple):
     """Any of them does."""
 
 
-def _sampler(*names: str) -> tuple[Reader, ...]:
-    return (Reader("sample.sampler", names),)
-
-
 _GUIDED = (Reader("sample.guidance", (1,), but=True),)
 _EXPLODING = (Reader("schedule.name", ("variance_exploding",)),)
 
 REFUSED = (
     Setting("features.inception_weights", None, (Reader("features.extractor", ("auto", "inception")),)),
-    Setting("sample.variance", "small", _sampler("ddpm")),
-    Setting("sample.eta", 0, _sampler("ddim")),
-    Setting("sample.churn", 0, _sampler("heun")),
-    Setting("sample.churn_range", (0, None), (Reader("sample.churn", (0,), but=True),)),
     Setting("sample.guide", None, _GUIDED),
     Setting("sample.guidance_interval", (0, None), _GUIDED),
     Setting("sample.guidance_rescale", 0, _GUIDED),
@@ -56,11 +48,6 @@ WARNED = (
     Setting("objective.sigma_data", 0.5, (Reader("objective.target", ("edm",)), Reader("objective.weight", ("edm",)))),
     Setting("objective.vlb_weight", 0.001, (Reader("objective.learned_variance", (True,)),)),
     Setting("train.log_normal", (-1.2, 1.2), (Reader("train.time_sampling", ("log_normal",)),)),
-    Setting("sample.rho", 7, (Reader("sample.time_grid", ("karras",)),)),
-    Setting("sample.order", 2, _sampler("unipc")),
-    Setting("sample.churn_noise", 1, (Reader("sample.churn", (0,), but=True),)),
-    Setting("sample.langevin_steps", 1, _sampler("langevin", "predictor_corrector")),
-    Setting("sample.langevin_snr", 0.16, _sampler("langevin", "predictor_corrector")),
     Setting("runtime.workers", 0, (Reader("runtime.cluster", (None,)),)),
 )
 """They say how much of something that another setting switches on; they may wait for it."""

@@ -1,22 +1,19 @@
 """Images from a model file, by every sampler and setting that params.yaml can name."""
 
-import typing
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_recipe import recipe
 from torch import Tensor
 
 from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.generation.generate import generate
 from ddpm.model_file import Model
-from ddpm.sampling.catalogue import SAMPLERS
-from ddpm.sampling.grids import GRIDS
-from ddpm.sampling.settings import Sample, Settings
+from ddpm.sampling.catalogue import GRIDS, SAMPLERS
 
 LEARNED = {
     "target": "v",
@@ -45,18 +42,8 @@ def model(folder: Path) -> Model:
 
 
 def made(model: Model, *, n: int = 3, batch: int = 3, **changes: Any) -> Tensor:
-    settings = {"sampler": "ddim", "steps": 6, "eta": 0.0, "guidance": 1.0, "seed": 0} | changes
-    return generate(model, n=n, batch=batch, condition=torch.arange(n) % 4, device=torch.device("cpu"), **settings)
-
-
-def choices(name: str) -> set[Any]:
-    return set(typing.get_args(typing.get_type_hints(Sample)[name]))
-
-
-def test_params_yaml_names_just_the_samplers_and_grids_that_there_are() -> None:
-    assert choices("sampler") == set(SAMPLERS)
-    assert choices("time_grid") == set(GRIDS)
-    assert {field.name for field in fields(Settings)} <= {field.name for field in fields(Sample)}
+    drawn_by = recipe(**{"steps": 6, "precision": "float32"} | changes)
+    return generate(model, drawn_by, n=n, seed=0, batch=batch, condition=torch.arange(n) % 4)
 
 
 @pytest.mark.parametrize("time_grid", GRIDS)
@@ -68,20 +55,25 @@ def test_every_sampler_makes_an_image_that_no_batch_changes(model: Model, sample
     assert torch.equal(alone, images[:2])
 
 
-def test_neutral_settings_change_nothing(model: Model) -> None:
-    neutral = {field.name: getattr(Settings(), field.name) for field in fields(Settings)}
-    assert torch.equal(made(model, guidance=2.0), made(model, guidance=2.0, **neutral))
+def test_options_of_a_sampler_and_a_grid_that_are_not_chosen_change_nothing(model: Model) -> None:
+    others = {"heun": {"churn": 3.0}, "unipc": {"order": 3}, "ddpm": {"variance": "large"}, "karras": {"rho": 2.0}}
+    assert torch.equal(made(model), made(model, **others))
 
 
 @pytest.mark.parametrize(
     "setting",
     [
-        {"sampler": "ddpm", "variance": "large"},
-        {"sampler": "unipc", "order": 3},
-        {"sampler": "heun", "churn": 3.0},
-        {"sampler": "heun", "churn": 3.0, "churn_range": [0.5, 5.0]},
-        {"time_grid": "karras", "rho": 2.0},
-        {"sampler": "predictor_corrector", "langevin_snr": 0.4},
+        {"sampler": "ddpm", "ddpm": {"variance": "large"}},
+        {"sampler": "ddim", "ddim": {"eta": 0.5}},
+        {"sampler": "unipc", "unipc": {"order": 3}},
+        {"sampler": "heun", "heun": {"churn": 3.0}},
+        {"sampler": "heun", "heun": {"churn": 3.0, "churn_range": [0.5, 5.0]}},
+        {"sampler": "heun", "heun": {"churn": 3.0, "churn_noise": 1.1}},
+        {"time_grid": "karras", "karras": {"rho": 2.0}},
+        {"sampler": "langevin", "langevin": {"snr": 0.4}},
+        {"sampler": "langevin", "langevin": {"steps": 2}},
+        {"sampler": "predictor_corrector", "predictor_corrector": {"snr": 0.4}},
+        {"sampler": "predictor_corrector", "predictor_corrector": {"steps": 2}},
         {"guidance": 3.0, "guidance_interval": [0.5, 5.0]},
         {"guidance": 3.0, "guidance_rescale": 0.7},
         {"guidance": 3.0, "threshold": 0.8},
@@ -96,11 +88,13 @@ def test_a_learned_variance_is_used_where_there_is_one_and_refused_where_there_i
     folder: Path, model: Model
 ) -> None:
     learned = model_file.load(folder / "learned.safetensors")
-    every = [made(learned, sampler="ddpm", variance=name, guidance=2.0) for name in ("small", "large", "learned")]
+    every = [
+        made(learned, sampler="ddpm", ddpm={"variance": name}, guidance=2.0) for name in ("small", "large", "learned")
+    ]
     assert not torch.equal(every[2], every[0])
     assert not torch.equal(every[2], every[1])
     with pytest.raises(UserError, match="this model was trained without"):
-        made(model, sampler="ddpm", variance="learned")
+        made(model, sampler="ddpm", ddpm={"variance": "learned"})
 
 
 def test_a_guide_changes_the_images_and_the_model_itself_as_guide_does_not(folder: Path, model: Model) -> None:

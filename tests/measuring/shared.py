@@ -5,6 +5,7 @@ python shared.py MODEL FILE: write the results of rank 0 as safetensors.
 
 import dataclasses
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ddpm import model_file
 from ddpm.compute.processes import joined, leads, together
 from ddpm.generation.generate import generate_together
+from ddpm.generation.recipe import neutral
 from ddpm.measuring.features.extractor_training import train_extractor
 from ddpm.params import load as load_params
 
@@ -26,8 +28,8 @@ def made(model: str) -> dict[str, Tensor] | None:
     """Return images, and the weights of an extractor that was trained and standardised on other images."""
     device = torch.device("cpu")
     images = generate_together(
-        model_file.load(model), n=13, condition=torch.arange(13) % 4, batch=3, device=device, seed=1, sampler="ddpm",
-        steps=4, eta=1.0, guidance=2.0,
+        model_file.load(model), replace(neutral(sampler="ddpm", steps=4), guidance=2.0, precision="float32"),
+        n=13, condition=torch.arange(13) % 4, batch=3, seed=1,
     )  # fmt: skip
     random = np.random.default_rng(0)
     split = SimpleNamespace(images=random.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), labels=np.arange(300) % 3)

@@ -16,13 +16,13 @@ from ddpm.measuring import fidelity
 from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, Extractor, describe
 from ddpm.measuring.features.extractor_training import train_extractor
-from ddpm.measuring.record import Record, Sampling
+from ddpm.measuring.record import Record
 from ddpm.params import load as load_params
 from ddpm.promotion.gate import differences
 
 CPU = torch.device("cpu")
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
-SAMPLING = Sampling(seed=0, sampler="ddim", steps=25, eta=0.0, guidance=1.0)
+DRAWING = {"sampler": "ddim", "steps": 25}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,8 @@ def measure(digits, trained: Extractor):
             held_out if test is None else test,
             extractor=by,
             settings=dataclasses.replace(PARAMS.evaluate, **changes),
-            sampling=SAMPLING,
+            drawing=DRAWING,
+            seed=0,
             device=CPU,
             progress=False,
         )
@@ -233,7 +234,7 @@ def test_the_protocol_says_with_what_it_was_measured(measure, digits, trained: E
     protocol = measure(digits[0].images[:400]).protocol
     assert (protocol.n, protocol.reference_n) == (400, 360)
     assert (protocol.extractor, protocol.extractor_hash) == ("classifier-64", trained.sha256)
-    assert protocol.sampling() == SAMPLING
+    assert (protocol.drawing, protocol.seed) == (DRAWING, 0)
     assert protocol.torch_fidelity
 
 
@@ -266,7 +267,8 @@ def test_colour_images_without_labels_are_measured(digits) -> None:
         test.images,
         extractor=rotation,
         settings=PARAMS.evaluate,
-        sampling=SAMPLING,
+        drawing=DRAWING,
+        seed=0,
         device=CPU,
         progress=False,
     )
@@ -357,6 +359,6 @@ def test_another_models_images_are_made_by_its_own_recipe_and_measured_by_the_sa
 
     champion = again()
     assert differences(champion, candidate) == []
-    assert {key: champion["protocol"][key] for key in own} == own
+    assert {key: champion["protocol"]["drawing"][key] for key in own} == own
     assert champion["fid"] > candidate["fid"]
     assert again() == champion

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.promotion.gate import Decision, decide, differences
+from ddpm.promotion.gate import MEMORIZED, Decision, decide, differences
 from ddpm.promotion.settings import Promote
 
 RULE = Promote(
@@ -16,11 +16,12 @@ RULE = Promote(
     max_memorized_share=0.05,
     approval="auto",
 )
-PROTOCOL = {"n": 1000, "seed": 0, "sampler": "ddim", "steps": 25, "reference_hash": "r", "extractor_hash": "e"}
+DRAWING = {"sampler": "ddim", "steps": 25}
+PROTOCOL = {"n": 1000, "seed": 0, "drawing": DRAWING, "reference_hash": "r", "extractor_hash": "e"}
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    figures = {"fid": 10.0, "fid_spread": 0.1, "kid": 0.02, "kid_std": 0.001, "memorized_share": 0.01}
+    figures = {"fid": 10.0, "fid_spread": 0.1, "kid": 0.02, "kid_std": 0.001} | dict.fromkeys(MEMORIZED, 0.01)
     return {**figures, "floor": {"fid": 4.0, "kid": 0.005, "kid_std": 0.001}, "protocol": PROTOCOL} | changes
 
 
@@ -99,11 +100,12 @@ def test_copies_found_in_one_way_alone_are_enough_and_the_way_is_named(way: str)
     assert decide(record(**ways | {way: 0.05}, fid=5.0), record(), RULE).promote
 
 
-def test_a_record_from_before_there_were_more_ways_is_judged_by_the_one_it_has_and_compares() -> None:
-    newer = record(fid=5.0, memorized_share_shifted=0.02, memorized_share_half=0.02)
-    assert differences(newer, record()) == []
-    assert decide(newer, record(), RULE).promote
-    assert decide(record(fid=5.0), newer | {"fid": 10.0}, RULE).promote
+@pytest.mark.parametrize("way", MEMORIZED)
+def test_a_candidate_that_lacks_a_share_of_copies_is_not_promoted(way: str) -> None:
+    lacking = {name: value for name, value in record(fid=5.0).items() if name != way}
+    decision = decide(lacking, record(), RULE)
+    assert not decision.promote
+    assert f"{way} is None, expected a finite number" in said(decision)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
@@ -132,7 +134,7 @@ def test_records_of_different_protocols_are_refused_and_the_difference_named() -
 
 
 def test_records_of_models_that_draw_differently_compare_since_each_is_judged_as_it_is_used() -> None:
-    protocol = PROTOCOL | {"sampler": "ddpm", "steps": 50, "guidance": 2.0, "threshold": 0.9, "guide": "g" * 64}
+    protocol = PROTOCOL | {"drawing": {"by": "hand"}}
     assert differences(record(), record(protocol=protocol)) == []
     assert decide(record(fid=5.0), record(protocol=protocol), RULE).promote
 

@@ -10,6 +10,7 @@ from registry_in_memory import RegistryInMemory
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands
+from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import Outcome, judge
 from ddpm.promotion.registry import CHAMPION, Version, holding, version
 from ddpm.promotion.settings import Promote
@@ -22,7 +23,7 @@ NEWER = {"n": 200}
 
 
 def record(fid: float, protocol: Mapping[str, Any] = PROTOCOL) -> dict[str, Any]:
-    return {"fid": fid, "memorized_share": 0.01, "floor": {"fid": 4.0}, "protocol": protocol}
+    return {"fid": fid, "floor": {"fid": 4.0}, "protocol": protocol} | dict.fromkeys(MEMORIZED, 0.01)
 
 
 @pytest.fixture

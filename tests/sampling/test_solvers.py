@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from exact import MEAN, STD, finite_set_denoiser, gaussian_denoiser, last, normal
+from small_recipe import recipe
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling import grids, langevin, samplers, solvers
+from ddpm.sampling.catalogue import SAMPLERS
+from ddpm.sampling.drawing import drawn
 
 LOWEST, HIGHEST = -8.0, 3.0
 
@@ -40,10 +43,11 @@ class Toy:
         return torch.sigmoid(-2 * lam).sqrt() if self.preserving else torch.exp(-lam)
 
 
+HEUN = partial(solvers.heun, churn=0.0, churn_range=(0.0, None), churn_noise=1.0)
 ODE_SOLVERS: dict[str, tuple[Callable[..., Any], float]] = {
     # With the order that the paper claims.
     "ddim": (partial(samplers.ddim, eta=0.0), 1),  # Lu et al. 2022: DDIM is DPM-Solver-1
-    "heun": (solvers.heun, 2),  # Karras et al. 2022
+    "heun": (HEUN, 2),  # Karras et al. 2022
     "dpmpp_2m": (partial(solvers.dpm_solver_pp, order=2), 2),  # Lu et al. 2022b
     "dpmpp_3m": (partial(solvers.dpm_solver_pp, order=3), 3),
     "unipc of 1": (partial(solvers.unipc, order=1), 2),  # Zhao et al. 2023: UniPC-p is of order p + 1
@@ -149,12 +153,12 @@ def test_churn_of_zero_draws_no_noise_and_churn_draws_it_in_its_range_only() -> 
 
     grid = grids.karras(process, 10, rho=7)
     x_T = source()
-    last(solvers.heun(gaussian_denoiser(process), process, x_T, grid, counted))
+    last(HEUN(gaussian_denoiser(process), process, x_T, grid, counted))
     assert len(drawn) == 0
     noise_levels = [(process.sigma(t) / process.alpha(t)).item() for t in torch.tensor([grid[:-1]]).T]
     inside = sum(0.1 <= level <= 10.0 for level in noise_levels)
     assert 0 < inside < 10
-    last(solvers.heun(gaussian_denoiser(process), process, x_T, grid, counted, churn=5.0, churn_range=(0.1, 10.0)))
+    last(HEUN(gaussian_denoiser(process), process, x_T, grid, counted, churn=5.0, churn_range=(0.1, 10.0)))
     assert len(drawn) == inside
 
 
@@ -171,11 +175,8 @@ def test_a_process_that_ends_in_pure_noise_can_be_sampled(name: str) -> None:
 
 
 def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
-    from ddpm.sampling.catalogue import SAMPLERS
-    from ddpm.sampling.settings import Settings
-
-    process, settings = PROCESSES["cosine"], Settings(langevin_steps=2)
-    for name, sampler in SAMPLERS.items():
+    process, inner = PROCESSES["cosine"], {"steps": 2}
+    for name in SAMPLERS:
         for evaluations in (3, 8, 13):
             asked = []
 
@@ -183,9 +184,8 @@ def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
                 asked.append(1)
                 return Estimate(torch.zeros_like(x_t))
 
-            noise = normal((1, 1, 2, 2))
-            grid = grids.log_snr(process, sampler.steps(evaluations, settings.langevin_steps))
-            last(sampler.run(denoise, process, noise(), grid, noise, **sampler.told(settings, 0.0)))
+            settings = recipe(sampler=name, steps=evaluations, langevin=inner, predictor_corrector=inner)
+            last(drawn(settings, denoise, process, normal((1, 1, 2, 2))))
             most = {"heun": 2, "langevin": 2, "predictor_corrector": 3}.get(name, 1)
             assert evaluations - most < len(asked) <= evaluations, name
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_recipe import recipe
 from torch import Tensor
 
 from ddpm import model_file
@@ -27,6 +28,7 @@ from ddpm.model_file import Model
 from ddpm.sampling import restoration
 from ddpm.serving.picture_request import TASKS, complete, described, draw
 from ddpm.serving.sample_request import as_picture
+from ddpm.settings import as_dict
 
 
 def picture(channels: int = 1, size: int = 8, seed: int = 0) -> Tensor:
@@ -300,7 +302,7 @@ def test_guidance_and_bounds_of_the_recipe_hold_for_pictures_too(
     Image.linear_gradient("L").resize((8, 8)).save(tmp_path / "a.png")
     fields = {"task": "edit", "image": tmp_path / "a.png", "label": 1, "seed": 1, "steps": 4}
     asked = complete(fields, own)
-    assert asked.guidance == 3.0
-    assert complete({name: v for name, v in fields.items() if name != "label"}, own).guidance == 1.0
-    clipped = dataclasses.replace(own, recipe={"sampler": "ddim", "steps": 5, "guidance": 3.0})
-    assert not torch.equal(draw(own, asked), draw(clipped, asked))
+    assert asked.recipe.guidance == 3.0
+    assert complete({name: v for name, v in fields.items() if name != "label"}, own).recipe.guidance == 1.0
+    clipped = dataclasses.replace(own, recipe=as_dict(recipe(guidance=3.0)))
+    assert not torch.equal(draw(own, asked), draw(clipped, complete(fields, clipped)))

@@ -1,7 +1,6 @@
 """The served model: once over HTTP as a consumer meets it, the rest in this process."""
 
 import base64
-import dataclasses
 import io
 import json
 import os
@@ -12,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,15 @@ import pytest
 import torch
 from mlflow_server import end_group
 from PIL import Image
+from small_recipe import recipe
 from tracked_run import start
 
 from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.promotion import commands
-from ddpm.serving.sample_request import complete, draw, labels_of
+from ddpm.serving.sample_request import SampleRequest, complete, described, draw, labels_of
+from ddpm.settings import as_dict
 from ddpm.tracking import logged_model, store
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
@@ -237,14 +238,16 @@ def test_a_value_out_of_bounds_is_refused_with_its_name_and_value(model: Model, 
     [("number", 64), ("steps", 1), ("steps", 50), ("seed", 2**63 - 1), ("guidance", 0), ("guidance", 20), ("eta", 1)],
 )
 def test_a_value_at_its_bound_is_taken(model: Model, field: str, value: Any) -> None:
-    assert getattr(complete({"sampler": "ddim", field: value}, model), field) == value
+    assert described(complete({"sampler": "ddim", "number": 1, field: value}, model), model).get(field, value) == value
 
 
 def test_no_more_evaluations_are_walked_than_steps_are_asked_for(model: Model) -> None:
-    longer = replace(model, recipe={"sampler": "ddim", "steps": 5, "langevin_steps": 7})
-    with pytest.raises(UserError, match="steps is 7, but langevin takes 7 at every noise level and one at the end"):
+    longer = replace(model, recipe=as_dict(recipe(langevin={"steps": 7})))
+    with pytest.raises(
+        UserError, match=r"steps is 7, but langevin takes langevin\.steps \(7\) at every noise level and one at the end"
+    ):
         complete({"sampler": "langevin", "steps": 7}, longer)
-    assert complete({"sampler": "langevin", "steps": 8}, longer).steps == 8
+    assert complete({"sampler": "langevin", "steps": 8}, longer).recipe.steps == 8
 
 
 def test_a_label_is_a_class_by_index_or_by_name(model: Model) -> None:
@@ -264,7 +267,7 @@ def test_the_steps_asked_for_by_default_never_exceed_those_of_the_schedule(
     tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
     tiny_model(tmp_path / "m.safetensors", schedule={"name": "cosine", "T": 10})
-    assert complete({}, model_file.load(tmp_path / "m.safetensors")).steps == 10
+    assert complete({}, model_file.load(tmp_path / "m.safetensors")).recipe.steps == 10
 
 
 def test_without_a_label_the_classes_come_in_turn_whatever_the_number(model: Model) -> None:
@@ -283,27 +286,34 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(model: Model) -> Non
 def test_a_request_changes_what_it_names_and_keeps_the_rest_of_the_recipe(
     tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
-    recipe = {"sampler": "ddim", "steps": 7, "eta": 0.5, "guidance": 2.0, "threshold": 0.9}
-    tiny_model(tmp_path / "m.safetensors", recipe=recipe)
+    changes = {"steps": 7, "ddim": {"eta": 0.5}, "unipc": {"order": 3}, "guidance": 2.0, "threshold": 0.9}
+    tiny_model(tmp_path / "m.safetensors", recipe=changes)
     own = model_file.load(tmp_path / "m.safetensors")
-    asked = complete({"steps": 3}, own)
-    assert (asked.sampler, asked.steps, asked.eta, asked.guidance) == ("ddim", 3, 0.5, 2.0)
-    assert complete({"sampler": "unipc"}, own).guidance == 2.0
-    unbounded = dataclasses.replace(own, recipe=recipe | {"threshold": None})
+    assert complete({"steps": 3}, own).recipe == recipe(**changes | {"steps": 3})
+    assert complete({"sampler": "unipc"}, own).recipe == recipe(**changes | {"sampler": "unipc"})
+    assert complete({"eta": 0.1}, own).recipe == recipe(**changes | {"ddim": {"eta": 0.1}})
+    unbounded = replace(own, recipe=as_dict(recipe(**changes | {"threshold": None})))
     fields = {"seed": 1, "number": 2, "steps": 3}
     assert not torch.equal(draw(own, complete(fields, own)), draw(unbounded, complete(fields, unbounded)))
 
 
+def fields_of(request: SampleRequest, model: Model) -> dict[str, Any]:
+    """The fields by which the request is asked for again, from what an answer says."""
+    answer = described(request, model)
+    del answer["labels"]
+    return answer | {"number": request.number, "label": request.label}
+
+
 def test_an_eta_that_the_sampler_does_not_read_is_refused(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
-    tiny_model(tmp_path / "m.safetensors", recipe={"sampler": "ddim", "steps": 7, "eta": 0.5})
+    tiny_model(tmp_path / "m.safetensors", recipe={"steps": 7, "ddim": {"eta": 0.5}})
     own = model_file.load(tmp_path / "m.safetensors")
     with pytest.raises(
         UserError, match=r"^eta is 0\.3, which unipc does not read; leave it out, or make sampler ddim$"
     ):
         complete({"sampler": "unipc", "eta": 0.3}, own)
-    assert complete({"eta": 0.3}, own).eta == 0.3
+    assert complete({"eta": 0.3}, own).recipe.ddim.eta == 0.3
     answered = complete({"sampler": "unipc"}, own)
-    assert complete(asdict(answered), own) == answered
+    assert complete(fields_of(answered, own), own) == answered
 
 
 def test_a_file_that_does_not_say_how_it_draws_asks_for_sampler_and_steps(
@@ -344,4 +354,4 @@ def test_a_model_trained_without_label_dropout_takes_no_guidance(
 
 def test_a_completed_request_is_its_own_completion(model: Model) -> None:
     request = complete({"number": 3, "label": "class 1", "guidance": 2.0}, model)
-    assert complete(asdict(request), model) == request
+    assert complete(fields_of(request, model), model) == request

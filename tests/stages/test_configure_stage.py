@@ -60,10 +60,10 @@ def test_what_is_right_leaves_the_same_file_and_what_nothing_reads_is_said(tmp_p
     plain = configure(tmp_path)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
     left = (tmp_path / "data/configured.json").read_text()
-    other = configure(tmp_path, sample={"order": 3}, data={"size": 32}, promote={"metric": "kid"})
+    other = configure(tmp_path, objective={"p2_gamma": 0.5}, data={"size": 32}, promote={"metric": "kid"})
     assert other.returncode == 0
     assert [line.partition(",")[0] for line in other.stdout.splitlines()] == [
-        "warning: sample.order is 3",
+        "warning: objective.p2_gamma is 0.5",
         "warning: network.attention has [4]",
     ]
     assert (tmp_path / "data/configured.json").read_text() == left

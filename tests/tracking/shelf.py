@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.promotion import registry
+from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import Outcome, judge
 from ddpm.promotion.registry import Version
 from ddpm.promotion.settings import Promote
@@ -33,7 +34,7 @@ SHAPE = {"channels": "1", "size": "8"}
 
 
 def record(fid: float, **changes: Any) -> dict[str, Any]:
-    figures = {"fid": fid, "kid": None, "memorized_share": 0.01}
+    figures = {"fid": fid, "kid": None} | dict.fromkeys(MEMORIZED, 0.01)
     return {**figures, "floor": {"fid": 4.0}, "protocol": PROTOCOL} | changes
 
 

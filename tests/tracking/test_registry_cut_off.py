@@ -13,6 +13,7 @@ import pytest
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
+from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import judge
 from ddpm.promotion.registry import Version
 from ddpm.promotion.settings import Promote
@@ -86,7 +87,7 @@ class Registry:
 
     def register(self, seed: int, **protocol: Any) -> Version:
         sha, model, run = self.models[seed]
-        figures = {"fid": FIDS[seed], "kid": None, "memorized_share": 0.01, "floor": {"fid": 4.0}}
+        figures = {"fid": FIDS[seed], "kid": None, "floor": {"fid": 4.0}} | dict.fromkeys(MEMORIZED, 0.01)
         return REGISTRY.register(
             sha256=sha,
             model_id=model,
@@ -98,7 +99,7 @@ class Registry:
     def judge(self, candidate: Version, *, fid: float = 0.0, **rule: Any) -> str:
         def remeasure(_: Path) -> Mapping[str, Any]:
             assert fid, "measured again without need"
-            return {"fid": fid, "memorized_share": 0.0, "floor": {"fid": 4.0}, "protocol": NEWER}
+            return {"fid": fid, "floor": {"fid": 4.0}, "protocol": NEWER} | dict.fromkeys(MEMORIZED, 0.0)
 
         return judge(
             candidate, REGISTRY, rule=replace(RULE, **rule), remeasure=remeasure, folder=self.project / "down"

@@ -5,16 +5,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ddpm.cli import exchange, images, operate, serving
 from ddpm.errors import UserError, not_installed
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
 from ddpm.redaction import redacted_output
-from ddpm.sampling.settings import SamplerName
-
-SAMPLERS = get_args(SamplerName)
+from ddpm.sampling.catalogue import SAMPLERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

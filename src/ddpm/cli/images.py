@@ -1,4 +1,4 @@
-"""What a consumer asks of a model: images of its own, or of a given picture."""
+"""Commands that draw with a model: new images, or images from a given picture."""
 
 import argparse
 import sys
@@ -18,13 +18,12 @@ def sample(args: argparse.Namespace) -> None:
     """Images from the champion, a version or a file, as one picture or as a folder of them."""
     _require_free(args.out)
     model, called = load(args)
-    from ddpm.serving import sample_request as asked
+    from ddpm.serving import sample_request
 
-    names = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
-    fields = {name: getattr(args, name) for name in names} | {"label": _label(args, model)}
-    request = asked.complete(fields, model, max_number=sys.maxsize)
-    images = asked.draw(model, request, progress=sys.stderr.isatty())
-    settings = asked.described(request, model)
+    fields = {name: getattr(args, name) for name in sample_request.FIELDS} | {"label": _label(args, model)}
+    request = sample_request.complete(fields, model, max_number=sys.maxsize)
+    images = sample_request.draw(model, request, progress=sys.stderr.isatty())
+    settings = sample_request.described(request, model)
     del settings["labels"]
     _write(images, args.out, called, settings)
 
@@ -81,7 +80,7 @@ def _require_free(out: Path) -> None:
 
 def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -> None:
     from ddpm.generation import pictures
-    from ddpm.serving import sample_request as asked
+    from ddpm.serving.sample_request import as_picture
 
     if out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -
     else:
         out.mkdir(parents=True, exist_ok=True)
         for k, image in enumerate(images):
-            asked.as_picture(image).save(out / f"{k:06d}.png")
+            as_picture(image).save(out / f"{k:06d}.png")
     said = ", ".join(f"{key} {value}" for key, value in settings.items())
     images_said = "1 image" if len(images) == 1 else f"{len(images)} images"
     print(f"{images_said} of {called} in {out} ({said})")

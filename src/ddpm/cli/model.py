@@ -3,23 +3,21 @@
 import argparse
 import os
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
     from ddpm.model_file import Model
     from ddpm.promotion.registry import Version
-    from ddpm.sampling.settings import Recipe
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
     """The model of --model, --version or the champion, and what it is called.
 
-    A file that does not say how it draws is drawn from as its version was measured, or, where --model names it, as the
-    params.yaml here says.
+    A file without a recipe, as training writes it, is drawn from as the params.yaml here states.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = None if args.model else _registered(args)
@@ -36,19 +34,20 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
 
         model = load_model(file, choose_device(args.device))
         if model.recipe is None:
-            recipe = _recipe_here()
-            model = replace(model, recipe=None if recipe is None else asdict(recipe))
+            model = replace(model, recipe=_recipe_here())
         return model, called
 
 
-def _recipe_here() -> "Recipe | None":
+def _recipe_here() -> dict[str, Any] | None:
+    """The recipe that the params.yaml here states."""
     if not os.path.exists("params.yaml"):
         return None
-    from ddpm.measuring.record import recipe_in
+    from ddpm.generation.recipe import recipe_in
     from ddpm.params import load as load_params
+    from ddpm.settings import as_dict
 
     params = load_params()
-    return recipe_in(params.sample, params.runtime.precision)
+    return as_dict(recipe_in(params.sample, params.runtime.precision))
 
 
 def _registered(args: argparse.Namespace) -> "Version":

@@ -1,13 +1,16 @@
 """What a person looks at: grids of samples, and the reverse process as it goes."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import Precision
+from ddpm.generation.batch import Batch
 from ddpm.generation.generate import generate, sampling_steps
+from ddpm.generation.recipe import Recipe, neutral
 from ddpm.images import to_uint8
 
 if TYPE_CHECKING:
@@ -49,39 +52,23 @@ def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
 
 
 @torch.inference_mode()
-def animate(
-    model: "Model", path: Path, *, settings: dict[str, Any], device: torch.device, precision: Precision
-) -> None:
+def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
     """The reverse process from noise to 20 images as a GIF that rests on its end.
 
-    `settings` are those of a `Sampling`: with those of an evaluation, its first images.
+    With the recipe and seed of an evaluation these are its first images, but for their labels.
     """
-    labels = _rows_of_labels(model, 20)
-    steps = list(
-        sampling_steps(model, indices=range(20), condition=labels, device=device, precision=precision, **settings)
-    )
+    batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows_of_labels(model, 20))
+    steps = list(sampling_steps(batch))
     stride = -(-len(steps) // FRAMES)
     shown = steps[::-stride][::-1]
     frames = [grid(to_uint8(step.x_t).cpu(), columns=10) for step in shown]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[80] * (len(frames) - 1) + [2500], loop=0)
 
 
-def preview(model: "Model", device: torch.device, precision: Precision) -> "Image":
+def preview(model: "Model", precision: Precision) -> "Image":
     """A quick look at a model in training: 100 images by DDIM in 20 steps."""
-    images = generate(
-        model,
-        n=100,
-        seed=0,
-        condition=_rows_of_labels(model, 100),
-        sampler="ddim",
-        steps=int(min(20, model.schedule.T)),
-        eta=0.0,
-        guidance=1.0,
-        batch=100,
-        device=device,
-        precision=precision,
-    )
-    return grid(images, columns=10)
+    recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
+    return grid(generate(model, recipe, n=100, seed=0, condition=_rows_of_labels(model, 100), batch=100), columns=10)
 
 
 def _rows_of_labels(model: "Model", n: int) -> Tensor | None:

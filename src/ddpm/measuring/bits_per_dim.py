@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
 from ddpm.files import write_json
-from ddpm.generation.generate import PerImageNoise
+from ddpm.generation.batch import PerImageNoise
 from ddpm.images import Images, to_model_range
 from ddpm.model_file import Model
 from ddpm.sampling.grids import log_snr, uniform_grid

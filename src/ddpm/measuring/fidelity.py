@@ -7,26 +7,27 @@ blocks and the floor share them. Its own extraction and its cache, whose key is 
 import hashlib
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddpm.compute.hardware import choose_device, choose_precision
+from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
 from ddpm.data.reading.dataset import read_split
 from ddpm.errors import UserError
 from ddpm.generation.generate import balanced_labels, generate
-from ddpm.generation.recipe import carried, load_model
+from ddpm.generation.recipe import load_model, recipe_of
 from ddpm.images import Images
 from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
-from ddpm.measuring.record import Figures, Protocol, Record, Sampling, Spread
+from ddpm.measuring.record import Figures, Protocol, Record, Spread
 from ddpm.measuring.settings import Evaluate
 from ddpm.seeding import seed_of
+from ddpm.settings import as_dict
 
 HASH_BYTES = 2**24
 
@@ -98,15 +99,16 @@ def measure_images(
     *,
     extractor: FeatureExtractor,
     settings: Evaluate,
-    sampling: Sampling,
+    drawing: Mapping[str, Any],
+    seed: int,
     device: torch.device,
     progress: bool,
     described: tuple[Described, Described, Described] | None = None,
 ) -> tuple[Record, CopiesInEveryWay]:
     """Return metrics of generated images against held-out real ones (test), and the copies among them.
 
-    All images are uint8 [N,C,H,W]; `sampling` is how the generated ones were drawn; `described` are the results of
-    `describe_sets` if they are already computed.
+    All images are uint8 [N,C,H,W]; `drawing` and `seed` are how the generated ones were drawn; `described` are the
+    results of `describe_sets` if they are already computed.
     Raises UserError for generated images of another shape than the real ones, and for a set with too few images.
     """
     import torch_fidelity
@@ -122,7 +124,7 @@ def measure_images(
         progress=progress,
     )
     # As many real images as generated ones, since FID depends on their number.
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", sampling.seed)))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", seed)))
     real = seen[order[: len(generated)]]
     made_scores, real_scores = (
         scores(images, reference, settings=settings, names_classes=extractor.names_classes) for images in (made, real)
@@ -145,7 +147,8 @@ def measure_images(
         ),
         floor_n=len(real),
         protocol=Protocol(
-            **asdict(sampling),
+            drawing=dict(drawing),
+            seed=seed,
             n=len(generated),
             reference_hash=_hash(test),
             reference_n=len(test),
@@ -175,23 +178,19 @@ def remeasure(
     The images are drawn by the recipe in the model file; their number and the seed are those of `protocol`.
     Raises UserError if the file has no recipe.
     """
-    reference = Protocol.from_json(protocol)
     device = choose_device(runtime.device)
-    drawing = load_model(model, device)
-    recipe = carried(drawing)
+    other = load_model(model, device)
+    recipe, n, seed, classes = recipe_of(other), protocol["n"], protocol["seed"], len(other.spec.classes)
     if recipe is None:
         raise UserError(f"{model} has no recipe for drawing its images; register it again with `dvc repro`")
-    sampling, n, classes = Sampling(**asdict(recipe), seed=reference.seed), reference.n, len(drawing.spec.classes)
     images = generate(
-        drawing,
+        other,
+        recipe,
         n=n,
-        seed=sampling.seed,
-        condition=balanced_labels(n, classes, sampling.seed) if classes else None,
+        seed=seed,
+        condition=balanced_labels(n, classes, seed) if classes else None,
         batch=runtime.sample_batch,
-        device=device,
-        precision=choose_precision(recipe.precision, device, drawing.spec.size),
         progress=runtime.progress,
-        **recipe.told(),
     )
     record, *_ = measure_images(
         images.numpy(),
@@ -199,7 +198,8 @@ def remeasure(
         read_split(prepared, "test", runtime).images,
         extractor=load_extractor(extractor, device),
         settings=evaluate,
-        sampling=sampling,
+        drawing=as_dict(recipe),
+        seed=seed,
         device=device,
         progress=runtime.progress,
     )

@@ -1,33 +1,23 @@
 """What a figure is worth: the figures of a model, and beside them how they were measured."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from ddpm.compute.settings import Precision
 from ddpm.errors import UserError
-from ddpm.sampling.settings import Recipe, Sample
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Recipe):
-    """How images were generated: with the same model and the same labels, these give the same images."""
+class Protocol:
+    """How figures were measured: those compare whose protocols differ in `drawing` alone (`promotion.gate`)."""
 
+    drawing: dict[str, Any]
+    """How the images were drawn, in plain values that only who drew them needs to understand."""
     seed: int
-
-    def recipe(self) -> Recipe:
-        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol(Sampling):
-    """How figures were measured: those compare whose protocols differ in the recipe alone (`promotion.gate`)."""
-
+    """Of the images, and of the real ones for the floor."""
     n: int
     """Generated images."""
     reference_hash: str
@@ -42,18 +32,6 @@ class Protocol(Sampling):
     neighbours: int
     """k of precision and recall."""
     memorized_quantile: float
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Protocol":
-        """Raises UserError that names the key where the values are no such protocol."""
-        try:
-            return _from(cls, values)
-        except KeyError as error:
-            raise UserError(f"the protocol of the figures lacks {error}; measure again with `dvc repro`") from None
-
-    def sampling(self) -> Sampling:
-        """How the images were generated."""
-        return Sampling(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +56,10 @@ class Figures:
     """Share of the images nearer to a training image, in pixels, than nearly all held-out real ones are."""
     memorized_share_features: float | None
     """The same by distance of features."""
-    memorized_share_shifted: float | None = None
-    """The same in pixels, where a training image may be shifted by one pixel. None in records from before it was."""
-    memorized_share_half: float | None = None
-    """The same for the half of the image that is most like a training image's. None in records from before it was."""
+    memorized_share_shifted: float | None
+    """The same in pixels, where a training image may be shifted by one pixel."""
+    memorized_share_half: float | None
+    """The same for the half of the image that is most like a training image's."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -123,7 +101,7 @@ class Record:
             "fid_spread": self.spread.fid,
             "spread": {"blocks": self.spread.blocks, "n": self.spread.n, "reason": self.spread.reason},
             "floor": asdict(self.floor) | {"n": self.floor_n},
-            "protocol": json.loads(json.dumps(asdict(self.protocol))),  # pairs as JSON has them: lists
+            "protocol": asdict(self.protocol),
         }
 
     def numbers(self) -> dict[str, float]:
@@ -141,45 +119,12 @@ class Record:
                 spread=Spread(fid=values["fid_spread"], **values["spread"]),
                 floor=_from(Figures, values["floor"]),
                 floor_n=values["floor"]["n"],
-                protocol=Protocol.from_json(values["protocol"]),
+                protocol=_from(Protocol, values["protocol"]),
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"the record of figures does not hold {error}; measure again with `dvc repro`") from None
 
 
-def recipe_in(sample: Sample, precision: Precision) -> Recipe:
-    """The section `sample`, with the precision; its guide is a file."""
-    told = {name: getattr(sample, name) for name in Recipe.__dataclass_fields__ if name != "precision"}
-    return Recipe(**told, precision=precision)
-
-
-def recipe_of(protocol: Mapping[str, Any]) -> Recipe | None:
-    """How the images of these figures were drawn; None where the protocol does not say."""
-    try:
-        return _from(Recipe, protocol)
-    except KeyError:
-        return None
-
-
-def read_sampling(folder: Path, *, n: int) -> Sampling:
-    """How the n images in a folder were generated, by its sample.json.
-
-    Raises UserError if it is missing, incomplete, or speaks of another number of images.
-    """
-    path = folder / "sample.json"
-    try:
-        values = json.loads(path.read_text())
-        sampling, said = _from(Sampling, values), values["n"]
-    except FileNotFoundError:
-        raise UserError(f"{path} was not found; `dvc repro sample` makes it with the images") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say how the images were made ({error}); run `dvc repro -f sample`") from None
-    if said != n:
-        raise UserError(f"{path} speaks of {said} images, but {folder} holds {n}; run `dvc repro -f sample`")
-    return sampling
-
-
 def _from(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    """Only what came later and has a neutral value may be absent: it then has that."""
-    known = fields(cls)  # type: ignore[arg-type]
-    return cls(**{f.name: values[f.name] for f in known if f.name in values or f.default is MISSING})
+    """What the class has of these values. Raises KeyError for one that is missing."""
+    return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]

@@ -7,10 +7,9 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.promotion.settings import Promote
-from ddpm.sampling.settings import Recipe
 
 MEMORIZED = ("memorized_share", "memorized_share_features", "memorized_share_shifted", "memorized_share_half")
-"""Ways of being a copy. Records from before there were more have the first alone."""
+"""Ways of being a copy."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rul
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What differs in how two records were measured, as `key: value in a, value in b`.
 
-    How the images were drawn (`Recipe`) may differ: each model is judged as it is used, by its own recipe.
+    How the images were drawn (`drawing`) may differ: each model is judged as it is used, by its own recipe.
     """
-    one, other = a.get("protocol", {}), b.get("protocol", {})
+    one, other = a["protocol"], b["protocol"]
     return [
         f"{key}: {one.get(key)} and {other.get(key)}"
-        for key in sorted((one.keys() | other.keys()) - Recipe.__dataclass_fields__.keys())
+        for key in sorted((one.keys() | other.keys()) - {"drawing"})
         if one.get(key) != other.get(key)
     ]
 
@@ -82,10 +81,9 @@ def _few_copies(candidate: Mapping[str, Any], rule: Promote) -> _Check:
     shares = {}
     for name in MEMORIZED:
         share = _finite(candidate, name)
-        if share is not None:
-            shares[name] = share
-        elif name in candidate or name == MEMORIZED[0]:
+        if share is None:
             return False, f"{name} is {candidate.get(name)}, expected a finite number"
+        shares[name] = share
     name = max(shares, key=lambda name: shares[name])
     relation = "within" if shares[name] <= rule.max_memorized_share else "above"
     return (

@@ -1,51 +1,53 @@
-"""Every sampler by its name: which function it is, what it is told, and what a step of it costs."""
+"""Samplers and time grids by name: which function each one is, and how many steps its evaluations pay for.
 
-import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+A function is named by its module in this room and imported when it is used: settings read the names without torch.
+"""
 
-from ddpm.sampling.langevin import annealed_langevin, predictor_corrector
-from ddpm.sampling.samplers import Step, ddim, ddpm
-from ddpm.sampling.settings import Settings
-from ddpm.sampling.solvers import dpm_solver_pp, heun, unipc
-
-Run = Callable[..., Iterator[Step]]
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
 
 
 class Sampler(NamedTuple):
-    """A row of SAMPLERS."""
+    """A row of SAMPLERS; the options of the sampler are the field of its name in `settings.Drawing`, if it has any."""
 
-    run: Run
-    """(denoise, process, x_T, grid, noise, **told) -> steps."""
-    told: Callable[[Settings, float], dict[str, object]]
-    """Its own arguments, from the settings and eta."""
-    steps: Callable[[int, int], int] = lambda evaluations, _: evaluations
-    """Steps of the grid that so many evaluations of the denoiser pay for, given `langevin_steps`."""
-
-
-def _heun(settings: Settings, eta: float) -> dict[str, object]:
-    low, high = settings.churn_range
-    return {
-        "churn": settings.churn,
-        "churn_range": (low, math.inf if high is None else high),
-        "churn_noise": settings.churn_noise,
-    }
+    function: str
+    """(denoise, process, x_T, grid, noise, **fixed, **options) -> steps."""
+    fixed: Mapping[str, Any] = {}
+    """What makes this sampler of a more general function."""
+    steps: Callable[[int, Mapping[str, Any]], int] = lambda evaluations, options: evaluations
+    """Steps of the grid that so many evaluations of the denoiser pay for, given the options."""
 
 
-def _langevin(settings: Settings, eta: float) -> dict[str, object]:
-    return {"steps": settings.langevin_steps, "snr": settings.langevin_snr}
-
-
-SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(ddpm, lambda settings, eta: {"variance": settings.variance}),
-    "ddim": Sampler(ddim, lambda settings, eta: {"eta": eta}),
-    "heun": Sampler(heun, _heun, lambda evaluations, _: (evaluations + 1) // 2),
-    "dpmpp_2m": Sampler(dpm_solver_pp, lambda settings, eta: {"order": 2}),
-    "dpmpp_3m": Sampler(dpm_solver_pp, lambda settings, eta: {"order": 3}),
-    "dpmpp_2m_sde": Sampler(dpm_solver_pp, lambda settings, eta: {"order": 2, "stochastic": True}),
-    "unipc": Sampler(unipc, lambda settings, eta: {"order": settings.order}),
-    "langevin": Sampler(annealed_langevin, _langevin, lambda evaluations, inner: max((evaluations - 1) // inner, 1)),
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddpm": Sampler("samplers.ddpm"),
+    "ddim": Sampler("samplers.ddim"),
+    "heun": Sampler("solvers.heun", steps=lambda evaluations, options: (evaluations + 1) // 2),
+    "dpmpp_2m": Sampler("solvers.dpm_solver_pp", {"order": 2}),
+    "dpmpp_3m": Sampler("solvers.dpm_solver_pp", {"order": 3}),
+    "dpmpp_2m_sde": Sampler("solvers.dpm_solver_pp", {"order": 2, "stochastic": True}),
+    "unipc": Sampler("solvers.unipc"),
+    "langevin": Sampler(
+        "langevin.annealed_langevin",
+        steps=lambda evaluations, options: max((evaluations - 1) // options["steps"], 1),
+    ),
     "predictor_corrector": Sampler(
-        predictor_corrector, _langevin, lambda evaluations, inner: max((evaluations + inner) // (1 + inner), 1)
+        "langevin.predictor_corrector",
+        steps=lambda evaluations, options: max((evaluations + options["steps"]) // (1 + options["steps"]), 1),
     ),
 }
+
+GRIDS: Mapping[str, str] = {
+    "uniform": "grids.uniform",
+    "quadratic": "grids.quadratic",
+    "karras": "grids.karras",
+    "log_snr": "grids.log_snr",
+    "optimized": "grids.optimized",
+}
+"""The function of every grid: (process, steps, **options) -> times, the options as with samplers."""
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function that a row names, as `module.function` of this room."""
+    module, attribute = name.split(".")
+    return getattr(import_module(f"{__package__}.{module}"), attribute)

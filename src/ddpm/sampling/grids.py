@@ -5,7 +5,6 @@ grid is laid in the noise level, sigma-bar = sigma_t / alpha_t = exp(-lambda_t),
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -23,6 +22,11 @@ def uniform_grid(T: float, steps: int) -> list[float]:
     if isinstance(T, int):
         return [round(T * (steps - i) / steps) for i in range(steps + 1)]
     return [T * (steps - i) / steps for i in range(steps + 1)]
+
+
+def uniform(process: Process, steps: int) -> list[float]:
+    """`uniform_grid` of the whole process."""
+    return uniform_grid(process.T, steps)
 
 
 def quadratic(process: Process, steps: int) -> list[float]:
@@ -55,16 +59,6 @@ def optimized(process: Process, steps: int) -> list[float]:
     top = math.atan2(process.sigma(_tensor(process.T)).item(), SIGMA_DATA * process.alpha(_tensor(process.T)).item())
     levels = [SIGMA_DATA * math.tan(top * (steps - i) / steps) for i in range(1, steps)]
     return [process.T, *_times(process, levels), 0]
-
-
-# A grid from (process, steps, rho).
-GRIDS: dict[str, Callable[[Process, int, float], list[float]]] = {
-    "uniform": lambda process, steps, rho: uniform_grid(process.T, steps),
-    "quadratic": lambda process, steps, rho: quadratic(process, steps),
-    "karras": lambda process, steps, rho: karras(process, steps, rho=rho),
-    "log_snr": lambda process, steps, rho: log_snr(process, steps),
-    "optimized": lambda process, steps, rho: optimized(process, steps),
-}
 
 
 def time_of(process: Process, noise: float) -> float:

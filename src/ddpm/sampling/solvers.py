@@ -49,24 +49,25 @@ def heun(
     grid: Sequence[float],
     noise: Noise,
     *,
-    churn: float = 0.0,
-    churn_range: tuple[float, float] = (0.0, math.inf),
-    churn_noise: float = 1.0,
+    churn: float,
+    churn_range: tuple[float, float | None],
+    churn_noise: float,
 ) -> Iterator[Step]:
-    """Heun's method, order 2, with churn.  Karras et al. 2022, Algorithm 2.  Two evaluations a step, the last one.
+    """Heun's method, order 2, with churn.  Karras et al. 2022, Algorithm 2.  Two evaluations per step, one in the last.
 
-    `churn` is S_churn, `churn_range` is [S_min, S_max] in sigma-bar and `churn_noise` is S_noise. Churn never goes
+    `churn` is S_churn, `churn_range` is [S_min, S_max] in sigma-bar (None: no upper end) and `churn_noise` is S_noise.
+    Churn never goes
     above the noise level of the grid's first time, since a process has none beyond T. Above MAX_NOISE, where x_T is
     noise in all but name, a step in sigma-bar is too long for a second slope, and is Euler's.
 
     diffusers' EDM Euler and HeunDiscreteScheduler agree in x-bar with churn 0; theirs has Karras's sigmas in place of
     a grid of times, and its Heun gives S_noise no default churn range.
     """
-    nodes = levels(process, grid)
+    nodes, low, high = levels(process, grid), churn_range[0], math.inf if churn_range[1] is None else churn_range[1]
     x, highest = x_T, nodes[0].sigma / nodes[0].alpha if nodes[0].alpha > 0 else math.inf
     for t, s in pairwise(nodes):
         gamma = min(churn / (len(grid) - 1), math.sqrt(2) - 1) if t.alpha > 0 else 0.0
-        if gamma > 0 and churn_range[0] <= t.sigma / t.alpha <= churn_range[1]:
+        if gamma > 0 and low <= t.sigma / t.alpha <= high:
             ratio = (1 + gamma) * t.sigma / t.alpha
             t, x = _churned(process, x, t, noise, ratio=min(ratio, highest), scale=churn_noise)
         x_0, _ = denoise(x, at(t.t, x))

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
-from ddpm.serving import picture_request
-from ddpm.serving import sample_request as asked
+from ddpm.serving import picture_request, sample_request
+from ddpm.serving.fields import MAX_IMAGES
 from ddpm.serving.picture_request import PictureRequest
-from ddpm.serving.sample_request import Request
+from ddpm.serving.sample_request import SampleRequest
 
 INVALID, TOO_MUCH, GIVEN_UP, FAILED, TIME_UP = 400, 429, 499, 500, 504
 """HTTP's numbers of a refusal; 499 is nobody's answer, since its client has gone."""
@@ -102,11 +102,11 @@ class Answering:
         finally:
             _under_way.reset(token)
 
-    def _completed(self, inputs: Any) -> list[Request | PictureRequest]:
+    def _completed(self, inputs: Any) -> list[SampleRequest | PictureRequest]:
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):
             raise RefusedError(INVALID, f"inputs is a {type(inputs).__name__}, expected a list of objects")
-        if len(inputs) > asked.MAX_IMAGES:
-            raise RefusedError(INVALID, f"inputs has {len(inputs)} entries, expected at most {asked.MAX_IMAGES}")
+        if len(inputs) > MAX_IMAGES:
+            raise RefusedError(INVALID, f"inputs has {len(inputs)} entries, expected at most {MAX_IMAGES}")
         requests = []
         for place, fields in enumerate(inputs):
             _require_time()  # pictures take some to be read
@@ -117,10 +117,10 @@ class Answering:
             except UserError as error:
                 raise RefusedError(INVALID, f"inputs[{place}]: {error}") from None
         total = sum(request.number for request in requests)
-        if total > asked.MAX_IMAGES:
+        if total > MAX_IMAGES:
             raise RefusedError(
                 INVALID,
-                f"{total} images asked for in one call, expected at most {asked.MAX_IMAGES} over all its inputs",
+                f"{total} images asked for in one call, expected at most {MAX_IMAGES} over all its inputs",
             )
         return requests
 
@@ -152,18 +152,18 @@ class Answering:
             with self._lock:
                 self._work -= needed
 
-    def _answer(self, request: Request | PictureRequest) -> dict[str, Any]:
+    def _answer(self, request: SampleRequest | PictureRequest) -> dict[str, Any]:
         if isinstance(request, PictureRequest):
             images, said = picture_request.draw(self.model, request), picture_request.described(request, self.model)
         else:
-            images, said = asked.draw(self.model, request), asked.described(request, self.model)
+            images, said = sample_request.draw(self.model, request), sample_request.described(request, self.model)
         return {"images": [_png(image) for image in images]} | said
 
 
-def work(request: Request | PictureRequest, model: Model) -> int:
+def work(request: SampleRequest | PictureRequest, model: Model) -> int:
     """Network evaluations times pixels (high times wide) that the request takes at most."""
-    steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.steps
-    networks = 1 if request.guidance == 1 else 2
+    steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.recipe.steps
+    networks = 1 if request.recipe.guidance == 1 else 2
     return request.number * steps * networks * model.spec.size**2
 
 
@@ -174,10 +174,10 @@ def shortened(sentence: str) -> str:
     return " ".join(sentence.split())
 
 
-def _complete(fields: Mapping[str, Any], model: Model) -> Request | PictureRequest:
+def _complete(fields: Mapping[str, Any], model: Model) -> SampleRequest | PictureRequest:
     """Without a task, or with `sample`, images of the model's own; else of the given picture."""
     if fields.get("task", "sample") == "sample":
-        return asked.complete({name: value for name, value in fields.items() if name != "task"}, model)
+        return sample_request.complete({name: value for name, value in fields.items() if name != "task"}, model)
     return picture_request.complete(fields, model)
 
 
@@ -190,5 +190,5 @@ def _require_time(*_: Any) -> None:
 def _png(image: Tensor) -> str:
     """uint8 [C,H,W] -> base64 of a PNG file."""
     file = io.BytesIO()
-    asked.as_picture(image).save(file, "PNG")
+    sample_request.as_picture(image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,32 +1,30 @@
-"""What may be asked with a picture in hand: inpainting, restoration, editing, interpolation. Fields, bounds, defaults.
+"""A request about a given picture (inpainting, restoration, editing, interpolation): fields, bounds, defaults.
 
 A picture is a file in base64 over HTTP, and a path on the command line; it is read as the prepared images were
 (data/preparing/picture_file.py), has the model's size, and its channels become the model's. A mask is white where the
-model shall paint.
+model paints.
 """
 
 import base64
 import io
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpm.compute.hardware import choose_precision
 from ddpm.data.preparing.picture_file import Reading, RejectedError, Seen, opened
 from ddpm.data.preparing.pixels import whole_picture
 from ddpm.errors import UserError
 from ddpm.generation import picture_tasks
-from ddpm.generation.recipe import carried
+from ddpm.generation.batch import Batch
+from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.model_file import Model
 from ddpm.sampling import restoration
-from ddpm.sampling.settings import Settings
-from ddpm.serving.sample_request import (
-    BATCH,
+from ddpm.serving.fields import (
     MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_SEED,
@@ -36,6 +34,7 @@ from ddpm.serving.sample_request import (
     require_both_predictions,
     whole,
 )
+from ddpm.serving.sample_request import BATCH
 
 MAX_BYTES = 2**23
 """Of a picture's file."""
@@ -68,7 +67,7 @@ COMMON = ("task", "image", "number", "label", "seed", "steps", "guidance")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PictureRequest:
-    """A question with every blank filled."""
+    """A request with a value for every field."""
 
     task: str
     image: Tensor
@@ -79,8 +78,8 @@ class PictureRequest:
     label: int | None
     """Index of a class; None: whatever fits the picture."""
     seed: int
-    steps: int
-    guidance: float
+    recipe: Recipe
+    """What surrounds the denoiser, and the steps; the sampler is the task's own."""
     settings: dict[str, float]
     """The task's own."""
 
@@ -103,7 +102,9 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     label = label_index(given.get("label"), model.spec.classes)
     if label is None and model.spec.classes:
         require_both_predictions("label is missing", "it draws nothing without a label; give one", model)
-    guidance = _guidance(given, label, model)
+    own = recipe_of(model)
+    guidance = _guidance(given, label, model, own)
+    steps = whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T)
     image = read_picture(
         "image",
         given.get("image"),
@@ -127,15 +128,13 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         number=whole("number", given.get("number", min(usual, max_number)), fewest, max_number),
         label=label,
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
-        steps=whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T),
-        guidance=guidance,
+        recipe=replace(own or neutral(sampler="ddim", steps=steps), sampler="ddim", steps=steps, guidance=guidance),
         settings=settings,
     )
 
 
-def _guidance(given: Mapping[str, Any], label: int | None, model: Model) -> float:
-    """The one asked for, or the recipe's where there is something to guide to: a label, or away from its guide."""
-    recipe = carried(model)
+def _guidance(given: Mapping[str, Any], label: int | None, model: Model, recipe: Recipe | None) -> float:
+    """The given one, or the recipe's where there is something to guide to: a label, or away from its guide."""
     guided = recipe is not None and recipe.guide is not None
     if "guidance" not in given:
         return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
@@ -149,62 +148,58 @@ def _guidance(given: Mapping[str, Any], label: int | None, model: Model) -> floa
 
 def draw(model: Model, request: PictureRequest) -> Tensor:
     """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
-    device = next(model.network.parameters()).device
-    recipe = carried(model)
-    precision = choose_precision("auto" if recipe is None else recipe.precision, device, model.spec.size)
     parts = []
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
         labels = None if request.label is None else torch.full((len(indices),), request.label)
-        artist = picture_tasks.Artist(
-            model, request.seed, labels, request.guidance, recipe or Settings(), device, precision, indices
-        )
-        parts.append(_drawn(artist, request))
+        batch = Batch(model=model, recipe=request.recipe, seed=request.seed, indices=indices, condition=labels)
+        parts.append(_drawn(batch, request))
     return torch.cat(parts)
 
 
 def described(request: PictureRequest, model: Model) -> dict[str, Any]:
     """The request as plain values, without its pictures and number, with the class's name."""
     label = None if request.label is None else model.spec.classes[request.label]
-    common = {name: getattr(request, name) for name in ("task", "seed", "steps", "guidance")}
+    recipe = request.recipe
+    common = {"task": request.task, "seed": request.seed, "steps": recipe.steps, "guidance": recipe.guidance}
     return common | {"label": label} | request.settings
 
 
 def evaluations(request: PictureRequest) -> int:
-    """Of the denoiser per image, at most."""
-    steps, settings = request.steps, request.settings
+    """Evaluations of the denoiser per image, at most."""
+    steps, settings = request.recipe.steps, request.settings
     if request.task == "inpaint":
         jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
         return steps + jump * (resamplings - 1) * len(range(1, steps - jump + 1, jump))
     return (2 * ITERATIONS + 1) * steps if request.task == "interpolate" else steps
 
 
-def _drawn(artist: picture_tasks.Artist, request: PictureRequest) -> Tensor:
-    images = request.image[None].expand(len(artist.indices), -1, -1, -1)
-    settings, steps = request.settings, request.steps
+def _drawn(batch: Batch, request: PictureRequest) -> Tensor:
+    images = request.image[None].expand(len(batch.indices), -1, -1, -1)
+    settings, steps = request.settings, request.recipe.steps
     if request.task == "inpaint":
         assert request.second is not None
         jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
         return picture_tasks.inpaint(
-            artist, images, ~request.second[None], steps=steps, jump=jump, resamplings=resamplings
+            batch, images, ~request.second[None], steps=steps, jump=jump, resamplings=resamplings
         )
     if request.task == "interpolate":
         assert request.second is not None
-        weight = torch.tensor(artist.indices) / (request.number - 1)
+        weight = torch.tensor(batch.indices) / (request.number - 1)
         return picture_tasks.interpolate(
-            artist, images, request.second[None].expand_as(images), weight, steps=steps, iterations=ITERATIONS
+            batch, images, request.second[None].expand_as(images), weight, steps=steps, iterations=ITERATIONS
         )
     if request.task == "edit":
-        return picture_tasks.edit(artist, images, strength=settings["strength"], steps=steps)
+        return picture_tasks.edit(batch, images, strength=settings["strength"], steps=steps)
     if request.task == "denoise":
-        return picture_tasks.denoise(artist, images, std=settings["noise"], steps=steps)
-    size = artist.model.spec.size
+        return picture_tasks.denoise(batch, images, std=settings["noise"], steps=steps)
+    size = batch.model.spec.size
     operator = {
         "super-resolution": lambda: restoration.average_pooling(size // request.image.shape[1]),
         "colourise": restoration.grey,
         "deblur": lambda: restoration.gaussian_blur(size, width=settings["blur"], smallest=SMALLEST_GAIN),
     }[request.task]()
-    return picture_tasks.restore(artist, images, operator, steps=steps)
+    return picture_tasks.restore(batch, images, operator, steps=steps)
 
 
 def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller: bool = False) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ddpm.compute.processes import leads
+from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
 
@@ -12,9 +13,9 @@ def main(stage: Stage) -> None:
 
     from ddpm import model_file
     from ddpm.files import write_json
+    from ddpm.generation.recipe import read_sampling
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.neighbours_picture import draw_neighbours
-    from ddpm.measuring.record import read_sampling
     from ddpm.tracking.run_json import attach
 
     paths, settings, runtime = stage.paths, stage.params.evaluate, stage.params.runtime
@@ -27,7 +28,8 @@ def main(stage: Stage) -> None:
     if not leads():
         return
     sampling = read_sampling(paths.images, n=len(generated))
-    record, copies = fidelity.measure_images(*sets, **how, sampling=sampling, described=described)
+    drawing = as_dict(sampling.recipe)
+    record, copies = fidelity.measure_images(*sets, **how, drawing=drawing, seed=sampling.seed, described=described)
     draw_neighbours(paths.neighbours, generated=generated, train=train.images, copies=copies)
     metrics, numbers = record.to_json(), record.numbers()
     if settings.augmentation:

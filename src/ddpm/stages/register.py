@@ -4,7 +4,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ def main(stage: Stage) -> None:
 
     from ddpm import model_file
     from ddpm.files import write_json
+    from ddpm.generation.recipe import recipe_from
     from ddpm.measuring.record import Record
     from ddpm.promotion.judge import judge, summary
     from ddpm.tracking import mlflow_registry
@@ -30,14 +30,15 @@ def main(stage: Stage) -> None:
 
     measured = json.loads(args.metrics.read_text())
     record = Record.from_json(measured)
-    recipe = record.protocol.recipe()
+    drawing = record.protocol.drawing
+    guide_sha256 = recipe_from(drawing).guide
     run = attach(args.run)
     model = model_file.load(args.model)
-    guide = None if recipe.guide is None else _guide(recipe.guide, args.guides)
+    guide = None if guide_sha256 is None else _guide(guide_sha256, args.guides)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / args.model.name
         sha256 = model_file.save(
-            file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=asdict(recipe), guide=guide
+            file, network=model.network, spec=model.spec, lineage=model.lineage, recipe=drawing, guide=guide
         )
         model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
     registry = mlflow_registry.MlflowRegistry(params.promote.name)
@@ -46,7 +47,7 @@ def main(stage: Stage) -> None:
         model_id=model_id,
         run_id=run.id,
         record=measured,
-        tags=mlflow_registry.origin(model, run) | mlflow_registry.contents(model.sha256, recipe.told()),
+        tags=mlflow_registry.origin(model, run) | mlflow_registry.contents(model.sha256, drawing),
     )
 
     def remeasure(file: Path) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """DVC stage `sample`: images for the evaluation, a grid to look at, the reverse process as an animation."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,35 +20,32 @@ def main(stage: Stage) -> None:
     import numpy as np
 
     from ddpm import model_file
-    from ddpm.compute import hardware
     from ddpm.data.reading.dataset import read_facts
-    from ddpm.files import write_json
     from ddpm.generation import generate, pictures
-    from ddpm.measuring.record import recipe_in
+    from ddpm.generation.batch import require_guide
+    from ddpm.generation.recipe import Sampling, recipe_in
     from ddpm.tracking.run_json import attach
 
     facts = read_facts(args.prepared)
     device = stage.device
     model, recipe = model_file.load(args.model, device), recipe_in(params.sample, params.runtime.precision)
-    precision = hardware.choose_precision(recipe.precision, device, facts.size)
     if recipe.guide is not None:
         guide = _guide(Path(recipe.guide), args.guides, device)
-        generate.require_guide(guide, model, called=recipe.guide)
+        require_guide(guide, model, called=recipe.guide)
         model, recipe = replace(model, guide=guide), replace(recipe, guide=guide.sha256)
-    settings = recipe.told() | {"seed": params.sample.seed}
+    seed = params.sample.seed
     n = min(facts.train, 10_000) if params.sample.images == "auto" else params.sample.images
-    labels = generate.balanced_labels(n, len(facts.classes), params.sample.seed) if facts.classes else None
+    labels = generate.balanced_labels(n, len(facts.classes), seed) if facts.classes else None
 
     began = time.monotonic()
     images = generate.generate_together(
         model,
+        recipe,
         n=n,
+        seed=seed,
         condition=labels,
         batch=params.runtime.sample_batch,
-        device=device,
-        precision=precision,
         progress=params.runtime.progress,
-        **settings,
     )
     if images is None:  # rank 0 has them all
         return
@@ -57,12 +54,11 @@ def main(stage: Stage) -> None:
     np.save(args.images / "images.npy", images.numpy())
     if labels is not None:
         np.save(args.images / "labels.npy", labels.numpy())
-    said = {"n": n, "seed": params.sample.seed} | asdict(recipe)
-    write_json(args.images / "sample.json", said)
-    write_json(args.report, said)
+    for file in (args.images / "sample.json", args.report):
+        Sampling(n=n, seed=seed, recipe=recipe).write(file)
 
     pictures.grid_by_class(images, labels, params.sample.grid).save(args.grid)
-    pictures.animate(model, args.animation, device=device, precision=precision, settings=settings)
+    pictures.animate(model, recipe, args.animation, seed=seed)
     tracker = attach(args.run)
     for path in (args.grid, args.animation):
         tracker.artifact(path, "samples")

@@ -36,7 +36,7 @@ def main(stage: Stage) -> None:
 
     def picture() -> "Image":
         average = Model(training.average(), training.spec, lineage={}, sha256="")
-        return preview(average, training.device, training.precision)
+        return preview(average, training.precision)
 
     intervals = {"log_every_images": tracking.log_every_images, "grid_every_images": tracking.grid_every_images}
     if not leads():

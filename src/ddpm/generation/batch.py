@@ -1,0 +1,98 @@
+"""A batch of images to draw: which images of which seed, by which model and recipe. Image k of a seed is the same image
+in every batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddpm import model_file
+from ddpm.compute.hardware import choose_precision
+from ddpm.errors import UserError
+from ddpm.generation.recipe import Recipe
+from ddpm.model_file import Model
+from ddpm.sampling.drawing import surrounded
+from ddpm.sampling.samplers import Denoise
+from ddpm.seeding import seed_of
+
+
+class PerImageNoise:
+    """Standard normal noise in which every image has a stream of its own.
+
+    Drawn on the CPU, so that the streams are the same on every device.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
+        self.generators = [torch.Generator().manual_seed(seed_of("image", seed, k)) for k in indices]
+        self.shape = shape
+        self.device = device
+
+    def __call__(self) -> Tensor:
+        """[N, *shape], the next piece of every image's stream."""
+        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """N images of a seed, before they are drawn."""
+
+    model: Model
+    recipe: Recipe
+    seed: int
+    indices: Sequence[int]
+    """Places of the N images within their seed."""
+    condition: Tensor | None
+    """What the network is given: a row for each image, or None for nothing."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.network.parameters()).device
+
+    def noise(self) -> PerImageNoise:
+        """Fresh streams, which begin anew."""
+        return PerImageNoise(self.seed, self.indices, self.model.sample_shape, self.device)
+
+    def denoise(self) -> Denoise:
+        """The model's estimate given the condition, guided and with x_0 in [-1, 1].
+
+        Raises UserError for a guide that does not fit the model.
+        """
+        precision = choose_precision(self.recipe.precision, self.device, self.model.spec.size)
+        guide = None if self.recipe.guide is None else _guide(self.recipe.guide, self.model, self.device)
+        estimate = surrounded(
+            self.recipe,
+            self.model.estimator(precision=precision),
+            self.model.schedule,
+            None if guide is None else guide.estimator(precision=precision),
+        )
+        condition = None if self.condition is None else self.condition.to(self.device)
+        return lambda x_t, t: estimate(x_t, t, condition)
+
+
+def _guide(name: str, model: Model, device: torch.device) -> Model:
+    """The guide that the model brings along, by its sha256, or the one in a file."""
+    if model.guide is not None and name == model.guide.sha256:
+        return model.guide
+    guide = _loaded(name, Path(name).stat().st_mtime_ns if Path(name).exists() else 0, device)
+    require_guide(guide, model, called=name)
+    return guide
+
+
+def require_guide(guide: Model, model: Model, *, called: str) -> None:
+    """Raises UserError unless the one can guide the other: the same images, classes and process."""
+    for key in ("channels", "size", "classes"):
+        theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
+        if theirs != ours:
+            raise UserError(
+                f"the guide {called} has {key} {theirs}, the model {ours}; guide with a model of the same data"
+            )
+    if guide.spec.schedule != model.spec.schedule:
+        raise UserError(f"the guide {called} has another schedule than the model; guide with one of the same process")
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, changed: int, device: torch.device) -> Model:
+    return model_file.load(path, device)
