@@ -39,6 +39,15 @@ def test_it_starts_by_predicting_zero(variant: dict[str, str]) -> None:
     assert torch.equal(network(torch.randn(2, 1, 8, 8), torch.tensor([1.0, 2.0])), torch.zeros(2, 1, 8, 8))
 
 
+def test_without_memory_a_step_can_be_counted() -> None:
+    """On the meta device, where nothing is computed, as benchmarks count the arithmetic of a large network."""
+    with torch.device("meta"):
+        network = unet(classes=2)
+        x, t, labels = torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    network(x, t, labels).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_the_shapes_of_the_weights_are_known_without_drawing_any() -> None:
     of_unet = {"channels": 1, "size": 8, "classes": 3, "width": 8, "multipliers": (1, 2), "blocks": 1}
     of_unet |= {"attention": (4,), "head_channels": 8, "dropout": 0.0}

@@ -184,7 +184,9 @@ def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
                 asked.append(1)
                 return Estimate(torch.zeros_like(x_t))
 
-            settings = recipe(sampler=name, steps=evaluations, langevin=inner, predictor_corrector=inner)
+            settings = recipe(
+                sampler=name, steps=evaluations, time_grid="log_snr", langevin=inner, predictor_corrector=inner
+            )
             last(drawn(settings, denoise, process, normal((1, 1, 2, 2))))
             most = {"heun": 2, "langevin": 2, "predictor_corrector": 3}.get(name, 1)
             assert evaluations - most < len(asked) <= evaluations, name

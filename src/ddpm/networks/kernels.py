@@ -63,8 +63,8 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: Any = (1, 1), padding: Any = (0, 0)) -> Tensor:
-    in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    if torch.is_grad_enabled() or x.device.type != "cpu" or not in_float32 or not torch.backends.mkldnn.is_available():
+    exact = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if torch.is_grad_enabled() or not exact or not torch.backends.mkldnn.is_available():
         return F.conv2d(x, weight, bias, stride, padding)
     return torch.mkldnn_convolution(x.contiguous(), weight.contiguous(), bias, padding, stride, (1, 1), 1)
 
