@@ -1,4 +1,4 @@
-"""A flow started by `python flows/NAME.py`: on the server there is, or on one of its own that ends with it."""
+"""The start of a flow by `python flows/NAME.py`, with the configured Prefect server or with a temporary one."""
 
 import os
 import signal
@@ -37,19 +37,20 @@ def end_with_flow():
 threading.Thread(target=end_with_flow, daemon=True).start()
 server.run()
 """
-"""Prefect's server until its standard input ends, which it does however the flow's process ends."""
+"""Program of a Prefect server that stops when its standard input ends: whenever and however the flow's process ends."""
 _SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-    # It writes down what it was told this often, and ends soon after the flow.
+    # Store events every second, because the server stops soon after the flow.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
 }
 _open_until_this_process_ends: list[subprocess.Popen[bytes]] = []
+"""Servers whose standard input must stay open."""
 
 
 def run(a_flow: Callable[..., State], **parameters: Any) -> NoReturn:
-    """Run the flow and exit: 0 when it completed, else 1 with its sentence on stderr; 130 after Ctrl-C."""
+    """Run the flow and exit: with 0 if it completed, 130 after Ctrl-C, otherwise 1 with one sentence on stderr."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with redacted_output():
         sys.exit(_status_of(a_flow, **parameters))
@@ -57,7 +58,7 @@ def run(a_flow: Callable[..., State], **parameters: Any) -> NoReturn:
 
 def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
     try:
-        _hand_over_user()
+        _move_credentials()
         _ensure_server()
         state = a_flow(**parameters, return_state=True)
     except KeyboardInterrupt:
@@ -66,8 +67,8 @@ def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except httpx.TransportError as error:
-        gone = f"the Prefect server at {PREFECT_API_URL.value()} went away ({error})"
-        print(f"error: {gone}; start it and the flow again, which does only what is left", file=sys.stderr)
+        lost = f"the Prefect server at {PREFECT_API_URL.value()} stopped answering ({error})"
+        print(f"error: {lost}; start it and run the flow again, which skips finished stages", file=sys.stderr)
         return 1
     except Exception:
         traceback.print_exc()
@@ -79,8 +80,8 @@ def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
     return 0
 
 
-def _hand_over_user() -> None:
-    """User and password of the server's address go where Prefect keeps them apart from it: it quotes addresses."""
+def _move_credentials() -> None:
+    """Move user and password from the server's address to PREFECT_API_AUTH_STRING, because Prefect logs addresses."""
     parts = urlsplit(PREFECT_API_URL.value() or "")
     user, at, host = parts.netloc.rpartition("@")
     if at:
@@ -90,17 +91,20 @@ def _hand_over_user() -> None:
 
 
 def _ensure_server() -> None:
-    """The server of PREFECT_API_URL, or one of our own until this process ends.
+    """Use the server of PREFECT_API_URL; without one, start a server that stops with this process.
 
-    Prefect would start a temporary one itself, but within 20 seconds, which a busy machine needs longer for, and in our
-    process group: Ctrl-C would end it before the flow could say how it ended, and SIGKILL would leave it behind.
+    Raises UserError if the server of PREFECT_API_URL does not answer, or if the own server does not start.
+
+    Prefect could start a temporary server itself. But it waits at most 20 seconds, which is too short on a busy
+    machine, and the server is in the process group of the flow: Ctrl-C would stop it before the flow reports its end,
+    and after SIGKILL of the flow it would keep running.
     """
     configured = PREFECT_API_URL.value()
     if configured:
         if not unreported.answers():
             raise UserError(
                 f"no Prefect server answers at {configured}; start it with `prefect server start`, "
-                "or unset PREFECT_API_URL (or choose PREFECT_PROFILE=ephemeral) to do without one"
+                "or unset PREFECT_API_URL (or set PREFECT_PROFILE=ephemeral) to use a temporary server"
             )
         return
     address = f"http://127.0.0.1:{_free_port()}"
@@ -127,7 +131,7 @@ def _start_server(address: str) -> None:
     end = time.monotonic() + _START_SECONDS
     while not _answers(f"{address}/api/health"):
         if process.poll() is not None or time.monotonic() > end:
-            raise UserError(f"Prefect's server did not start within {_START_SECONDS:g} seconds; {log} says why")
+            raise UserError(f"Prefect's server did not start within {_START_SECONDS:g} seconds; see {log}")
         time.sleep(0.1)
 
 
@@ -138,6 +142,6 @@ def _answers(address: str) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""One DVC stage in a subprocess: its output line by line, its end in one sentence, and nothing left running."""
+"""Run one DVC stage in a subprocess: report its output by line and its end in one sentence, leave nothing running."""
 
 import codecs
 import json
@@ -26,16 +26,16 @@ from ddpm.pipeline.workspace import GRACE_SECONDS, launcher_environment
 from ddpm.redaction import redacted
 
 PROGRESS_SECONDS = 5.0
-"""A progress bar rewrites its line many times a second; the log gets it this often."""
+"""Interval at which a progress bar is logged; it rewrites its line many times per second."""
 _POLL_SECONDS = 0.1
 _LOOK_FOR_STAGE_SECONDS = 5.0
-"""Listing processes takes milliseconds; whether dvc runs a stage is asked this often while nothing is said."""
+"""Interval at which the children of dvc are listed while there is no output; listing takes milliseconds."""
 _SENTENCE_CHARACTERS = 500
-"""A crash can say far more than the page of a run has room for; its log has all of it."""
+"""Longest message of a run; the log has the whole message of a crash."""
 _ADVICE = re.compile(
     r"To track the changes with git|\s*git add |To enable auto staging|\s*dvc config core\.|Use `dvc push`"
 )
-"""What dvc tells the person who typed it, after every stage."""
+"""Hints that dvc prints after every stage, which are not logged."""
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -45,36 +45,37 @@ class Outcome:
 
     ok: bool
     message: str
-    """One sentence; the stage's own where it left one."""
+    """One sentence: the stage's own if it printed one."""
     ran: bool = True
-    """False when nothing had changed, or DVC took the outs from its cache."""
+    """False if nothing had changed or DVC took the outputs from its cache."""
     try_again: bool = False
-    """It crashed, was killed or found DVC busy. What a person has to mend is not worth a second try."""
+    """Whether the stage crashed, was killed or found DVC busy. An error that a person must correct is not retried."""
 
 
 def stages() -> list[str]:
-    """The stages of the current folder's dvc.yaml, in its order.
+    """Return the stages of dvc.yaml in the working folder, in the order of the file.
 
-    Raises UserError where there is none.
+    Raises UserError if there is no dvc.yaml.
     """
     from ruamel.yaml import YAML
 
     path = Path("dvc.yaml")
     if not path.exists():
-        raise UserError(f"{Path.cwd()} has no dvc.yaml; start the flow in the project's folder")
+        raise UserError(f"dvc.yaml was not found in {Path.cwd()}; start the flow in the project's folder")
     return list(YAML(typ="safe").load(path.read_text())["stages"])
 
 
 def look() -> None:
-    """Raises UserError that names what at data.path DVC would wait for, fail at or not see."""
+    """Raise UserError if there is something at data.path that makes DVC wait or fail, or that DVC does not see."""
     data = load_params().data
     require_readable(Path(data.path), source=data.source)
 
 
 def changes(*, silent_seconds: float | None = None) -> dict[str, list[str]]:
-    """Why DVC would run each stage again, by content hash: stage -> sentences. Empty when nothing has changed.
+    """Return the reasons to run each stage again: stage -> sentences; empty if nothing has changed.
 
-    Raises UserError with DVC's sentence where it cannot say, and where it takes longer than `silent_seconds`.
+    DVC compares content hashes. Raises UserError, with DVC's sentence, if `dvc status` fails, and if it takes longer
+    than `silent_seconds`.
     """
     running_list.mend(report=print)
     try:
@@ -96,16 +97,16 @@ def run(
     report: Callable[[str], None],
     silent_seconds: float | None = None,
 ) -> Outcome:
-    """`dvc repro --single-item STAGE`; `report` gets every line of output as it comes.
+    """Run `dvc repro --single-item STAGE` and call `report` with each line of output as soon as it is printed.
 
-    `silent_seconds` bound how long dvc says nothing before and after its stage; the stage itself may be as silent as
-    it likes. Whatever way it ends, an exception included, the stage and what it started have ended before.
+    `silent_seconds` limits the time that dvc prints nothing before and after the stage; the stage itself has no such
+    limit. When this function ends, by an exception too, the stage and all processes that it started have ended.
     """
     running_list.mend(report)
     command = _dvc("repro", "--single-item", *(["--force"] if force else []), stage)
     end = time.monotonic() + timeout_seconds if timeout_seconds else float("inf")
     lines = _Lines(report)
-    # A file and no pipe: if this process is killed, the stage can still write while it saves its work.
+    # A file instead of a pipe: if this process is killed, the stage can still write while it saves its work.
     with tempfile.TemporaryFile() as output, _started(command, output) as process:
         position = 0
         silence = _Silence(process.pid)
@@ -129,13 +130,13 @@ def run(
 
 def _silence(seconds: float | None) -> str:
     return (
-        f"said nothing for {seconds:g} seconds while no stage ran and was stopped; see whether the disks of data.path "
-        "and of .dvc answer, or allow it more by silent_seconds"
+        f"printed nothing for {seconds:g} seconds while no stage ran, so it was stopped; check that the disks of "
+        "data.path and .dvc answer, or raise silent_seconds"
     )
 
 
 class _Silence:
-    """Of dvc itself: while it runs a stage, the silence is the stage's."""
+    """Measures how long dvc has printed nothing; the time in which it runs a stage does not count."""
 
     def __init__(self, dvc: int) -> None:
         self._dvc = dvc
@@ -155,7 +156,7 @@ class _Silence:
 
 
 class _Lines:
-    """Bytes in, whole lines out. Of a progress bar, which ends in a carriage return, only some states."""
+    """Splits bytes into lines. A progress bar (a line that ends in a carriage return) is reported every few seconds."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.seen: list[str] = []
@@ -186,21 +187,21 @@ class _Lines:
 
 
 def _dvc(*words: str) -> list[str]:
-    """The dvc of this interpreter; it waits while another one reads or writes its index."""
+    """Return a command of this interpreter's dvc, which waits while another dvc reads or writes the index."""
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
 
 
 def _environment() -> dict[str, str]:
-    """This one's, in which `python` is this interpreter, output comes at once, and stages know who started them."""
-    here = str(Path(sys.executable).parent)
+    """Return the environment of dvc: `python` is this interpreter, output is unbuffered, stages know their launcher."""
+    programs = str(Path(sys.executable).parent)
     defaults = {"DVC_NO_ANALYTICS": "1", "TQDM_MININTERVAL": "1"}
-    path = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     return defaults | os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"} | launcher_environment()
 
 
 @contextmanager
 def _started(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, in this process's group, so that a signal to the group reaches it; ended with all it started."""
+    """Start a process in this process group, so that a signal to the group reaches it; end it with all its children."""
     process = subprocess.Popen(
         command, env=_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
     )
@@ -211,7 +212,10 @@ def _started(command: list[str], output: IO[bytes]) -> Iterator[subprocess.Popen
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, time to save, SIGKILL. dvc gets it only when it runs no stage: it ends in order when its stage does."""
+    """Send SIGTERM, wait GRACE_SECONDS, send SIGKILL.
+
+    While dvc runs a stage, only the stage gets SIGTERM: dvc ends in order after its stage.
+    """
     try:
         dvc = psutil.Process(process.pid)
         below = dvc.children(recursive=True)
@@ -236,26 +240,26 @@ def _outcome(status: int, lines: list[str]) -> Outcome:
     sentence = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if sentence:
         return Outcome(False, textwrap.shorten(sentence, _SENTENCE_CHARACTERS, placeholder=" …"), try_again=crashed)
-    said = _dvc_error(lines)
-    exited = re.search(r"exited with (-?\d+)$", said)
+    dvc_error = _dvc_error(lines)
+    exited = re.search(r"exited with (-?\d+)$", dvc_error)
     code = int(exited[1]) if exited else status
     killed_by = _signal(code)
     if killed_by:
         return Outcome(False, f"it was killed by {killed_by.name}", try_again=True)
     if exited:
-        return Outcome(False, f"it exited with {code} and said nothing; its log has the rest", try_again=True)
-    return Outcome(False, said or f"dvc exited with {status}", try_again="is busy" in said)
+        return Outcome(False, f"it exited with {code} and printed no error; see its log", try_again=True)
+    return Outcome(False, dvc_error or f"dvc exited with {status}", try_again="is busy" in dvc_error)
 
 
 def _signal(code: int) -> signal.Signals | None:
-    """What ended a process: subprocess says -9; a shell that stayed between it and dvc says 128 + 9."""
+    """Return the signal that ended a process: for SIGKILL, subprocess reports -9 and a shell in between 128 + 9."""
     number = -code if code < 0 else code - 128
     return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def _dvc_error(lines: list[str]) -> str:
-    """What dvc said last of an error, as one sentence without its preamble."""
-    # Not always at the start of a line: a killed stage may leave an open progress bar there.
+    """Return the last error that dvc printed, as one sentence without its preamble; empty if there is none."""
+    # The error may follow a progress bar on the same line, which a killed stage did not end.
     start = next((i for i in reversed(range(len(lines))) if "ERROR: " in lines[i]), None)
     if start is None:
         return ""
@@ -265,7 +269,7 @@ def _dvc_error(lines: list[str]) -> str:
 
 
 def _reasons(found: list[object]) -> list[str]:
-    """DVC's findings about one stage, as sentences."""
+    """Return DVC's findings about one stage as sentences."""
     sentences = []
     for finding in found:
         if not isinstance(finding, dict):

@@ -1,6 +1,6 @@
-"""The stages of dvc.yaml as tasks, in order: retried, with their output live, and with what a person wants to see.
+"""The flow `pipeline`: runs the stages of dvc.yaml in order as tasks, with retries, live logs and pages of results.
 
-`python flows/pipeline.py` runs it on the server of PREFECT_API_URL, or on a temporary one.
+`python flows/pipeline.py` runs it with the Prefect server of PREFECT_API_URL, or with a temporary server.
 """
 
 import os
@@ -27,7 +27,7 @@ def _may_pass_next_time(task: Task, task_run: TaskRun, state: State) -> bool:
 
 @task(retry_condition_fn=_may_pass_next_time)
 def run_stage(stage: str, *, force: bool, timeout_seconds: float | None, silent_seconds: float | None) -> State:
-    """One DVC stage. Its state's message is the stage's own sentence."""
+    """Run one DVC stage; the message of the state is the stage's own sentence."""
     logger = get_run_logger()
 
     def report(line: str) -> None:
@@ -50,19 +50,20 @@ def pipeline(
     timeout_seconds: float | None = None,
     silent_seconds: float | None = 3600,
 ) -> State:
-    """Every stage of dvc.yaml whose dependencies have changed, in order.
+    """Run every stage of dvc.yaml whose dependencies have changed, in order.
 
     Args:
-        force: Stages to run though nothing has changed.
-        retries: How often a stage that crashed or was killed is started again; training goes on where it was.
-            An error that a person has to mend is not retried.
-        retry_delay_seconds: How long to wait before that.
-        timeout_seconds: A stage that takes longer is stopped, and the flow fails. None: no limit.
-        silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
-            wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
+        force: Stages that run even if nothing has changed.
+        retries: Number of times that a stage that crashed or was killed starts again; training continues from its last
+            checkpoint. An error that a person must correct is not retried.
+        retry_delay_seconds: Time before each retry.
+        timeout_seconds: Longest time of a stage; after it the stage is stopped and the flow fails. None: no limit.
+        silent_seconds: Longest time that dvc may print nothing while no stage runs; after it dvc is stopped and the
+            flow fails, because dvc may wait for a disk that does not answer. Hashing new data prints nothing either.
+            None: no limit.
     """
     redact_logs()
-    unreported.tell()
+    unreported.report_earlier_runs()
     try:
         with claim("the flow pipeline"):
             dvc_stage.look()
@@ -84,27 +85,27 @@ def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limi
         state = ends[stage] = named(stage, force=stage in force, **limits, return_state=True)
         if not state.is_completed():
             return End(Failed(message=state.message), _links(None), ends)
-    standing = pages.registered() if pages.RUN.exists() else None
+    registered = pages.registered() if pages.RUN.exists() else None
     ran = [stage for stage, state in ends.items() if state.name != "Unchanged"]
     done: State = Completed(message=f"ran {', '.join(ran)}" if ran else "nothing had changed")
-    return End(done, [*_result(standing), *_links(standing)], ends)
+    return End(done, [*_result(registered), *_links(registered)], ends)
 
 
-def _result(standing: pages.Registered | None) -> list[Page]:
-    found = []
+def _result(registered: pages.Registered | None) -> list[Page]:
+    result = []
     measured = pages.read_metrics()
     if measured:
-        found.append(Page("metrics", pages.metrics(measured, standing), "Against the champion"))
+        result.append(Page("metrics", pages.metrics(measured, registered), "Metrics, compared with the champion's"))
     if pages.GRID.exists():
-        found.append(Page("samples", pages.image(pages.GRID), "What the model draws"))
-    if standing:
-        found.append(Page("gate", pages.decision(standing), "What the gate said"))
-    return found
+        result.append(Page("samples", pages.image(pages.GRID), "Samples of the model"))
+    if registered:
+        result.append(Page("gate", pages.decision(registered), "Decision of the gate"))
+    return result
 
 
-def _links(standing: pages.Registered | None) -> list[Page]:
-    found = pages.links(standing)
-    return [Page("links", found, "Where to look further")] if found else []
+def _links(registered: pages.Registered | None) -> list[Page]:
+    links = pages.links(registered)
+    return [Page("links", links, "More details")] if links else []
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Is there reason to retrain? If so, the pipeline; in either case the decision is left as an artifact.
+"""The flow `retrain`: runs the pipeline if there is a reason, and writes the decision as an artifact in every case.
 
-`python flows/retrain.py [--force]` runs it here; prefect.yaml runs it on a schedule.
+`python flows/retrain.py [--force]` runs it in this process; prefect.yaml runs it on a schedule.
 """
 
 import argparse
@@ -31,21 +31,23 @@ def retrain(
     timeout_seconds: float | None = None,
     silent_seconds: float | None = 3600,
 ) -> State:
-    """Run the pipeline if data, parameters or code have changed, by content hash; else do nothing.
+    """Run the pipeline if the content hashes of data, parameters or code have changed, otherwise do nothing.
 
-    It holds the workspace from its first look to its end, so two retrainings, or a retraining and a person's
-    `dvc repro`, never run at once: the later one is refused.
+    The flow owns the workspace from its start to its end. Two retrainings, or a retraining and a person's `dvc repro`,
+    therefore never run at the same time: the later one is refused.
 
     Args:
-        force: Run every stage again though nothing has changed, for example after an upgrade of a library.
-        retries: How often a stage that crashed or was killed is started again; training goes on where it was.
-        retry_delay_seconds: How long to wait before that.
-        timeout_seconds: A stage that takes longer is stopped, and the flow fails. None: no limit.
-        silent_seconds: A dvc that says nothing for longer while no stage runs is stopped, and the flow fails: it may
-            wait for a disk that does not answer. Hashing new data is silent, too. None: no limit.
+        force: Run every stage even if nothing has changed, for example after an upgrade of a library.
+        retries: Number of times that a stage that crashed or was killed starts again; training continues from its last
+            checkpoint.
+        retry_delay_seconds: Time before each retry.
+        timeout_seconds: Longest time of a stage; after it the stage is stopped and the flow fails. None: no limit.
+        silent_seconds: Longest time that dvc may print nothing while no stage runs; after it dvc is stopped and the
+            flow fails, because dvc may wait for a disk that does not answer. Hashing new data prints nothing either.
+            None: no limit.
     """
     redact_logs()
-    unreported.tell()
+    unreported.report_earlier_runs()
     try:
         with claim("the flow retrain"):
             dvc_stage.look()
@@ -63,12 +65,12 @@ def retrain(
     return unreported.conclude(end)
 
 
-def _decide(force: bool, **how: float | None) -> End:
-    reasons, forced = _reasons(force, how["silent_seconds"])
+def _decide(force: bool, **limits: float | None) -> End:
+    reasons, forced = _reasons(force, limits["silent_seconds"])
     for reason in reasons or ["nothing has changed"]:
         get_run_logger().info(reason)
     if not reasons:
-        page = _page("Not retrained", ["Data, parameters, code and results are what they were."], gate=True)
+        page = _page("Not retrained", ["Data, parameters, code and results have not changed."], gate=True)
         return End(Completed(name="Unchanged", message="nothing has changed, so nothing was done"), [page])
     if not unreported.comes_back():
         return End(Failed(message="the pipeline was not started"), [_page("Not retrained", reasons, gate=False)])
@@ -79,12 +81,12 @@ def _decide(force: bool, **how: float | None) -> End:
         return End(Completed(message=state.message), [_page("Retrained", reasons, gate=True)])
 
     with unreported.within(end_of):
-        state = pipeline(force=forced, **how, return_state=True)
+        state = pipeline(force=forced, **limits, return_state=True)
     return end_of(state)
 
 
 def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list[str]]:
-    """Why there is something to do, and the stages to force for it. DVC compares by content hash."""
+    """Return the reasons to run the pipeline and the stages to force. DVC compares content hashes."""
     if force:
         return ["forced"], dvc_stage.stages()
     if not Path("dvc.lock").exists():
@@ -93,15 +95,16 @@ def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list
     if changed:
         return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
     if pages.RUN.exists() and pages.registered().version is None:
-        # Another store, or a new one: training logs its run there, without a step where its end is still kept.
-        return ["the registry does not hold the model of this workspace"], ["train", "register"]
+        # MLflow's store is new or another one. A forced training logs its run there; it repeats no training step if the
+        # finished training is still kept.
+        return ["the registry does not have the model of this workspace"], ["train", "register"]
     return [], []
 
 
 def _page(title: str, reasons: list[str], *, gate: bool) -> Page:
     text = f"## {title}\n\n" + "\n".join(f"- {reason}" for reason in reasons)
     if gate and pages.RUN.exists():
-        text += f"\n\n## What the gate said\n\n{pages.decision(pages.registered())}"
+        text += f"\n\n## Decision of the gate\n\n{pages.decision(pages.registered())}"
     return Page("decision", text, title)
 
 
@@ -109,7 +112,7 @@ def main() -> None:
     import command_line
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--force", action="store_true", help="run every stage again though nothing has changed")
+    parser.add_argument("--force", action="store_true", help="run every stage even if nothing has changed")
     command_line.run(retrain, force=parser.parse_args().force)
 
 

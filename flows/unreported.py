@@ -1,4 +1,4 @@
-"""How a flow ends while its Prefect server is away: the end is kept in a file, and told when the server is back."""
+"""The end of a flow while its Prefect server does not answer: stored in a file and sent when the server is back."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from ddpm.redaction import redacted
 
 FOLDER = Path(".state/unreported")
 WAIT_SECONDS = 60.0
-"""How long a flow that has ended waits for its server; a restart takes less."""
+"""Time that a finished flow waits for its server; a restart of the server takes less."""
 _POLL_SECONDS = 1.0
 _RECORD_SECONDS = 10.0
 _RECORD_POLL_SECONDS = 0.5
@@ -35,7 +35,7 @@ _RECORD_POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Page:
-    """Markdown that a run leaves for people, as an artifact."""
+    """A page in Markdown, which the server shows as an artifact of the run."""
 
     key: str
     text: str
@@ -44,36 +44,36 @@ class Page:
 
 @dataclass(frozen=True)
 class End:
-    """How a flow run ended, what it leaves to see, and how its tasks ended, by name."""
+    """The end of a flow run: its state, its pages, and the states of its tasks by name."""
 
     state: State
     pages: list[Page] = field(default_factory=list)
     tasks: Mapping[str, State] = field(default_factory=dict)
 
 
-_around: list[tuple[UUID, Callable[[State], End]]] = []
+_outer_flows: list[tuple[UUID, Callable[[State], End]]] = []
 
 
 @contextmanager
 def within(end_of: Callable[[State], End]) -> Iterator[None]:
-    """A flow that this one calls in the block may find the server gone: then this one ends as `end_of` its state."""
-    _around.append((_this_run(), end_of))
+    """Say how this flow ends if a flow that it calls in the block has to end the process: `end_of` the inner state."""
+    _outer_flows.append((_this_run(), end_of))
     try:
         yield
     finally:
-        _around.pop()
+        _outer_flows.pop()
 
 
 def conclude(end: End) -> State:
-    """The state for the flow to return, once its pages are at the server.
+    """Send the pages and the states of the tasks to the server, and return the state that the flow returns.
 
-    Where the server is away and does not come back within WAIT_SECONDS, the end is kept for `tell`, and this process
-    ends: 0 if the flow completed, else 1. Prefect would try for minutes, and then fail though nothing else did.
+    If the server does not answer within WAIT_SECONDS, store the end for `report_earlier_runs` and exit the process:
+    with 0 if the flow completed, otherwise 1. Prefect would retry for minutes and then mark a completed flow as failed.
     """
     if not comes_back():
         _keep(_this_run(), end)
         state = end.state
-        for run, end_of in reversed(_around):
+        for run, end_of in reversed(_outer_flows):
             outer = end_of(state)
             _keep(run, outer)
             state = outer.state
@@ -82,12 +82,12 @@ def conclude(end: End) -> State:
         create_markdown_artifact(page.text, key=page.key, description=page.description)
     if end.tasks:
         with get_client(sync_client=True) as client:
-            _tell_tasks(client, _this_run(), end.tasks)
+            _send_task_states(client, _this_run(), end.tasks)
     return end.state
 
 
 def comes_back() -> bool:
-    """Whether the server answers, within WAIT_SECONDS."""
+    """Return whether the server answers within WAIT_SECONDS."""
     end = time.monotonic() + WAIT_SECONDS
     if answers():
         return True
@@ -100,7 +100,7 @@ def comes_back() -> bool:
 
 
 def answers() -> bool:
-    """Whether the Prefect server is there, asked once as Prefect asks; whether we may use it, it says itself."""
+    """Return whether the Prefect server answers one request; a refusal (401, 403) counts as an answer."""
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             error = client.api_healthcheck()
@@ -111,30 +111,36 @@ def answers() -> bool:
     return not isinstance(error, httpx.TransportError)
 
 
-def tell() -> None:
-    """Tell the server how earlier runs of this folder ended while it was away; called at the start of a flow."""
+def report_earlier_runs() -> None:
+    """Send the ends of earlier runs in this folder that the server missed. Called at the start of a flow."""
     for path in sorted(FOLDER.glob("*.json")):
-        kept = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
         with get_client(sync_client=True) as client:
-            run = UUID(kept["run"])
+            run = UUID(stored["run"])
             try:
                 client.read_flow_run(run)
             except ObjectNotFound:
-                if kept["api"] == _api():  # and not another server's
+                if stored["api"] == _api():  # a run of another server stays stored
                     path.unlink()
-                    get_run_logger().warning(f"run {run} ended while the server was away, which has lost its record")
+                    get_run_logger().warning(
+                        f"run {run} ended while the server did not answer, and the server has no record of it any more"
+                    )
                 continue
-            _tell_tasks(client, run, {name: State.model_validate(state) for name, state in kept["tasks"].items()})
-            for page in kept["pages"]:
+            _send_task_states(client, run, {name: State.model_validate(end) for name, end in stored["tasks"].items()})
+            for page in stored["pages"]:
                 artifact = {"key": page["key"], "data": page["text"], "description": page["description"]}
                 client.create_artifact(ArtifactCreate(type="markdown", flow_run_id=run, **artifact))
-            client.set_flow_run_state(run, State.model_validate(kept["state"]), force=True)
+            client.set_flow_run_state(run, State.model_validate(stored["state"]), force=True)
         path.unlink()
-        get_run_logger().info(f"the server was away when run {run} ended, and knows it now: {kept['state']['message']}")
+        message = stored["state"]["message"]
+        get_run_logger().info(f"reported the end of run {run}, which the server had missed: {message}")
 
 
-def _tell_tasks(client: SyncPrefectClient, run: UUID, ends: Mapping[str, State]) -> None:
-    """The ends that the server does not know of: it writes them down a little later, if it was there to hear them."""
+def _send_task_states(client: SyncPrefectClient, run: UUID, ends: Mapping[str, State]) -> None:
+    """Set the states of the tasks whose end the server missed.
+
+    The server stores an end that it received with a delay, so this waits up to _RECORD_SECONDS before it sends one.
+    """
     stop = time.monotonic() + _RECORD_SECONDS
     while True:
         found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
@@ -154,27 +160,27 @@ def _keep(run: UUID, end: End) -> None:
         {
             "api": _api(),
             "run": str(run),
-            "state": _told(end.state),
+            "state": _as_json(end.state),
             "pages": [asdict(page) for page in end.pages],
-            "tasks": {name: _told(state) for name, state in end.tasks.items()},
+            "tasks": {name: _as_json(state) for name, state in end.tasks.items()},
         },
     )
 
 
-def _told(state: State) -> dict[str, Any]:
+def _as_json(state: State) -> dict[str, Any]:
     return state.model_dump(mode="json", include={"type", "name", "message", "timestamp"})
 
 
 def _exit(state: State) -> NoReturn:
-    print(file=sys.stderr)  # Prefect's own words about the lost server may have ended without a line break
-    gone = f"the Prefect server at {_api()} has gone; the next flow that finds it tells it so"
+    print(file=sys.stderr)  # Prefect's messages about the lost server may not end with a line break
+    note = f"the Prefect server at {_api()} does not answer; the next flow that reaches it reports this end"
     if state.is_completed():
-        print(f"{state.message}; {gone}")
+        print(f"{state.message}; {note}")
     else:
-        print(f"error: {state.message}; {gone}", file=sys.stderr)
+        print(f"error: {state.message}; {note}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Past Prefect, which on every other way out asks the server again for a minute at a time.
+    # Skips Prefect's exit handlers, each of which asks the server again for a minute.
     os._exit(0 if state.is_completed() else 1)
 
 

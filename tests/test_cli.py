@@ -137,7 +137,7 @@ def test_a_given_picture_is_not_written_over(
     before = Path("three.png").read_bytes()
     words = "edit --model model.safetensors --image three.png --steps 2 --out ./three.png"
     assert cli.main(words.split()) == 1
-    assert "three.png is the picture that is given" in capsys.readouterr().err
+    assert "three.png is an input picture" in capsys.readouterr().err
     assert Path("three.png").read_bytes() == before
 
 
@@ -173,7 +173,7 @@ def test_a_folder_gets_one_png_per_image_and_the_same_seed_gives_the_same(
     ("words", "sentence"),
     [
         ("--model nowhere.safetensors --out a.png", "nowhere.safetensors is no model file"),
-        ("--model model.safetensors --out full", "full is there and not an empty folder"),
+        ("--model model.safetensors --out full", "full already exists and is not an empty folder"),
         ("--model model.safetensors --out a.png --steps 51", "steps is 51, expected a whole number from 1 to 50"),
         ("--model model.safetensors --out a.png --label cat", "label is 'cat', expected an index"),
         ("--model model.safetensors --out a.png --number 0", "number is 0"),
@@ -234,7 +234,7 @@ def test_a_consumer_s_afternoon(
 
     wrong = "restore --task denoise --blur 1 --image a.png --out no --model model.safetensors"
     assert cli.main(wrong.split()) == 1
-    assert "--blur is given, but task denoise has no use for it" in capsys.readouterr().err
+    assert "--blur is set, but the task denoise does not use it" in capsys.readouterr().err
     assert cli.main("edit --image small.png --out no --model model.safetensors".split()) == 1
     assert "image is 4x4 pixels, expected 8x8" in capsys.readouterr().err
 
@@ -250,9 +250,9 @@ def test_an_operator_s_morning(
     assert cli.main(["sample", "--out", "a.png"]) == 1
     assert "has no champion" in capsys.readouterr().err
 
-    assert "version 1 of ddpm is the champion" in ddpm('promote 1 --reason "first"')
+    assert "version 1 of ddpm is now the champion" in ddpm('promote 1 --reason "first"')
     register(project, tiny_model, seed=1, fid=8.0)
-    assert "version 2 of ddpm is the champion, in the place of version 1" in ddpm('promote 2 --reason "sharper"')
+    assert "version 2 of ddpm is now the champion and replaces version 1" in ddpm('promote 2 --reason "sharper"')
 
     head, newest, oldest = ddpm("versions").splitlines()
     assert head.split()[:6] == ["version", "aliases", "sampler", "steps", "fid", "kid"]
@@ -333,7 +333,7 @@ def test_the_server_that_the_report_names_answers_to_no_other_name(project: Path
 
 def test_a_report_without_a_run_says_what_makes_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report"]) == 1
-    assert "reports/metrics.json was not found; `dvc repro` makes it" in capsys.readouterr().err
+    assert "reports/metrics.json was not found; run the pipeline first" in capsys.readouterr().err
 
 
 def test_versions_of_an_unknown_name_is_an_error_that_names_it(

@@ -88,7 +88,7 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Pro
 
 
 SILENCE = (
-    "said nothing for 4 seconds while no stage ran and was stopped; see whether the disks of data.path and of .dvc"
+    "printed nothing for 4 seconds while no stage ran, so it was stopped; check that the disks of data.path and .dvc"
 )
 
 
@@ -129,8 +129,8 @@ OTHERS = {"pid": os.getpid(), "cmd": "dvc repro train"}
 @pytest.mark.parametrize(
     ("left", "fault"),
     [
-        ("", "was torn by a dvc that was interrupted"),
-        ('{"write": {"data', "was torn by a dvc that was interrupted"),
+        ("", "was left incomplete by a dvc that was interrupted"),
+        ('{"write": {"data', "was left incomplete by a dvc that was interrupted"),
         (json.dumps({"write": {"reports/metrics.json": OTHERS}}), "names only stages whose dvc has ended"),
         (json.dumps({"read": {"data/raw": [OTHERS]}}), "names only stages whose dvc has ended"),
     ],
@@ -144,7 +144,7 @@ def test_what_a_dvc_that_was_killed_left_of_its_list_keeps_no_stage_from_running
     listed.write_text(left)
     outcome, lines = run("train")
     assert outcome.ok
-    assert lines[0] == f".dvc/tmp/rwlock {fault}; it was removed, since dvc makes it anew"
+    assert lines[0] == f".dvc/tmp/rwlock {fault}; it was removed, and dvc writes a new one"
     listed.write_text(left)
     assert dvc_stage.changes() == {}
 
@@ -159,5 +159,5 @@ def test_changed_data_are_the_reason_that_dvc_names(project: Project) -> None:
 
 def test_a_folder_without_stages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"has no dvc\.yaml; start the flow in the project's folder"):
+    with pytest.raises(UserError, match=r"dvc\.yaml was not found in .*; start the flow in the project's folder"):
         dvc_stage.stages()

@@ -75,5 +75,5 @@ def test_a_registry_that_lost_the_model_gets_it_again(digits: Project) -> None:
     (digits.path / "mlflow.db").unlink()
     again = retrain(digits)
     assert again.returncode == 0, again.stdout
-    assert "the registry does not hold the model of this workspace" in again.stdout
+    assert "the registry does not have the model of this workspace" in again.stdout
     assert "Version 1 of `ddpm`: **promoted**" in artifacts(digits.path)["gate"]

@@ -78,7 +78,7 @@ def test_a_flow_whose_server_has_gone_ends_as_its_stages_do_and_the_next_one_tel
     assert flow.wait(timeout=WAIT_SECONDS + 30) == status
     said = (project.path / "log").read_text()
     error = "error: " if status else ""
-    assert f"\n{error}{end[1]}; the Prefect server at {server.api} has gone; the next flow that finds it" in said
+    assert f"\n{error}{end[1]}; the Prefect server at {server.api} does not answer; the next flow that" in said
     assert "Traceback" not in said
 
     server.start()

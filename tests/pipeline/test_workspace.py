@@ -195,7 +195,10 @@ def test_a_holder_that_does_not_say_who_it_is_keeps_others_out(folder: Path, mon
     LOCK.parent.mkdir()
     with LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InUseError, match=r"does not say who it is; `fuser \.state/pipeline\.lock`"), claim("flow"):
+        with (
+            pytest.raises(InUseError, match=r"by an unknown process; find it with `fuser \.state/pipeline\.lock`"),
+            claim("flow"),
+        ):
             pass
 
 

@@ -1,4 +1,4 @@
-"""The command `ddpm`: draw and serve images with a model, choose settings, and manage the registered versions."""
+"""The command `ddpm`: generate and serve images, change settings, and manage the registered versions of a model."""
 
 import argparse
 import sys
@@ -16,10 +16,11 @@ from ddpm.sampling.catalogue import SAMPLERS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 1 with one sentence for an error the user can mend (2: arguments that do not parse).
+    """Run a command and return its exit code; without arguments, list the commands.
 
-    Without arguments, list the commands. Nothing that is printed holds a credential, a traceback of what should not
-    happen included.
+    The exit code is 0 on success, 1 after an error, and 130 after Ctrl-C. argparse exits with 2 if the arguments are
+    wrong. An error that the user can correct is printed as one sentence, any other with its traceback. Credentials are
+    removed from all output.
     """
     args = parser().parse_args(arguments)
     if args.run is None:
@@ -32,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
         except Exception as error:
-            if told := mendable(error):
-                print(f"error: {told}", file=sys.stderr)
+            if correctable := user_error(error):
+                print(f"error: {correctable}", file=sys.stderr)
             else:
                 traceback.print_exc()
             return 1
     return 0
 
 
-def mendable(error: Exception) -> UserError | None:
-    """What the user can do about the error; None for one that should not happen."""
+def user_error(error: Exception) -> UserError | None:
+    """Return the error as a sentence that says what the user can do; None if the error is a defect of the program."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("ddpm"):
@@ -50,58 +51,76 @@ def mendable(error: Exception) -> UserError | None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets `run` to its function."""
     top = argparse.ArgumentParser(
         prog="ddpm",
         usage="ddpm COMMAND [OPTIONS]",
-        description="Draw and serve images with a model, choose settings, and manage the registered versions.",
+        description="Generate and serve images, change settings, and manage the registered versions of a model.",
         epilog="`ddpm COMMAND --help` shows the options of a command and an example.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=17),  # one line each
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=17),  # one line per command
     )
     top.set_defaults(run=None)
     commands = top.add_subparsers(prog="ddpm", metavar="COMMAND [OPTIONS]", title="commands")
 
     def command(run: Any, summary: str, example: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        subparser = commands.add_parser(
             run.__name__.replace("_", "-"),
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example: {example}",
         )
-        made.set_defaults(run=run)
-        return made
+        subparser.set_defaults(run=run)
+        return subparser
 
-    def named(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made.add_argument("--name", help="registered model (default: promote.name in params.yaml)")
-        return made
+    def add_name(subparser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        subparser.add_argument("--name", help="name of the registered model (default: promote.name in params.yaml)")
+        return subparser
 
-    def sourced(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        source = named(made).add_mutually_exclusive_group()
+    def add_model(subparser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        source = add_name(subparser).add_mutually_exclusive_group()
         source.add_argument("--model", type=Path, metavar="FILE", help="a .safetensors file; needs no registry")
-        source.add_argument("--version", help="of the registered model (default: its champion)")
-        return made
+        source.add_argument("--version", help="number of a registered version (default: the champion)")
+        return subparser
 
-    def drawing(made: argparse.ArgumentParser, number: str) -> argparse.ArgumentParser:
-        sourced(made)
-        made.add_argument("--out", type=Path, required=True, help="a .png for one picture of all, or a new folder")
-        made.add_argument("-n", "--number", type=int, help=f"images (default: {number})")
-        made.add_argument("--seed", type=int, help="the same seed gives the same images (default: a fresh one)")
-        made.add_argument("--guidance", type=float, help="1: the model itself; above: sharper, less varied")
-        made.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
-        return made
+    def add_device(subparser: argparse.ArgumentParser) -> None:
+        subparser.add_argument(
+            "--device",
+            choices=("auto", "cuda", "mps", "cpu"),
+            default="auto",
+            help="auto: a GPU if there is one, else the CPU (default: auto)",
+        )
 
-    def pictured(made: argparse.ArgumentParser, steps: str, number: str = "1") -> argparse.ArgumentParser:
-        drawing(made, number)
-        made.add_argument(
+    def add_output(subparser: argparse.ArgumentParser, number: str) -> argparse.ArgumentParser:
+        add_model(subparser)
+        subparser.add_argument(
+            "--out",
+            type=Path,
+            required=True,
+            metavar="PATH",
+            help="a .png file for a grid of all images, or a new folder for one file per image",
+        )
+        subparser.add_argument("-n", "--number", type=int, help=f"number of images (default: {number})")
+        subparser.add_argument("--seed", type=int, help="the same seed gives the same images (default: random)")
+        subparser.add_argument(
+            "--guidance", type=float, help="guidance scale; 1: none; above 1: clearer classes, less variety"
+        )
+        add_device(subparser)
+        return subparser
+
+    def add_input(subparser: argparse.ArgumentParser, steps: str, number: str = "1") -> argparse.ArgumentParser:
+        add_output(subparser, number)
+        subparser.add_argument(
             "--image",
             type=Path,
             required=True,
-            help="a picture of the model's size (super-resolution: a divisor of it)",
+            metavar="FILE",
+            help="the input picture, of the model's size (super-resolution: smaller by a whole factor)",
         )
-        made.add_argument("--label", help="class, by name or index (default: whatever fits)")
-        made.add_argument("--steps", type=int, help=f"of the reverse process (default: {steps})")
-        return made
+        subparser.add_argument("--label", help="class, by name or index (default: no class)")
+        subparser.add_argument("--steps", type=int, help=f"steps of the reverse process (default: {steps})")
+        return subparser
 
-    make = drawing(
+    sample = add_output(
         command(
             images.sample,
             "generate images with the champion, a version or a model file",
@@ -109,25 +128,34 @@ def parser() -> argparse.ArgumentParser:
         ),
         "16",
     )
-    make.set_defaults(number=16)
-    make.add_argument("--label", help="class, by name or index (default: all in turn)")
-    make.add_argument("--steps", type=int, help="network evaluations per image (default: the model's)")
-    make.add_argument("--sampler", choices=SAMPLERS, metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
-    make.add_argument("--eta", type=float, help="ddim only: 0 deterministic, 1 as random as ddpm")
+    sample.set_defaults(number=16)
+    sample.add_argument("--label", help="class, by name or index (default: all classes in turn)")
+    sample.add_argument("--steps", type=int, help="steps of the reverse process (default: the model's recipe)")
+    sample.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        metavar="NAME",
+        help=f"one of {', '.join(SAMPLERS)} (default: the model's recipe)",
+    )
+    sample.add_argument("--eta", type=float, help="only for ddim; 0: deterministic, 1: as random as ddpm")
 
-    paint = pictured(
+    inpaint = add_input(
         command(
             images.inpaint,
-            "paint the masked part of a picture anew and keep the rest",
+            "repaint the masked part of a picture and keep the rest",
             "ddpm inpaint --image digit.png --mask mask.png --number 4 --out painted",
         ),
         "50",
     )
-    paint.add_argument("--mask", type=Path, required=True, help="a picture, white where the model shall paint")
-    paint.add_argument("--jump", type=int, help="steps that a resampling goes back (default: 5)")
-    paint.add_argument("--resamplings", type=int, help="more: what is painted fits better, slower (default: 10)")
+    inpaint.add_argument(
+        "--mask", type=Path, required=True, metavar="FILE", help="a picture that is white where the model paints"
+    )
+    inpaint.add_argument("--jump", type=int, help="number of steps that each resampling goes back (default: 5)")
+    inpaint.add_argument(
+        "--resamplings", type=int, help="more resamplings fit the painted part better and take longer (default: 10)"
+    )
 
-    mend = pictured(
+    restore = add_input(
         command(
             images.restore,
             "restore a small, blurred, noisy or colourless picture",
@@ -135,92 +163,120 @@ def parser() -> argparse.ArgumentParser:
         ),
         "25",
     )
-    mend.add_argument("--task", required=True, choices=("super-resolution", "deblur", "denoise", "colourise"))
-    mend.add_argument("--blur", type=float, help="deblur: width of the Gaussian, its standard deviation in pixels")
-    mend.add_argument("--noise", type=float, help="denoise: standard deviation of the noise, in grey levels (0..255)")
+    restore.add_argument(
+        "--task",
+        required=True,
+        choices=("super-resolution", "deblur", "denoise", "colourise"),
+        help="what to restore in the picture",
+    )
+    restore.add_argument(
+        "--blur", type=float, help="only for deblur: standard deviation of the Gaussian blur in pixels"
+    )
+    restore.add_argument(
+        "--noise", type=float, help="only for denoise: standard deviation of the noise in grey levels (0..255)"
+    )
 
-    change = pictured(
+    edit = add_input(
         command(
             images.edit,
-            "draw a picture anew from a chosen noise level",
+            "vary a picture: add noise to it and denoise it again",
             "ddpm edit --image three.png --strength 0.6 --label 8 --guidance 3 --out edited",
         ),
         "50",
     )
-    change.add_argument("--strength", type=float, help="0: the picture, 1: nothing of it (default: 0.6)")
+    edit.add_argument("--strength", type=float, help="0 keeps the picture, 1 replaces it with a new one (default: 0.6)")
 
-    between = pictured(
+    interpolate = add_input(
         command(
             images.interpolate,
-            "draw the images between two pictures",
+            "generate the images between two pictures",
             "ddpm interpolate --image three.png --other eight.png --out between.png",
         ),
         "25",
-        number="8, both ends included",
+        number="8, including both ends",
     )
-    between.add_argument("--other", type=Path, required=True, help="the picture at the other end")
+    interpolate.add_argument("--other", type=Path, required=True, metavar="FILE", help="the picture at the other end")
 
-    offer = sourced(
+    serve = add_model(
         command(
             serving.serve,
-            "serve images over HTTP, within the bounds of params.yaml",
+            "serve images over HTTP, within the limits in params.yaml",
             "ddpm serve --port 5001",
         )
     )
-    offer.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    offer.add_argument("--port", type=int, default=5001, help="0: a free one (default: 5001)")
-    offer.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+    serve.add_argument("--port", type=int, default=5001, help="port to listen on; 0: any free port (default: 5001)")
+    add_device(serve)
 
-    named(command(operate.versions, "list the registered versions, newest first", "ddpm versions"))
+    add_name(command(operate.versions, "list the registered versions, newest first", "ddpm versions"))
 
-    yes = named(
-        command(operate.promote, "make a version champion", 'ddpm promote 4 --reason "looked at the samples, sharper"')
+    promote = add_name(
+        command(
+            operate.promote,
+            "make a version the champion",
+            'ddpm promote 4 --reason "looked at the samples, sharper"',
+        )
     )
-    yes.add_argument("number", metavar="VERSION")
-    yes.add_argument("--reason", required=True, help="kept with the promotion")
+    promote.add_argument("number", metavar="VERSION", help="number of the version, as `ddpm versions` lists it")
+    promote.add_argument("--reason", required=True, help="why; stored in the registry")
 
-    back = named(
+    rollback = add_name(
         command(
             operate.rollback,
-            "make the previous champion champion again",
+            "make the previous champion the champion again",
             'ddpm rollback --reason "blurred eights in production"',
         )
     )
-    back.add_argument("--reason", default="no reason given", help="kept with the move")
+    rollback.add_argument("--reason", default="no reason given", help="why; stored in the registry")
 
-    taken = command(
+    import_unet = command(
         exchange.import_unet,
-        "make a model file of a UNet2DModel that diffusers saved",
+        "convert a UNet2DModel saved by diffusers into a model file",
         "ddpm import-unet ddpm-cifar10-32 --out models/cifar10.safetensors",
     )
-    taken.add_argument("folder", type=Path, help="a saved pipeline, or a network with its config.json")
-    taken.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
-    taken.add_argument(
-        "--schedule", choices=("linear", "cosine"), help="without scheduler_config.json (default: linear)"
+    import_unet.add_argument("folder", type=Path, help="a saved pipeline, or a saved network with its config.json")
+    import_unet.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
+    import_unet.add_argument(
+        "--schedule",
+        choices=("linear", "cosine"),
+        help="noise schedule, if the folder has no scheduler_config.json (default: linear)",
     )
-    taken.add_argument("--target", choices=("eps", "v", "x_0"), help="without scheduler_config.json (default: eps)")
-    taken.add_argument("--null-label", action="store_true", help='the last class means "no label", for guidance')
+    import_unet.add_argument(
+        "--target",
+        choices=("eps", "v", "x_0"),
+        help="what the network predicts, if the folder has no scheduler_config.json (default: eps)",
+    )
+    import_unet.add_argument(
+        "--null-label", action="store_true", help='the last class means "no label", which guidance uses'
+    )
 
-    given = sourced(
+    export_unet = add_model(
         command(
             exchange.export_unet,
             "write a model as a folder that diffusers' DDPMPipeline reads",
             "ddpm export-unet --model models/model.safetensors --out exported",
         )
     )
-    given.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    given.set_defaults(device="cpu")
+    export_unet.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    export_unet.set_defaults(device="cpu")
 
-    chosen = command(
+    configure = command(
         operate.configure, "write the values of a recipe into params.yaml", "ddpm configure recipes/mnist.yaml"
     )
-    chosen.add_argument("recipe", type=Path, metavar="FILE", help="a YAML file of values that differ, as in recipes/")
+    configure.add_argument(
+        "recipe", type=Path, metavar="FILE", help="a YAML file with the values to change, such as those in recipes/"
+    )
 
-    command(operate.look, "check data.path for what would make DVC wait or fail", "ddpm look")
+    command(operate.look, "check that the files at data.path can be read", "ddpm look")
 
-    shown = named(command(operate.report, "show what the last run of the pipeline made", "ddpm report"))
-    shown.add_argument("--metrics", type=Path, default=Path("reports/metrics.json"))
-    shown.add_argument("--run", dest="run_json", type=Path, default=Path("models/run.json"))
-    shown.add_argument("--grid", type=Path, default=Path("reports/samples.png"))
-    shown.add_argument("--animation", type=Path, default=Path("reports/reverse_process.gif"))
+    report = add_name(command(operate.report, "show the results of the last run of the pipeline", "ddpm report"))
+    for option, dest, default, content in (
+        ("--metrics", "metrics", "reports/metrics.json", "the metrics"),
+        ("--run", "run_json", "models/run.json", "the MLflow run of the training"),
+        ("--grid", "grid", "reports/samples.png", "the grid of samples"),
+        ("--animation", "animation", "reports/reverse_process.gif", "the animation of the reverse process"),
+    ):
+        report.add_argument(
+            option, dest=dest, type=Path, default=Path(default), metavar="FILE", help=f"{content} (default: {default})"
+        )
     return top

@@ -1,4 +1,4 @@
-"""Commands that draw with a model: new images, or images from a given picture."""
+"""The commands that generate images, from noise or from an input picture."""
 
 import argparse
 import sys
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Images from the champion, a version or a file, as one picture or as a folder of them."""
+    """Generate images with the champion, a version or a model file; write them as one grid or into a folder."""
     _require_free(args.out)
-    model, called = load(args)
+    model, model_name = load(args)
     from ddpm.serving import sample_request
 
     fields = {name: getattr(args, name) for name in sample_request.FIELDS} | {"label": _label(args, model)}
@@ -25,49 +25,49 @@ def sample(args: argparse.Namespace) -> None:
     images = sample_request.draw(model, request, progress=sys.stderr.isatty())
     settings = sample_request.described(request, model)
     del settings["labels"]
-    _write(images, args.out, called, settings)
+    _write(images, args.out, model_name, settings)
 
 
 def inpaint(args: argparse.Namespace) -> None:
-    """What is white in the mask painted anew, the rest to the bit."""
+    """Repaint the part that is white in the mask; every other pixel keeps its exact value."""
     _picture(args, {"task": "inpaint", "mask": args.mask, "jump": args.jump, "resamplings": args.resamplings})
 
 
 def restore(args: argparse.Namespace) -> None:
-    """An image from a smaller, blurred, noisy or colourless one."""
+    """Restore a smaller, blurred, noisy or colourless picture."""
     own = {"super-resolution": (), "colourise": (), "deblur": ("blur",), "denoise": ("noise",)}
     for name in ("blur", "noise"):
         if getattr(args, name) is not None and name not in own[args.task]:
-            raise UserError(f"--{name} is given, but task {args.task} has no use for it; leave it out")
+            raise UserError(f"--{name} is set, but the task {args.task} does not use it; leave it out")
     _picture(args, {"task": args.task} | {name: getattr(args, name) for name in own[args.task]})
 
 
 def edit(args: argparse.Namespace) -> None:
-    """An image drawn anew from a chosen noise level."""
+    """Add noise to a picture and denoise it again."""
     _picture(args, {"task": "edit", "strength": args.strength})
 
 
 def interpolate(args: argparse.Namespace) -> None:
-    """The images between two."""
+    """Generate the images between two pictures."""
     _picture(args, {"task": "interpolate", "other": args.other})
 
 
 def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     _require_free(args.out)
-    for given in (args.image, fields.get("mask"), fields.get("other")):
-        if given is not None and args.out.exists() and given.exists() and args.out.samefile(given):
-            raise UserError(f"{args.out} is the picture that is given; name another with --out")
-    model, called = load(args)
+    for picture in (args.image, fields.get("mask"), fields.get("other")):
+        if picture is not None and args.out.exists() and picture.exists() and args.out.samefile(picture):
+            raise UserError(f"{args.out} is an input picture, which --out would overwrite; name another file")
+    model, model_name = load(args)
     from ddpm.serving import picture_request
 
     common = {name: getattr(args, name) for name in ("image", "number", "seed", "steps", "guidance")}
     request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
-    said = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
-    _write(picture_request.draw(model, request), args.out, called, said)
+    settings = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
+    _write(picture_request.draw(model, request), args.out, model_name, settings)
 
 
 def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
-    """A class's name as it is, its index as a number."""
+    """Return --label: a string if it is the name of a class, a number if it is an index."""
     if isinstance(args.label, str) and args.label not in model.spec.classes and args.label.isdecimal():
         return int(args.label)
     return args.label
@@ -75,10 +75,10 @@ def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
 
 def _require_free(out: Path) -> None:
     if out.suffix.lower() != ".png" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not an empty folder; name a new folder, or a .png for one picture")
+        raise UserError(f"{out} already exists and is not an empty folder; name a new folder or a .png file")
 
 
-def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -> None:
+def _write(images: "Tensor", out: Path, model_name: str, settings: dict[str, Any]) -> None:
     from ddpm.generation import pictures
     from ddpm.serving.sample_request import as_picture
 
@@ -89,6 +89,6 @@ def _write(images: "Tensor", out: Path, called: str, settings: dict[str, Any]) -
         out.mkdir(parents=True, exist_ok=True)
         for k, image in enumerate(images):
             as_picture(image).save(out / f"{k:06d}.png")
-    said = ", ".join(f"{key} {value}" for key, value in settings.items())
-    images_said = "1 image" if len(images) == 1 else f"{len(images)} images"
-    print(f"{images_said} of {called} in {out} ({said})")
+    listed = ", ".join(f"{key} {value}" for key, value in settings.items())
+    number = "1 image" if len(images) == 1 else f"{len(images)} images"
+    print(f"{number} of {model_name} in {out} ({listed})")

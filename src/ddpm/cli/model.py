@@ -1,4 +1,4 @@
-"""Which model a command speaks of: a file, a version, or the champion of the registered name."""
+"""The model that a command uses: a file, a registered version, or the champion."""
 
 import argparse
 import os
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
-    """The model of --model, --version or the champion, and what it is called.
+    """Return the model of --model, of --version or else of the champion, and its name in messages.
 
-    A file without a recipe, as training writes it, is drawn from as the params.yaml here states.
+    A model without a recipe (the settings of sampling) gets the recipe of the params.yaml in the working folder, if
+    there is one.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = None if args.model else _registered(args)
         if found is None:
-            file, called = args.model, str(args.model)
+            file, name = args.model, str(args.model)
         else:
             from ddpm.tracking.mlflow_registry import MlflowRegistry
 
             file = MlflowRegistry(found.name).download(found, Path(folder))
-            called = f"{found.name} version {found.number}"
+            name = f"{found.name} version {found.number}"
 
         from ddpm.compute.hardware import choose_device
         from ddpm.generation.recipe import load_model
@@ -35,11 +36,11 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
         model = load_model(file, choose_device(args.device))
         if model.recipe is None:
             model = replace(model, recipe=_recipe_here())
-        return model, called
+        return model, name
 
 
 def _recipe_here() -> dict[str, Any] | None:
-    """The recipe that the params.yaml here states."""
+    """Return the recipe in the params.yaml of the working folder; None if there is no params.yaml."""
     if not os.path.exists("params.yaml"):
         return None
     from ddpm.generation.recipe import recipe_in
@@ -64,7 +65,7 @@ def _registered(args: argparse.Namespace) -> "Version":
 
 
 def registered_name(args: argparse.Namespace) -> str:
-    """The registered model: --name, or promote.name of the params.yaml here, or ddpm."""
+    """Return --name, else promote.name of the params.yaml in the working folder, else ddpm."""
     if args.name:
         return args.name
     if os.path.exists("params.yaml"):

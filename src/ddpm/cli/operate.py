@@ -1,4 +1,4 @@
-"""What an operator asks: of the data before a run, of the registry, and what the last run made."""
+"""The commands of an operator: settings, a check of the data, the registry, and a report on the last run."""
 
 import argparse
 import shlex
@@ -13,7 +13,7 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
 
-FIGURES = (
+SHOWN_METRICS = (
     ("fid", "FID", "lower is better"),
     ("kid", "KID", "lower is better"),
     ("isc", "IS", "higher is better"),
@@ -24,10 +24,11 @@ FIGURES = (
     ("memorized_share_shifted", "if shifted", "share of near copies that may be shifted by one pixel"),
     ("memorized_share_half", "by halves", "share whose left, right, upper or lower half is a near copy"),
 )
+"""The metrics that people are shown: the key in metrics.json, a title, and the meaning."""
 
 
 def versions(args: argparse.Namespace) -> None:
-    """Every version, newest first."""
+    """Print a table of all versions, newest first."""
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     found = MlflowRegistry(registered_name(args)).versions()
@@ -50,41 +51,41 @@ def versions(args: argparse.Namespace) -> None:
 
 
 def promote(args: argparse.Namespace) -> None:
-    """A person's yes."""
+    """Make a version the champion, with the reason of the person who decided."""
     from ddpm.promotion.commands import promote
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     move = promote(MlflowRegistry(registered_name(args)), args.number, reason=args.reason)
-    before = f", in the place of version {move.previous}" if move.previous else ""
-    print(f"version {move.version} of {registered_name(args)} is the champion{before}")
+    before = f" and replaces version {move.previous}" if move.previous else ""
+    print(f"version {move.version} of {registered_name(args)} is now the champion{before}")
 
 
 def rollback(args: argparse.Namespace) -> None:
-    """Back to the champion before this one."""
+    """Make the previous champion the champion again."""
     from ddpm.promotion.commands import rollback
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     move = rollback(MlflowRegistry(registered_name(args)), reason=args.reason)
     print(
-        f"version {move.version} of {registered_name(args)} is the champion again, version {move.previous} is not; "
-        f"`ddpm promote {move.previous} --reason …` undoes it"
+        f"version {move.version} of {registered_name(args)} is the champion again and replaces version "
+        f"{move.previous}; `ddpm promote {move.previous} --reason …` undoes this"
     )
 
 
 def configure(args: argparse.Namespace) -> None:
-    """A recipe's values into params.yaml; nobody may be running the pipeline on it meanwhile."""
+    """Write a recipe's values into params.yaml. Raises InUseError while the pipeline runs in this folder."""
     from ddpm import overlay, unread_settings
     from ddpm.pipeline.workspace import claim
 
     params = Path("params.yaml")
     if not params.exists():
-        raise UserError(f"{params} was not found; run `ddpm configure` from the project's folder, where it stands")
+        raise UserError(f"{params} was not found in {Path.cwd()}; run `ddpm configure` in the project's folder")
     with claim("ddpm configure"):
         result, changes = overlay.write(params, args.recipe)
     if not changes:
         print(f"{params} already has every value of {args.recipe}; nothing was changed")
         return
-    print(f"{params} has the values of {args.recipe}:")
+    print(f"{params} now has the values of {args.recipe}:")
     for change in changes:
         print(f"  {change}")
     for sentence in unread_settings.warned(result):
@@ -93,7 +94,7 @@ def configure(args: argparse.Namespace) -> None:
 
 
 def look(args: argparse.Namespace) -> None:
-    """Before DVC does: it waits for ever for a pipe, and does not see what is behind a link to a folder."""
+    """Check the files at data.path, because DVC waits forever for a named pipe and ignores links to folders."""
     from ddpm.data.preparing.tree import require_readable
     from ddpm.params import load as load_params
 
@@ -102,7 +103,7 @@ def look(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """What a run of the pipeline made, and where to look at it."""
+    """Print the metrics and the decision of the last run, and how to see more."""
     import json
 
     from ddpm.promotion.registry import CHAMPION, holding
@@ -112,35 +113,35 @@ def report(args: argparse.Namespace) -> None:
     try:
         record = json.loads(args.metrics.read_text())
     except FileNotFoundError:
-        raise UserError(f"{args.metrics} was not found; `dvc repro` makes it") from None
+        raise UserError(f"{args.metrics} was not found; run the pipeline first: `dvc repro`") from None
     print(f"{'':12}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
-    for key, title, meaning in FIGURES:
-        print(f"{title:12}{_figure(record.get(key)):>10}{_figure(record['floor'].get(key)):>10}   {meaning}")
+    for key, title, meaning in SHOWN_METRICS:
+        print(f"{title:12}{_rounded(record.get(key)):>10}{_rounded(record['floor'].get(key)):>10}   {meaning}")
     print()
 
-    made = read_run(args.run_json)
-    known = MlflowRegistry(registered_name(args)).versions()
-    found = holding(known, made["model_sha256"], record.get("protocol", {}))
-    champion = next((v for v in known if CHAMPION in v.aliases), None)
-    _say("model", _standing(found, champion))
+    run = read_run(args.run_json)
+    versions = MlflowRegistry(registered_name(args)).versions()
+    found = holding(versions, run["model_sha256"], record.get("protocol", {}))
+    champion = next((v for v in versions if CHAMPION in v.aliases), None)
+    _print_row("model", _decision(found, champion))
     if found is not None:
-        _say("because", found.tags.get("reasons", ""))
-    _say("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
-    _say("MLflow", _mlflow_command(), whole=True)
-    _say("Prefect", f"PREFECT_SERVER_ANALYTICS_ENABLED=false {_program('prefect')} server start", whole=True)
-    _say("", "then open http://127.0.0.1:4200")
+        _print_row("because", found.tags.get("reasons", ""))
+    _print_row("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
+    _print_row("MLflow", _mlflow_command(), wrap=False)
+    _print_row("Prefect", f"PREFECT_SERVER_ANALYTICS_ENABLED=false {_program('prefect')} server start", wrap=False)
+    _print_row("", "then open http://127.0.0.1:4200")
 
 
-def _standing(found: "Version | None", champion: "Version | None") -> str:
+def _decision(found: "Version | None", champion: "Version | None") -> str:
     if found is None:
-        return "is not registered; `dvc repro -f -s register` does it"
+        return "not registered; register it with `dvc repro -f -s register`"
     decision = found.tags.get("decision", "not judged yet")
-    said = f"{found.name} version {found.number}: {decision}"
+    decided = f"{found.name} version {found.number}: {decision}"
     if champion is None:
-        return f"{said}; there is no champion"
+        return f"{decided}; there is no champion"
     if champion.number == found.number:
-        return f"{said}; it is the champion"
-    return f"{said}; champion is version {champion.number} (FID {champion.tags.get('fid', 'unknown')})"
+        return f"{decided}; it is the champion"
+    return f"{decided}; the champion is version {champion.number} (FID {champion.tags.get('fid', 'unknown')})"
 
 
 def _mlflow_command() -> str:
@@ -149,9 +150,9 @@ def _mlflow_command() -> str:
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         return f"open {shown_uri()}"
-    # An address may hold a password, so its variable stands for it.
+    # The address may contain a password, so the command names the variable instead.
     store = shlex.quote(uri) if uri == default_uri() else '"$MLFLOW_TRACKING_URI"'
-    # MLflow itself answers to `10.*`, hence also to a name 10.anything.example, by which another site could read.
+    # By default MLflow answers to hosts `10.*`, which include names such as 10.an.example that another site can use.
     return (
         f"MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_program('mlflow')} server "
         "--workers 1 --allowed-hosts 127.0.0.1:5000,localhost:5000 "
@@ -160,7 +161,7 @@ def _mlflow_command() -> str:
 
 
 def _program(name: str) -> str:
-    """As it is called from here, whether or not the environment is active."""
+    """Return a command that starts the program from the working folder, whether or not the environment is active."""
     path = Path(sys.executable).parent / name
     try:
         return shlex.quote(str(path.relative_to(Path.cwd())))
@@ -168,11 +169,11 @@ def _program(name: str) -> str:
         return shlex.quote(str(path))
 
 
-def _figure(value: Any) -> str:
+def _rounded(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "-"
 
 
-def _say(title: str, text: str, *, whole: bool = False) -> None:
-    lines = text.splitlines() if whole else textwrap.wrap(text, width=96)
+def _print_row(title: str, text: str, *, wrap: bool = True) -> None:
+    lines = textwrap.wrap(text, width=96) if wrap else text.splitlines()
     for k, line in enumerate(lines):
         print(f"{title if k == 0 else '':12}{line}")

@@ -1,4 +1,4 @@
-"""The model over HTTP."""
+"""The command that serves a model over HTTP."""
 
 import argparse
 
@@ -6,13 +6,13 @@ from ddpm.cli.model import load
 
 
 def serve(args: argparse.Namespace) -> None:
-    """The champion, a version or a file, within the bounds of the section `serve` of the params.yaml here."""
+    """Serve the champion, a version or a model file within the limits of section `serve` of params.yaml."""
     from ddpm.params import load as load_params
     from ddpm.settings import as_dict
 
     bounds = as_dict(load_params().serve)
-    model, called = load(args)
+    model, name = load(args)
     from ddpm.serving import server
     from ddpm.serving.answering import Bounds
 
-    server.run(model, called, Bounds(**bounds), host=args.host, port=args.port)
+    server.run(model, name, Bounds(**bounds), host=args.host, port=args.port)

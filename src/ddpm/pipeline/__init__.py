@@ -1,1 +1,1 @@
-"""The workspace of a pipeline: who owns it, which processes work in it, what DVC recorded."""
+"""The workspace of a pipeline: its owner, the processes that work in it, and what DVC declares and records."""

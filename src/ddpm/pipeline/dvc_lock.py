@@ -1,4 +1,4 @@
-"""What DVC has recorded: the entries of dvc.lock in the working folder."""
+"""The entries of dvc.lock in the working folder, in which DVC records the results of the stages."""
 
 from pathlib import Path
 
@@ -6,19 +6,22 @@ LOCK = Path("dvc.lock")
 
 
 def recorded_md5(out: Path) -> str | None:
-    """The hash under which a stage's output stands in dvc.lock; None where it does not, and where nobody can tell."""
+    """Return the hash of a stage's output in dvc.lock; None if it has no entry or dvc.lock cannot be read."""
     from ruamel.yaml import YAML, YAMLError
 
     try:
         stages = (YAML(typ="safe").load(LOCK.read_text()) or {}).get("stages", {})
         entries = [entry for stage in stages.values() for entry in stage.get("outs", [])]
         return next((entry.get("md5") for entry in entries if Path(entry["path"]) == out), None)
-    except (OSError, ValueError, YAMLError, AttributeError, TypeError, KeyError):  # dvc may be writing it
+    except (OSError, ValueError, YAMLError, AttributeError, TypeError, KeyError):  # dvc may be writing the file
         return None
 
 
 def written_at() -> int | None:
-    """When dvc.lock was written last, in nanoseconds; None where there is none. DVC writes it after every stage."""
+    """Return the time of the last change of dvc.lock in nanoseconds; None if it is missing.
+
+    DVC writes it after every stage.
+    """
     try:
         return LOCK.stat().st_mtime_ns
     except FileNotFoundError:

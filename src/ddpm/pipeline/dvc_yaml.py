@@ -1,4 +1,4 @@
-"""What dvc.yaml in the working folder declares of a stage."""
+"""The code that a stage depends on, as dvc.yaml in the working folder declares it."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ _SOURCE = "src/ddpm/"
 
 
 def code_of_stage(name: str) -> list[Path]:
-    """The files and folders of this package that the stage depends on: when one of them changes, DVC reruns it.
+    """Return the files and folders of this package that the stage depends on; DVC reruns it when one of them changes.
 
-    Raises UserError where dvc.yaml is missing or declares no code for the stage.
+    Raises UserError if dvc.yaml is missing or declares no code for the stage.
     """
     from ruamel.yaml import YAML, YAMLError
 

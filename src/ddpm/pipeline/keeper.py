@@ -1,6 +1,6 @@
-"""`python -m ddpm.pipeline.keeper PID`: keeps inherited files open, and so their locks held, until that process ends.
+"""`python -m ddpm.pipeline.keeper PID`: keep inherited files open, and so their locks, until that process ends.
 
-For a `dvc` that a person typed, which cannot hold the lock of the workspace itself.
+A `dvc` that a person started cannot keep the lock of the workspace itself.
 """
 
 import sys

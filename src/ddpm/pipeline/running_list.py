@@ -1,7 +1,7 @@
-"""`python -m ddpm.pipeline.running_list`: removes DVC's list of running stages where it keeps every dvc from starting.
+"""`python -m ddpm.pipeline.running_list`: remove DVC's list of running stages if it prevents every dvc from starting.
 
-A dvc that is killed leaves its stages on the list, and one that is interrupted while it writes leaves half a list. DVC
-itself strikes off only what has a pid that is free, so a pid that means another process now stops it for ever.
+A dvc that is killed leaves its stages on the list, and a dvc that is interrupted while it writes leaves an incomplete
+list. DVC removes only entries whose pid is free: an entry whose pid now belongs to another process blocks it forever.
 """
 
 import fcntl
@@ -16,32 +16,33 @@ from typing import Any
 from ddpm.errors import UserError
 
 LIST = Path(".dvc/tmp/rwlock")
-_DVCS_LOCKS = (Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
+_LOCKS_OF_DVC = (Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
 
 
 def mend(report: Callable[[str], None]) -> None:
-    """Remove the current folder's list if it is torn or names nothing that runs, and nobody works here; say so.
+    """Remove the working folder's list if it is incomplete or no process on it runs; `report` gets one sentence.
 
-    The list stays where psutil is not installed: this environment has no dvc, and cannot tell who runs.
+    Nothing is removed while a process works in the folder, or if psutil is not installed: such an environment has no
+    dvc and cannot look up processes.
     """
     if find_spec("psutil") is None or not _fault():
         return
-    with _nobody_else_at_work() as alone:
+    with _exclusive_use() as alone:
         if alone and (fault := _fault()):
             LIST.unlink(missing_ok=True)
-            report(f"{LIST} {fault}; it was removed, since dvc makes it anew")
+            report(f"{LIST} {fault}; it was removed, and dvc writes a new one")
 
 
 def _fault() -> str | None:
     try:
         listed = json.loads(LIST.read_text())
-        named = [*_values(listed, "write"), *(each for readers in _values(listed, "read") for each in readers)]
-        running = [_runs(int(each["pid"]), str(each["cmd"])) for each in named]
+        entries = [*_values(listed, "write"), *(each for readers in _values(listed, "read") for each in readers)]
+        running = [_runs(int(each["pid"]), str(each["cmd"])) for each in entries]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError):
-        return "was torn by a dvc that was interrupted"
-    return "names only stages whose dvc has ended" if named and not any(running) else None
+        return "was left incomplete by a dvc that was interrupted"
+    return "names only stages whose dvc has ended" if entries and not any(running) else None
 
 
 def _values(listed: dict[str, dict[str, Any]], kind: str) -> list[Any]:
@@ -49,7 +50,7 @@ def _values(listed: dict[str, dict[str, Any]], kind: str) -> list[Any]:
 
 
 def _runs(pid: int, command: str) -> bool:
-    """Whether the process with this pid is the one that wrote `command`, its words after Python's own, on the list."""
+    """Return whether the process with this pid wrote the entry; `command` is its command line without `python`."""
     import psutil
 
     try:
@@ -57,20 +58,20 @@ def _runs(pid: int, command: str) -> bool:
         return " ".join(process.cmdline()).endswith(command) or _is_dvc_here(process)
     except psutil.NoSuchProcess:
         return False
-    except psutil.Error:  # not ours to look at
+    except psutil.Error:  # another user's process, which may be a dvc
         return True
 
 
 def _is_dvc_here(process: Any) -> bool:
-    """Raises psutil.Error where it may not be looked at."""
+    """Return whether the process is a dvc in the working folder. Raises psutil.Error if access to it is denied."""
     from ddpm.pipeline.workspace import command_of
 
     return command_of(process.pid)[:1] == ["dvc"] and Path(process.cwd()).is_relative_to(Path.cwd())
 
 
 @contextmanager
-def _nobody_else_at_work() -> Iterator[bool]:
-    """Whether the workspace is free or ours, no dvc works in this folder, and none begins to inside the block."""
+def _exclusive_use() -> Iterator[bool]:
+    """Yield whether this process alone uses the folder: no dvc runs in it, and none can start inside the block."""
     import psutil
 
     from ddpm.pipeline.workspace import claim
@@ -78,10 +79,10 @@ def _nobody_else_at_work() -> Iterator[bool]:
     with ExitStack() as held:
         alone = False
         with suppress(OSError, UserError):
-            for path in _DVCS_LOCKS:
-                if path.exists():  # where DVC locks by links instead, a file of this name is a lock that is taken
+            for path in _LOCKS_OF_DVC:
+                if path.exists():  # if DVC is configured to lock by links, an existing file is a lock in use
                     fcntl.flock(held.enter_context(path.open("r+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.enter_context(claim(f"a look at {LIST}"))
+            held.enter_context(claim(f"a check of {LIST}"))
             alone = not any(map(_may_be_dvc_here, psutil.process_iter()))
         yield alone
 

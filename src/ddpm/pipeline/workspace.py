@@ -1,13 +1,13 @@
-"""Who may run stages in this folder, and what happens to a stage whose launcher dies.
+"""The workspace (the working folder): which process may run stages in it, and the end of a stage without a launcher.
 
-One lock stands for the whole workspace. Its owner is the top-level launcher, not a stage: a flow, or the
-`dvc` that a person typed, holds `.state/pipeline.lock` from its first stage to its end. A stage holds
-`.state/stage.lock`, also while it saves its work after its launcher has died. Both are locked by flock, which also
-counts between containers, where a pid says nothing, and which ends with the processes that hold it; the text in the
-file only says who they are.
+The workspace has one owner, which is a launcher and not a stage: a flow, or the `dvc` that a person started. The owner
+locks `.state/pipeline.lock` from its first stage to its end. A stage locks `.state/stage.lock` from its start to its
+end, which includes the time in which it saves its work after its launcher has died. Both are locked by flock, which
+works between containers, where a pid has no meaning, and which ends with the processes that hold the lock. The text in
+the file only describes the holder.
 
-DVC leaves a stage running when dvc itself is killed. A stage therefore watches the processes between it
-and the owner, and ends when one of them has died.
+When dvc is killed, its stage keeps running. A stage therefore watches the processes between itself and the owner, and
+ends when one of them has died.
 """
 
 import fcntl
@@ -39,19 +39,19 @@ from ddpm.redaction import redacted, redacted_output
 LOCK = Path(".state/pipeline.lock")
 STAGE_LOCK = Path(".state/stage.lock")
 LAUNCHER_VARIABLE = "DDPM_LAUNCHER"
-"""Environment variable by which a flow tells its stages its pid."""
+"""Environment variable with the pid of the flow that started a stage."""
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
-"""How long a stage may take to save its work after SIGTERM, before it is killed."""
+"""Time that a stage has to save its work after SIGTERM before it is killed."""
 
 
 class InUseError(UserError):
-    """Somebody else works in this folder."""
+    """Another process owns the workspace."""
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """The content of a lock's file: who holds it. A pid means something in its `place` alone."""
+    """The process that holds a lock, as the lock's file describes it. The pid is valid only in its `place`."""
 
     pid: int
     what: str
@@ -66,24 +66,24 @@ class _Holder:
 
     @staticmethod
     def read(path: Path) -> "_Holder | None":
-        """None where the file does not say, for example while its holder is about to write it."""
+        """Return None if the file has no valid content, for example because the holder has not written it yet."""
         try:
             return _Holder(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
     def is_here(self) -> bool:
-        """Whether this process could see it."""
+        """Return whether the holder is on this machine and in this PID namespace, so that its pid can be looked up."""
         return self.place == _place()
 
 
 @contextmanager
 def claim(what: str) -> Iterator[None]:
-    """This process owns the workspace (the current folder) inside the block; `what` is told to whom it keeps out.
+    """Own the workspace (the working folder) inside the block; processes that are refused report the owner as `what`.
 
-    A block within a block, in the same process or in a child of the owner, changes nothing.
+    A block inside a block, in the same process or in a child of the owner, changes nothing.
     Waits for a stage that has lost its launcher and is ending.
-    Raises InUseError, naming the owner, while another process owns the workspace.
+    Raises InUseError, which names the owner, while another process owns the workspace.
     """
     with ExitStack() as held:
         _, file = _own_or_share(os.getpid(), what)
@@ -94,14 +94,14 @@ def claim(what: str) -> Iterator[None]:
 
 
 def launcher_environment() -> dict[str, str]:
-    """What a flow adds to the environment of `dvc`, so that a stage that starts after its death ends at once."""
+    """Return what a flow adds to the environment of `dvc`, so that a stage that starts after the flow's death ends."""
     return {LAUNCHER_VARIABLE: str(os.getpid())}
 
 
 def command_of(pid: int) -> list[str]:
-    """The command line as a person typed it: without the interpreter and the folder of the program.
+    """Return the command line as a person types it: without the interpreter and the folder of the program.
 
-    Empty where there is no such process, or it is another user's.
+    Empty if there is no such process or it belongs to another user.
     """
     try:
         words = psutil.Process(pid).cmdline()
@@ -117,12 +117,11 @@ def command_of(pid: int) -> list[str]:
 def run_stage(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` as owner of the workspace or on behalf of its owner, and exit.
 
-    Exit status 0 after success; 1 with `error: <sentence>` on stderr after a UserError, and with the traceback
-    and `error: <type>: <message>` after any other exception; 130 after SIGINT. Nothing of what it, the libraries or a
-    traceback print holds a credential.
+    The exit status is 0 after success; 1 with `error: <sentence>` on stderr after a UserError, and with the traceback
+    and `error: <type>: <message>` after any other exception; 130 after SIGINT. Credentials are removed from all output.
     """
-    # torch's threads wait for each other by spinning, which beside any other busy process makes a step up to
-    # thirty times slower; alone it gains next to nothing. Read when torch is imported, which `main` does.
+    # By default torch's threads wait for each other in a loop. Beside another busy process, this makes a step up to
+    # 30 times slower; on an idle machine it gains almost nothing. OpenMP reads the variable when `main` imports torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _buffer_lines()
     with redacted_output():
@@ -137,8 +136,8 @@ def _status_of(main: Callable[[], None]) -> int:
         return 130
     except Exception as error:
         _close_progress_bars(error)
-        if told := error if isinstance(error, UserError) else disk_trouble(error):
-            print(f"error: {told}", file=sys.stderr)
+        if correctable := error if isinstance(error, UserError) else disk_trouble(error):
+            print(f"error: {correctable}", file=sys.stderr)
             return 1
         traceback.print_exc()
         sentence = " ".join(str(error).split())
@@ -153,16 +152,16 @@ def _buffer_lines() -> None:
 
 
 def _close_progress_bars(error: Exception) -> None:
-    """Those in the frames that failed end their line when the frames are cleared, so that the error has its own."""
+    """Clear the frames of the error, which ends the lines of open progress bars there."""
     traceback.clear_frames(error.__traceback__)
 
 
 def _enter() -> None:
-    """Take or share the workspace, and watch the launcher from here on."""
+    """Take or share the workspace, and watch the launcher from now on."""
     me, above = psutil.Process(), psutil.Process().parents()
     _refuse_without_launcher(me, above)
     if processes.is_worker() and (processes.LAUNCHER_VARIABLE in os.environ or not processes.leads()):
-        _start_watch(above[:1])  # the stage that launched it holds the folder, or else rank 0
+        _start_watch(above[:1])  # the stage that launched this worker, or else rank 0, has the locks
         return
     candidate = next((each.pid for each in above if command_of(each.pid)[:1] == ["dvc"]), me.pid)
     owner, file = _own_or_share(candidate, _describe(candidate))
@@ -172,36 +171,36 @@ def _enter() -> None:
             _keep(file, owner)
     _held_to_the_end.append(_lock_for_stage(_describe(me.pid)))
     pids = [each.pid for each in above]
-    # The owner may have died since; then the first look of the watch finds it gone.
+    # If the owner has died in the meantime, the watch notices it at once.
     _start_watch(above[: pids.index(owner) + 1] if owner in pids else above[: processes.is_worker()])
 
 
 _held_to_the_end: list[IO[str]] = []
-"""What a stage keeps locked as long as its process lives."""
+"""Files that a stage keeps locked until its process ends."""
 
 
 def _keep(file: IO[str], owner: int) -> None:
-    """The owner is a program that knows of no lock. Between its stages, a process that is ours holds it."""
+    """Start a process that keeps the lock between the stages of an owner that does not know it, which is dvc."""
     subprocess.Popen(
         [sys.executable, "-m", "ddpm.pipeline.keeper", str(owner)],
         pass_fds=[file.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C ends it no sooner than the owner
+        start_new_session=True,  # otherwise Ctrl-C could end it before the owner
     )
 
 
 def _refuse_without_launcher(me: psutil.Process, above: list[psutil.Process]) -> None:
-    """A stage can outlive its launcher before it gets here: imports take seconds.
+    """Raise UserError if the launcher has ended already; imports before this check take seconds.
 
-    A pid alone tells the launcher: whoever adopts an orphan was there before the launcher, under another pid.
+    Comparing pids is enough: the process that adopts an orphan existed before the launcher and has another pid.
     """
     for variable, what in ((LAUNCHER_VARIABLE, "flow"), (processes.LAUNCHER_VARIABLE, "launcher")):
         launcher = os.environ.get(variable)
         if launcher and int(launcher) not in [each.pid for each in above]:
             raise UserError(f"the {what} that started this stage has ended; start the {what} again")
-    # dvc starts a stage in its own process group; whoever adopts an orphan belongs to another.
+    # dvc starts a stage in its own process group; the process that adopts an orphan is in another group.
     stage, *rest = [me, *above][processes.is_worker() :]
     if "DVC_STAGE" in os.environ and (not rest or _group(rest[0].pid) != _group(stage.pid)):
         raise UserError("the dvc that started this stage has ended; start dvc again")
@@ -215,11 +214,11 @@ def _group(pid: int) -> int | None:
 
 
 def _own_or_share(candidate: int, what: str) -> tuple[int, IO[str] | None]:
-    """The pid of the workspace's owner, and its lock where `candidate` became the owner here.
+    """Return the pid of the workspace's owner, and the locked file if `candidate` became the owner now.
 
-    The owner is `candidate`, or one that owns the workspace already and is this process or one of its ancestors.
+    The owner is `candidate`, unless this process or one of its ancestors already owns the workspace.
 
-    Raises InUseError while an unrelated process owns the workspace. Waits for one that is about to end.
+    Raises InUseError while an unrelated process owns the workspace. Waits for an owner that is about to end.
     """
     family = [os.getpid(), *(each.pid for each in psutil.Process().parents())]
     deadline = time.monotonic() + GRACE_SECONDS + 5
@@ -234,7 +233,7 @@ def _own_or_share(candidate: int, what: str) -> tuple[int, IO[str] | None]:
 
 
 def _lock_for_stage(what: str) -> IO[str]:
-    """Under one owner one stage runs at a time; one that has lost its launcher has time to save and end."""
+    """Lock the stage's file. Wait for a stage that has lost its launcher and saves its work; then raise InUseError."""
     deadline = time.monotonic() + GRACE_SECONDS + 5
     while not (file := _lock(STAGE_LOCK, os.getpid(), what)):
         if time.monotonic() > deadline:
@@ -244,9 +243,10 @@ def _lock_for_stage(what: str) -> IO[str]:
 
 
 def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
-    """The file, locked until all that have it open close it, and naming its holder; None while another has it.
+    """Lock a file and write its holder into it; return None while another process has locked it.
 
-    Raises UserError on a disk without locks.
+    The lock ends when every process that has inherited the open file has closed it. Raises UserError on a disk without
+    locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
@@ -258,8 +258,8 @@ def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
     except OSError as error:
         file.close()
         raise UserError(
-            f"{path.absolute()} cannot be locked ({error.strerror}), so two pipelines could write together; "
-            "mount this disk with locks that reach all its users, or put the project on another"
+            f"{path.absolute()} cannot be locked ({error.strerror}), so two pipelines could write at the same time; "
+            "mount this disk with locks that work for all its users, or move the project to another disk"
         ) from None
     file.truncate(0)
     file.write(json.dumps(asdict(_Holder.of(holder, what))) + "\n")
@@ -269,20 +269,23 @@ def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
 
 def _refusal(path: Path, holder: _Holder | None) -> str:
     if holder is None:
-        return f"{Path.cwd()} is in use by a process that does not say who it is; `fuser {path}` finds it"
+        return f"{Path.cwd()} is in use by an unknown process; find it with `fuser {path}`"
     used = f"{Path.cwd()} is in use by {holder.what}"
     if holder.is_here():
         pid = holder.pid
         return f"{used} (process {pid}, since {holder.since}); wait until it ends, or end it: kill {pid}"
     return (
         f"{used} (process {holder.pid} of another container or machine, {holder.host}, since {holder.since}); wait "
-        f"until it ends, or end it there, and delete {path} only where that machine is lost for good"
+        f"until it ends, or end it there, and delete {path} only if that machine does not exist any more"
     )
 
 
 @cache
 def _place() -> str:
-    """The start of this machine and, on Linux, the PID namespace: a container has its own."""
+    """Return what a pid is valid in: on Linux the boot of this machine and the PID namespace, else the machine's name.
+
+    A container has its own PID namespace.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -308,10 +311,10 @@ def _start_watch(chain: list[psutil.Process]) -> None:
 
 
 def _watch(chain: list[psutil.Process]) -> None:
-    """End this process when its launcher has died: first SIGTERM, on which training saves, then by force."""
+    """End this process when its launcher has died: by SIGTERM, after which training saves, then by force."""
     while all(process.is_running() and _lives(process.pid) for process in chain):
         time.sleep(POLL_SECONDS)
-    with suppress(OSError):  # whoever read our output may have died with the launcher
+    with suppress(OSError):  # the reader of our output may have died with the launcher
         print("the process that started this stage has ended, so the stage ends too", file=sys.stderr)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         _kill_children()
