@@ -1,4 +1,4 @@
-"""What every section of params.yaml is: a closed, typed dataclass that checks its own values."""
+"""The base of the sections of params.yaml: a closed, typed dataclass, and the checks that sections use."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(cls: type[_T]) -> type[_T]:
-    """A frozen, keyword-only dataclass in which an unknown key is an error, and so is a number that is none."""
+    """Make a frozen, keyword-only dataclass for which pydantic refuses unknown keys, NaN and infinite numbers."""
     cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)
 
@@ -46,25 +46,25 @@ def require_share(section: Any, *names: str) -> None:
 
 
 def as_dict(section: Any) -> dict[str, Any]:
-    """A section as plain values, the way a model file or a tracker stores it."""
+    """Return a section as plain values (those of JSON), as a model file or a tracker stores them."""
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
 def sentence_of(error: Any) -> str:
-    """One of pydantic's errors as one sentence that names the key and what to do."""
+    """Return an error of pydantic as one sentence that names the key and says what to do."""
     remedies = {
         "unexpected_keyword_argument": "; remove it or correct its spelling",
-        "missing": "; add it (the room's settings.py says what it means)",
-        "missing_argument": "; add it (the room's settings.py says what it means)",
+        "missing": "; add it (settings.py of its package explains it)",
+        "missing_argument": "; add it (settings.py of its package explains it)",
     }
     return fault_in(error) + remedies.get(error["type"], "")
 
 
 def fault_in(error: Any) -> str:
-    """What one of pydantic's errors found, by its key."""
+    """Return what is wrong according to an error of pydantic, beginning with the key."""
     key = ".".join(str(part) for part in error["loc"] if part not in ("literal['auto']", "int", "str"))
     if error["type"] == "unexpected_keyword_argument":
-        return f"{key} is no known key"
+        return f"{key} is not a known key"
     if error["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"
     if error["type"] == "value_error":

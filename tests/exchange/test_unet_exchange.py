@@ -270,7 +270,7 @@ def test_time_that_is_counted_from_another_step_moves_into_the_weights(shift: in
         ({"down_block_types": ("DownBlock2D",)}, "down_block_types has 1 entries"),
         ({"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D")}, "expected one kind"),
         ({"upsample_type": "resnet"}, "expected one kind"),
-        ({"colour": "blue"}, "colour is no known key"),
+        ({"colour": "blue"}, "colour is not a known key"),
         ({"_class_name": "UNet2DConditionModel"}, "_class_name is 'UNet2DConditionModel'"),
     ],
 )

@@ -38,9 +38,9 @@ def configure(folder: Path, **changes: dict[str, Any]) -> subprocess.CompletedPr
         ({"promote": {"metric": "beauty"}}, "promote.metric is 'beauty'"),
         (
             {"sample": {"guidance": 2.0, "guide": "weak"}},
-            "sample.guide is weak, which is no file; give the path of one",
+            "sample.guide is weak, expected the path of an existing file",
         ),
-        ({"features": {"inception_weights": "w.pth"}}, "features.inception_weights is w.pth, which is no file"),
+        ({"features": {"inception_weights": "w.pth"}}, "features.inception_weights is w.pth, expected the path of"),
         pytest.param(
             {"runtime": {"device": "mps"}},
             "runtime.device is mps, which torch does not find on this machine",

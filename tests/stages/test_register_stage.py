@@ -249,7 +249,7 @@ def test_a_guide_that_is_another_file_now_is_not_registered_with_the_figures_of_
     tiny_model(Path("guides/weaker.safetensors"), seed=9, recipe=None, **DIGITS)
     pipeline.train(0, guidance=2.0, guide="guides/weaker.safetensors")
     tiny_model(Path("guides/weaker.safetensors"), seed=10, recipe=None, **DIGITS)
-    with pytest.raises(UserError, match=r"guides holds no file with sha256 \w+…, the guide with which"):
+    with pytest.raises(UserError, match=r"guides has no file with sha256 \w+…, the guide with which"):
         pipeline.register()
     tiny_model(Path("weaker.safetensors"), seed=9, recipe=None, **DIGITS)
     with pytest.raises(UserError, match=r"sample\.guide is weaker.*, expected a file in guides"):

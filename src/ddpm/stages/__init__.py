@@ -1,1 +1,1 @@
-"""One module per DVC stage: reads its params, calls the rooms below, writes its outs."""
+"""One module per DVC stage: it reads its parameters, calls the packages below, and writes its outputs."""

@@ -1,8 +1,8 @@
-"""DVC stage `configure`: params.yaml as a whole, before anything is built of it.
+"""DVC stage `configure`: check params.yaml as a whole before any other stage runs.
 
-What is wrong with a value of any stage stops here, as far as it can be told without data, and what nothing reads is
-said. So is what stands at data.path and can be no data, while DVC does not look there yet. Later stages read
-params.yaml again, since each runs alone, too.
+The pipeline stops here if a value of any stage is wrong, as far as that is known without data, and if a file at
+data.path cannot be data, because DVC itself would wait or fail there. Settings without effect give a warning. Later
+stages read params.yaml again, because each of them can run alone.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def main(stage: Stage) -> None:
     require_readable(Path(params.data.path), source=params.data.source)
     for sentence in unread_settings.warned(params):
         print(f"warning: {sentence}")
-    # What the next stage waits for. It is always the same, so no value makes a stage run that does not read it.
+    # The next stages depend on this file. Its content never changes, so a changed value reruns only its readers.
     write_json(stage.paths.passed, {"params.yaml": "valid"})
 
 
@@ -31,11 +31,11 @@ def _require_files(params: Params) -> None:
     for key in ("features.inception_weights", "sample.guide"):
         path = unread_settings.value_of(params, key)
         if path is not None and not Path(path).is_file():
-            raise UserError(f"{key} is {path}, which is no file; give the path of one, or null")
+            raise UserError(f"{key} is {path}, expected the path of an existing file or null; correct it")
 
 
 def _require_devices(runtime: Runtime) -> None:
-    """Imports torch only where a device or several processes are asked for."""
+    """Raise UserError for devices that this machine lacks; import torch only if the settings need a check."""
     if runtime.device not in ("auto", "cpu"):
         from ddpm.compute.hardware import choose_device
 

@@ -1,4 +1,4 @@
-"""DVC stage `evaluate`: metrics of the generated images and of the model, with the protocol that measured them."""
+"""DVC stage `evaluate`: measure the generated images and the model; write the metrics with their protocol."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""DVC stage `features`: the feature extractor that FID, KID, precision and recall use."""
+"""DVC stage `features`: train or record the feature extractor that FID, KID, precision and recall use."""
 
 from pathlib import Path
 

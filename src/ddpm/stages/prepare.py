@@ -1,4 +1,4 @@
-"""DVC stage `prepare`: the images of a source become shards, a manifest and the facts of the data."""
+"""DVC stage `prepare`: convert the images of a source into shards, a manifest and the facts of the data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""DVC stage `register`: the model in the registry; the champion's alias moves or stays, and the version says why."""
+"""DVC stage `register`: register the model; move the champion's alias or not, and store the reasons in the version."""
 
 import hashlib
 import json
@@ -64,13 +64,13 @@ def main(stage: Stage) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))
-    known = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
-    write_json(args.receipt, known)
+    receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
+    write_json(args.receipt, receipt)
     print(summary(outcome, metric=params.promote.metric))
 
 
 def _guide(sha256: str, guides: Path) -> "Model":
-    """The guide with which the figures were measured, by its content."""
+    """Return the guide with which the metrics were measured, found by the hash of its content."""
     from ddpm import model_file
 
     for file in sorted(guides.rglob("*.safetensors")):
@@ -78,7 +78,7 @@ def _guide(sha256: str, guides: Path) -> "Model":
             if hashlib.file_digest(content, "sha256").hexdigest() == sha256:
                 return model_file.load(file)
     raise UserError(
-        f"{guides} holds no file with sha256 {sha256[:12]}…, the guide with which the figures were measured; "
+        f"{guides} has no file with sha256 {sha256[:12]}…, the guide with which the metrics were measured; "
         "put it back, or measure again with `dvc repro`"
     )
 

@@ -1,4 +1,4 @@
-"""DVC stage `sample`: images for the evaluation, a grid to look at, the reverse process as an animation."""
+"""DVC stage `sample`: generate the images for the evaluation, a grid, and an animation of the reverse process."""
 
 import time
 from dataclasses import replace
@@ -47,7 +47,7 @@ def main(stage: Stage) -> None:
         batch=params.runtime.sample_batch,
         progress=params.runtime.progress,
     )
-    if images is None:  # rank 0 has them all
+    if images is None:  # only rank 0 has the images
         return
     speed = n / (time.monotonic() - began)
     args.images.mkdir(parents=True, exist_ok=True)
@@ -67,12 +67,12 @@ def main(stage: Stage) -> None:
 
 
 def _guide(file: Path, guides: Path, device: "torch.device") -> "Model":
-    """The guide, from the folder whose files DVC compares by content."""
+    """Return the guide. Raises UserError if it is outside `guides`, the folder that DVC compares by content."""
     from ddpm import model_file
 
     if guides.resolve() not in file.resolve().parents:
         raise UserError(
-            f"sample.guide is {file}, expected a file in {guides}, where DVC sees that it changes; copy it there"
+            f"sample.guide is {file}, expected a file in {guides}, where DVC notices changes; copy it there"
         )
     return model_file.load(file, device)
 

@@ -1,4 +1,4 @@
-"""What all stages do alike: read paths and params.yaml, take the workspace, start workers, choose the device."""
+"""The common part of all stages: read paths and params.yaml, own the workspace, start workers, choose the device."""
 
 import argparse
 from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """One run of a stage: the paths of its command in dvc.yaml, params.yaml, and what runtime says of the machine."""
+    """One run of a stage: the paths of its command in dvc.yaml, its parameters, its device and its precision."""
 
     def __init__(self, paths: argparse.Namespace) -> None:
         self.paths = paths
@@ -27,29 +27,29 @@ class Stage:
 
     @cached_property
     def device(self) -> "torch.device":
-        """The device of runtime.device. Sets runtime.deterministic, so it is asked for before anything is computed."""
+        """The device of runtime.device. Read it before any computation, because it also sets runtime.deterministic."""
         from ddpm.compute import hardware
 
         hardware.set_determinism(self.params.runtime.deterministic)
         return hardware.choose_device(self.params.runtime.device)
 
     def precision(self, size: int) -> "hardware.Precision":
-        """The precision of runtime.precision for images of `size` pixels."""
+        """Return the precision of runtime.precision for images of size x size pixels."""
         from ddpm.compute import hardware
 
         return hardware.choose_precision(self.params.runtime.precision, self.device, size)
 
     def split(self, name: Literal["train", "test"]) -> "Split":
-        """The split of the prepared images in `paths.prepared`."""
+        """Return a split of the prepared images in `paths.prepared`."""
         from ddpm.data.reading.dataset import read_split
 
         return read_split(self.paths.prepared, name, self.params.runtime)
 
 
 def execute(main: Callable[[Stage], None], *options: str, in_workers: bool = False) -> NoReturn:
-    """Run a stage's `main` and exit. `options` are the paths that its command names, all required.
+    """Run a stage's `main` and exit. `options` are the paths in its command, all required.
 
-    With `in_workers`, `main` runs in as many processes as `runtime.processes` says.
+    With `in_workers`, `main` runs in `runtime.processes` processes.
     """
 
     def stage_in_workspace() -> None:

@@ -1,4 +1,4 @@
-"""DVC stage `train`: train the diffusion model, tracked live; a killed training continues where it was."""
+"""DVC stage `train`: train the diffusion model and log it live; a killed training continues from its checkpoint."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def main(stage: Stage) -> None:
     intervals = {"log_every_images": tracking.log_every_images, "grid_every_images": tracking.grid_every_images}
     if not leads():
         run_training(training, tracker=NullTracker(), picture=picture, **intervals)
-        training.average()  # a sharded network is gathered by all processes
+        training.average()  # gathering a sharded network needs all processes
         return
     tracker = start_run(
         experiment=tracking.experiment,
@@ -57,7 +57,7 @@ def main(stage: Stage) -> None:
         tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
         run_training(training, tracker=tracker, picture=picture, **intervals)
         sha256 = _write(stage, training, facts)
-        tracker.settle()  # so that run.json names no run that lacks metrics
+        tracker.settle()  # run.json must not name a run whose metrics are incomplete
         write_json(paths.run, run_record(tracker, model_sha256=sha256))
         for path, folder in ((paths.docs, "data_docs"), (paths.validation, "data"), (paths.curves, "training")):
             tracker.artifact(path, folder)
@@ -65,7 +65,7 @@ def main(stage: Stage) -> None:
 
 
 def _settings(stage: Stage) -> dict[str, dict[str, Any]]:
-    """The sections of params.yaml that the model is a function of."""
+    """Return the sections of params.yaml that determine the model."""
     return {name: as_dict(getattr(stage.params, name)) for name in ("schedule", "objective", "network", "train")}
 
 

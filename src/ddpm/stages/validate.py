@@ -1,4 +1,4 @@
-"""DVC stage `validate`: check the prepared data against the limits in params.yaml; a broken one stops the pipeline."""
+"""DVC stage `validate`: check the prepared data against the limits in params.yaml; a failed check ends the pipeline."""
 
 from ddpm.data.reading.dataset import read_facts
 from ddpm.data.validating import data_docs
@@ -19,10 +19,10 @@ def main(stage: Stage) -> None:
     data_docs.write(paths.docs, outcomes, run_name=facts.content_hash[:12])
     write_report(paths.report, facts=facts, tables=tables, outcomes=outcomes)
     if not all(outcome.passed for outcome in outcomes):
-        raise UserError(f"{failure(outcomes, show=5)}; all of it is in {paths.docs / 'index.html'}")
-    # Later stages wait for this file. It does not change with the limits, so a new limit does not retrain.
+        raise UserError(f"{failure(outcomes, show=5)}; see {paths.docs / 'index.html'} for all results")
+    # Later stages depend on this file. It does not contain the limits, so a new limit does not rerun training.
     write_json(paths.passed, {"content_hash": facts.content_hash})
-    print(f"{len(outcomes)} expectations hold; {paths.docs / 'index.html'} shows them")
+    print(f"{len(outcomes)} expectations passed; see {paths.docs / 'index.html'}")
 
 
 if __name__ == "__main__":
