@@ -172,7 +172,7 @@ def test_a_folder_gets_one_png_per_image_and_the_same_seed_gives_the_same(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--model nowhere.safetensors --out a.png", "nowhere.safetensors is no model file"),
+        ("--model nowhere.safetensors --out a.png", "nowhere.safetensors is not a model file"),
         ("--model model.safetensors --out full", "full already exists and is not an empty folder"),
         ("--model model.safetensors --out a.png --steps 51", "steps is 51, expected a whole number from 1 to 50"),
         ("--model model.safetensors --out a.png --label cat", "label is 'cat', expected an index"),
@@ -267,7 +267,7 @@ def test_an_operator_s_morning(
     assert pixels(Path("back.png")) == pixels(Path("one.png")) != pixels(Path("now.png"))
 
     assert cli.main(["rollback"]) == 1
-    assert "is the first champion" in capsys.readouterr().err
+    assert "has no previous champion" in capsys.readouterr().err
     assert [move.reason for move in REGISTRY.history()] == ["first", "sharper", "blurred"]
 
 
@@ -275,7 +275,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
     project: Path, tiny_model: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(project, tiny_model, seed=0, fid=16.0)
-    commands.promote(REGISTRY, "1", reason="there is no champion to be better than")
+    commands.promote(REGISTRY, "1", reason="there is no champion to compare with")
     for name in ("samples.png", "reverse_process.gif"):
         (project / "reports" / name).write_bytes(b"")
     assert cli.main(["report"]) == 0
@@ -283,7 +283,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
     for part in (
         "FID                 16         4   lower is better",
         "ddpm version 1: promoted; it is the champion",
-        "there is no champion to be better than",
+        "there is no champion to compare with",
         "reports/samples.png and reports/reverse_process.gif",
         "MLFLOW_DISABLE_TELEMETRY=true",
         f"--backend-store-uri {shlex.quote(store.default_uri())}",

@@ -36,11 +36,11 @@ def test_a_file_that_is_missing_torn_or_foreign_is_refused_in_one_sentence(
     tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
     path = tmp_path / "m.safetensors"
-    with pytest.raises(UserError, match="is no model file"):
+    with pytest.raises(UserError, match="is not a model file"):
         model_file.load(path)
     tiny_model(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         model_file.load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="was not written by this project"):
@@ -97,7 +97,7 @@ def test_a_header_that_describes_no_model_is_one_sentence(
     path = tmp_path / "m.safetensors"
     tiny_model(path)
     rewritten(path, lambda described, weights: WRONG_DESCRIPTIONS[name](described))
-    with pytest.raises(UserError, match="describes no model in its header") as caught:
+    with pytest.raises(UserError, match="has no valid model in its header") as caught:
         model_file.load(path)
     assert "\n" not in str(caught.value)
 
@@ -158,7 +158,7 @@ def test_weights_that_are_no_finite_numbers_are_refused_by_name(
     path = tmp_path / "m.safetensors"
     tiny_model(path)
     rewritten(path, lambda described, weights: weights["conv_in.bias"].fill_(value))
-    with pytest.raises(UserError, match=r"weights in conv_in\.bias that are no finite numbers"):
+    with pytest.raises(UserError, match=r"weights in conv_in\.bias that are not finite"):
         model_file.load(path)
 
 

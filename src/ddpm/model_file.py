@@ -1,4 +1,4 @@
-"""One safetensors file that explains itself: EMA weights, and in the header how to rebuild and where it came from."""
+"""The model file: a safetensors file of EMA weights, whose header describes the network and the model's origin."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from ddpm.settings import fault_in, require, section
 
 FORMAT = "ddpm-1"
 WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Errors that a header from elsewhere may raise where it is used: wrong types, values out of range, missing keys."""
+"""Errors that an invalid header may raise: wrong types, values out of range, missing keys."""
 
 _GUIDE = "guide."
 """Prefix of the names of the guide's tensors."""
@@ -32,7 +32,7 @@ _GUIDE = "guide."
 
 @section
 class Origin:
-    """A model in a header: what rebuilds it, and where it came from."""
+    """The part of a header that describes a model: how to rebuild it, and its origin."""
 
     spec: Spec
     lineage: dict[str, Any]
@@ -44,15 +44,15 @@ class Guide(Origin):
     """The weaker model that the recipe guides against."""
 
     sha256: str
-    """Of the file that it came from."""
+    """Hash of the guide's own model file."""
 
 
 @section
 class Header(Origin):
-    """All that a model file says beside its weights."""
+    """The content of a model file besides the weights."""
 
     recipe: dict[str, Any] | None = None
-    """How its images are drawn; `generation.recipe` knows what it means."""
+    """Settings for sampling, read by `generation.recipe`."""
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
@@ -67,15 +67,15 @@ class Model:
 
     network: nn.Module
     spec: Spec
-    """All that rebuilds the model."""
+    """Images, classes, process, objective and network."""
     lineage: dict[str, Any]
-    """data_hash, params, code_version, mlflow_run_id, …: where it came from."""
+    """Origin of the model: data_hash, params, code_version, mlflow_run_id, …"""
     sha256: str
-    """Of the file."""
+    """Hash of the file."""
     recipe: dict[str, Any] | None = None
-    """How it draws, where the file says so; `generation.recipe` knows what it means."""
+    """Settings for sampling, if the file has them; read by `generation.recipe`."""
     guide: "Model | None" = None
-    """The weaker model that the recipe guides against; it came in the same file."""
+    """The weaker model that the recipe guides against, from the same file."""
 
     @property
     def schedule(self) -> Process:
@@ -87,8 +87,9 @@ class Model:
         return self.spec.channels, self.spec.size, self.spec.size
 
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, object], Estimate]:
-        """(x_t [N, C, *shape], t [N], condition) -> x_0, clipped only where training clipped it
-        (`objective.bounded`), and the variance where it was learned.
+        """Return (x_t [N, C, *shape], t [N], condition) -> estimate of x_0, and of the variance if it was learned.
+
+        x_0 is clipped only if training clipped it (`objective.bounded`).
         """
         process, objective = self.schedule, self.spec.objective
         self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
@@ -112,9 +113,9 @@ def save(
     recipe: dict[str, Any] | None = None,
     guide: Model | None = None,
 ) -> str:
-    """Writes the file aside, flushes it and renames it; returns its sha256. The same content gives the same file.
+    """Write a temporary file, flush it and rename it to `path`; return its sha256.
 
-    Raises UserError where the disk is full or refuses; then a file that was there before is as it was.
+    The same content gives the same file. Raise UserError if writing fails; an existing file is then unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,20 +140,23 @@ def save(
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """The model in the file; nothing in it is executed, and no more memory is taken than the file's size asks for.
+    """Return the model in the file. Nothing in the file is executed, and memory use is limited by the file's size.
 
-    Raises UserError for a file that is missing, torn, or none of ours, whose header describes no model or another one
-    than its weights are of, or whose weights are not finite.
+    Raise UserError if the file is missing, truncated, or not a model file, if its header describes no model or does not
+    match its weights, or if weights are not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is no model file; train one with `dvc repro`")
+        raise UserError(f"{path} is not a model file; train one with `dvc repro`")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             if FORMAT not in metadata:
-                raise UserError(f"{path} has no {FORMAT!r} in its header; it was not written by this project")
+                raise UserError(
+                    f"{path} has no {FORMAT!r} in its header; it was not written by this project, "
+                    "so train one with `dvc repro`"
+                )
             header, wanted = _header(path, metadata[FORMAT], tensors=len(found))
             for name in sorted(wanted.keys() | found.keys()):
                 has = (found[name].get_dtype(), list(found[name].get_shape())) if name in found else None
@@ -163,10 +167,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
                     )
             weights = {name: file.get_tensor(name) for name in found}
     except SafetensorError as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}); build it again with `dvc repro`") from None
+        raise UserError(
+            f"{path} is not a complete safetensors file ({error}); build it again with `dvc repro`"
+        ) from None
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
-            raise UserError(f"{path} has weights in {name} that are no finite numbers; train or fetch it again")
+            raise UserError(f"{path} has weights in {name} that are not finite; train or fetch it again")
     with open(path, "rb") as raw:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
     guide = None
@@ -179,9 +185,9 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
 
 
 def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, list[int]]]:
-    """The header of a file of this many tensors, and the shape that each of them must have, by name.
+    """Return the header of a file with this number of tensors, and the expected shape of each tensor, by name.
 
-    Raises UserError unless it describes a model that the file can hold. No memory is taken for the networks.
+    Raise UserError unless it describes a model that fits in the file. No memory is allocated for the networks.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -194,7 +200,7 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
     except WRONG as error:
         fault = fault_in(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{path} describes no model in its header ({' '.join(fault.split())[:200]}); train or fetch it again, or "
+            f"{path} has no valid model in its header ({' '.join(fault.split())[:200]}); train or fetch it again, or "
             "read it with the version of this project that wrote it"
         ) from None
     return header, {name: list(shape) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""What a model is: its images and classes, its process, objective and network, as plain typed values."""
+"""The specification of a model: images, classes, process, objective and network, as plain typed values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ from ddpm.settings import require, section
 
 MAX_CHANNELS = 2**16
 MAX_SIZE = 4096
-"""Pixels; what a data set may have."""
+"""Largest height and width of an image in pixels."""
 
 
 @section
 class Spec:
-    """All that rebuilds a model, and that those who draw with it must know.
+    """Everything that is needed to rebuild a model and to sample from it.
 
-    Raises ValueError for channels or a size that no data set has, or where classes and `unconditional` contradict.
+    Raises ValueError if channels or size are out of range, or if a model without classes is not unconditional.
     """
 
     channels: int
@@ -28,7 +28,7 @@ class Spec:
     classes: tuple[str, ...]
     """Names; a label is an index into them. Empty: the model knows no labels."""
     unconditional: bool
-    """The model can be asked without a label, as guidance asks it."""
+    """The model can be evaluated without a label, which guidance needs."""
     schedule: Schedule
     objective: Objective
     network: Network
@@ -45,7 +45,7 @@ class Spec:
 
 
 def architecture_of(spec: Spec) -> Mapping[str, Any]:
-    """The arguments of `UNet`."""
+    """Return the arguments of `UNet`."""
     return vars(spec.network) | {
         "channels": spec.channels,
         "out_channels": (2 if spec.objective.learned_variance else 1) * spec.channels,
@@ -56,15 +56,15 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
 
 
 def build_network(spec: Spec) -> UNet:
-    """An untrained network."""
+    """Return an untrained network."""
     return UNet(**architecture_of(spec))
 
 
 def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
-    """The shape of each of the network's weights, by name; no memory is taken for them.
+    """Return the shape of each of the network's weights, by name, without allocating them.
 
-    Raises ValueError, ArithmeticError, TypeError or RuntimeError for a network that no file of `tensors` tensors can
-    hold, before time is spent on it.
+    Raise ValueError, ArithmeticError, TypeError or RuntimeError for a network too large for a file of `tensors`
+    tensors.
     """
     network = spec.network
     require(network.blocks <= tensors, f"network.blocks is {network.blocks}, but the file has {tensors} tensors")

@@ -106,5 +106,5 @@ def test_a_guide_changes_the_images_and_the_model_itself_as_guide_does_not(folde
 def test_a_guide_of_other_classes_and_a_missing_one_are_refused(folder: Path, model: Model) -> None:
     with pytest.raises(UserError, match="guide with a model of the same data"):
         made(model, guidance=2.0, guide=str(folder / "other.safetensors"))
-    with pytest.raises(UserError, match="is no model file"):
+    with pytest.raises(UserError, match="is not a model file"):
         made(model, guidance=2.0, guide=str(folder / "none.safetensors"))

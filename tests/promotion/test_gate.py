@@ -76,7 +76,7 @@ def test_a_floor_of_kid_below_zero_gives_way_to_its_spread() -> None:
     assert decide(record(kid=0.004, floor=floor), None, rule).promote
     decision = decide(record(kid=0.006, floor=floor), None, rule)
     assert not decision.promote
-    assert "the floor's spread 0.001" in said(decision)
+    assert "the floor's standard deviation 0.001" in said(decision)
 
 
 def test_against_a_champion_below_zero_better_still_means_lower() -> None:

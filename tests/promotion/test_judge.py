@@ -105,7 +105,7 @@ def test_a_version_that_a_person_took_down_comes_back_only_by_a_person(
 def test_a_rollback_passes_over_what_was_taken_down_and_stops_at_the_first(registry: RegistryInMemory) -> None:
     champions(registry, 16.0, 8.0, 4.0)
     assert [commands.rollback(registry, reason="blurred").version for _ in range(2)] == ["2", "1"]
-    with pytest.raises(UserError, match="is the first champion"):
+    with pytest.raises(UserError, match="has no previous champion"):
         commands.rollback(registry, reason="further")
     commands.promote(registry, "3", reason="it was the camera")
     assert commands.rollback(registry, reason="it was not").version == "1", "a person took 2 down"
@@ -116,7 +116,7 @@ def test_without_a_champion_the_last_one_is_compared_with(registry: RegistryInMe
     del registry.aliases[CHAMPION]
     outcome = judged(registry, registry.register(record(19.9)))
     assert (outcome.verdict, registry.champion()) == ("kept", None)
-    assert outcome.reasons[0] == "there is no champion now; it is held against the last one, version 1"
+    assert outcome.reasons[0] == "there is no champion now; the last one, version 1, is compared"
     assert judged(registry, registry.register(record(4.0))).verdict == "promoted"
 
 

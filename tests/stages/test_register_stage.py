@@ -134,7 +134,7 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     pipeline.register()
     said = capsys.readouterr().out
     assert "ddpm version 1 is the champion now" in said
-    assert "there is no champion to be better than" in said
+    assert "there is no champion to compare with" in said
     first = registry.version(REGISTRY, "1")
     assert (first.tags["channels"], first.tags["size"], first.tags["classes"]) == ("1", "8", "10")
     assert first.tags["data_hash"]

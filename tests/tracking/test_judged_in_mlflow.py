@@ -43,7 +43,7 @@ def test_a_candidate_that_is_not_better_enough_leaves_the_champion_and_says_why(
     shelf.judged(0, 10.0)
     outcome = shelf.judged(1, 9.5)
     assert (outcome.verdict, shelf.champion()) == ("kept", "1")
-    assert "not enough, since 1 (10.0%) is asked for" in outcome.version.tags["reasons"]
+    assert "not enough, the required improvement is 1 (10.0%)" in outcome.version.tags["reasons"]
     run = shelf.client.get_run(shelf.run_id)
     assert run.data.tags["decision"] == "kept as version 2 of ddpm"
 

@@ -35,7 +35,7 @@ def test_rollback_goes_back_step_by_step_and_stops_at_the_first(shelf: Shelf) ->
     assert shelf.champion() == "2"
     commands.rollback(REGISTRY, reason="still blurred")
     assert shelf.champion() == "1"
-    with pytest.raises(UserError, match="is the first champion"):
+    with pytest.raises(UserError, match="has no previous champion"):
         commands.rollback(REGISTRY, reason="further")
     assert shelf.champion() == "1"
     assert [(m.action, m.version) for m in REGISTRY.history()] == [
@@ -84,7 +84,7 @@ def test_a_champion_that_a_person_took_down_in_mlflow_comes_back_only_by_a_perso
     assert "`ddpm promote 2` undoes that" in outcome.reasons[0]
     assert registry.version(REGISTRY, "2").tags["decision"] == ("rolled back" if to else "demoted")
     assert registry.version(REGISTRY, "2").tags["decided_by"] == "a person, outside ddpm"
-    with pytest.raises(UserError, match="is the first champion, or those" if to else "has no champion"):
+    with pytest.raises(UserError, match="has no previous champion" if to else "has no champion"):
         commands.rollback(REGISTRY, reason="back to the bad one?")
     shelf.judged(2, 4.0)
     assert (shelf.champion(), commands.rollback(REGISTRY, reason="blurred").version) == ("3", "1")
@@ -116,10 +116,10 @@ def test_without_a_champion_the_gate_compares_with_the_last_one(shelf: Shelf) ->
     moved_by_hand(shelf, None)
     worse = shelf.judged(1, 19.9)
     assert (worse.verdict, shelf.champion()) == ("kept", None)
-    assert worse.reasons[0] == "there is no champion now; it is held against the last one, version 1"
+    assert worse.reasons[0] == "there is no champion now; the last one, version 1, is compared"
     assert worse.version.tags["decided_against"] == "1"
     assert shelf.judged(2, 4.0).verdict == "promoted"
-    with pytest.raises(UserError, match="there is none to go back to"):
+    with pytest.raises(UserError, match="has no previous champion"):
         commands.rollback(REGISTRY, reason="to the one that a person took down?")
 
 
@@ -128,7 +128,7 @@ def test_where_no_former_champion_is_left_to_compare_with_a_person_decides(shelf
     shelf.client.delete_model_version("ddpm", "1")
     outcome = shelf.judged(1, 1.0)
     assert (outcome.verdict, shelf.champion()) == ("pending", None)
-    assert "none is left to compare it with" in outcome.reasons[0]
+    assert "no former champion exists to compare" in outcome.reasons[0]
 
 
 def test_without_a_champion_a_last_one_that_cannot_be_measured_leaves_it_to_a_person(shelf: Shelf) -> None:
@@ -151,7 +151,9 @@ def damage(shelf: Shelf, number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "why"), [(lose, "has 0 model files"), (damage, "is no whole safetensors file")], ids=["lost", "damaged"]
+    ("harm", "why"),
+    [(lose, "has 0 model files"), (damage, "is not a complete safetensors file")],
+    ids=["lost", "damaged"],
 )
 def test_a_version_whose_file_is_lost_or_does_not_load_never_becomes_champion(
     harm: Callable[[Shelf, str], None], why: str, shelf: Shelf

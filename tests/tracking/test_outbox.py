@@ -109,7 +109,7 @@ def test_an_entry_that_the_machine_s_end_tore_is_told_and_the_others_are_sent(
     receiver = Receiver()
     sender(receiver, tmp_path / "unsent").settle(20.0)
     assert receiver.taken == [0, 2]
-    assert f"{torn} is torn" in capsys.readouterr().err
+    assert f"{torn} is damaged" in capsys.readouterr().err
 
 
 def test_without_space_on_the_disk_entries_are_sent_from_memory(

@@ -1,4 +1,4 @@
-"""A command that is cut off after any of its writes to MLflow and said again ends as if it had not been."""
+"""A command that is interrupted after any of its writes to MLflow and repeated ends as if nothing had happened."""
 
 import json
 import sqlite3
@@ -216,7 +216,7 @@ def test_a_rollback_that_was_cut_off_is_finished_by_the_next_gate_and_not_done_a
     moves = REGISTRY.history()
     assert [(move.action, move.version, move.by) for move in moves[3:]] == [("rollback", "2", "Ann")]
     assert roll_back(there) == "2"
-    assert "was cut off, and is finished now" in capsys.readouterr().err
+    assert "was interrupted, and is finished now" in capsys.readouterr().err
     assert roll_back(there) == "1"
 
 

@@ -72,7 +72,7 @@ def test_a_store_that_does_not_answer_is_one_sentence(project: Path, monkeypatch
 def test_a_project_that_was_moved_away_from_its_artifacts_is_told_so(project: Path) -> None:
     start().finish()
     (project / "mlartifacts").rename(project / "elsewhere")
-    with pytest.raises(UserError, match="mlartifacts, which is not there"):
+    with pytest.raises(UserError, match="mlartifacts, which is missing"):
         start()
     assert not (project / "mlartifacts").exists()
 

@@ -1,4 +1,4 @@
-"""One step's term of the variational bound, and what a model says of a step; bits per dimension (colour value)."""
+"""One step's term of the variational bound, and a model's estimate for a step; bits per dimension (colour value)."""
 
 import math
 from typing import NamedTuple
@@ -13,24 +13,24 @@ from ddpm.images import HIGH, LEVEL, LOW
 
 
 class Estimate(NamedTuple):
-    """What a model says of x_t: p(x_s | x_t) has the mean of q(x_s | x_t, x_0) and a variance of its own."""
+    """A model's estimate from x_t: p(x_s | x_t) has the mean of q(x_s | x_t, x_0) and its own variance."""
 
     x_0: Tensor
-    """[N, C, *shape]."""
+    """The estimated sample, [N, C, *shape]."""
     fraction: Tensor | float = 1.0
-    """Where log variance lies between log beta-tilde (0) and log beta (1), see `reverse_log_variance`."""
+    """Position of the log variance between log beta-tilde (0) and log beta (1), see `reverse_log_variance`."""
 
 
 def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
-    """KL(q || p) of normal distributions, per dimension, in nats."""
+    """Return KL(q || p) of normal distributions, per dimension, in nats."""
     ratio = (log_var_q - log_var_p).exp() + (mean_q - mean_p) ** 2 * (-log_var_p).exp()
     return 0.5 * (log_var_p - log_var_q + ratio - 1)
 
 
 def discretized_gaussian_nll(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """-log of the mass of a normal distribution within half a level of x_0, per dimension, in nats.
+    """Return -log of the mass of a normal distribution within half a level of x_0, per dimension, in nats.
 
-    The lowest level takes all below it and the highest all above.  Ho et al. 2020, Eq. 13.
+    The lowest level includes all mass below it, and the highest all mass above it.  Ho et al. 2020, Eq. 13.
     """
     std = (0.5 * log_var).exp()
     above = torch.special.ndtr((x_0 + LEVEL / 2 - mean) / std).masked_fill(x_0 > HIGH - LEVEL / 2, 1.0)
@@ -39,12 +39,12 @@ def discretized_gaussian_nll(x_0: Tensor, mean: Tensor, log_var: Tensor) -> Tens
 
 
 def bits(nats: Tensor) -> Tensor:
-    """Nats per dimension [N, C, *shape] -> bits/dim [N]."""
+    """Convert nats per dimension [N, C, *shape] to bits/dim [N]."""
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
 def bound_term(process: Process, estimate: Estimate, *, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """One term of the bound, bits/dim [N]: KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t) where s = 0.
+    """Return one term of the bound, bits/dim [N]: KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or -log p(x_0 | x_t) if s = 0.
 
     Ho et al. 2020, Eq. 5: L_{t-1} and L_0 for s = t - 1.
     """

@@ -1,11 +1,11 @@
-"""What the network predicts, how its answer becomes an image, and how the loss is weighted over noise levels.
+"""The network's target, the conversion of its output to an image, and the weight of the loss over noise levels.
 
-Every prediction is one row of one table: with F the network,
+Every target is one row of one table. With F the network,
 
     x_0 = c_skip x_t + c_out F(c_in x_t, c_noise)                    Karras et al. 2022, Eq. 7
 
-and every loss is a weight on the one error |x_0_hat - x_0|^2. Samples are [N, C, *shape]; what
-belongs to a time has the shape of t.
+and every loss is a weight on the same error |x_0_hat - x_0|^2. Samples are [N, C, *shape]; functions of time have the
+shape of t.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class Preconditioning(NamedTuple):
-    """Each of the shape of t; c_noise is the process's."""
+    """The factors of the formula above, each of the shape of t. c_noise belongs to the process."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -34,39 +34,39 @@ class Preconditioning(NamedTuple):
 
 
 def _eps(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
-    """The noise: x_0 = (x_t - sigma eps) / alpha.  Ho et al. 2020, Eq. 15."""
+    """Predict the noise: x_0 = (x_t - sigma eps) / alpha.  Ho et al. 2020, Eq. 15."""
     return Preconditioning(1 / alpha, -sigma / alpha, _unit(alpha, sigma))
 
 
 def _x_0(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
-    """The image itself."""
+    """Predict the image itself."""
     return Preconditioning(torch.zeros_like(alpha), torch.ones_like(alpha), _unit(alpha, sigma))
 
 
 def _v(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
-    """v = alpha eps - sigma x_0, x_0 = alpha x_t - sigma v: Salimans and Ho 2022, Sec. 4 and appendix D.
+    """Predict v = alpha eps - sigma x_0, so x_0 = alpha x_t - sigma v: Salimans and Ho 2022, Sec. 4 and appendix D.
 
-    Theirs is variance-preserving; elsewhere it is theirs of x_t / sqrt(alpha^2 + sigma^2).
+    Their process is variance-preserving; for other processes this is their v of x_t / sqrt(alpha^2 + sigma^2).
     """
     unit = _unit(alpha, sigma)
     return Preconditioning(alpha * unit**2, -sigma * unit, unit)
 
 
 def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Preconditioning:
-    """Inputs and targets of unit variance for images of variance sigma_data^2: Karras et al. 2022, Tab. 1.
+    """Give inputs and targets unit variance for images of variance sigma_data^2: Karras et al. 2022, Tab. 1.
 
-    Theirs has alpha = 1; elsewhere it is theirs of x_t / alpha. With sigma_data = 1 it is v with its sign turned.
+    Their process has alpha = 1; for other processes this is theirs of x_t / alpha. With sigma_data = 1 it is -v.
     """
     c_in = _unit(alpha * sigma_data, sigma)
     return Preconditioning(alpha * (sigma_data * c_in) ** 2, sigma * sigma_data * c_in, c_in)
 
 
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """1 over the standard deviation of x_t; 1 in a variance-preserving process (up to rounding)."""
+    """Return 1 over the standard deviation of x_t; it is 1 in a variance-preserving process (up to rounding)."""
     return (alpha**2 + sigma**2).rsqrt()
 
 
-# A name is a contract with every model file that carries it.
+# Model files contain these names: never change the meaning of one.
 TARGETS: dict[Target, Callable[[Tensor, Tensor, float], Preconditioning]] = {
     "eps": _eps,
     "x_0": _x_0,
@@ -76,40 +76,40 @@ TARGETS: dict[Target, Callable[[Tensor, Tensor, float], Preconditioning]] = {
 
 
 def eps_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise that x_t contains if its image is x_0; sigma must be above 0.  Ho et al. 2020, Eq. 9."""
+    """Return the noise in x_t if its image is x_0; sigma must be above 0.  Ho et al. 2020, Eq. 9."""
     return (x_t - alpha * x_0) / sigma
 
 
 def score_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """grad log q(x_t) if E[x_0 | x_t] is x_0: Tweedie's formula, -eps / sigma.  Song et al. 2021, Sec. 3."""
+    """Return grad log q(x_t) if E[x_0 | x_t] is x_0: Tweedie's formula, -eps / sigma.  Song et al. 2021, Sec. 3."""
     return -eps_from_x_0(x_0, x_t, alpha, sigma) / sigma
 
 
 def estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
-    """The image that the network sees in x_t, and the variance of the step that leads there; float32."""
-    return _held(objective, _free_estimate(objective, network, process, x_t, t))
+    """Return the network's estimate of the image in x_t and of the variance of the step towards it; float32."""
+    return _clipped_if_bounded(objective, _free_estimate(objective, network, process, x_t, t))
 
 
-def _held(objective: Objective, estimate: Estimate) -> Estimate:
-    """The estimate clipped to the range of images, [-1, 1], where the objective is bounded."""
+def _clipped_if_bounded(objective: Objective, estimate: Estimate) -> Estimate:
+    """Clip the estimate to the range of images, [-1, 1], if the objective is bounded."""
     return estimate._replace(x_0=clipped(estimate.x_0)) if objective.bounded else estimate
 
 
 def _free_estimate(objective: Objective, network: Network, process: Process, x_t: Tensor, t: Tensor) -> Estimate:
-    """The estimate before it is clipped."""
+    """Return the estimate before clipping."""
     c_skip, c_out, c_in = preconditioning(objective, process, per_sample(t, x_t))
-    answer = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
+    output = network(c_in * x_t, process.c_noise(t)).to(torch.float32)
     if not objective.learned_variance:
-        return Estimate(c_skip * x_t + c_out * answer)
-    prediction, place = answer.chunk(2, dim=1)
-    return Estimate(c_skip * x_t + c_out * prediction, (place + 1) / 2)
+        return Estimate(c_skip * x_t + c_out * output)
+    prediction, position = output.chunk(2, dim=1)
+    return Estimate(c_skip * x_t + c_out * prediction, (position + 1) / 2)
 
 
 def loss(objective: Objective, network: Network, process: Process, *, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Per image, mean over its pixels: float32 [N].  Ho et al. 2020, Algorithm 1.
+    """Return the loss per image, the mean over its pixels: float32 [N].  Ho et al. 2020, Algorithm 1.
 
-    With a learned variance, L_simple + lambda L_vlb (Nichol and Dhariwal 2021, Eq. 16): L_vlb = T L_t in
-    bits/dim, in which the mean is held fixed so that it teaches the variance alone.
+    With a learned variance it is L_simple + lambda L_vlb (Nichol and Dhariwal 2021, Eq. 16). L_vlb = T L_t is in
+    bits/dim. Its gradient does not reach the mean, so that it trains the variance alone.
     """
     x_t = q_sample(process, x_0, t, eps)
     free = _free_estimate(objective, network, process, x_t, t)
@@ -117,16 +117,17 @@ def loss(objective: Objective, network: Network, process: Process, *, x_0: Tenso
     weighted = (weight * _error(objective, free.x_0, x_0) ** 2).mean(dim=within_sample(x_0))
     if not objective.learned_variance:
         return weighted
-    fixed_mean = _held(objective, Estimate(free.x_0.detach(), free.fraction))
+    fixed_mean = _clipped_if_bounded(objective, Estimate(free.x_0.detach(), free.fraction))
     bound = bound_term(process, fixed_mean, x_0=x_0, x_t=x_t, t=t, s=t - 1)
     return weighted + objective.vlb_weight * process.T * bound
 
 
 def _error(objective: Objective, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
-    """x_0_hat - x_0; where the estimate is bounded, 0 beyond the end of the range on which the pixel lies.
+    """Return x_0_hat - x_0; if the objective is bounded, 0 for x_0_hat beyond the end of the range where x_0 lies.
 
     There clipping makes the estimate exact. The squared error stays convex in x_0_hat, and its minimum, clipped,
-    is still E[x_0 | x_t]: inside the range nothing is different, and beyond it only what is certain lies.
+    is still E[x_0 | x_t]: inside the range the error is unchanged, and the minimum lies beyond it only if x_0 is
+    certain.
     """
     error = x_0_hat - x_0
     if not objective.bounded:
@@ -136,16 +137,17 @@ def _error(objective: Objective, x_0_hat: Tensor, x_0: Tensor) -> Tensor:
 
 
 def preconditioning(objective: Objective, process: Process, t: Tensor) -> Preconditioning:
-    """The row of the table at t."""
+    """Return the target's row of the table at t."""
     return TARGETS[objective.target](process.alpha(t), process.sigma(t), objective.sigma_data)
 
 
 def loss_weights(objective: Objective, process: Process, t: Tensor) -> Tensor:
-    """The weight of the squared x_0 error."""
+    """Return the weight of the squared error of x_0, of the shape of t."""
     return WEIGHTS[objective.weight](objective, process, t)
 
 
-# The weight of |x_0_hat - x_0|^2 for every name. An error of eps is SNR times that, of the score SNR/sigma^2 times.
+# The weight of |x_0_hat - x_0|^2 for every name. The squared error of eps is SNR times
+# that, and the squared error of the score SNR/sigma^2 times.
 WEIGHTS: dict[Weight, Callable[[Objective, Process, Tensor], Tensor]] = {
     # Weight 1 on the error of F itself, whatever F predicts: for eps the L_simple of Ho et al. 2020, Eq. 14.
     "simple": lambda o, process, t: preconditioning(o, process, t).c_out ** -2,

@@ -1,4 +1,4 @@
-"""Forward processes, all of one kind: x_t = alpha_t x_0 + sigma_t eps for t in 0..T.
+"""Forward processes of the form x_t = alpha_t x_0 + sigma_t eps for t in 0..T.
 
 Variance-preserving ones, in steps or in continuous time, are in `schedules`; the variance-exploding one is here.
 """
@@ -15,10 +15,10 @@ from ddpm.diffusion.settings import Schedule
 
 
 class Process(Protocol):
-    """A forward process, as samplers, objectives and likelihoods see it.
+    """The interface of a forward process for samplers, objectives and likelihoods.
 
-    Its functions of t, in 0..T, work element by element: t may have any shape, and the answer has the same. Shape t
-    by `per_sample` for answers that broadcast against samples.
+    Its functions of t, in 0..T, work element by element: t may have any shape, and the result has the same shape. Shape
+    t by `per_sample` for results that broadcast against samples.
     """
 
     @property
@@ -27,7 +27,7 @@ class Process(Protocol):
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of x_T, of which sampling starts."""
+        """Standard deviation of x_T, from which sampling starts."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Factor of the sample in x_t: float32."""
@@ -49,7 +49,7 @@ class Process(Protocol):
 class VarianceExploding:
     """alpha = 1 and sigma_t = t: the image stays and noise is added to it.
 
-    Song and Ermon 2019 and Song et al. 2021, appendix B ("VE SDE"), with time told in sigma, as in Karras et al.
+    Song and Ermon 2019 and Song et al. 2021, appendix B ("VE SDE"), with sigma as the time, as in Karras et al.
     2022, Tab. 1. A model's times lie in [sigma_min, sigma_max]; t = 0 is the image itself.
     """
 
@@ -63,7 +63,7 @@ class VarianceExploding:
 
     @property
     def prior_std(self) -> float:
-        """x_T is noise of sigma_max, beside which the image does not count."""
+        """Standard deviation of x_T: sigma_max, beside which the image is negligible."""
         return self.sigma_max
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class VarianceExploding:
 
 
 def make_process(schedule: Schedule) -> Process:
-    """The process that `schedule` in params.yaml describes."""
+    """Return the process that section `schedule` of params.yaml describes."""
     if schedule.name == "variance_exploding":
         return VarianceExploding(schedule.sigma_min, schedule.sigma_max)
     make = {"discrete": make_schedule, "continuous": make_continuous_schedule}[schedule.time]

@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """One value per sample, [N] -> [N, 1, ..., 1], which broadcasts against samples x [N, C, *shape]."""
+    """Reshape one value per sample, [N], to [N, 1, ..., 1], which broadcasts against samples x [N, C, *shape]."""
     return values.view(-1, *(1,) * (x.ndim - 1))
 
 
 def within_sample(x: Tensor) -> tuple[int, ...]:
-    """All dimensions of x [N, C, *shape] but the first."""
+    """Return all dimensions of x [N, C, *shape] but the first."""
     return tuple(range(1, x.ndim))

@@ -1,10 +1,10 @@
-"""Noise schedules: how fast a variance-preserving process turns an image into noise, in steps or in continuous time.
+"""Noise schedules of variance-preserving processes, in discrete steps or in continuous time.
 
-Time is the papers': t = 1..T are the steps of the chain and t = 0 is the image itself, so every array has
+Time is counted as in the papers: t = 1..T are the steps of the chain and t = 0 is the image itself, so every array has
 T + 1 entries and `alphas_bar[t]` is the paper's alpha_bar_t. (diffusers counts from 0: its t is ours minus 1.)
-In continuous time t is any real in 0..T. The chain of `cosine` and of `sigmoid` is that process seen at the integers
-(but for t = T, where beta is held below 1); that of `linear` only tends to it as T grows, and at T = 1000 its alpha_bar
-differs by up to 8.1e-4.
+In continuous time t is any real number in 0..T. The chains of `cosine` and `sigmoid` equal the continuous process at
+integer times, except at t = T, where beta is clipped below 1. The chain of `linear` converges to the continuous process
+as T grows; at T = 1000 its alpha_bar differs by up to 8.1e-4.
 """
 
 import math
@@ -36,27 +36,27 @@ class VariancePreserving(ABC):
 
     @abstractmethod
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """float64, one for every t; float32 where the device has no float64."""
+        """Return alpha_bar of the shape of t: float64, or float32 where the device has no float64."""
 
     @abstractmethod
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """Times for training, uniform over the process: [n]."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Factor of the sample in x_t: float32, one for every t, integer or real, in 0..T."""
+        """Factor of the sample in x_t: float32 of the shape of t, integer or real, in 0..T."""
         return self.alpha_bar(t).sqrt().to(torch.float32)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t: float32, one for every t, integer or real, in 0..T."""
+        """Standard deviation of the noise in x_t: float32 of the shape of t, integer or real, in 0..T."""
         return (1 - self.alpha_bar(t)).sqrt().to(torch.float32)
 
     def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32, one for every t, infinite at t = 0."""
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 of the shape of t, infinite at t = 0."""
         alpha_bar = self.alpha_bar(t)
         return (alpha_bar / (1 - alpha_bar)).to(torch.float32)
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """The network's input for t: float32, its place in the process on a scale to 1000, whatever T is."""
+        """The network's input for t: float32, t/T on a scale from 0 to 1000."""
         return t.to(torch.float32) * (1000 / self.T)
 
 
@@ -66,13 +66,13 @@ def _wide(device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Schedule(VariancePreserving):
-    """The chain of T steps, from its betas; arrays are float64 and cast when used.
+    """The chain of T steps with given betas. Arrays are float64; results are cast.
 
     q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)        Ho et al. 2020, Eq. 2
     """
 
     betas: Tensor
-    """float64 [T+1]; betas[0] = 0, the others in (0, 1); betas[T] = 1 where the terminal SNR is zero."""
+    """float64 [T+1]; betas[0] = 0, the others in (0, 1); betas[T] = 1 if the terminal SNR is zero."""
     _tables: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,13 +91,13 @@ class Schedule(VariancePreserving):
         return torch.cumprod(1 - self.betas, dim=0)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """At real t by linear interpolation of the logarithm (Lu et al. 2022, App. D.1)."""
+        """Return alpha_bar; at real t by linear interpolation of its logarithm (Lu et al. 2022, App. D.1)."""
         table = self._table(t.device)
         if not t.is_floating_point():
             return table[t]
         before = t.floor().clamp(0, self.T - 1).to(torch.long)
         weight = t.to(table.dtype) - before
-        return table[before] ** (1 - weight) * table[before + 1] ** weight  # powers, since a terminal 0 has no log
+        return table[before] ** (1 - weight) * table[before + 1] ** weight  # powers, because 0 at T has no logarithm
 
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """int64 [n], uniform in 1..T."""
@@ -113,12 +113,12 @@ class Schedule(VariancePreserving):
 class ContinuousSchedule(VariancePreserving):
     """The process at every real t in (0, T], where alpha_bar is a closed function of u = t/T.
 
-    The limit of the chain of that name for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
+    It is the limit of the chain of that name for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
     """
 
     curve: Curve
     duration: float
-    """T: the unit in which time is told, and nothing else."""
+    """T. It only sets the unit of time."""
 
     @property
     def T(self) -> float:
@@ -134,7 +134,7 @@ class ContinuousSchedule(VariancePreserving):
 
 
 def _vp_sde(u: Tensor) -> Tensor:
-    """Song et al. 2021, Eq. 33 of the appendix: exp(-integral of beta), beta(u) from 0.1 to 20 in a line."""
+    """Song et al. 2021, Eq. 33 of the appendix: exp(-integral of beta), beta(u) linear from 0.1 to 20."""
     low, high = 0.1, 20.0
     return torch.exp(-(low * u + (high - low) * u**2 / 2))
 
@@ -152,7 +152,7 @@ def _sigmoid(u: Tensor) -> Tensor:
     return (v_end - torch.sigmoid((u * (end - start) + start) / tau)) / (v_end - v_start)
 
 
-# A name is a contract with every model file that carries it: add names, never change what one means.
+# Model files contain these names: add names, but never change the meaning of one.
 CURVES: dict[str, Curve] = {"linear": _vp_sde, "cosine": _cosine, "sigmoid": _sigmoid}
 
 
@@ -163,7 +163,7 @@ def _linear_betas(T: int) -> Tensor:
 
 
 def _betas(curve: Curve, T: int) -> Tensor:
-    """betas_1..T of the chain on a curve, clipped below 1 so that no step destroys everything.
+    """Return betas_1..T of the chain on a curve, clipped below 1 so that no step destroys all signal.
 
     Nichol and Dhariwal 2021, Sec. 3.2: beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most 0.999.
     """
@@ -172,11 +172,11 @@ def _betas(curve: Curve, T: int) -> Tensor:
 
 
 def _above_zero(curve: Curve) -> Curve:
-    """The curve held above 0, where no step could be inverted."""
+    """Return the curve clipped above 0, because a step to alpha_bar = 0 cannot be inverted."""
     return lambda u: curve(u).clamp(min=1e-9, max=1)
 
 
-# betas_1..T for every name.
+# Functions T -> betas_1..T.
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {
     "linear": _linear_betas,
     "cosine": lambda T: _betas(_cosine, T),
@@ -185,25 +185,26 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {
 
 
 def shifted(alpha_bar: Tensor, factor: float) -> Tensor:
-    """alpha_bar of the process with factor^2 times less SNR: log SNR - 2 log(factor).
+    """Return alpha_bar of the process with SNR divided by factor^2: log SNR - 2 log(factor).
 
-    Hoogeboom et al. 2023, Sec. 3.1: factor = d/64 for images of d pixels and a schedule made for 64, since the mean
-    of the (d/64)^2 pixels that stand for one would otherwise carry that much less noise.
+    Hoogeboom et al. 2023, Sec. 3.1: factor = d/64 for images of d x d pixels and a schedule made for 64 x 64. Without
+    the shift, the mean of the (d/64)^2 pixels that replace one pixel has noise of (d/64)^2 times less variance.
     """
     return alpha_bar / (alpha_bar + (1 - alpha_bar) * factor**2)
 
 
 def zero_terminal_snr(alpha_bar: Tensor, *, first: float, last: float) -> Tensor:
-    """alpha_bar with its square root moved and stretched so that `last` becomes 0 and `first` stays.
+    """Return alpha_bar with its square root shifted and scaled so that `last` becomes 0 and `first` stays.
 
-    Lin et al. 2023, Algorithm 1: without it x_T still holds a trace of the image, which sampling then lacks.
+    Lin et al. 2023, Algorithm 1. Without it, x_T in training still contains a trace of the image, which the start of
+    sampling does not.
     """
     a, b = math.sqrt(first), math.sqrt(last)
     return ((alpha_bar.sqrt() - b) * a / (a - b)).clamp(min=0) ** 2
 
 
 def make_schedule(name: str, T: int, *, shift: float = 1, zero_terminal: bool = False) -> Schedule:
-    """The chain of that name with T steps; optionally shifted, then rescaled to end in pure noise."""
+    """Return the chain of that name with T steps; optionally shifted, then rescaled to end in pure noise."""
     schedule = Schedule(torch.cat([torch.zeros(1, dtype=torch.float64), SCHEDULES[name](T)]))
     if shift == 1 and not zero_terminal:
         return schedule
@@ -217,7 +218,7 @@ def make_schedule(name: str, T: int, *, shift: float = 1, zero_terminal: bool = 
 def make_continuous_schedule(
     name: str, T: float, *, shift: float = 1, zero_terminal: bool = False
 ) -> ContinuousSchedule:
-    """The process of that name in continuous time 0..T, with the same options."""
+    """Return the process of that name in continuous time 0..T, with the same options."""
     curve = _above_zero(CURVES[name])
     last = float(shifted(curve(torch.ones((), dtype=torch.float64)), shift))
 

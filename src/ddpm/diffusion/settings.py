@@ -1,30 +1,30 @@
-"""The forward process and the objective: `schedule` and `objective` in params.yaml."""
+"""The forward process and the objective: sections `schedule` and `objective` of params.yaml."""
 
 from typing import Literal
 
 from ddpm.settings import require, require_positive, section
 
 MAX_T = 1_000_000
-"""Every step of a discrete schedule is held in memory."""
+"""Largest number of steps; a discrete schedule keeps all of them in memory."""
 
 
 @section
 class Schedule:
-    """The forward process: how fast it destroys an image."""
+    """The forward process, which turns an image into noise."""
 
     name: Literal["linear", "cosine", "sigmoid", "variance_exploding"]
     T: int
     """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
     time: Literal["discrete", "continuous"]
-    """Whether training sees the steps 1..T alone or every real time up to T."""
+    """discrete: training draws the steps 1..T; continuous: any real time up to T."""
     shift: float
-    """SNR is divided by its square; for images of d pixels and a schedule made for 64: d/64."""
+    """The SNR is divided by its square. For images of d x d pixels and a schedule made for 64 x 64: d/64."""
     zero_terminal_snr: bool
     """Rescale the schedule so that x_T is pure noise."""
     sigma_min: float
-    """variance_exploding only: least noise in training, beside images in [-1, 1]."""
+    """variance_exploding only: least standard deviation of the noise in training, for images in [-1, 1]."""
     sigma_max: float
-    """variance_exploding only: most noise, of which sampling starts."""
+    """variance_exploding only: largest standard deviation of the noise, at which sampling starts."""
 
     def __post_init__(self) -> None:
         require(2 <= self.T <= MAX_T, f"T is {self.T}, expected 2 to {MAX_T} steps")
@@ -34,7 +34,10 @@ class Schedule:
             f"sigma_min is {self.sigma_min}, expected below sigma_max ({self.sigma_max})",
         )
         if self.name == "variance_exploding":
-            require(self.time == "continuous", "name is variance_exploding, whose time is continuous; set time to it")
+            require(
+                self.time == "continuous",
+                "name is variance_exploding, whose time is continuous; set time to continuous",
+            )
             require(
                 self.shift == 1 and not self.zero_terminal_snr,
                 "name is variance_exploding, which has neither shift nor zero_terminal_snr; set them to 1 and false "
@@ -54,7 +57,7 @@ class Objective:
 
     target: Target
     weight: Weight
-    """Of the squared error of x_0; simple: such that the error of the target itself counts alike at all levels."""
+    """Weight of the squared error of x_0; simple: the error of the target itself has the same weight at all levels."""
     min_snr_gamma: float
     """The largest SNR of weight min_snr: gamma of Hang et al. 2023, Eq. 8."""
     p2_gamma: float
@@ -62,12 +65,12 @@ class Objective:
     sigma_data: float
     """Standard deviation of the pixels in [-1, 1]; for target and weight edm."""
     learned_variance: bool
-    """The network also predicts, per pixel, the variance of every step; the sampler ddpm uses it."""
+    """The network also predicts the variance of every step, per pixel; the sampler ddpm uses it."""
     vlb_weight: float
-    """Weight of the variational bound that teaches the variance: lambda of Nichol and Dhariwal 2021, Eq. 16."""
+    """Weight of the variational bound, which trains the variance: lambda of Nichol and Dhariwal 2021, Eq. 16."""
     bounded: bool
-    """The estimate of x_0 is clipped to [-1, 1] in training as it is in sampling: beyond black or white, an estimate
-    of a pixel that is black or white costs nothing. For images with many such pixels."""
+    """Clip the estimate of x_0 to [-1, 1] in training as in sampling: for a black or white pixel, an estimate beyond
+    black or white has no loss. Useful for images with many such pixels."""
 
     def __post_init__(self) -> None:
         require_positive(self, "min_snr_gamma", "p2_gamma", "sigma_data", "vlb_weight")

@@ -1,1 +1,1 @@
-"""Which version of the registered model is the champion: domain logic, without MLflow and without a server."""
+"""Decide which version of the registered model is the champion: domain logic, without MLflow or a server."""

@@ -1,4 +1,4 @@
-"""A person's commands: promote a version, or roll back to the champion before."""
+"""A person's commands: promote a version, or roll back to the previous champion."""
 
 from ddpm.errors import UserError
 from ddpm.promotion.loadable import require_loadable
@@ -7,25 +7,25 @@ from ddpm.promotion.succession import Move, line
 
 
 def promote(registry: Registry, number: str, *, reason: str, by: str | None = None) -> Move:
-    """Makes this version champion because a person says so.
+    """Make this version the champion by a person's command.
 
-    Raises UserError if it is champion already, or if its model file is lost or cannot be read.
+    Raise UserError if it is the champion already, or if its model file is lost or cannot be read.
     """
     found = version(registry, number)
     with registry.alone() as change:
         if (finished := change.resume(action="promote", version=number)) is not None:
             return finished
         if change.champion() == number:
-            raise UserError(f"version {number} of {registry.name} is the champion already")
+            raise UserError(f"version {number} of {registry.name} is the champion already; name another version")
         require_loadable(registry, found)
         return change.move(action="promote", version=number, by=by or registry.user, reason=reason)
 
 
 def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
-    """Makes the champion before this one champion again; repeated, the one before that.
+    """Make the previous champion the champion again. A second rollback goes one champion further back.
 
-    A version that a person took down is skipped. Promoting the version that went undoes a rollback. Raises UserError
-    if there is no champion before, or if its model file is lost or cannot be read.
+    A version that a person took down is skipped. To undo a rollback, promote the version that it took down. Raise
+    UserError if there is no previous champion, or if its model file is lost or cannot be read.
     """
     name = registry.name
     with registry.alone() as change:
@@ -38,8 +38,8 @@ def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
         before = [number for number in line(change.history()) if number in known and number != current]
         if not before:
             raise UserError(
-                f"version {current} of {name} is the first champion, or those before it were taken down or deleted; "
-                "there is none to go back to, so name a version with `ddpm promote VERSION`"
+                f"version {current} of {name} has no previous champion that was not taken down or deleted; "
+                "name a version with `ddpm promote VERSION`"
             )
         require_loadable(registry, known[before[-1]])
         return change.move(action="rollback", version=before[-1], by=by or registry.user, reason=reason)

@@ -1,4 +1,4 @@
-"""May this model take over? A pure function of figures: no server, no files."""
+"""The rule that decides whether a candidate becomes champion: a pure function of metrics, without server or files."""
 
 import math
 from collections.abc import Mapping
@@ -9,44 +9,44 @@ from ddpm.errors import UserError
 from ddpm.promotion.settings import Promote
 
 MEMORIZED = ("memorized_share", "memorized_share_features", "memorized_share_shifted", "memorized_share_half")
-"""Ways of being a copy."""
+"""Metrics of copies of training images, one for each way of comparing."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether, and why: one sentence for each thing that was looked at."""
+    """Whether the candidate becomes champion, and one sentence with the reason for each check."""
 
     promote: bool
     reasons: tuple[str, ...]
 
 
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rule: Promote) -> Decision:
-    """Holds the candidate to the rule, and to the champion where there is one.
+    """Check the candidate by the rule, and compare it with the champion if there is one.
 
-    Both are records as in reports/metrics.json: figures, `floor` and `protocol`. Lower is better for `fid` and
-    for `kid`. Promoted is what has finite figures, is at most `max_over_floor` times the floor, in no way has
-    more copies of training images than `max_memorized_share`, and is better than the champion by more than
-    `min_improvement` of the champion's figure. All of it is looked at, so that the reasons are complete.
+    Both are records as in reports/metrics.json: metrics, `floor` and `protocol`. Lower is better for `fid` and `kid`.
+    A candidate is promoted if its metrics are finite, its metric is at most `max_over_floor` times the floor, every
+    share of copies of training images is at most `max_memorized_share`, and it is better than the champion by at least
+    `min_improvement` of the champion's metric. All checks are made, so that the reasons are complete.
 
-    Raises UserError if the two were not measured by the same protocol.
+    Raise UserError if the two were not measured by the same protocol.
     """
     if champion is not None and (differing := differences(candidate, champion)):
         raise UserError(
-            f"candidate and champion were measured differently ({'; '.join(differing)}), so their figures do not "
+            f"candidate and champion were measured differently ({'; '.join(differing)}), so their metrics do not "
             "compare; measure the champion again by the candidate's protocol"
         )
     checks = [_near_floor(candidate, rule), _few_copies(candidate, rule)]
     if champion is None:
-        checks.append((True, "there is no champion to be better than"))
+        checks.append((True, "there is no champion to compare with"))
     else:
         checks.append(_better(candidate, champion, rule))
     return Decision(all(passed for passed, _ in checks), tuple(reason for _, reason in checks))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What differs in how two records were measured, as `key: value in a, value in b`.
+    """Return the differences between the protocols of two records, as `key: value in a and value in b`.
 
-    How the images were drawn (`drawing`) may differ: each model is judged as it is used, by its own recipe.
+    The settings of sampling (`drawing`) may differ, because each model is measured by its own recipe.
     """
     one, other = a["protocol"], b["protocol"]
     return [
@@ -61,23 +61,23 @@ _Check = tuple[bool, str]
 
 def _near_floor(candidate: Mapping[str, Any], rule: Promote) -> _Check:
     name = rule.metric
-    figure, floor = _finite(candidate, name), _finite(candidate.get("floor") or {}, name)
-    if figure is None:
+    measured, floor = _finite(candidate, name), _finite(candidate.get("floor") or {}, name)
+    if measured is None:
         return False, f"{name} is {candidate.get(name)}, expected a finite number"
     if floor is None:
-        return False, f"the floor of {name} is not a finite number, so nothing can be held to it"
+        return False, f"the floor of {name} is {(candidate.get('floor') or {}).get(name)}, expected a finite number"
     called = f"the floor {floor:.4g}"
     if floor <= 0:
-        # KID is unbiased, so that the floor, whose true value is zero, is as often below zero as above.
+        # KID is unbiased and the floor's true value is zero, so its estimate may be negative.
         floor = _finite(candidate["floor"], f"{name}_std") or 0.0
-        called = f"the floor's spread {floor:.4g} (the floor itself is not above zero)"
+        called = f"the floor's standard deviation {floor:.4g} (the floor itself is not positive)"
     limit = rule.max_over_floor * floor
-    relation = "within" if figure <= limit else "above"
-    return figure <= limit, f"{name} {figure:.4g} is {relation} {rule.max_over_floor:g} times {called}"
+    relation = "within" if measured <= limit else "above"
+    return measured <= limit, f"{name} {measured:.4g} is {relation} {rule.max_over_floor:g} times {called}"
 
 
 def _few_copies(candidate: Mapping[str, Any], rule: Promote) -> _Check:
-    """The largest share counts: each is measured against its own quantile of real images, so they compare."""
+    """Check the largest share. Shares compare, because each has its own threshold, a quantile of real images."""
     shares = {}
     for name in MEMORIZED:
         share = _finite(candidate, name)
@@ -96,19 +96,19 @@ def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: Pro
     name = rule.metric
     new, old = _finite(candidate, name), _finite(champion, name)
     if new is None:
-        return False, f"without a finite {name} it cannot be better than the champion"
+        return False, f"{name} is not finite, so it cannot be better than the champion's"
     if old is None:
-        return True, f"the champion's {name} is {champion.get(name)}, no finite number to be better than"
+        return True, f"the champion's {name} is {champion.get(name)}, which is not finite, so the candidate is better"
     gain, needed = old - new, rule.min_improvement * abs(old)
     passed = gain > 0 and gain >= needed
     if gain > 0:
-        asked = f"{needed:.3g} ({rule.min_improvement:.1%}) is asked for"
-        reason = f"{name} {new:.4g} is {gain:.3g} better than the champion's {old:.4g}: "
-        reason += f"enough, since {asked}" if passed else f"not enough, since {asked}"
+        enough = "enough" if passed else "not enough"
+        reason = f"{name} {new:.4g} is {gain:.3g} better than the champion's {old:.4g}: {enough}, "
+        reason += f"the required improvement is {needed:.3g} ({rule.min_improvement:.1%})"
     elif gain < 0:
         reason = f"{name} {new:.4g} is {-gain:.3g} worse than the champion's {old:.4g}"
     else:
-        reason = f"{name} {new:.4g} is the champion's own"
+        reason = f"{name} {new:.4g} equals the champion's"
     spread = _finite(candidate, f"{name}_spread") or _finite(candidate, f"{name}_std")
     if spread is not None and 0 < abs(gain) <= spread:
         reason += f"; the difference is within the spread of the measurement, {spread:.3g}, and may be chance"

@@ -1,4 +1,4 @@
-"""The decision about a registered candidate: it takes over, the champion stays, or a person is asked."""
+"""The decision about a registered candidate: promote it, keep the champion, or leave it to a person."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from ddpm.promotion.settings import Promote
 from ddpm.promotion.succession import Move, taken_down
 
 Decided = Literal["promoted", "kept", "pending"]
-"""The candidate takes over; the champion stays; a person is asked."""
+"""promoted: the candidate is the champion; kept: the champion stays; pending: a person decides."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate."""
+    """The result of judging a candidate."""
 
     verdict: Decided | Literal["champion"]
-    """`champion`: the candidate is it already."""
+    """`champion`: the candidate is the champion already."""
     version: Version
     champion: Version | None
-    """Before the decision."""
+    """The champion before the decision."""
     reasons: tuple[str, ...]
     champion_record: Mapping[str, Any] | None
     """The champion's metrics by the candidate's protocol, if they were compared."""
@@ -38,12 +38,12 @@ def judge(
     remeasure: Callable[[Path], Mapping[str, Any]],
     folder: Path,
 ) -> Outcome:
-    """Decides about a registered candidate, moves the alias or leaves it, and writes the reasons on the version.
+    """Decide about a registered candidate, move the alias if it is promoted, and write the reasons on the version.
 
     If the alias was removed, the candidate is compared with the last champion. A champion that was measured by another
     protocol is downloaded into `folder` and measured again by `remeasure`. If that is impossible, because it makes
-    images of another kind or its file is lost, a person decides. A version that a person took down, by a rollback or in
-    MLflow, comes back only by a person.
+    images of another kind or its file is lost, a person decides. Only a person can promote a version again that a
+    person took down, by a rollback or in MLflow.
     """
     record = candidate.record()
     if record is None:
@@ -64,7 +64,7 @@ def judge(
 
     verdict, against, reasons = _compared(candidate, rival, registry, rule, remeasure, folder, is_first=not moves)
     if rival is not None and current is None:
-        reasons = (f"there is no champion now; it is held against the last one, version {rival.number}", *reasons)
+        reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
     if verdict == "pending":
         reasons = (*reasons, f"it waits for `ddpm promote {candidate.number} --reason …`")
     _write(registry, verdict, candidate, current, rival, reasons)
@@ -81,10 +81,10 @@ def _compared(
     *,
     is_first: bool,
 ) -> tuple[Decided, Mapping[str, Any] | None, tuple[str, ...]]:
-    """The verdict, the rival's record by the candidate's protocol, and the reasons."""
+    """Return the verdict, the rival's record by the candidate's protocol, and the reasons."""
     record = candidate.record() or {}
     if rival is None and not is_first:
-        return "pending", None, ("there is no champion, and of the former ones none is left to compare it with",)
+        return "pending", None, ("there is no champion, and no former champion exists to compare the candidate with",)
     opponent: Mapping[str, Any] | None = None
     if rival is not None:
         if reason := _incomparable(candidate, rival):
@@ -112,7 +112,7 @@ def _write(
     rival: Version | None,
     reasons: tuple[str, ...],
 ) -> None:
-    """Raises UserError if the champion changed since the decision began."""
+    """Write the decision to the registry. Raise UserError if the champion changed since the decision began."""
     before = None if current is None else current.number
     with registry.alone() as change:
         now = change.champion()
@@ -130,7 +130,7 @@ def _write(
 
 
 def _finished(registry: Registry, candidate: Version, move: Move, record: Mapping[str, Any]) -> Outcome:
-    """The outcome of a promotion that was interrupted the last time the candidate was judged."""
+    """Return the outcome of a promotion that was interrupted when the candidate was judged last time."""
     former = None if move.previous is None else version(registry, move.previous)
     against = None if former is None else former.record_like(record)
     return Outcome("promoted", version(registry, candidate.number), former, (move.reason,), against)
@@ -142,19 +142,19 @@ def _why_down(candidate: Version, move: Move) -> str:
 
 
 def _incomparable(candidate: Version, current: Version) -> str | None:
-    """Why two models' images cannot be measured against the same reference; None if they can."""
+    """Return why two models' images cannot be measured against the same reference; None if they can."""
     shapes = [tuple(each.tags.get(key, "unknown") for key in ("channels", "size")) for each in (candidate, current)]
     if shapes[0] == shapes[1]:
         return None
     new, old = (f"{channels} channel(s) of {size}x{size} pixels" for channels, size in shapes)
     return (
-        f"it makes images of {new} and champion {current.number} of {old}: their figures do not compare, "
+        f"it makes images of {new} and champion {current.number} of {old}: their metrics do not compare, "
         "so a person decides (or give the new kind of model its own name in promote.name)"
     )
 
 
 def summary(outcome: Outcome, *, metric: str) -> str:
-    """What was decided, by which values of the metric, and why, a line each."""
+    """Return the decision, the values of the metric and the reasons, one per line."""
     found, record = outcome.version, outcome.version.record() or {}
     words = {"promoted": "is the champion now", "kept": "is not promoted", "pending": "waits for a person"}
     lines = [f"{found.name} version {found.number} {words.get(outcome.verdict, 'is the champion already')}"]
@@ -166,5 +166,5 @@ def summary(outcome: Outcome, *, metric: str) -> str:
 
 
 def as_text(value: float | None) -> str:
-    """A metric for a person, and as a tag of a version."""
+    """Format a metric for messages and for tags of a version."""
     return "none" if value is None else f"{value:.6g}"

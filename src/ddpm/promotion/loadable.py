@@ -1,4 +1,4 @@
-"""Whether a version can be used: its model file is there and loads."""
+"""The check that a version's model file is there and loads."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ from ddpm.promotion.registry import Registry, Version
 
 
 def require_loadable(registry: Registry, version: Version) -> None:
-    """Raises UserError unless the version's file is there, is the one that was registered, and loads."""
+    """Raise UserError unless the version's file is there, is the one that was registered, and loads."""
     from ddpm import model_file
 
     with tempfile.TemporaryDirectory() as folder:

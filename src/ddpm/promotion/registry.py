@@ -1,4 +1,4 @@
-"""What promotion needs of a model registry. `tracking.mlflow_registry` implements it with MLflow."""
+"""The interface of a model registry that promotion needs. `tracking.mlflow_registry` implements it with MLflow."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from ddpm.promotion import gate
 from ddpm.promotion.succession import Move
 
 CHAMPION = "champion"
-"""Alias of the version that is used."""
+"""Alias of the version that consumers get."""
 CHALLENGER = "challenger"
 """Alias of the version that waits for a person's decision."""
 
@@ -30,11 +30,11 @@ class Version:
     created: datetime
 
     def record(self, key: Literal["record", "record_again"] = "record") -> dict[str, Any] | None:
-        """Its metrics with their protocol, as in reports/metrics.json; `record_again` by a later protocol."""
+        """Return its metrics with their protocol, as in reports/metrics.json; `record_again`: by a later protocol."""
         return json.loads(self.tags[key]) if key in self.tags else None
 
     def record_like(self, measured: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Its record that was measured by the protocol of this one; None if there is none."""
+        """Return its record that has the same protocol as `measured`; None if there is none."""
         for stored in (self.record("record"), self.record("record_again")):
             if stored is not None and not gate.differences(measured, stored):
                 return stored
@@ -42,7 +42,7 @@ class Version:
 
 
 def holding(known: Iterable[Version], weights_sha256: str, protocol: Mapping[str, Any]) -> Version | None:
-    """The first of these versions that has these weights and was measured by this protocol."""
+    """Return the first of these versions that has these weights and was measured by this protocol."""
     for found in known:
         record = found.record() or {}
         if found.tags.get("weights_sha256") == weights_sha256 and record.get("protocol") == protocol:
@@ -51,28 +51,28 @@ def holding(known: Iterable[Version], weights_sha256: str, protocol: Mapping[str
 
 
 class Change(Protocol):
-    """What only one process at a time may do. Each method can be repeated after it was interrupted anywhere."""
+    """Changes that only one process at a time may make. Each method can be repeated after any interruption."""
 
     def champion(self) -> str | None:
-        """The number of the version with the alias CHAMPION."""
+        """Return the number of the version with the alias CHAMPION."""
 
     def history(self) -> list[Move]:
-        """Every move of the alias, oldest first."""
+        """Return every move of the alias, oldest first."""
 
     def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
-        """Finishes what was interrupted, and writes down a move that a person made outside this project.
+        """Finish an interrupted move, and add a move that a person made outside this project to the history.
 
-        Returns the move if it is the interrupted one of this caller: `action`, to `version` unless that is None. It is
-        done then, and must not be repeated.
+        Return the finished move if it is the one that the caller is about to make: `action`, to `version` unless that
+        is None. The caller must not make it again.
         """
 
     def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
-        """Moves the alias to this version, and writes the move and what follows from it. Call `resume` before."""
+        """Move the alias to this version, and write the move and its consequences. Call `resume` before."""
 
     def decide(
         self, candidate: Version, verdict: Literal["kept", "pending"], reasons: Iterable[str], *, against: str | None
     ) -> None:
-        """Writes on the candidate that the champion stays. It is the CHALLENGER if it is pending, else no more."""
+        """Write on the candidate that the champion stays. It gets the alias CHALLENGER if pending, else loses it."""
 
 
 class Registry(Protocol):
@@ -82,27 +82,27 @@ class Registry(Protocol):
 
     @property
     def place(self) -> str:
-        """Where the registry is, as a person may see it."""
+        """The registry's address for messages, without passwords."""
 
     @property
     def user(self) -> str:
-        """Who uses it."""
+        """The name of the user."""
 
     def versions(self) -> list[Version]:
-        """Newest first."""
+        """Return all versions, newest first."""
 
     def alone(self) -> AbstractContextManager[Change]:
-        """Waits until no other process changes the registry, and keeps others out within the block."""
+        """Wait until no other process changes the registry, and keep others out within the block."""
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
-        """Stores the metrics of a version by a later protocol, as its `record_again`."""
+        """Store the metrics of a version by a later protocol, as its `record_again`."""
 
     def download(self, version: Version, folder: Path) -> Path:
-        """The version's model file, in `folder` or where it is. Raises UserError if it was lost or changed."""
+        """Return the path of the version's file, in `folder` or elsewhere. Raise UserError if it is lost or changed."""
 
 
 def version(registry: Registry, number: str) -> Version:
-    """Raises UserError that names the versions there are, if there is none of this number."""
+    """Return the version with this number. Raise UserError that lists all versions if there is none."""
     known = registry.versions()
     for found in known:
         if found.number == number:
@@ -112,5 +112,5 @@ def version(registry: Registry, number: str) -> Version:
 
 
 def champion(registry: Registry) -> Version | None:
-    """The version with the alias CHAMPION."""
+    """Return the version with the alias CHAMPION; None if there is none."""
     return next((found for found in registry.versions() if CHAMPION in found.aliases), None)

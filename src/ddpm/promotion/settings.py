@@ -1,4 +1,4 @@
-"""When a candidate takes over: `promote` in params.yaml."""
+"""The rule of promotion: section `promote` of params.yaml."""
 
 from typing import Literal
 
@@ -10,16 +10,16 @@ class Promote:
     """The rule by which a candidate becomes champion."""
 
     name: str
-    """Registered model."""
+    """Name of the registered model."""
     metric: Literal["fid", "kid"]
     min_improvement: float
-    """Share by which the candidate must be better than the champion."""
+    """Share of the champion's metric by which the candidate must be better, in [0, 1]."""
     max_over_floor: float
-    """The candidate's metric, as a multiple of the floor."""
+    """Upper bound of the candidate's metric, as a multiple of the floor; positive."""
     max_memorized_share: float
-    """The candidate's share of copies in each way of comparing is at most this."""
+    """Upper bound of the candidate's share of copies in each way of comparing, in [0, 1]."""
     approval: Literal["auto", "ask"]
-    """ask leaves a better candidate to a person (Prefect or `ddpm promote`)."""
+    """auto: the gate decides; ask: a person decides about a better candidate (Prefect or `ddpm promote`)."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,11 +1,11 @@
-"""The rules of succession: who was champion, who may return, and what a move means for the versions. Pure functions."""
+"""The history of champions: which version follows which, which may return, and the tags of a move. Pure functions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 OUTSIDE = "a person, outside ddpm"
-"""Who moved an alias that no command has moved."""
+"""The author (`Move.by`) of a move that no command made."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Move:
 
     action: Literal["promote", "rollback", "remove"]
     version: str | None
-    """None: the alias was removed, which only a person does, in MLflow."""
+    """The new champion; None: a person removed the alias in MLflow."""
     previous: str | None
     by: str
     when: str
@@ -22,10 +22,10 @@ class Move:
 
 
 def line(moves: Iterable[Move]) -> list[str]:
-    """The champions in succession, the present one last; a person's demotion takes a version out.
+    """Return the champions in order, the present one last, without the versions that a person took down.
 
-    A promotion adds a version; a rollback removes those after its version. A version that a promotion only replaced
-    stays, also if the alias was moved on by hand.
+    A promotion adds a version; a rollback removes the versions after its own. A version that a promotion
+    replaced stays, also if a person moved the alias by hand.
     """
     moves = list(moves)
     found: list[str] = []
@@ -41,9 +41,9 @@ def line(moves: Iterable[Move]) -> list[str]:
 
 
 def taken_down(moves: Iterable[Move]) -> dict[str, Move]:
-    """The versions that a person took the alias from and nobody gave it back to, each with the move that did it.
+    """Return the versions that a person took the alias from, unless they got it back, each with that move.
 
-    That is a rollback, the removal of the alias, or a move by hand. A promotion by command only replaces.
+    Such a move is a rollback, a removal of the alias, or a move by hand. A promotion by command does not count.
     """
     down: dict[str, Move] = {}
     for move in moves:
@@ -55,9 +55,9 @@ def taken_down(moves: Iterable[Move]) -> dict[str, Move]:
 
 
 def move_outside(moves: list[Move], holder: str | None, *, when: str) -> Move | None:
-    """The move that a person must have made, if the alias is not where these moves left it; else None.
+    """Return the move that a person made outside ddpm if the alias is not where these moves left it; else None.
 
-    An alias that went back to a former champion was rolled back.
+    A move back to a former champion counts as a rollback.
     """
     known = moves[-1].version if moves else None
     if holder == known:
@@ -69,7 +69,7 @@ def move_outside(moves: list[Move], holder: str | None, *, when: str) -> Move | 
 
 
 def consequences(move: Move) -> dict[str, dict[str, str]]:
-    """The tags that a move writes on versions: number of the version -> its tags."""
+    """Return the tags that a move writes, by version number."""
     by, when, old, new = move.by, move.when, move.previous, move.version
     found: dict[str, dict[str, str]] = {}
     if old is not None:
@@ -85,7 +85,7 @@ def consequences(move: Move) -> dict[str, dict[str, str]]:
 
 
 def decided(decision: str, reasons: Iterable[str], *, by: str, against: str | None, when: str) -> dict[str, str]:
-    """The tags of a version that say what was decided about it."""
+    """Return the tags that describe the decision about a version."""
     return {
         "decision": decision,
         "reasons": "; ".join(reasons),

@@ -1,9 +1,9 @@
-"""The alias `champion` in MLflow: every move of it can be interrupted and repeated.
+"""Moves of the alias `champion` in MLflow. Every move can be interrupted and repeated.
 
-The registered model's tags `promotion.000001`, `promotion.000002`, … hold the moves. A move is announced in the tag
-`promotion_under_way` before the alias moves. What follows from it, the history and the tags of versions and runs, is
-written after, so the next change of the registry finishes what was interrupted. If the alias is not where the history
-left it, a person moved it outside ddpm, in MLflow's page; that becomes a move of the history as well.
+The registered model's tags `promotion.000001`, `promotion.000002`, … are the history of moves. A move is announced in
+the tag `promotion_under_way` before the alias moves. The history and the tags of versions and runs are written after,
+so the next change of the registry finishes an interrupted move. If the alias is not where the history left it, a person
+moved it outside ddpm, on MLflow's page; that is added to the history as a move.
 """
 
 import json
@@ -27,7 +27,7 @@ _MAX_REASON = 4000
 
 
 class AliasChange:
-    """A `promotion.registry.Change` of the registered model with this name. Only used under the registry's lock."""
+    """A `promotion.registry.Change` of the registered model with this name. Use it only under the registry's lock."""
 
     def __init__(self, client: "MlflowClient", name: str, note: Note) -> None:
         self._client, self._name, self._note = client, name, note
@@ -49,7 +49,7 @@ class AliasChange:
         if not is_mine or moves[-1].action != action or version not in (None, holder):
             return None
         self._note.write({})
-        print(f"the {action} of {moves[-1].when} was cut off, and is finished now", file=sys.stderr)
+        print(f"the {action} of {moves[-1].when} was interrupted, and is finished now", file=sys.stderr)
         return moves[-1]
 
     def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
@@ -80,7 +80,7 @@ class AliasChange:
         self._write_down(key, made)
 
     def _finish(self) -> None:
-        """A move that was announced happened if the alias moved; otherwise it did not, and is forgotten."""
+        """Finish an announced move if the alias has moved; otherwise remove the announcement."""
         announced = _tags(self._client, self._name).get(_UNDER_WAY)
         if announced is None:
             return
@@ -92,7 +92,7 @@ class AliasChange:
             self._client.delete_registered_model_tag(self._name, _UNDER_WAY)
 
     def _write_down(self, key: str, made: Move) -> None:
-        """Writes all that follows from a move; every write can be repeated."""
+        """Write the history and the tags that follow from a move; every write can be repeated."""
         client, name = self._client, self._name
         client.set_registered_model_tag(name, key, json.dumps(asdict(made), ensure_ascii=False))
         runs = {str(found.version): found.run_id for found in client.search_model_versions(f"name = '{name}'")}
@@ -106,12 +106,12 @@ class AliasChange:
         client.delete_registered_model_tag(name, _UNDER_WAY)
 
     def _drop_challenger(self, number: str) -> None:
-        """Takes the alias from this version if it has it: it waits for nobody any more."""
+        """Remove the alias CHALLENGER if this version has it: the version no longer waits for a decision."""
         if aliases(self._client, self._name).get(CHALLENGER) == number:
             self._client.delete_registered_model_alias(self._name, CHALLENGER)
 
     def _tag_run(self, run_id: str | None, sentence: str) -> None:
-        """Shows the decision on the page of the training's run, unless that was deleted."""
+        """Write the decision on the training's run, unless that was deleted."""
         from mlflow.exceptions import MlflowException
 
         if run_id is None:
@@ -124,19 +124,19 @@ class AliasChange:
 
 
 def history(client: "MlflowClient", name: str) -> list[Move]:
-    """Every move of the alias, oldest first."""
+    """Return every move of the alias, oldest first."""
     tags = _tags(client, name)
     return [Move(**json.loads(tags[key])) for key in _keys(tags)]
 
 
 def aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    """alias -> version. MLflow's search for versions returns them without aliases."""
+    """Map each alias to its version. MLflow's search for versions returns them without aliases."""
     model = _registered(client, name)
     return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
 
 
 def set_tags(client: "MlflowClient", name: str, number: str, tags: Mapping[str, str]) -> None:
-    """Tags of a version, one by one as MLflow takes them."""
+    """Set tags of a version, one by one because MLflow has no call for several."""
     for key, value in tags.items():
         client.set_model_version_tag(name, number, key, value)
 

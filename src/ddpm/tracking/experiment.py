@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
-    """The id of the experiment, which is created if there is none of this name.
+    """Return the id of the experiment; create it if there is none of this name.
 
     A new experiment keeps its artifacts in the project, unless a server keeps them. Raises UserError if the experiment
     was deleted, or if its artifact folder is missing.
@@ -34,9 +34,9 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
 
 
 def require_artifact_folder(client: "MlflowClient", experiment_id: str) -> None:
-    """Raises UserError if the experiment's artifact folder is missing.
+    """Raise UserError if the experiment's artifact folder is missing.
 
-    MLflow stores its absolute path, and would create it again where a project was moved away from.
+    MLflow stores the absolute path, so after a move of the project it would create the folder again at the old place.
     """
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
@@ -47,6 +47,6 @@ def require_artifact_folder(client: "MlflowClient", experiment_id: str) -> None:
         folder = Path(local_file_uri_to_path(experiment.artifact_location))
         if not folder.is_dir():
             raise UserError(
-                f"experiment {experiment.name!r} keeps its artifacts in {folder}, which is not there; put the folder "
+                f"experiment {experiment.name!r} keeps its artifacts in {folder}, which is missing; put the folder "
                 "(or the project) back, or set tracking.experiment to a new name"
             )

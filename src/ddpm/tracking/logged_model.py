@@ -23,14 +23,14 @@ def log_model(
     metrics: Mapping[str, float] = MappingProxyType({}),
     bounds: Mapping[str, Any] | None = None,
 ) -> str:
-    """Logs the model as MLflow serves it (`served_folder`), with its metrics; returns its id (`m-…`).
+    """Log the folder that MLflow serves (`served_folder`) with the model's metrics; return the model's id (`m-…`).
 
-    The same file in the same run is logged once. `bounds` are those of `answering.Bounds`. If this is interrupted
+    The same file in the same run is logged once. `bounds` are the fields of `answering.Bounds`. If this is interrupted
     anywhere, the next call continues it: the model becomes `READY` last.
     """
     from mlflow.entities import LoggedModelOutput, Metric
 
-    tracker.settle()  # to notice a store that does not answer before the large files are sent
+    tracker.settle()  # detect a store that does not answer before sending large files
     client = tracker.client
     with mlflow_errors():
         run = client.get_run(tracker.id)
@@ -68,7 +68,7 @@ def log_model(
 
 
 def _logged(client: "MlflowClient", experiment_id: str, run_id: str, model_sha256: str) -> "LoggedModel | None":
-    """The run's logged model of this file: one that is `READY`, else one whose logging was interrupted, else None."""
+    """Return the run's logged model of this file: one that is `READY`, else an interrupted one, else None."""
     found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
     models = [model for model in found if model.tags.get("model_sha256") == model_sha256]
     return next((model for model in models if model.status == "READY"), models[0] if models else None)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class MlflowRegistry:
     """A `promotion.registry.Registry` of the registered model with this name.
 
-    Each method asks the store of the moment. What changes something can be called again after it failed, and then
-    finishes what it had begun.
+    Each method reads the store anew. A method that changes something can be called again after a failure and then
+    finishes its work.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,7 +44,7 @@ class MlflowRegistry:
         return user()
 
     def versions(self) -> list[Version]:
-        """Newest first; empty if nothing is registered under the name."""
+        """Return the versions, newest first; none if nothing is registered under the name."""
         client = connect()
         with mlflow_errors():
             aliases = champion_alias.aliases(client, self.name)
@@ -52,7 +52,7 @@ class MlflowRegistry:
         return sorted(found, key=lambda version: int(version.number), reverse=True)
 
     def history(self) -> list[Move]:
-        """Every move of the alias `champion`, oldest first."""
+        """Return every move of the alias `champion`, oldest first."""
         client = connect()
         with mlflow_errors():
             return champion_alias.history(client, self.name)
@@ -66,7 +66,7 @@ class MlflowRegistry:
     def register(
         self, *, sha256: str, model_id: str, run_id: str, record: Mapping[str, Any], tags: Mapping[str, str]
     ) -> Version:
-        """The version of the model file with this sha256, created if there is none, with these metrics and tags."""
+        """Return the version of the model file with this sha256, with these metrics and tags; create it if needed."""
         client = connect()
         with registry_lock.alone(), mlflow_errors():
             _ensure_model(client, self.name)
@@ -93,9 +93,9 @@ class MlflowRegistry:
             set_tags(client, self.name, number, {"record_again": json.dumps(record)})
 
     def download(self, version: Version, folder: Path) -> Path:
-        """The version's model file, in `folder` or, if the store's files are on this machine, where it is.
+        """Return the path of the version's model file: in `folder`, or in the store if its files are on this machine.
 
-        Raises UserError if the store has lost or changed it.
+        Raise UserError if the file was lost or changed.
         """
         import mlflow.artifacts
 
@@ -129,7 +129,7 @@ class MlflowRegistry:
 
 
 def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
-    """Tags that say where a model comes from: data, parameters and code, and the shape of its images."""
+    """Return tags for a model's origin (data, parameters, code) and the shape of its images."""
     with mlflow_errors():
         commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit", "none")
     tags = {"channels": model.spec.channels, "size": model.spec.size, "classes": len(model.spec.classes)}
@@ -137,13 +137,13 @@ def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
     return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
 
 
-def contents(weights_sha256: str, drawing: Mapping[str, Any]) -> dict[str, str]:
-    """Tags that say what a version is: the file of its weights, and how images are drawn from them."""
-    return {"weights_sha256": weights_sha256} | {f"sample.{key}": str(value) for key, value in drawing.items()}
+def contents(weights_sha256: str, sampling: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags for a version's content: the hash of its model file, and its sampling settings (`sampling`)."""
+    return {"weights_sha256": weights_sha256} | {f"sample.{key}": str(value) for key, value in sampling.items()}
 
 
 def _metrics(record: Mapping[str, Any]) -> dict[str, str]:
-    """The numbers of a record as tags."""
+    """Return the numbers of a record as tags."""
     return {k: as_text(v) for k, v in record.items() if v is None or isinstance(v, int | float)}
 
 

@@ -1,8 +1,9 @@
-"""One change of a registry at a time on this machine, and a note of the one that was cut off.
+"""A lock that allows one change of a registry at a time on this machine, with a note of an interrupted change.
 
-MLflow has no compare-and-set for an alias. The lock of a database file lies beside it; that of a server in a folder of
-this user alone (`XDG_STATE_HOME`, else `~/.local/state`), under a name that does not depend on how the address is
-spelled. Nothing is opened through a link and nothing that was there is emptied.
+The lock is needed because MLflow has no compare-and-set for an alias. For a database file it is a file beside the
+database. For a server it is a file in a folder that belongs to this user alone (`XDG_STATE_HOME`, else
+`~/.local/state`), and its name is the same for every spelling of the address. The lock file is never opened through a
+link, and an existing file is never truncated on opening.
 """
 
 import errno
@@ -26,19 +27,20 @@ _MAX_NOTE_BYTES = 1 << 16
 
 
 class Note:
-    """What the command under the lock has begun and not yet seen the end of, as values that JSON can hold.
+    """The move that the command under the lock has begun and not finished, as values that JSON can hold.
 
-    It outlives the process: only who gave a command can tell whether an answer to it arrived.
+    It is stored in the lock file and so survives the process: only this machine knows whether the answer to its command
+    arrived.
     """
 
     def __init__(self, file: int) -> None:
         self._file = file
 
     def read(self) -> dict[str, Any]:
-        """Empty where nothing was cut off."""
+        """Return the note; it is empty if nothing was interrupted."""
         try:
             found = json.loads(os.pread(self._file, _MAX_NOTE_BYTES, 0) or b"{}")
-        except ValueError:  # a write that a power cut tore; the registry itself knows enough to go on
+        except ValueError:  # half written at a power cut; the registry itself has what `resume` needs
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -50,16 +52,16 @@ class Note:
 
 @contextmanager
 def alone() -> Iterator[Note]:
-    """Waits until no other process of this machine changes the registry. Raises UserError where it cannot be locked."""
+    """Wait for the registry's lock and keep it within the block. Raise UserError if the lock file cannot be opened."""
     path = lock_path(tracking_uri())
     try:
         file = _open(path)
     except OSError as error:
         link = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
-        reason = "a link stands where the lock belongs" if link else error.strerror
+        reason = "there is a link" if link else error.strerror
         raise UserError(
-            f"the registry could not be locked by {path} ({reason}); remove what is in the way, or, for a server, "
-            "name a folder that is yours alone in XDG_STATE_HOME"
+            f"the registry could not be locked with {path} ({reason}); remove that file or link, or, for a server, "
+            "set XDG_STATE_HOME to a folder that only you can write to"
         ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -69,7 +71,7 @@ def alone() -> Iterator[Note]:
 
 
 def lock_path(uri: str) -> Path:
-    """The lock of the store at `uri`: the same for every spelling of its address."""
+    """Return the path of the store's lock file, which is the same for every spelling of the address."""
     database = _database_file(uri)
     if database is not None:
         return database.parent / ".state" / "registry.lock"
@@ -79,21 +81,21 @@ def lock_path(uri: str) -> Path:
 
 
 def store_address(uri: str) -> str:
-    """What tells one server from another: its kind, machine, port and path; not who asks, nor how it is spelled."""
+    """Return kind, host, port and path of a server in one spelling, without the user."""
     parts = urlsplit(uri)
     scheme = parts.scheme.lower().partition("+")[0]
     scheme = _SAME_DIALECT.get(scheme, scheme)
-    told = parse_qs(parts.query) if scheme not in ("http", "https") else {}
-    host = (parts.hostname or told.get("host", ["localhost"])[0]).rstrip(".").lower()
+    query = parse_qs(parts.query) if scheme not in ("http", "https") else {}
+    host = (parts.hostname or query.get("host", ["localhost"])[0]).rstrip(".").lower()
     if host in ("127.0.0.1", "::1"):
         host = "localhost"
-    port = parts.port or told.get("port", [_PORTS.get(scheme, "")])[0]
+    port = parts.port or query.get("port", [_PORTS.get(scheme, "")])[0]
     path = "/".join(word for word in parts.path.split("/") if word)
     return f"{scheme}://{host}:{port}/{path}"
 
 
 def _database_file(uri: str) -> Path | None:
-    """The file of an SQLite database, without links on the way; None for a store of another kind."""
+    """Return the file of an SQLite database with links resolved; None for a store of another kind."""
     scheme, _, rest = uri.partition(":")
     if scheme.lower().partition("+")[0] != "sqlite":
         return None
@@ -102,14 +104,14 @@ def _database_file(uri: str) -> Path | None:
 
 
 def _open(path: Path) -> int:
-    """The lock file, made where there is none. Raises OSError where it or its folder is a link or another user's."""
+    """Open the lock file and create it if it is missing. Raise OSError if it or its folder is a link or unsafe."""
     shared = path.parent.name == ".state"  # beside a database, which several users may share
     path.parent.mkdir(mode=0o777 if shared else 0o700, parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         there = os.fstat(folder)
         if not shared and (there.st_uid != os.geteuid() or there.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            raise PermissionError(errno.EACCES, "others may write to its folder")
+            raise PermissionError(errno.EACCES, "its folder belongs to another user, or others may write to it")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(path.name, flags, 0o666 if shared else 0o600, dir_fd=folder)
     finally:
@@ -119,5 +121,5 @@ def _open(path: Path) -> int:
         return file
     os.close(file)
     if made.st_nlink > 1:
-        raise OSError(errno.EMLINK, "another file's name")
-    raise PermissionError(errno.EACCES, "it is no ordinary file")
+        raise OSError(errno.EMLINK, "the file has several names (hard links)")
+    raise PermissionError(errno.EACCES, "it is not a regular file")

@@ -1,6 +1,6 @@
-"""models/run.json: which run made the model.
+"""models/run.json: the run that made the model.
 
-It names the run by its model's hash and not by its random id, so that the same training writes the same file.
+It identifies the run by its model's hash and not by its random id, so that the same training writes the same file.
 """
 
 import json
@@ -16,7 +16,7 @@ _MADE = "model_sha256"
 
 
 def run_record(tracker: MlflowTracker, *, model_sha256: str) -> dict[str, str]:
-    """Marks the run as the one that made this model; returns the content of models/run.json."""
+    """Tag the run with the model's hash; return the content of models/run.json."""
     tracker.tags({_MADE: model_sha256})
     with mlflow_errors():
         experiment = tracker.client.get_experiment(tracker.experiment_id).name
@@ -24,21 +24,21 @@ def run_record(tracker: MlflowTracker, *, model_sha256: str) -> dict[str, str]:
 
 
 def read_run(run_json: Path) -> dict[str, str]:
-    """The content of models/run.json. Raises UserError if it is missing or names no run."""
+    """Return the content of models/run.json. Raise UserError if it is missing or names no run."""
     try:
         record = json.loads(run_json.read_text())
         return {key: record[key] for key in ("experiment", "model_sha256", "tracking_uri")}
     except FileNotFoundError:
-        raise UserError(f"{run_json} was not found; `dvc repro train` makes it") from None
+        raise UserError(f"{run_json} was not found; make it with `dvc repro train`") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{run_json} does not name a run ({error}); `dvc repro -f -s train` makes it again") from None
+        raise UserError(f"{run_json} does not name a run ({error}); run `dvc repro -f -s train`") from None
 
 
 def attach(run_json: Path) -> MlflowTracker:
-    """A tracker that adds to the run that made the model and leaves its status as it is.
+    """Return a tracker that adds to the run that made the model and does not change its status.
 
-    The run is found by the model's hash, so this works for a model that DVC restored from its cache or pulled. Of
-    several trainings that made the same model it is the newest. Raises UserError if the store knows none.
+    The run is found by the model's hash, so this works for a model that DVC restored from its cache or pulled. If
+    several trainings made the same model, the newest run is used. Raise UserError if the store has none.
     """
     record = read_run(run_json)
     client = connect(make=True)

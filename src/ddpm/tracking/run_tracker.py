@@ -1,4 +1,4 @@
-"""One run in MLflow: its parameters and tags at once, its metrics and pictures in the background."""
+"""One run in MLflow: parameters and tags are sent at once, metrics and pictures in the background."""
 
 import base64
 import io
@@ -25,15 +25,15 @@ FLUSH_COUNT = 1000
 """MLflow takes at most this many metrics in one call."""
 FLUSH_SECONDS = 5.0
 END_SECONDS = {"FINISHED": 60.0, "FAILED": 4.0, "KILLED": 4.0}
-"""How long the end of a run waits for a store that takes nothing. Whoever ends a process does not wait long."""
+"""How long the end of a run waits for a store that takes nothing, by status. After a signal the wait must be short."""
 
 
 class MlflowTracker:
     """A `ddpm.tracker.Tracker` of one run. `finish` waits until the store has taken all metrics and pictures.
 
-    `owner`: this process makes the run, so it measures the system and sets the run's status at the end.
-    A stage that adds to a run that training made is not the owner.
-    `unsent`: the folder for what the store has not taken yet, which a killed process leaves to the next one.
+    `owner`: this process is the run's training, so it measures the system and sets the run's status at the end. A later
+    stage that adds to the run is not the owner.
+    `unsent`: the folder of entries that the store has not taken yet; the next process sends what a killed one left.
     """
 
     def __init__(self, client: "MlflowClient", run: "Run", *, owner: bool, unsent: Path | None = None) -> None:
@@ -52,7 +52,7 @@ class MlflowTracker:
         self._sender = Sender(outbox, self._send, where=f"MLflow at {shown_uri()}", every_seconds=FLUSH_SECONDS)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """A value too long for MLflow stands whole in the artifact `params/KEY.txt`, and the parameter says so."""
+        """Log parameters. A value too long for MLflow is the artifact `params/KEY.txt`; the parameter refers to it."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
@@ -78,14 +78,14 @@ class MlflowTracker:
         answered(send)
 
     def log(self, metrics: Mapping[str, float], *, images_seen: int) -> None:
-        """Never waits for the store."""
+        """Log metrics without waiting for the store."""
         new = {name: value for name, value in metrics.items() if images_seen > self._logged_until.get(name, -1)}
         self._put_metrics(new, step=images_seen)
 
     def image(self, name: str, image: "Image", *, images_seen: int) -> None:
-        """Under `images/`, where MLflow's page has a slider over the steps. A run keeps one per name and step.
+        """Log a picture under `images/`, where MLflow's page has a slider over the steps; do not wait for the store.
 
-        Never waits for the store.
+        A run keeps one picture per name and step.
         """
         if (name, images_seen) in self._pictured:
             return
@@ -105,11 +105,11 @@ class MlflowTracker:
                 self.client.log_artifact(self.id, str(path), folder or None)
 
     def settle(self) -> None:
-        """Waits until the store has taken all metrics and pictures. Raises UserError if it takes nothing more."""
+        """Wait until the store has taken all metrics and pictures. Raise UserError if it stops taking them."""
         self._sender.settle(END_SECONDS["FINISHED"])
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Raises UserError if the store does not answer; what it has not taken waits for the next process."""
+        """End the run. Raise UserError if the store does not answer; entries that it has not taken stay in `unsent`."""
         if self._system is not None:
             self._system.finish()
             self._system = None
@@ -121,7 +121,7 @@ class MlflowTracker:
             answered(lambda: self.client.set_terminated(self.id, status), seconds=END_SECONDS[status])
 
     def resume(self, run: "Run") -> None:
-        """Continue the run of a killed process: what it logged is in the run, and is not sent again."""
+        """Continue the run of a killed process; metrics and pictures that the run already has are not sent again."""
         self._note({"metrics": [[m.key, m.value, m.timestamp, m.step] for m in run.data._metric_objs]})
         for file in self.client.list_artifacts(self.id, "images"):
             name, _, rest = Path(file.path).name.partition("+step+")
@@ -148,7 +148,7 @@ class MlflowTracker:
             self._put({"metrics": [[name, float(value), now, step] for name, value in metrics.items()]})
 
     def _note(self, entry: dict[str, Any]) -> None:
-        """Remember that the run has this or will have it, so that it is not logged twice."""
+        """Remember the entry's names and steps, so that they are not logged twice."""
         for name, _, _, step in entry.get("metrics", ()):
             if name.startswith(SYSTEM_PREFIX):
                 self._system_step = max(self._system_step, step + 1)
@@ -158,7 +158,7 @@ class MlflowTracker:
             self._pictured.add((entry["picture"], entry["step"]))
 
     def _send(self, entries: list[dict[str, Any]]) -> int:
-        """Sends the oldest picture, or the oldest metrics, as many as MLflow takes in one call; how many entries."""
+        """Send the oldest picture, or the oldest metrics that fit in one call; return the number of entries sent."""
         from mlflow.entities import Metric
         from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 

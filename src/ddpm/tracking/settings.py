@@ -1,11 +1,11 @@
-"""What MLflow records, and how often: `tracking` in params.yaml."""
+"""What MLflow records and how often: section `tracking` of params.yaml."""
 
 from ddpm.settings import require_named, require_positive, section
 
 
 @section
 class Tracking:
-    """What MLflow is told, and how often; the server is MLFLOW_TRACKING_URI's."""
+    """The experiment, and how often metrics and sample grids are logged. MLFLOW_TRACKING_URI names the server."""
 
     experiment: str
     log_every_images: int

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 60.0
-"""How long to wait for an answer of the store. MLflow itself waits for minutes."""
+"""How long to wait for an answer of the store. MLflow itself waits for several minutes."""
 
 
 def project() -> Path:
-    """The project's folder, also from within the temporary copies in which `dvc exp run --temp` and `--queue` work."""
+    """Return the project's folder, also from the temporary copies in which `dvc exp run --temp` and `--queue` work."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
@@ -37,28 +37,27 @@ def default_uri() -> str:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI without user and password (see `connect`), or the store in the project."""
+    """Return MLFLOW_TRACKING_URI without user and password (see `_hand_over_user`), or the project's store."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     return _without_user(uri)[0] if is_server(uri) else uri
 
 
 def shown_uri() -> str:
-    """The store as a person may see it: without a password, and the project's own without this machine's path."""
+    """Return the store's address for messages: without a password, and without a local path for the project's store."""
     uri = tracking_uri()
     return "sqlite:///mlflow.db" if uri == default_uri() else redacted(uri)
 
 
 def is_server(uri: str) -> bool:
-    """Whether the store is behind HTTP, and not a database that this process opens."""
+    """Return whether the store is an HTTP server, and not a database that this process opens."""
     return urlsplit(uri).scheme.lower() in ("http", "https")
 
 
 def connect(*, make: bool = False) -> "MlflowClient":
-    """A client of a store that answers.
+    """Return a client of the store after checking that the store answers.
 
-    Raises UserError if the store does not answer, if MLflow is not installed, or if the project has no store yet and
-    `make` is false.
-    Nothing global is set: MLflow's own default store stays as it was.
+    Raise UserError if the store does not answer, if MLflow is not installed, or if the project has no store yet and
+    `make` is false. MLflow's global default store is not changed.
     """
     if find_spec("mlflow") is None:
         raise not_installed("mlflow")
@@ -71,7 +70,7 @@ def connect(*, make: bool = False) -> "MlflowClient":
     _hand_over_user()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # MLflow's default of 7 retries would block a training for four minutes. The outbox keeps what was not sent.
+    # MLflow's default of 7 retries would block a training for four minutes. The outbox keeps unsent entries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     import logging
 
@@ -80,18 +79,18 @@ def connect(*, make: bool = False) -> "MlflowClient":
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
-    def look() -> MlflowClient:
+    def connected() -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
 
-    return answered(look)
+    return answered(connected)
 
 
-def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
-    """The result of `ask`, which calls the store. Raises UserError if it takes longer than `seconds` or is refused.
+def answered(call: Callable[[], T], *, seconds: float | None = None) -> T:
+    """Return the result of `call`, which uses the store. Raise UserError if it takes longer than `seconds` or fails.
 
-    `seconds` defaults to ANSWER_SECONDS. `ask` runs in a thread, because no setting of MLflow bounds the time of a
+    `seconds` defaults to ANSWER_SECONDS. `call` runs in a thread, because no setting of MLflow bounds the time of a
     call for every kind of store.
     """
     answers: list[T] = []
@@ -100,7 +99,7 @@ def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
     def run() -> None:
         try:
             with mlflow_errors():
-                answers.append(ask())
+                answers.append(call())
         except BaseException as error:
             errors.append(error)
 
@@ -120,14 +119,14 @@ def answered(ask: Callable[[], T], *, seconds: float | None = None) -> T:
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Turns an error of MLflow into a UserError of one sentence that names the store."""
+    """Turn an error of MLflow into a UserError of one sentence that names the store."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        # Redacted before it is cut: half an address with a password is not recognised as one.
+        # Redact first: an address with a password is not recognised after it was cut.
         message = redacted(" ".join(str(error).split()))
         raise UserError(
             f"MLflow at {shown_uri()} refused or did not answer ({message[:400]}); "
@@ -137,7 +136,7 @@ def mlflow_errors() -> Iterator[None]:
 
 @contextmanager
 def as_default_store() -> Iterator[None]:
-    """Makes the store MLflow's global default within the block: its SQL registry looks up logged models there."""
+    """Make the store MLflow's global default within the block: its SQL registry looks up logged models there."""
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")
@@ -151,7 +150,7 @@ def as_default_store() -> Iterator[None]:
 
 
 def user() -> str:
-    """Who calls the store: the name of the account, or its number where it has no name, as in some containers."""
+    """Return the name of the user's account, or its number where it has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -159,14 +158,14 @@ def user() -> str:
 
 
 def _without_user(uri: str) -> tuple[str, str]:
-    """The address, and the `user:password` that stood before its @."""
+    """Split an address into the address without user, and `user:password`."""
     parts = urlsplit(uri)
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=host)), user
 
 
 def _hand_over_user() -> None:
-    """Moves user and password of the address to the variables that MLflow has for them: its errors quote addresses."""
+    """Copy user and password of the address to MLflow's variables for them, because its errors quote the address."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if is_server(uri) and (user := _without_user(uri)[1]):
         name, _, password = user.partition(":")

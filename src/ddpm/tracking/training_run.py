@@ -1,4 +1,4 @@
-"""The run of a training: a new one, or the one that a killed training left."""
+"""The MLflow run of a training: a new one, or that of a training that was killed."""
 
 import json
 import subprocess
@@ -32,12 +32,12 @@ def start_run(
     run_id: str | None = None,
     kept: Path | None = None,
 ) -> MlflowTracker:
-    """The run of a training: a new one with this name, or the one that a killed training left, by its id.
+    """Start a run with this name, or continue the run `run_id` of a training that was killed.
 
-    The data are the run's input, by content hash. Commit, user and DVC's hash of `prepared` are its tags, and the facts
-    of the data its parameters. If the store does not know `run_id` any more, a new run names it in the tag `continues`.
-    `kept` is the folder in which one process leaves to the next what is not sent yet, and the key by which a run is
-    found whose id never arrived here. Raises UserError if the store does not answer.
+    The data set is the run's input, with its content hash. Commit, user and DVC's hash of `prepared` are its tags, and
+    the facts of the data its parameters. If the store no longer has `run_id`, a new run names it in the tag
+    `continues`. `kept` is the folder for entries that are not sent yet and for the key of the training. The key finds a
+    run whose id never arrived here. Raise UserError if the store does not answer.
     """
     client = connect(make=True)
     unsent = None if kept is None else kept / "unsent"
@@ -65,12 +65,12 @@ def start_run(
 
 
 def knows(run_id: str | None) -> bool:
-    """Whether the store has this run and nobody deleted it. Raises UserError if the store does not answer."""
+    """Return whether the store has this run and it is not deleted. Raise UserError if the store does not answer."""
     return run_id is not None and _find_run(connect(make=True), run_id) is not None
 
 
 def _key(kept: Path | None) -> tuple[str, bool]:
-    """The key that marks a training's run, and whether it is new. It is written before the run is requested."""
+    """Return the key that marks a training's run, and whether it is new. It is written before the run is requested."""
     path = None if kept is None else kept / "key"
     if path is not None and path.is_file() and (key := path.read_text().strip()).isalnum():
         return key, False
@@ -90,7 +90,7 @@ def _run_with_key(client: "MlflowClient", experiment: str, key: str) -> "Run | N
 def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
     from mlflow.exceptions import MlflowException
 
-    def look() -> "Run | None":
+    def run_or_none() -> "Run | None":
         try:
             return client.get_run(run_id)
         except MlflowException as error:
@@ -98,7 +98,7 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
                 return None
             raise
 
-    run = answered(look)
+    run = answered(run_or_none)
     return run if run is not None and run.info.lifecycle_stage == "active" else None
 
 
@@ -121,7 +121,7 @@ def _log_dataset(tracker: MlflowTracker, facts: "Facts") -> None:
 
 
 def _origin(prepared: Path, facts: "Facts") -> dict[str, str]:
-    """Tags that say who made the run, from which code and on which data."""
+    """Return tags for the user, the code and the data of the run."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.user": user()}
     commit = _git("rev-parse", "HEAD")
     if commit:
