@@ -77,7 +77,7 @@ def test_a_call_beyond_its_share_is_refused_with_the_numbers(model: Model) -> No
     assert refused(answers, [{"number": 2, "steps": 10}]) == (
         TOO_MUCH,
         "the call needs 1280 network evaluations times pixels, expected at most 640; "
-        "ask for fewer images, steps or resamplings",
+        "request fewer images, steps or resamplings",
     )
     assert len(answers.answers([{"number": 1, "steps": 10}])) == 1
     assert refused(answers, [{"number": 1, "steps": 10}] * 2)[0] == TOO_MUCH
@@ -97,7 +97,7 @@ def test_what_is_free_is_never_all_taken_and_comes_back(model: Model) -> None:
     thread.start()
     assert inside.wait(60)
     status, sentence = refused(answers, large)
-    assert (status, "needs 960" in sentence, "at most 520 are free beside the 960 under way" in sentence) == (
+    assert (status, "needs 960" in sentence, "at most 520 are free beside the 960 of running calls" in sentence) == (
         TOO_MUCH,
         True,
         True,
@@ -114,7 +114,7 @@ def test_the_work_ends_when_its_time_is_up(model: Model) -> None:
     status, sentence = refused(answers, [ENDLESS])
     assert (status, sentence) == (
         TIME_UP,
-        "the images took longer than 0.2 seconds; ask for fewer images or steps",
+        "the images took longer than 0.2 seconds; request fewer images or steps",
     )
     assert time.monotonic() - start < 5
 
@@ -174,4 +174,4 @@ def test_what_goes_wrong_in_here_says_nothing_of_this_machine(model: Model) -> N
 
     model.network.register_forward_pre_hook(fail)
     status, sentence = refused(Answering(model, BOUNDS), [{"steps": 1}])
-    assert (status, sentence) == (FAILED, "the images could not be made; the server's log says why")
+    assert (status, sentence) == (FAILED, "the images could not be generated; see the server's log")

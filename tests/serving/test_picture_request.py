@@ -192,7 +192,7 @@ def test_a_format_that_preparation_does_not_read_is_refused_and_runs_nothing(
     written = _written_by_pillow(tmp_path)
     assert {"EPS", "DDS", "PDF"} <= set(written) - set(READ)
     for kind in set(written) - set(READ):
-        with pytest.raises(UserError, match=r"image is no picture that can be read \("):
+        with pytest.raises(UserError, match=r"image cannot be read as a picture \("):
             complete({"task": "edit", "image": base64.b64encode(written[kind]).decode()}, model)
     assert started == []
     assert not (tmp_path / "made").exists()
@@ -217,7 +217,7 @@ def test_a_picture_may_take_what_its_size_takes_and_no_more(model: Model) -> Non
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     header = b"II*\0" + struct.pack("<I", place + len(pixels))
     file = header + pixels + struct.pack("<H", len(tags)) + directory + bytes(4)
-    with pytest.raises(UserError, match=r"^image is no picture that can be read \(.*memory"):
+    with pytest.raises(UserError, match=r"^image cannot be read as a picture \(.*memory"):
         complete({"task": "edit", "image": base64.b64encode(file).decode()}, model)
 
 
@@ -232,25 +232,25 @@ def test_a_path_is_read_where_there_are_files(model: Model, tmp_path: Path) -> N
     ("fields", "sentence"),
     [
         ({"task": "paint"}, "task is 'paint', expected sample or one of inpaint, super-resolution"),
-        ({"task": "edit"}, "image is missing; give a picture"),
+        ({"task": "edit"}, "image is missing; add a picture"),
         ({"task": "edit", "image": 3}, "image is a int, expected a picture's file in base64"),
-        ({"task": "edit", "image": "no base64!"}, "image is no base64"),
-        ({"task": "edit", "image": base64.b64encode(b"text").decode()}, "image is no picture that can be read"),
+        ({"task": "edit", "image": "no base64!"}, "image is not valid base64"),
+        ({"task": "edit", "image": base64.b64encode(b"text").decode()}, "image cannot be read as a picture"),
         ({"task": "edit", "image": GIVEN[: len(GIVEN) // 2 // 4 * 4]}, "image "),
         ({"task": "edit", "image": "A" * (12 * 2**20)}, "expected a picture of at most 8388608 bytes"),
         ({"task": "edit", "image": encoded(picture(size=9))}, "image is 9x9 pixels, expected 8x8"),
         ({"task": "edit", "image": GIVEN, "strength": 1.5}, "strength is 1.5, expected a number from 0.01 to 1"),
-        ({"task": "edit", "image": GIVEN, "mask": GIVEN}, "'mask' is no known field"),
+        ({"task": "edit", "image": GIVEN, "mask": GIVEN}, "'mask' is not a known field"),
         ({"task": "edit", "image": GIVEN, "steps": 51}, "steps is 51"),
-        ({"task": "edit", "image": GIVEN, "guidance": 2.0}, "there is no label to guide to"),
+        ({"task": "edit", "image": GIVEN, "guidance": 2.0}, "the request has no label"),
         ({"task": "edit", "image": GIVEN, "label": "dog"}, "label is 'dog'"),
-        ({"task": "inpaint", "image": GIVEN}, "mask is missing; give a picture"),
+        ({"task": "inpaint", "image": GIVEN}, "mask is missing; add a picture"),
         ({"task": "inpaint", "image": GIVEN, "mask": encoded(picture(size=4))}, "mask is 4x4 pixels, expected 8x8"),
         ({"task": "inpaint", "image": GIVEN, "mask": GIVEN, "jump": 2.5}, "jump is 2.5, expected a whole number"),
         ({"task": "super-resolution", "image": GIVEN}, "expected one of 4x4, 2x2, 1x1 to become 8x8"),
         ({"task": "super-resolution", "image": encoded(picture(size=3))}, "image is 3x3 pixels"),
-        ({"task": "deblur", "image": GIVEN}, "blur is missing; give a number from 0.1 to 8"),
-        ({"task": "denoise", "image": GIVEN}, "noise is missing; give a number from 0.5 to 1000"),
+        ({"task": "deblur", "image": GIVEN}, "blur is missing; set it to a number from 0.1 to 8"),
+        ({"task": "denoise", "image": GIVEN}, "noise is missing; set it to a number from 0.5 to 1000"),
         ({"task": "colourise", "image": GIVEN}, "this model's images are grey"),
         ({"task": "interpolate", "image": GIVEN, "other": OTHER, "number": 1}, "number is 1, expected a whole number"),
     ],

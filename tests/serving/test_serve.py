@@ -146,8 +146,8 @@ def test_it_answers_on_this_machine_only_and_as_the_model_in_mlflow_does(served:
     [
         (b"", "application/json", "/invocations", 400, "cannot be read as JSON"),
         (b"{", "application/json", "/invocations", 400, "cannot be read as JSON"),
-        (b'{"inputs": [{"guidance": NaN}]}', "application/json", "/invocations", 400, "NaN is no number of JSON"),
-        (b'{"inputs": [{"eta": -Infinity}]}', "application/json", "/invocations", 400, "-Infinity is no number"),
+        (b'{"inputs": [{"guidance": NaN}]}', "application/json", "/invocations", 400, "NaN is not a number in JSON"),
+        (b'{"inputs": [{"eta": -Infinity}]}', "application/json", "/invocations", 400, "-Infinity is not a number"),
         (b'{"inputs": "\xff"}', "application/json", "/invocations", 400, "cannot be read as UTF-8"),
         (b"[" * 9_000, "application/json", "/invocations", 400, "nested too deeply"),
         (b'{"inputs": ' + b'[{"a":' * 4_000, "application/json", "/invocations", 400, "nested too deeply"),

@@ -166,9 +166,9 @@ def test_every_request_of_a_call_has_its_own_answer(champion_server: str) -> Non
         ([{"number": 65}], "inputs[0]: number is 65, expected a whole number from 1 to 64"),
         ([{}, {"steps": 51}], "inputs[1]: steps is 51, expected a whole number from 1 to 50"),
         ([{"label": "dog"}], "expected an index from 0 to 3 or a class of: class 0, class 1"),
-        ([{"colour": "red"}], "'colour' is no known field"),
-        ([{"task": "inpaint", "image": "?"}], "inputs[0]: image is no base64"),
-        ([{"number": 40, "steps": 1}] * 2, "80 images asked for in one call, expected at most 64"),
+        ([{"colour": "red"}], "'colour' is not a known field"),
+        ([{"task": "inpaint", "image": "?"}], "inputs[0]: image is not valid base64"),
+        ([{"number": 40, "steps": 1}] * 2, "the call requests 80 images, expected at most 64"),
         (["three"], "inputs[0] is a str, expected an object"),
         ([{"number": "9" * 10**6}], "number is … expected a whole number from 1 to 64"),
     ],
@@ -191,7 +191,7 @@ def test_a_call_beyond_the_budget_that_the_version_carries_is_answered_429(champ
     assert (status, body["error_code"]) == (429, "REQUEST_LIMIT_EXCEEDED")
     assert body["message"] == (
         "the call needs 9236480 network evaluations times pixels, expected at most 1000000; "
-        "ask for fewer images, steps or resamplings"
+        "request fewer images, steps or resamplings"
     )
     assert post(champion_server, {"inputs": [{"number": 64, "steps": 50}]})[0] == 200
 
@@ -308,7 +308,7 @@ def test_an_eta_that_the_sampler_does_not_read_is_refused(tmp_path: Path, tiny_m
     tiny_model(tmp_path / "m.safetensors", recipe={"steps": 7, "ddim": {"eta": 0.5}})
     own = model_file.load(tmp_path / "m.safetensors")
     with pytest.raises(
-        UserError, match=r"^eta is 0\.3, which unipc does not read; leave it out, or make sampler ddim$"
+        UserError, match=r"^eta is 0\.3, which unipc does not use; leave it out or set sampler to ddim$"
     ):
         complete({"sampler": "unipc", "eta": 0.3}, own)
     assert complete({"eta": 0.3}, own).recipe.ddim.eta == 0.3
@@ -321,7 +321,7 @@ def test_a_file_that_does_not_say_how_it_draws_asks_for_sampler_and_steps(
 ) -> None:
     tiny_model(tmp_path / "m.safetensors", recipe=None)
     bare = model_file.load(tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match="does not say how its images are drawn; give sampler and steps"):
+    with pytest.raises(UserError, match="has no recipe, expected sampler and steps in the request"):
         complete({"steps": 3}, bare)
     assert draw(bare, complete({"steps": 3, "sampler": "ddim"}, bare)).shape == (1, 1, 8, 8)
 

@@ -1,1 +1,1 @@
-"""The model over HTTP, in MLflow and on the command line: requests, bounds and answers."""
+"""Use of a model over HTTP, in MLflow and on the command line: requests, limits and answers."""

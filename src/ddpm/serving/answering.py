@@ -1,4 +1,4 @@
-"""Requests in, images out, within bounds on their work and time: what the model in MLflow and `ddpm serve` share."""
+"""Answers to requests, within limits of work and time; used by the model in MLflow and by `ddpm serve`."""
 
 import base64
 import io
@@ -21,13 +21,13 @@ from ddpm.serving.picture_request import PictureRequest
 from ddpm.serving.sample_request import SampleRequest
 
 INVALID, TOO_MUCH, GIVEN_UP, FAILED, TIME_UP = 400, 429, 499, 500, 504
-"""HTTP's numbers of a refusal; 499 is nobody's answer, since its client has gone."""
+"""HTTP status codes of refusals; 499 is never sent, because the client has disconnected."""
 _LONGEST_SENTENCE = 400
-"""Characters of a refusal; a longer one repeats what was sent, and is cut in its middle."""
+"""Characters of a refusal; a longer one repeats the client's input, so its middle is removed."""
 
 
 class RefusedError(UserError):
-    """A call is not answered; the sentence is for its client, without paths of this machine."""
+    """A call is refused. The sentence is sent to the client and contains no paths of this machine."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(shortened(sentence))
@@ -36,20 +36,20 @@ class RefusedError(UserError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of served work, as the section `serve` of params.yaml sets them. Work: network evaluations times pixels."""
+    """The limits of served work, from section `serve` of params.yaml. Work is network evaluations times pixels."""
 
     max_work: int
-    """Of one call."""
+    """Work of one call."""
     max_work_together: int
-    """Of all calls under way; a new one gets at most half of what is free of it, so that a small one always fits."""
+    """Work of all running calls; a new call gets at most half of what is free, so that a small one always fits."""
     max_seconds: float
-    """Of one call, from its arrival."""
+    """Time of one call, from its arrival."""
     max_body_bytes: int
-    """Of one call to `ddpm serve`."""
+    """Size of the body of one call to `ddpm serve`."""
 
 
 class Call:
-    """One call under way. Its work ends at the next network evaluation after its time is up or its client has gone."""
+    """A running call. Its work ends at the first network evaluation after its time limit or a disconnection."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
@@ -57,50 +57,51 @@ class Call:
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
-        """From any thread."""
+        """End the work of this call. Can be called from any thread."""
         self._given_up.set()
 
     def require_time(self) -> None:
-        """Raises RefusedError where the call is to end."""
+        """Raise RefusedError if the call must end."""
         if self._given_up.is_set():
-            raise RefusedError(GIVEN_UP, "the client has gone, and the work for it has ended")
+            raise RefusedError(GIVEN_UP, "the client has disconnected, so the work of its call was stopped")
         if time.monotonic() > self._end:
             raise RefusedError(
-                TIME_UP, f"the images took longer than {self._max_seconds:g} seconds; ask for fewer images or steps"
+                TIME_UP, f"the images took longer than {self._max_seconds:g} seconds; request fewer images or steps"
             )
 
 
-_under_way: ContextVar[Call | None] = ContextVar("_under_way", default=None)
+_running_call: ContextVar[Call | None] = ContextVar("_running_call", default=None)
 
 
 class Answering:
-    """A model that answers; calls may come from several threads at a time."""
+    """A model that answers calls, also from several threads at the same time."""
 
     def __init__(self, model: Model, bounds: Bounds | None) -> None:
-        """Without bounds, as in a notebook of one's own, a call may take what it takes."""
+        """Without bounds, as in a notebook, calls have no limits."""
         self.model, self._bounds = model, bounds
         self._lock, self._work = threading.Lock(), 0
         model.network.register_forward_pre_hook(_require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
-        """One answer for each of the inputs, a list of objects; all are checked before the first is drawn.
+        """Return one answer for each of the inputs, a list of objects; all are checked before images are generated.
 
-        An answer holds `images`, files in base64, and what is needed to have the same again. Raises RefusedError.
+        An answer has `images` (PNG files in base64) and the fields that generate the same images again. Raises
+        RefusedError.
         """
         if call is None and self._bounds is not None:
             call = Call(self._bounds.max_seconds)
-        token = _under_way.set(call)
+        token = _running_call.set(call)
         try:
             requests = self._completed(inputs)
             with self._admitted(sum(work(request, self.model) for request in requests)):
                 return [self._answer(request) for request in requests]
         except RefusedError:
             raise
-        except Exception:  # what is wrong here is no business of a client's, nor are the paths in its words
+        except Exception:  # the client must not see internal errors, whose messages may contain paths
             logging.getLogger(__name__).exception("a call could not be answered")
-            raise RefusedError(FAILED, "the images could not be made; the server's log says why") from None
+            raise RefusedError(FAILED, "the images could not be generated; see the server's log") from None
         finally:
-            _under_way.reset(token)
+            _running_call.reset(token)
 
     def _completed(self, inputs: Any) -> list[SampleRequest | PictureRequest]:
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):
@@ -109,7 +110,7 @@ class Answering:
             raise RefusedError(INVALID, f"inputs has {len(inputs)} entries, expected at most {MAX_IMAGES}")
         requests = []
         for place, fields in enumerate(inputs):
-            _require_time()  # pictures take some to be read
+            _require_time()  # decoding pictures takes time
             if not isinstance(fields, Mapping):
                 raise RefusedError(INVALID, f"inputs[{place}] is a {type(fields).__name__}, expected an object")
             try:
@@ -120,13 +121,13 @@ class Answering:
         if total > MAX_IMAGES:
             raise RefusedError(
                 INVALID,
-                f"{total} images asked for in one call, expected at most {MAX_IMAGES} over all its inputs",
+                f"the call requests {total} images, expected at most {MAX_IMAGES} in all its inputs; request fewer",
             )
         return requests
 
     @contextmanager
     def _admitted(self, needed: int) -> Iterator[None]:
-        """Inside, the work counts as under way."""
+        """Count the work as running inside the block. Raises RefusedError if it exceeds a limit."""
         if self._bounds is None:
             yield
             return
@@ -135,7 +136,7 @@ class Answering:
             raise RefusedError(
                 TOO_MUCH,
                 f"the call needs {needed} network evaluations times pixels, expected at most {most}; "
-                "ask for fewer images, steps or resamplings",
+                "request fewer images, steps or resamplings",
             )
         with self._lock:
             free = self._bounds.max_work_together - self._work
@@ -143,7 +144,7 @@ class Answering:
                 raise RefusedError(
                     TOO_MUCH,
                     f"the call needs {needed} network evaluations times pixels, and at most {free // 2} are free "
-                    f"beside the {self._work} under way; ask again later, or for less",
+                    f"beside the {self._work} of running calls; try again later or request less",
                 )
             self._work += needed
         try:
@@ -161,34 +162,34 @@ class Answering:
 
 
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:
-    """Network evaluations times pixels (high times wide) that the request takes at most."""
+    """Return the largest work of the request: network evaluations times pixels (height times width)."""
     steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.recipe.steps
     networks = 1 if request.recipe.guidance == 1 else 2
     return request.number * steps * networks * model.spec.size**2
 
 
 def shortened(sentence: str) -> str:
-    """At most _LONGEST_SENTENCE characters, on one line."""
+    """Return the sentence on one line, with its middle removed if it is longer than _LONGEST_SENTENCE."""
     if len(sentence) > _LONGEST_SENTENCE:
         sentence = f"{sentence[: _LONGEST_SENTENCE // 2]} … {sentence[3 - _LONGEST_SENTENCE // 2 :]}"
     return " ".join(sentence.split())
 
 
 def _complete(fields: Mapping[str, Any], model: Model) -> SampleRequest | PictureRequest:
-    """Without a task, or with `sample`, images of the model's own; else of the given picture."""
+    """Complete a request: without a task or with the task `sample` for new images, else with an input picture."""
     if fields.get("task", "sample") == "sample":
         return sample_request.complete({name: value for name, value in fields.items() if name != "task"}, model)
     return picture_request.complete(fields, model)
 
 
 def _require_time(*_: Any) -> None:
-    call = _under_way.get()
+    call = _running_call.get()
     if call is not None:
         call.require_time()
 
 
 def _png(image: Tensor) -> str:
-    """uint8 [C,H,W] -> base64 of a PNG file."""
+    """Return an image, uint8 [C,H,W], as a PNG file in base64."""
     file = io.BytesIO()
     sample_request.as_picture(image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -8,28 +8,28 @@ from ddpm.errors import UserError
 from ddpm.model_file import Model
 
 MAX_IMAGES = 64
-"""Images in one call over HTTP."""
+"""Number of images in one call over HTTP."""
 MAX_GUIDANCE = 20.0
 MAX_SEED = 2**63 - 1
 
 
 def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    """The fields that are not null. Raises UserError for one that is not known."""
+    """Return the fields that are not null. Raises UserError for an unknown field."""
     for name in fields:
         if name not in known:
-            raise UserError(f"{name!r} is no known field, expected some of {', '.join(known)}")
+            raise UserError(f"{name!r} is not a known field, expected some of {', '.join(known)}")
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """The value. Raises UserError unless it is a whole number from `low` to `high`."""
+    """Return the value. Raises UserError unless it is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UserError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
     return value
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:
-    """The value. Raises UserError unless it is a number from `low` to `high`."""
+    """Return the value as a float. Raises UserError unless it is a number from `low` to `high`."""
     real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not real or not low <= value <= high:
         raise UserError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
@@ -37,7 +37,7 @@ def real(name: str, value: Any, low: float, high: float) -> float:
 
 
 def label_index(label: Any, classes: Sequence[str]) -> int | None:
-    """The index of a class that is given by index or name. Raises UserError for one that there is not."""
+    """Return the index of a class from its index or name; None remains None. Raises UserError for an unknown class."""
     if label is None:
         return None
     if not classes:
@@ -51,7 +51,7 @@ def label_index(label: Any, classes: Sequence[str]) -> int | None:
 
 
 def require_both_predictions(problem: str, consequence: str, model: Model) -> None:
-    """Raises UserError unless the model predicts with a label and without one."""
+    """Raise UserError unless the model predicts both with and without a label."""
     if not (model.spec.classes and model.spec.unconditional):
         lacking = "label dropout" if model.spec.classes else "classes"
         raise UserError(f"{problem}: this model was trained without {lacking}, so {consequence}")

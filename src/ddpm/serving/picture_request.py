@@ -1,8 +1,8 @@
-"""A request about a given picture (inpainting, restoration, editing, interpolation): fields, bounds, defaults.
+"""A request with an input picture (inpainting, restoration, editing, interpolation): fields, limits, defaults.
 
-A picture is a file in base64 over HTTP, and a path on the command line; it is read as the prepared images were
-(data/preparing/picture_file.py), has the model's size, and its channels become the model's. A mask is white where the
-model paints.
+A picture is a file in base64 over HTTP, and a path on the command line. It is decoded as the prepared images are
+(data/preparing/picture_file.py), must have the model's size, and is converted to the model's channels. A mask is white
+where the model paints.
 """
 
 import base64
@@ -42,14 +42,14 @@ MAX_PIXELS = 2**24
 DECODING_BYTES = 64
 """Memory for a pixel of the model's size: more than any format takes (data/preparing/footprint.py)."""
 TILE_BYTES = 2**22
-"""For tiles, which may be larger than their picture."""
+"""Memory for tiles, which may be larger than their picture."""
 ITERATIONS = 6
-"""Of the inversion per step; with fewer, held-out digits do not come back to the last grey level."""
+"""Iterations of the inversion per step; fewer do not reproduce held-out digits to the last grey level."""
 SMALLEST_GAIN = 0.02
-"""What a blur weakens further is lost in the rounding to 256 grey levels."""
+"""Frequencies that a blur weakens to less than this share are lost in the rounding to 256 grey levels."""
 
-# Per task its fields beside those of all tasks, as (low, high, default); whole numbers where the default is one.
-# A default of None has to be given. Second pictures are `mask` and `other`.
+# The fields of each task besides COMMON and SECOND, as (low, high, default). A field is a whole number if its default
+# is one. A field with the default None is required.
 TASKS: dict[str, dict[str, tuple[float, float, float | None]]] = {
     "inpaint": {"jump": (1, 100, 5), "resamplings": (1, 50, 10)},
     "super-resolution": {},
@@ -67,7 +67,7 @@ COMMON = ("task", "image", "number", "label", "seed", "steps", "guidance")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PictureRequest:
-    """A request with a value for every field."""
+    """A complete request: every field has a value."""
 
     task: str
     image: Tensor
@@ -76,20 +76,21 @@ class PictureRequest:
     """The mask (bool [1,h,w], true where to paint) or the other image."""
     number: int
     label: int | None
-    """Index of a class; None: whatever fits the picture."""
+    """Index of a class; None: the model predicts without a label."""
     seed: int
     recipe: Recipe
-    """What surrounds the denoiser, and the steps; the sampler is the task's own."""
+    """The settings of sampling; a task may use its own sampler with them."""
     settings: dict[str, float]
-    """The task's own."""
+    """The fields of the task."""
 
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> PictureRequest:
-    """The request, checked, with defaults where a field is absent or null.
+    """Check the fields and complete them; a field that is absent or null gets its default.
 
-    task: a key of TASKS; image, and mask or other: the picture; number 1..max_number (default 1; interpolate: 2 or
-    more, both ends included, default 8); label: index or name (default: none); seed, steps, guidance as for sampling.
-    Raises UserError, one sentence, for an unknown field or a value out of bounds.
+    task: a key of TASKS; image, and mask or other: pictures; number: 1..max_number (default 1; interpolate: at least 2,
+    including both ends, default 8); label: index or name of a class (default: none); seed, steps, guidance: as in
+    `sample_request`, but steps have the default of the task.
+    Raises UserError, one sentence, for an unknown field or a value outside its limits.
     """
     task = fields.get("task")
     if not isinstance(task, str) or task not in TASKS:
@@ -98,10 +99,10 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
     channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T
     if task == "colourise" and channels != 3:
-        raise UserError("task is colourise, but this model's images are grey; ask a model of colour images")
+        raise UserError("task is colourise, but this model's images are grey; use a model of colour images")
     label = label_index(given.get("label"), model.spec.classes)
     if label is None and model.spec.classes:
-        require_both_predictions("label is missing", "it draws nothing without a label; give one", model)
+        require_both_predictions("label is missing", "it needs a label; set one", model)
     own = recipe_of(model)
     guidance = _guidance(given, label, model, own)
     steps = whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T)
@@ -134,7 +135,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
 
 
 def _guidance(given: Mapping[str, Any], label: int | None, model: Model, recipe: Recipe | None) -> float:
-    """The given one, or the recipe's where there is something to guide to: a label, or away from its guide."""
+    """Return the guidance of the request, else the recipe's if it can be used: with a label or with a guide."""
     guided = recipe is not None and recipe.guide is not None
     if "guidance" not in given:
         return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
@@ -142,12 +143,12 @@ def _guidance(given: Mapping[str, Any], label: int | None, model: Model, recipe:
     if guidance != 1 and not guided:
         require_both_predictions(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
         if label is None:
-            raise UserError(f"guidance is {guidance:g}, but there is no label to guide to; give one or leave it out")
+            raise UserError(f"guidance is {guidance:g}, but the request has no label; set label or leave guidance out")
     return guidance
 
 
 def draw(model: Model, request: PictureRequest) -> Tensor:
-    """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
+    """Generate images, uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     parts = []
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
@@ -158,7 +159,7 @@ def draw(model: Model, request: PictureRequest) -> Tensor:
 
 
 def described(request: PictureRequest, model: Model) -> dict[str, Any]:
-    """The request as plain values, without its pictures and number, with the class's name."""
+    """Return the fields as plain values, without pictures and number, and with the name of the class."""
     label = None if request.label is None else model.spec.classes[request.label]
     recipe = request.recipe
     common = {"task": request.task, "seed": request.seed, "steps": recipe.steps, "guidance": recipe.guidance}
@@ -166,7 +167,7 @@ def described(request: PictureRequest, model: Model) -> dict[str, Any]:
 
 
 def evaluations(request: PictureRequest) -> int:
-    """Evaluations of the denoiser per image, at most."""
+    """Return the largest number of evaluations of the denoiser per image."""
     steps, settings = request.recipe.steps, request.settings
     if request.task == "inpaint":
         jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
@@ -203,13 +204,13 @@ def _drawn(batch: Batch, request: PictureRequest) -> Tensor:
 
 
 def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller: bool = False) -> Tensor:
-    """uint8 [channels,h,h] of a path or of a file in base64, decoded as prepared images are; h is the model's size.
+    """Return a picture, uint8 [channels,h,h], from a path or a file in base64, decoded as prepared images are.
 
-    `smaller` asks for a whole fraction of it. A picture of another size is refused by its header, before it is decoded.
-    Raises UserError for what is no picture.
+    h is the model's size; with `smaller`, a proper divisor of it. A picture of another size is refused because of its
+    header, before it is decoded. Raises UserError for a file that is not a picture.
     """
     content, seen = _content(name, given), Seen()
-    # Calls come side by side, so each gets what a picture of this size takes and nothing for what no picture needs.
+    # Several calls decode at the same time, so the limit of memory is what a picture of this size needs.
     most = 2 * MAX_BYTES + max(TILE_BYTES, DECODING_BYTES * model.spec.size**2)
     reading = Reading(max_pixels=MAX_PIXELS, max_bytes=most, white=None)
     try:
@@ -217,17 +218,17 @@ def read_picture(name: str, given: Any, model: Model, *, channels: int, smaller:
             _require_size(name, picture.width, picture.height, model, smaller=smaller)
             pixels = whole_picture(picture, channels, reading.white)
     except RejectedError as rejected:
-        if seen.width:  # another size says more than what it costs
+        if seen.width:  # a wrong size is a clearer error than too much memory
             _require_size(name, seen.width, seen.height, model, smaller=smaller)
-        raise UserError(f"{name} is no picture that can be read ({rejected.reason}); give an 8-bit PNG file") from None
+        raise UserError(f"{name} cannot be read as a picture ({rejected.reason}); send an 8-bit PNG file") from None
     flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
     return flat.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
 
 
 def _content(name: str, given: Any) -> bytes:
-    """The bytes of the picture's file."""
+    """Return the bytes of the picture's file."""
     if given is None:
-        raise UserError(f"{name} is missing; give a picture")
+        raise UserError(f"{name} is missing; add a picture")
     if isinstance(given, Path):
         try:
             with given.open("rb") as file:
@@ -243,8 +244,8 @@ def _content(name: str, given: Any) -> bytes:
         raise UserError(f"{name} has {len(given)} characters, expected a picture of at most {MAX_BYTES} bytes")
     try:
         return base64.b64decode(given, validate=True)
-    except ValueError:  # also of characters beyond ASCII
-        raise UserError(f"{name} is no base64; encode the bytes of a PNG file") from None
+    except ValueError:  # for characters outside ASCII, too
+        raise UserError(f"{name} is not valid base64; encode the bytes of a PNG file") from None
 
 
 def _require_size(name: str, width: int, height: int, model: Model, *, smaller: bool) -> None:
@@ -259,5 +260,5 @@ def _require_size(name: str, width: int, height: int, model: Model, *, smaller: 
 
 def _bounded(name: str, value: Any, low: float, high: float, default: float | None) -> float:
     if value is None:
-        raise UserError(f"{name} is missing; give a number from {low:g} to {high:g}")
+        raise UserError(f"{name} is missing; set it to a number from {low:g} to {high:g}")
     return whole(name, value, int(low), int(high)) if isinstance(default, int) else real(name, value, low, high)

@@ -1,14 +1,15 @@
 """The model as MLflow serves it. MLflow copies this file into the logged model and runs it there (models from code).
 
-A request is {"number": 4, "label": 3, "seed": 1, "steps": 20, "guidance": 1.5}, every field optional
-(request.py has bounds and defaults). Its answer is {"images": [base64 of a PNG, …], "labels": [class name, …],
-"seed": …, "sampler": …, "steps": …, "eta": …, "guidance": …}: what is needed to have the same images again.
+A request is {"number": 4, "label": 3, "seed": 1, "steps": 20, "guidance": 1.5}; every field is optional
+(sample_request.py has limits and defaults). Its answer is {"images": [base64 of a PNG, …], "labels": [class name, …],
+"seed": …, "sampler": …, "steps": …, "eta": …, "guidance": …}, which is enough to generate the same images again.
 
-With a picture in hand: {"task": "inpaint", "image": base64 of a PNG, "mask": base64 of a PNG} and the other tasks
-of picture_request.py, whose answer is {"images": […], "task": …, "seed": …, …}.
+A request with a picture is {"task": "inpaint", "image": base64 of a PNG, "mask": base64 of a PNG}, or another task of
+picture_request.py. Its answer is {"images": […], "task": …, "seed": …, …}.
 
-The bounds of answering.py travel with the model. MLflow's server itself bounds neither a body nor the text of an error
-about one that it cannot parse, and does not say when a client has gone; `ddpm serve` does.
+The limits of answering.py are stored with the model. MLflow's server itself limits neither the size of a body nor the
+length of the error about a body that it cannot parse, and does not report that a client has disconnected; `ddpm serve`
+does all of this.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ _CODES = {
 
 
 class Refusal(MlflowException):
-    """A sentence that stays as it is: MLflow's server would repeat the whole call in front of it."""
+    """An error whose message cannot be changed, because MLflow's server would put the whole call in front of it."""
 
     @property
     def message(self) -> str:
@@ -44,18 +45,18 @@ class Refusal(MlflowException):
 
 
 class DiffusionModel(PythonModel):
-    """Requests in, images out."""
+    """Generates the images that requests ask for."""
 
     def load_context(self, context: PythonModelContext) -> None:
         model = load_model(context.artifacts["model"], choose_device("auto"))
         self.answering = Answering(model, Bounds(**context.model_config) if context.model_config else None)
 
-    # The hint is MLflow's signature: a body other than {"inputs": […]} is answered with 400. What is in the list is
-    # looked at here, in better and shorter words.
+    # The type hint is MLflow's signature: a body other than {"inputs": […]} gets the answer 400. The items of the list
+    # are checked here, because the messages are clearer and shorter than MLflow's.
     def predict(  # type: ignore[override]
         self, model_input: list[Any]
     ) -> list[dict[str, Any]]:
-        """One answer for each request; all are checked before the first is drawn."""
+        """Return one answer for each request; all requests are checked before the first image is generated."""
         try:
             return self.answering.answers(model_input)
         except RefusedError as refused:

@@ -1,7 +1,7 @@
-"""A request for new images: its fields, their bounds and defaults, the same for HTTP, Python and the command line.
+"""A request for new images: its fields, their limits and defaults, the same for HTTP, Python and the command line.
 
-The defaults are the model's recipe, by which it was measured. A request may name another sampler, and other steps, eta
-or guidance; all else is the recipe's, with its options of the sampler that is named.
+The defaults come from the model's recipe, with which the model was measured. A request can set another sampler, steps,
+eta and guidance; all other options, including those of the other sampler, come from the recipe.
 """
 
 import secrets
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 64
-"""Images drawn at a time."""
+"""Number of images generated at a time."""
 FIELDS = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """A request with a value for every field."""
+    """A complete request: every field has a value."""
 
     number: int
     label: int | None
@@ -48,17 +48,18 @@ class SampleRequest:
 
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> SampleRequest:
-    """The request, with the model's recipe where a field is absent or null.
+    """Check the fields and complete them; a field that is absent or null gets its default.
 
-    number 1..max_number (default 1); label: a class's index or name (default: the classes in turn); seed
-    0..2^63-1 (default: a fresh one); steps 1..T; guidance 0..20; sampler a key of SAMPLERS; eta 0..1.
-    Raises UserError, one sentence, for an unknown field, a value out of bounds, and a model without a recipe where
-    sampler and steps are not given.
+    number: 1..max_number (default 1); label: index or name of a class (default: all classes in turn); seed: 0..2^63-1
+    (default: random). The defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20;
+    sampler: a key of SAMPLERS; eta: 0..1.
+    Raises UserError, one sentence, for an unknown field, a value outside its limits, and a model without a recipe if
+    sampler or steps is missing.
     """
     given = given_fields(fields, FIELDS)
     try:
         recipe = _recipe(given, model)
-    except ValueError as error:  # of a setting that does not fit another one
+    except ValueError as error:  # two settings exclude each other
         raise UserError(str(error)) from None
     return SampleRequest(
         number=whole("number", given.get("number", 1), 1, max_number),
@@ -69,12 +70,12 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
 
 
 def _recipe(given: Mapping[str, Any], model: Model) -> Recipe:
-    """The model's recipe, with what is given in its place."""
+    """Return the model's recipe, changed by the fields of the request."""
     own, T = recipe_of(model), model.spec.schedule.T
     sampler = given.get("sampler", None if own is None else own.sampler)
     steps = whole("steps", given["steps"], 1, T) if "steps" in given else None if own is None else own.steps
     if sampler is None or steps is None:
-        raise UserError("this model's file does not say how its images are drawn; give sampler and steps")
+        raise UserError("this model's file has no recipe, expected sampler and steps in the request; set both")
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     own = own or neutral(sampler=sampler, steps=steps)
@@ -83,12 +84,12 @@ def _recipe(given: Mapping[str, Any], model: Model) -> Recipe:
         require_both_predictions(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
     eta = real("eta", given["eta"], 0.0, 1.0) if "eta" in given else own.ddim.eta
     if eta not in (0.0, own.ddim.eta) and sampler != "ddim":
-        raise UserError(f"eta is {eta:g}, which {sampler} does not read; leave it out, or make sampler ddim")
+        raise UserError(f"eta is {eta:g}, which {sampler} does not use; leave it out or set sampler to ddim")
     return replace(own, sampler=sampler, steps=steps, guidance=guidance, ddim=replace(own.ddim, eta=eta))
 
 
 def labels_of(request: SampleRequest, model: Model) -> Tensor | None:
-    """int64 [number], or None for a model without classes. Image k's label does not depend on the number."""
+    """Return labels, int64 [number], or None for a model without classes. Label k does not depend on the number."""
     classes = len(model.spec.classes)
     if not classes:
         return None
@@ -98,7 +99,7 @@ def labels_of(request: SampleRequest, model: Model) -> Tensor | None:
 
 
 def draw(model: Model, request: SampleRequest, *, progress: bool = False) -> Tensor:
-    """uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
+    """Generate images, uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     return generate(
         model,
         request.recipe,
@@ -111,14 +112,14 @@ def draw(model: Model, request: SampleRequest, *, progress: bool = False) -> Ten
 
 
 def as_picture(image: Tensor) -> "Image":
-    """uint8 [C,H,W] -> grey or RGB."""
+    """Return an image, uint8 [C,H,W], as a grey or RGB picture."""
     from PIL.Image import fromarray
 
     return fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
 
 
 def described(request: SampleRequest, model: Model) -> dict[str, Any]:
-    """The fields of the request as plain values, with the class names of its images instead of label and number."""
+    """Return the fields as plain values, with the class name of each image instead of label and number."""
     labels, recipe = labels_of(request, model), request.recipe
     return {
         "labels": None if labels is None else [model.spec.classes[k] for k in labels.tolist()],

@@ -1,4 +1,4 @@
-"""The folder that `mlflow models serve` reads: the weights, the code that draws from them, and what the code needs.
+"""The folder that `mlflow models serve` reads: the weights, the code that samples, and its requirements.
 
 MLflow calls this models-from-code: the code is text, the weights are numbers, and nothing is pickled.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import ddpm
 
 SERVED_PACKAGES = ("mlflow", "torch", "numpy", "pillow", "safetensors", "tqdm", "pydantic")
-"""What the served model imports, besides the copy of this package that is in the folder."""
+"""The packages that the served model imports, besides the copy of this package in the folder."""
 
 
 def save_served(
@@ -24,17 +24,17 @@ def save_served(
     location: str | None = None,
     bounds: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the folder for this safetensors file.
+    """Write the folder for a safetensors file.
 
-    `run_id`, `model_id` and `location` (of the artifacts) say where MLflow keeps it. `bounds` are those of
-    `answering.Bounds`; None serves without bounds.
+    `run_id`, `model_id` and `location` (of the artifacts) are MLflow's identifiers of it. `bounds` are the limits of
+    `answering.Bounds`; None serves without limits.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
 
     def show_others(message: Warning | str, *rest: Any, **more: Any) -> None:
-        # `predict` takes any value and reports itself what is wrong with it. A filter does not help: MLflow sets its
-        # own before it warns.
+        # `predict` accepts any value and reports errors itself. A filter for warnings does not help, because MLflow
+        # sets its own filter before it warns.
         if "inferred as AnyType" not in str(message):
             show(message, *rest, **more)
 
@@ -47,7 +47,7 @@ def save_served(
             artifacts={"model": str(model_file.resolve())},
             code_paths=[str(Path(ddpm.__file__).parent)],
             model_config=None if bounds is None else dict(bounds),
-            # A local part such as 2.9.0+cu130 names a build that package indexes do not hold.
+            # Package indexes do not have builds with a local version such as 2.9.0+cu130.
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_PACKAGES],
             mlflow_model=Model(artifact_path=location, run_id=run_id, model_id=model_id, model_uuid=model_id),
         )

@@ -1,8 +1,8 @@
-"""`ddpm serve`: the model over HTTP as `mlflow models serve` offers it, within bounds that hold before it is asked.
+"""`ddpm serve`: a model over HTTP, with the interface of `mlflow models serve` and with limits for every request.
 
-POST /invocations with {"inputs": [{…}, …]} is answered with {"predictions": [{…}, …]} (pyfunc_model.py says what goes
-in and out); GET /ping, /health and /version as MLflow does. A refusal is {"error_code": …, "message": one sentence}.
-A body is read in pieces and given up when it is too large or too slow; work ends when its client has gone.
+The answer to POST /invocations with {"inputs": [{…}, …]} is {"predictions": [{…}, …]} (pyfunc_model.py has the fields).
+GET /ping, /health and /version answer as MLflow does. A refusal is {"error_code": …, "message": one sentence}.
+A body is read in pieces and refused if it is too large or too slow. Work ends when its client disconnects.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from ddpm.model_file import Model
 from ddpm.serving.answering import INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Call, RefusedError, shortened
 
 _CONNECTIONS = 64
-"""Open at a time; more are answered 503 by uvicorn."""
+"""Number of open connections; uvicorn answers more with 503."""
 _BODIES_TOGETHER = 4
-"""So many of the largest are held at a time."""
+"""Memory for the bodies of all requests, as a multiple of the largest body."""
 _MOST_VALUES = 10_000
-"""In the JSON of a body. The smallest value has two bytes there and more than thirty times as many in memory."""
+"""Number of values in the JSON of a body. The smallest value has 2 bytes in JSON and more than 60 in memory."""
 _GRACE_SECONDS = 3
-"""For answers under way when the server is told to end."""
+"""Time for running answers after a signal to stop."""
 _DRAINED_BODIES = 16
-"""So many times the largest body is read and forgotten behind a refusal, for clients that listen only after talking."""
+"""After a refusal, this multiple of the largest body is read and dropped, for clients that read only after sending."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -45,7 +45,7 @@ class Server:
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="answer")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request of ASGI."""
+        """Answer one request of ASGI."""
         if scope["type"] != "http":
             return
         body = _Body(receive, self._bounds.max_body_bytes, self._room)
@@ -67,7 +67,7 @@ class Server:
     async def _answer(self, scope: Message, body: "_Body") -> tuple[int, bytes]:
         path, method = scope["path"], scope["method"]
         if path not in ("/invocations", "/ping", "/health", "/version"):
-            raise RefusedError(404, "there is nothing here; POST to /invocations")
+            raise RefusedError(404, "the path is unknown; POST to /invocations")
         if method != ("POST" if path == "/invocations" else "GET"):
             raise RefusedError(405, f"{path} does not take {method}")
         if path != "/invocations":
@@ -75,7 +75,7 @@ class Server:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
-            raise RefusedError(415, "the body is not said to be application/json; set the header Content-Type")
+            raise RefusedError(415, "the header Content-Type is not application/json; set it and send JSON")
         call = Call(self._bounds.max_seconds)
         try:
             async with asyncio.timeout(self._bounds.max_seconds):
@@ -85,7 +85,7 @@ class Server:
         return 200, await self._worked(content, call, body)
 
     async def _worked(self, content: bytes, call: Call, body: "_Body") -> bytes:
-        """The answer, made in a thread whose work ends early where the client goes away."""
+        """Compute the answer in a thread; its work ends early if the client disconnects."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._predictions, content, call)
         gone = asyncio.ensure_future(body.disconnected())
         try:
@@ -94,7 +94,7 @@ class Server:
                 call.give_up()
             return await work
         finally:
-            call.give_up()  # also where this task is cancelled: the server ends
+            call.give_up()  # the task may have been cancelled because the server stops
             gone.cancel()
 
     def _predictions(self, content: bytes, call: Call) -> bytes:
@@ -103,8 +103,10 @@ class Server:
 
 @dataclass
 class _Room:
-    """Bytes for what has arrived of the bodies of all requests that are under way; what is only announced costs its
-    client nothing, and would keep others out."""
+    """The memory that is free for the bodies of all requests, in bytes.
+
+    Only bytes that have arrived count: if announced bytes counted, a client could keep others out without sending any.
+    """
 
     free: int
 
@@ -116,10 +118,10 @@ class _Body:
         self._receive, self._max_bytes, self._room = receive, max_bytes, room
         self._held = 0
         self.is_over = False
-        """Nothing of it is still to come."""
+        """Whether the whole body has arrived, or the client has disconnected."""
 
     async def read(self, length: bytes) -> bytes:
-        """All of it; `length` is what the client says. Raises RefusedError where it is larger than it may be."""
+        """Return the whole body; `length` is the header Content-Length. Raises RefusedError if it is too large."""
         if not length.isdigit() or int(length) > self._max_bytes:
             raise self._too_large()
         pieces, n = [], 0
@@ -133,28 +135,28 @@ class _Body:
         return b"".join(pieces)
 
     def _hold(self, n_bytes: int) -> None:
-        """So many in all. Raises RefusedError where there is no room beside other bodies."""
+        """Reserve memory for `n_bytes` of this body in total. Raises RefusedError if other bodies use it."""
         more = max(0, n_bytes - self._held)
         if more > self._room.free:
             raise RefusedError(
                 TOO_MUCH,
-                f"the body has {n_bytes} bytes so far, and {self._room.free} are free beside others; ask again later",
+                f"the body has {n_bytes} bytes so far, and {self._room.free} are free beside others; try again later",
             )
         self._room.free -= more
         self._held += more
 
     def forget(self) -> None:
-        """Its bytes are free again."""
+        """Release the memory of this body."""
         self._room.free += self._held
         self._held = 0
 
     async def drain(self, max_bytes: int) -> None:
-        """Read on and keep nothing."""
+        """Read up to `max_bytes` of the rest and drop them."""
         while not self.is_over and max_bytes > 0:
             max_bytes -= len(await self._piece())
 
     async def disconnected(self) -> None:
-        """Returns when the client has gone."""
+        """Return when the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -168,23 +170,23 @@ class _Body:
 
 
 def _inputs(content: bytes) -> Any:
-    """What stands under `inputs`. Raises RefusedError for a body that is no such JSON."""
+    """Return the value of `inputs`. Raises RefusedError for a body that is not {"inputs": …} in JSON."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not a number in JSON")
 
     if sum(map(content.count, (b"{", b"[", b","))) > _MOST_VALUES:
-        raise RefusedError(INVALID, f"the body holds more than {_MOST_VALUES} values; send fewer")
+        raise RefusedError(INVALID, f"the body has more than {_MOST_VALUES} values; send fewer")
     try:
-        told = json.loads(content, parse_constant=refuse)
+        message = json.loads(content, parse_constant=refuse)
     except RecursionError:
         raise RefusedError(INVALID, "the body is nested too deeply to be read as JSON") from None
-    except ValueError as error:  # of JSON, of UTF-8, of a number of thousands of digits
+    except ValueError as error:  # wrong JSON, wrong UTF-8, or a number with thousands of digits
         kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise RefusedError(INVALID, f"the body cannot be read as {kind} ({error})") from None
-    if not isinstance(told, dict) or told.keys() != {"inputs"}:
-        raise RefusedError(INVALID, 'the body is not {"inputs": [{…}, …]}; send one object with this key alone')
-    return told["inputs"]
+    if not isinstance(message, dict) or message.keys() != {"inputs"}:
+        raise RefusedError(INVALID, 'the body is not {"inputs": [{…}, …]}; send one object with only this key')
+    return message["inputs"]
 
 
 def _refusal(status: int, sentence: str) -> bytes:
@@ -192,8 +194,8 @@ def _refusal(status: int, sentence: str) -> bytes:
     return json.dumps({"error_code": name, "message": shortened(sentence)}, ensure_ascii=False).encode()
 
 
-def run(model: Model, called: str, bounds: Bounds, *, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; port 0 takes a free one. Raises UserError where the address cannot be had."""
+def run(model: Model, name: str, bounds: Bounds, *, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; port 0 is any free port. Raises UserError if the address cannot be used."""
     import uvicorn
 
     from ddpm.serving.connections import ImpatientProtocol
@@ -216,5 +218,5 @@ def run(model: Model, called: str, bounds: Bounds, *, host: str, port: int) -> N
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
         shown = f"[{host}]" if ":" in host else host
-        print(f"{called} answers on http://{shown}:{listening.getsockname()[1]}/invocations", flush=True)
+        print(f"{name} answers on http://{shown}:{listening.getsockname()[1]}/invocations", flush=True)
         uvicorn.Server(config).run(sockets=[listening])

@@ -1,23 +1,23 @@
-"""Bounds of work over HTTP: `serve` in params.yaml."""
+"""The limits of serving over HTTP: section `serve` of params.yaml."""
 
 from ddpm.settings import require, require_positive, section
 
 
 @section
 class Serve:
-    """Bounds of work over HTTP; a registered version carries those that it was made with. No stage reruns for them.
+    """Limits of calls over HTTP. A registered version stores the limits of its registration. A change reruns no stage.
 
-    Work is network evaluations times pixels (high times wide); guidance evaluates twice.
+    The unit of work is network evaluations times pixels (height times width); guidance needs two evaluations.
     """
 
     max_work: int
-    """Of one call; a larger one is answered 429."""
+    """Work of one call; a call with more gets the answer 429."""
     max_work_together: int
-    """Of all calls under way; a new one gets at most half of what is free of it, or is answered 429."""
+    """Work of all running calls; a new call that needs more than half of what is free gets the answer 429."""
     max_seconds: float
-    """Of one call, which then ends with 504."""
+    """Time of one call; then it ends with the answer 504."""
     max_body_bytes: int
-    """Of a call's body, in `ddpm serve`; a larger one is answered 413."""
+    """Size of the body of a call to `ddpm serve`; a larger body gets the answer 413."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_work", "max_work_together", "max_seconds", "max_body_bytes")
