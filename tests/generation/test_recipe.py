@@ -50,7 +50,7 @@ def test_a_recipe_that_params_yaml_could_not_state_is_refused_in_one_sentence(
     tiny_model(path)
     assert recipe_of(load_model(path)) is not None
     redescribed(path, WRONG_RECIPES[name])
-    with pytest.raises(UserError, match="describes in its header no way to draw") as caught:
+    with pytest.raises(UserError, match="has no valid recipe in its header") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
 
@@ -76,10 +76,10 @@ def test_sampling_is_read_from_beside_the_images(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "was not found"),
-        ("{", "does not say how"),
+        ("{", "does not describe how"),
         ("{}", "'n'"),
         (json.dumps({"n": 200, "seed": 3, "recipe": {}}), "sampler is missing"),
-        (json.dumps({"n": 7, "seed": 3, "recipe": as_dict(recipe())}), "describes 7 images, but .* holds 200"),
+        (json.dumps({"n": 7, "seed": 3, "recipe": as_dict(recipe())}), "describes 7 images, but .* has 200"),
     ],
 )
 def test_sampling_that_does_not_fit_the_images_is_refused(content: str | None, said: str, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""From a trained model to images: of a seed, of a given picture, and pictures for people to look at."""
+"""Images from a trained model: from a seed, from a given picture, and pictures of samples for people."""

@@ -1,5 +1,4 @@
-"""A batch of images to draw: which images of which seed, by which model and recipe. Image k of a seed is the same image
-in every batch."""
+"""A batch of images to sample: model, recipe, seed and indices. Image k of a seed is the same image in every batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from ddpm.seeding import seed_of
 
 
 class PerImageNoise:
-    """Standard normal noise in which every image has a stream of its own.
+    """Standard normal noise with a separate stream for every image.
 
-    Drawn on the CPU, so that the streams are the same on every device.
+    It is drawn on the CPU, so that the streams are the same on every device.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
@@ -31,34 +30,34 @@ class PerImageNoise:
         self.device = device
 
     def __call__(self) -> Tensor:
-        """[N, *shape], the next piece of every image's stream."""
+        """Return the next values of every image's stream, [N, *shape]."""
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """N images of a seed, before they are drawn."""
+    """A request for N images of a seed."""
 
     model: Model
     recipe: Recipe
     seed: int
     indices: Sequence[int]
-    """Places of the N images within their seed."""
+    """Indices k of the N images within the seed."""
     condition: Tensor | None
-    """What the network is given: a row for each image, or None for nothing."""
+    """Condition of the network, one row per image; None for no condition."""
 
     @property
     def device(self) -> torch.device:
         return next(self.model.network.parameters()).device
 
     def noise(self) -> PerImageNoise:
-        """Fresh streams, which begin anew."""
+        """Return new streams, each at its beginning."""
         return PerImageNoise(self.seed, self.indices, self.model.sample_shape, self.device)
 
     def denoise(self) -> Denoise:
-        """The model's estimate given the condition, guided and with x_0 in [-1, 1].
+        """Return the model's denoiser with the condition, with guidance and with x_0 in [-1, 1].
 
-        Raises UserError for a guide that does not fit the model.
+        Raise UserError for a guide that does not fit the model.
         """
         precision = choose_precision(self.recipe.precision, self.device, self.model.spec.size)
         guide = None if self.recipe.guide is None else _guide(self.recipe.guide, self.model, self.device)
@@ -73,7 +72,7 @@ class Batch:
 
 
 def _guide(name: str, model: Model, device: torch.device) -> Model:
-    """The guide that the model brings along, by its sha256, or the one in a file."""
+    """Return the guide from the model's file, named by its sha256, or from another file."""
     if model.guide is not None and name == model.guide.sha256:
         return model.guide
     guide = _loaded(name, Path(name).stat().st_mtime_ns if Path(name).exists() else 0, device)
@@ -82,7 +81,7 @@ def _guide(name: str, model: Model, device: torch.device) -> Model:
 
 
 def require_guide(guide: Model, model: Model, *, called: str) -> None:
-    """Raises UserError unless the one can guide the other: the same images, classes and process."""
+    """Raise UserError unless guide and model have the same shape of images, classes and process."""
     for key in ("channels", "size", "classes"):
         theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
         if theirs != ours:

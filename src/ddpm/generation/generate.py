@@ -1,4 +1,4 @@
-"""Images from a model: image k of seed s is the same image, whatever the batch, the order or the number."""
+"""Generate images: image k of seed s is the same image for every batch size, order and number of images."""
 
 from collections.abc import Iterator
 
@@ -17,9 +17,9 @@ from ddpm.seeding import seed_of
 
 
 def sampling_steps(batch: Batch) -> Iterator[Step]:
-    """The reverse process of the images, step by step.
+    """Run the reverse process of the images, step by step.
 
-    Raises UserError for a learned variance of a model that has none, and a guide that does not fit the model.
+    Raise UserError if the recipe needs a learned variance that the model lacks, or if the guide does not fit the model.
     """
     recipe, objective = batch.recipe, batch.model.spec.objective
     if recipe.sampler == "ddpm" and recipe.ddpm.variance == "learned" and not objective.learned_variance:
@@ -42,10 +42,10 @@ def generate(
     progress: bool = False,
     first: int = 0,
 ) -> Tensor:
-    """Images first..first+n-1 of the seed, on the device of the model: uint8 [n,C,H,W] on the CPU.
+    """Generate images first..first+n-1 of the seed on the model's device; return uint8 [n,C,H,W] on the CPU.
 
-    `condition` has n rows, or is None. `batch` images are generated at a time, which changes no bit of an image on a
-    CPU (`networks.kernels.conv`), and no more than its rounding on a GPU. Raises UserError as `sampling_steps` does.
+    `condition` has n rows, or is None. `batch` images are generated at a time. On a CPU this changes no bit of an image
+    (`networks.kernels.conv`), on a GPU only its rounding. Raise UserError as `sampling_steps` does.
     """
     from tqdm import tqdm
 
@@ -69,9 +69,9 @@ def generate(
 def generate_together(
     model: Model, recipe: Recipe, *, n: int, seed: int, condition: Tensor | None, batch: int, progress: bool = False
 ) -> Tensor | None:
-    """`generate` by all processes of the stage, to which the batches are dealt in turn; all must call it.
+    """Generate images with all processes of the stage, which take batches in turn; all must call it.
 
-    The images are those of one process: uint8 [n,C,H,W] on rank 0, None on the others.
+    The images equal those of one process. Return uint8 [n,C,H,W] on rank 0, None on the others.
     """
     own = {}
     for owner, rows in dealt(n, batch if processes() > 1 else n):
@@ -90,6 +90,6 @@ def generate_together(
 
 
 def balanced_labels(n: int, classes: int, seed: int) -> Tensor:
-    """int64 [n]: every class as often as every other (to within one), in a seeded order."""
+    """Return labels, int64 [n], in a seeded order; the counts of classes differ by at most one."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_of("labels", seed)))
     return torch.arange(n)[order] % classes

@@ -1,7 +1,7 @@
 """Tasks of a trained model on given pictures: uint8 in, uint8 out. Image k of a seed is the same in any batch.
 
-Each task uses the sampler of its paper; from the recipe of the batch comes what surrounds the denoiser. `images` are
-[N,C,H,W] (or a measurement of such images), one for each image of the batch.
+Each task uses the sampler of its paper, and guidance and clipping from the batch's recipe. `images` are [N,C,H,W] (or a
+measurement of such images), one for each image of the batch.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from ddpm.sampling.restoration import Operator
 from ddpm.sampling.samplers import Step
 
 ETA = 0.85
-"""Randomness of the restorations, as in Wang et al. 2023, Sec. 4."""
+"""eta of DDIM in `restore`, as in Wang et al. 2023, Sec. 4."""
 
 
 @torch.inference_mode()
 def inpaint(batch: Batch, images: Tensor, mask: Tensor, *, steps: int, jump: int, resamplings: int) -> Tensor:
-    """The images where mask (bool, broadcast to [N,1,H,W]) is true, to the bit; the model's by RePaint elsewhere."""
+    """Keep the images, to the bit, where mask (bool, broadcast to [N,1,H,W]) is true; elsewhere inpaint by RePaint."""
     process, noise = batch.model.schedule, batch.noise()
     grid = grids.optimized(process, steps)
     path = restoration.resampling_path(grid, jump=jump, resamplings=resamplings)
@@ -40,10 +40,10 @@ def inpaint(batch: Batch, images: Tensor, mask: Tensor, *, steps: int, jump: int
 
 @torch.inference_mode()
 def restore(batch: Batch, measured: Tensor, operator: Operator, *, steps: int) -> Tensor:
-    """Images whose measurement is the given one, as far as 256 levels can have it (`Operator.settle`), by DDNM.
+    """Return images with the given measurement, as exactly as 256 levels allow (`Operator.settle`), by DDNM.
 
-    Means (super-resolution, colourisation) are the given ones to the bit. A blur of the images is the given picture
-    as nearly as any image's in the root mean square, and half a level of rounding.
+    Means (super-resolution, colourisation) equal the given ones to the bit. The blur of the images is as near to the
+    given picture as possible in the root mean square, plus half a level of rounding.
     """
     process, noise, y = batch.model.schedule, batch.noise(), _in_model_range(batch, measured)
     denoise = restoration.consistent(batch.denoise(), operator, y)
@@ -54,7 +54,7 @@ def restore(batch: Batch, measured: Tensor, operator: Operator, *, steps: int) -
 
 @torch.inference_mode()
 def denoise(batch: Batch, images: Tensor, *, std: float, steps: int) -> Tensor:
-    """Images of which the given ones may be noisy views; `std` of that noise in grey levels."""
+    """Return samples of clean images given the noisy ones; `std` is that of the noise in grey levels."""
     process, noise = batch.model.schedule, batch.noise()
     grid = grids.optimized(process, steps)
     x_t, grid = restoration.start_of_noisy(process, _in_model_range(batch, images), grid, std=std / LEVELS_PER_UNIT)
@@ -63,7 +63,7 @@ def denoise(batch: Batch, images: Tensor, *, std: float, steps: int) -> Tensor:
 
 @torch.inference_mode()
 def edit(batch: Batch, images: Tensor, *, strength: float, steps: int) -> Tensor:
-    """The images drawn anew from noise of this strength, by SDEdit."""
+    """Return the images after noise of this strength (in (0, 1]) and sampling, by SDEdit."""
     process, noise = batch.model.schedule, batch.noise()
     grid = grids.optimized(process, steps)
     x_t, grid = editing.start_of_edit(process, _in_model_range(batch, images), grid, strength=strength, noise=noise)
@@ -72,7 +72,7 @@ def edit(batch: Batch, images: Tensor, *, strength: float, steps: int) -> Tensor
 
 @torch.inference_mode()
 def interpolate(batch: Batch, a: Tensor, b: Tensor, weight: Tensor, *, steps: int, iterations: int) -> Tensor:
-    """Images between a and b, `weight` [N] in [0, 1] of b: both inverted by DDIM, met on a great circle of noise."""
+    """Return images between a and b, `weight` [N] in [0, 1] of b: invert both by DDIM and interpolate their noises."""
     process, denoise = batch.model.schedule, batch.denoise()
     grid = grids.optimized(process, steps)
     from_a, from_b = (

@@ -1,4 +1,4 @@
-"""What a person looks at: grids of samples, and the reverse process as it goes."""
+"""Pictures for people: grids of samples, and animations of the reverse process."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ddpm.model_file import Model
 
 FRAMES = 50
-"""Of the animation, at most."""
+"""Largest number of frames of an animation."""
 PICTURE_PIXELS = 48
-"""Small images are enlarged to about this."""
+"""Small images are enlarged to about this height."""
 
 
 def grid(images: Tensor, *, columns: int, scale: int | None = None) -> "Image":
-    """One picture of uint8 images [N,C,H,W], `columns` in a row; each pixel `scale` wide, or enlarged to be seen."""
+    """Arrange uint8 images [N,C,H,W] in a picture, `columns` per row, enlarged `scale` times or to PICTURE_PIXELS."""
     from PIL import Image
 
     n, c, height, width = images.shape
@@ -42,7 +42,7 @@ def grid(images: Tensor, *, columns: int, scale: int | None = None) -> "Image":
 
 
 def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
-    """The first images of each class, a class (or a part of one) per row; without labels the first n images."""
+    """Arrange the first images of each class, one class per row; without labels the first n images."""
     columns = max(1, round(n**0.5))
     if labels is None:
         return grid(images[:n], columns=columns)
@@ -53,9 +53,9 @@ def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
 
 @torch.inference_mode()
 def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
-    """The reverse process from noise to 20 images as a GIF that rests on its end.
+    """Write the reverse process of 20 images as a GIF that pauses at its end.
 
-    With the recipe and seed of an evaluation these are its first images, but for their labels.
+    With the recipe and seed of an evaluation these are its first images, except for their labels.
     """
     batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows_of_labels(model, 20))
     steps = list(sampling_steps(batch))
@@ -66,13 +66,13 @@ def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
 
 
 def preview(model: "Model", precision: Precision) -> "Image":
-    """A quick look at a model in training: 100 images by DDIM in 20 steps."""
+    """Return a preview of a model in training: 100 images by DDIM in 20 steps."""
     recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
     return grid(generate(model, recipe, n=100, seed=0, condition=_rows_of_labels(model, 100), batch=100), columns=10)
 
 
 def _rows_of_labels(model: "Model", n: int) -> Tensor | None:
-    """n labels in ten columns: a class per row where the classes are few, all of them in turn otherwise."""
+    """Return n labels for ten columns: one class per row if classes are few, else all in turn; None without classes."""
     classes = len(model.spec.classes)
     if not classes:
         return None

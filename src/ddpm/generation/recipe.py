@@ -1,4 +1,4 @@
-"""The recipe of a model: how its images are drawn. A model file may carry one; images of an evaluation always do."""
+"""The recipe of a model: its settings for sampling. A model file may have one; images of an evaluation always do."""
 
 import json
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ from ddpm.settings import as_dict, section, sentence_of
 
 @section
 class Recipe(Drawing):
-    """All that decides how a model draws, but for seed, labels and number of the images."""
+    """All settings for sampling except the seed, labels and number of the images."""
 
     precision: Precision
-    """`runtime.precision`; a device decides what auto means."""
+    """`runtime.precision`; the device determines the meaning of auto."""
 
 
 def recipe_in(sample: Sample, precision: Precision) -> Recipe:
-    """The recipe that params.yaml states; its guide is a file."""
+    """Return the recipe in params.yaml; its guide is a file."""
     return Recipe(**{field.name: getattr(sample, field.name) for field in fields(Drawing)}, precision=precision)
 
 
 def neutral(*, sampler: str, steps: int) -> Recipe:
-    """The recipe for a model that has none: beside sampler and steps, what changes nothing or is the papers' choice."""
+    """Return the recipe for a model without one: options that change nothing, or else the papers' choice."""
     return Recipe(
         sampler=sampler,
         steps=steps,
@@ -55,15 +55,15 @@ def neutral(*, sampler: str, steps: int) -> Recipe:
 
 
 def recipe_of(model: Model) -> Recipe | None:
-    """The recipe that the model's file carries. Raises ValueError as `recipe_from` does."""
+    """Return the recipe in the model's file, if any. Raise ValueError as `recipe_from` does."""
     return None if model.recipe is None else recipe_from(model.recipe)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of these plain values.
+    """Return the recipe with these plain values.
 
-    Raises ValueError, one sentence that names the key, unless params.yaml could state them: the same keys, none
-    missing, of the same types and in the same ranges.
+    Raise ValueError, one sentence that names the key, unless they have exactly the keys, types and ranges of
+    params.yaml.
     """
     from pydantic import ValidationError
 
@@ -81,9 +81,9 @@ def _reader() -> Any:
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """`model_file.load`, with a check that the recipe in the file is one, and of this model.
+    """Load a model file and check that its recipe is valid for this model.
 
-    Raises UserError as `model_file.load` does, and for a recipe that params.yaml could not state for this model.
+    Raise UserError as `model_file.load` does, and for an invalid recipe.
     """
     model = model_file.load(path, device)
     try:
@@ -91,14 +91,14 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Model:
     except WRONG as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"{path} describes in its header no way to draw its images ({detail}); train or fetch it again, or read "
+            f"{path} has no valid recipe in its header ({detail}); train or fetch it again, or read "
             "it with the version of this project that wrote it"
         ) from None
     return model
 
 
 def _require_recipe_fits(model: Model) -> None:
-    """Raises one of WRONG unless the recipe is one that this model can follow, with no guide but the file's own."""
+    """Raise one of WRONG unless the recipe fits this model and its guide is the one in the file."""
     recipe, schedule = recipe_of(model), model.spec.schedule
     if recipe is None:
         return
@@ -117,7 +117,7 @@ def _require_recipe_fits(model: Model) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a set of images was drawn: the same model, labels and these give the same images."""
+    """The settings of a set of images: with the same model and labels they give the same images."""
 
     n: int
     seed: int
@@ -128,18 +128,20 @@ class Sampling:
 
 
 def read_sampling(folder: Path, *, n: int) -> Sampling:
-    """How the n images in a folder were drawn, from its sample.json.
+    """Read the settings of the n images in a folder from its sample.json.
 
-    Raises UserError if the file is missing, incomplete, or describes another number of images.
+    Raise UserError if the file is missing, incomplete, or describes another number of images.
     """
     path = folder / "sample.json"
     try:
         values = json.loads(path.read_text())
         sampling = Sampling(n=values["n"], seed=values["seed"], recipe=recipe_from(values["recipe"]))
     except FileNotFoundError:
-        raise UserError(f"{path} was not found; `dvc repro sample` makes it with the images") from None
+        raise UserError(f"{path} was not found; make it and the images with `dvc repro sample`") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say how the images were made ({error}); run `dvc repro -f sample`") from None
+        raise UserError(
+            f"{path} does not describe how the images were sampled ({error}); run `dvc repro -f sample`"
+        ) from None
     if sampling.n != n:
-        raise UserError(f"{path} describes {sampling.n} images, but {folder} holds {n}; run `dvc repro -f sample`")
+        raise UserError(f"{path} describes {sampling.n} images, but {folder} has {n}; run `dvc repro -f sample`")
     return sampling

@@ -1,6 +1,7 @@
-"""Samplers and time grids by name: which function each one is, and how many steps its evaluations pay for.
+"""Samplers and time grids by name: the function of each, and its number of steps for a number of evaluations.
 
-A function is named by its module in this room and imported when it is used: settings read the names without torch.
+A function is given as `module.name` of this package and imported when it is used, so that settings can read the names
+without torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,14 +10,14 @@ from typing import Any, NamedTuple
 
 
 class Sampler(NamedTuple):
-    """A row of SAMPLERS; the options of the sampler are the field of its name in `settings.Drawing`, if it has any."""
+    """A row of SAMPLERS. A sampler's options are the field of its name in `settings.Drawing`, if it has any."""
 
     function: str
     """(denoise, process, x_T, grid, noise, **fixed, **options) -> steps."""
     fixed: Mapping[str, Any] = {}
-    """What makes this sampler of a more general function."""
+    """Fixed arguments that select this sampler from a more general function."""
     steps: Callable[[int, Mapping[str, Any]], int] = lambda evaluations, options: evaluations
-    """Steps of the grid that so many evaluations of the denoiser pay for, given the options."""
+    """(evaluations of the denoiser, options) -> number of grid steps."""
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -44,10 +45,10 @@ GRIDS: Mapping[str, str] = {
     "log_snr": "grids.log_snr",
     "optimized": "grids.optimized",
 }
-"""The function of every grid: (process, steps, **options) -> times, the options as with samplers."""
+"""The function of every grid: (process, steps, **options) -> times. Options are found as for samplers."""
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function that a row names, as `module.function` of this room."""
+    """Import and return the function `module.name` of this package."""
     module, attribute = name.split(".")
     return getattr(import_module(f"{__package__}.{module}"), attribute)

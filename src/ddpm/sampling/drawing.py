@@ -1,5 +1,4 @@
-"""From a denoiser to images, as the settings say: the sampler and the grid that they name, and what they surround the
-denoiser with."""
+"""Sampling by settings: the sampler and grid that they name, and guidance and clipping around the denoiser."""
 
 import math
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from ddpm.sampling.settings import Drawing
 
 
 def drawn(drawing: Drawing, denoise: Denoise, process: Process, noise: Noise) -> Iterator[Step]:
-    """The reverse process from x_T to the image, step by step. `steps` counts evaluations of the denoiser; a sampler
-    whose step takes several makes fewer steps."""
+    """Run the reverse process from x_T to the image, step by step.
+
+    `drawing.steps` counts evaluations of the denoiser. A sampler with several evaluations per step takes fewer steps.
+    """
     row, options = SAMPLERS[drawing.sampler], drawing.options(drawing.sampler)
     steps = row.steps(drawing.steps, options)
     grid = function(GRIDS[drawing.time_grid])(process, steps, **drawing.options(drawing.time_grid))
@@ -27,7 +28,7 @@ def drawn(drawing: Drawing, denoise: Denoise, process: Process, noise: Noise) ->
 def surrounded(
     drawing: Drawing, denoise: ConditionalDenoise, process: Process, weaker: ConditionalDenoise | None
 ) -> ConditionalDenoise:
-    """The denoiser with guidance and with x_0 held to [-1, 1]; `weaker` is that of the guide, where there is one."""
+    """Add guidance to the denoiser and clip or threshold x_0 to [-1, 1]. `weaker` is the guide's denoiser, if any."""
     low, high = drawing.guidance_interval
     bounds = (low, math.inf if high is None else high)
     active = None if bounds == (0, math.inf) else within(process, bounds)

@@ -1,4 +1,4 @@
-"""Editing: from a given image into the process and back out of it, by any sampler."""
+"""Editing: add noise to a given image by the forward process or by inversion, and sample from there."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,10 +15,10 @@ from ddpm.sampling.samplers import Denoise, Noise, at
 def start_of_edit(
     process: Process, x_0: Tensor, grid: Sequence[float], *, strength: float, noise: Noise
 ) -> tuple[Tensor, list[float]]:
-    """Image to image: x_t ~ q(x_t | x_0) at the t that leaves `strength` of the grid's steps, and the grid from there.
+    """Return x_t ~ q(x_t | x_0) at the t that leaves `strength` of the grid's steps, and the grid from there.
 
-    Meng et al. 2022 (SDEdit), Algorithm 1. What is finer than the noise at t becomes the sampler's; what is coarser
-    stays. strength is in (0, 1]; at 1 nothing of the image is left but what the process leaves of it at T.
+    Meng et al. 2022 (SDEdit), Algorithm 1. The sampler replaces details finer than the noise at t; coarser structure
+    stays. strength is in (0, 1]; at 1 only what the process leaves of the image at T remains.
     """
     left = max(1, round(strength * (len(grid) - 1)))
     rest = list(grid[-left - 1 :])
@@ -26,19 +26,19 @@ def start_of_edit(
 
 
 SPREAD = 1.0
-"""Standard deviation of the Gaussian images that the inversion's first guess and slope are exact for."""
+"""Standard deviation of Gaussian images for which the inversion's first guess and slope are exact."""
 
 
 def ddim_inversion(
     denoise: Denoise, process: Process, x_0: Tensor, grid: Sequence[float], *, iterations: int
 ) -> Tensor:
-    """The x_T from which `samplers.ddim` with eta = 0 comes to x_0 along this grid (falling, ends in 0).
+    """Return the x_T from which `samplers.ddim` with eta = 0 reaches x_0 along this grid (falling, ends in 0).
 
     A step of DDIM from t to s is, with n = sigma_s / (alpha_s sigma_t) (Song, Meng and Ermon 2020, Eq. 13),
-        x_s / alpha_s = n x_t + (1 - n alpha_t) x_0(x_t, t),
-    and is solved for x_t by so many steps of Newton's method, in which a Gaussian's slope stands for the network's.
-    The usual inversion (Sec. 5.4) takes x_0(x_s, s) for x_0(x_t, t) and comes back elsewhere; solving the step
-    itself closes the round trip, as in Pan et al. 2023, Sec. 3.2. It costs `iterations` evaluations a step.
+        x_s / alpha_s = n x_t + (1 - n alpha_t) x_0(x_t, t).
+    It is solved for x_t by `iterations` steps of Newton's method, with the slope for Gaussian data in place of the
+    network's. The usual inversion (Sec. 5.4) replaces x_0(x_t, t) by x_0(x_s, s), so sampling from it does not return
+    to x_0. Solving the step itself does, as in Pan et al. 2023, Sec. 3.2. It costs `iterations` evaluations per step.
     """
     x_s = x_0
     for s, t in pairwise(grid[::-1]):
@@ -56,9 +56,9 @@ def ddim_inversion(
 
 
 def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Between noises a and b [N, C, *shape] along a great circle, weight [N] in [0, 1] of b.  Shoemake 1985, Sec. 3.3.
+    """Interpolate noises a, b [N, C, *shape] on a great circle, weight [N] in [0, 1] of b.  Shoemake 1985, Sec. 3.3.
 
-    A straight line would pass through noise that is too weak: the mean of two normal draws has half their variance.
+    Linear interpolation would give too weak noise: the mean of two normal draws has half their variance.
     Song, Meng and Ermon 2020, Eq. 67 of the appendix.
     """
     w = per_sample(weight, a)

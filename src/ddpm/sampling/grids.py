@@ -1,7 +1,7 @@
-"""Grids: at which times a sampler stops between noise and image.
+"""Time grids: the times between noise and image at which a sampler evaluates the denoiser.
 
-A grid is a list of falling times that ends in 0: one entry more than the sampler takes steps. Times are real where a
-grid is laid in the noise level, sigma-bar = sigma_t / alpha_t = exp(-lambda_t), the noise in x_t / alpha_t.
+A grid is a list of falling times that ends in 0. It has one entry more than the sampler takes steps. Times are real if
+the grid is defined by the noise level sigma-bar = sigma_t / alpha_t = exp(-lambda_t), the noise in x_t / alpha_t.
 """
 
 import math
@@ -11,48 +11,48 @@ import torch
 from ddpm.diffusion.processes import Process, VarianceExploding
 
 MAX_NOISE = math.exp(5.1)
-"""Largest noise level of `karras` and `log_snr`, for processes that go on to levels that no longer differ, or to
-infinity. Lu et al.'s published code starts there (lambda = -5.1) with the cosine schedule."""
+"""Largest noise level of `karras` and `log_snr`, for processes whose levels grow to infinity or beyond any visible
+difference. Lu et al.'s published code starts there (lambda = -5.1) with the cosine schedule."""
 SIGMA_DATA = 0.5
 """Standard deviation of images in [-1, 1].  Karras et al. 2022, Tab. 1."""
 
 
 def uniform_grid(T: float, steps: int) -> list[float]:
-    """Evenly spaced in t ("trailing", Lin et al. 2023, Tab. 2). Where T is whole, so are the times, at most T steps."""
+    """Return times evenly spaced in t ("trailing", Lin et al. 2023, Tab. 2). int for int T; at most T steps."""
     if isinstance(T, int):
         return [round(T * (steps - i) / steps) for i in range(steps + 1)]
     return [T * (steps - i) / steps for i in range(steps + 1)]
 
 
 def uniform(process: Process, steps: int) -> list[float]:
-    """`uniform_grid` of the whole process."""
+    """Return `uniform_grid` of the whole process."""
     return uniform_grid(process.T, steps)
 
 
 def quadratic(process: Process, steps: int) -> list[float]:
-    """Evenly spaced in sqrt(t), so denser towards the image.  Song, Meng and Ermon 2020, appendix D.2."""
+    """Return times evenly spaced in sqrt(t), so denser towards the image.  Song, Meng and Ermon 2020, appendix D.2."""
     roots = _even(math.sqrt(process.T), math.sqrt(_earliest(process)), steps)
     return [process.T, *(root**2 for root in roots[1:]), 0]
 
 
 def karras(process: Process, steps: int, *, rho: float) -> list[float]:
-    """Evenly spaced in sigma-bar^(1/rho), over the process's own range.  Karras et al. 2022, Eq. 5."""
+    """Return times evenly spaced in sigma-bar^(1/rho), over the process's range.  Karras et al. 2022, Eq. 5."""
     high, low = _noise_range(process)
     levels = [root**rho for root in _even(high ** (1 / rho), low ** (1 / rho), steps)]
     return [*_times(process, levels), 0]
 
 
 def log_snr(process: Process, steps: int) -> list[float]:
-    """Evenly spaced in lambda = log(alpha / sigma).  Lu et al. 2022 (DPM-Solver), Sec. 3.3."""
+    """Return times evenly spaced in lambda = log(alpha / sigma).  Lu et al. 2022 (DPM-Solver), Sec. 3.3."""
     high, low = _noise_range(process)
     return [*_times(process, [math.exp(x) for x in _even(math.log(high), math.log(low), steps)]), 0]
 
 
 def optimized(process: Process, steps: int) -> list[float]:
-    """The grid of least error for few Euler (DDIM) steps on Gaussian data: evenly spaced in arctan(sigma-bar / c).
+    """Return the times of least error for few Euler (DDIM) steps on Gaussian data: even in arctan(sigma-bar / c).
 
-    For data N(0, c^2) the path is y(s) = y(0) sqrt(1 + s^2 / c^2) in s = sigma-bar, a step of length d errs by
-    d^2 y'' / 2, and the rest of the path scales that by y(0) / y(s). The sum is least where every step adds alike:
+    For data N(0, c^2) the path is y(s) = y(0) sqrt(1 + s^2 / c^2) in s = sigma-bar. A step of length d has the error
+    d^2 y'' / 2, and the rest of the path scales it by y(0) / y(s). The sum is least if every step adds the same:
     d ~ c^2 + s^2, so s = c tan(theta) with theta in even steps. It is also the schedule that Sabour et al. 2024
     (Align Your Steps, Sec. 3) find for Gaussian data from their bound on the KL divergence. c is SIGMA_DATA.
     """
@@ -62,7 +62,7 @@ def optimized(process: Process, steps: int) -> list[float]:
 
 
 def time_of(process: Process, noise: float) -> float:
-    """The time at which sigma_t / alpha_t is `noise`, by bisection; 0 or T where the process does not reach it."""
+    """Return the time at which sigma_t / alpha_t is `noise`, by bisection; 0 or T if the process does not reach it."""
     low, high = 0.0, float(process.T)
     for _ in range(50):
         middle = (low + high) / 2
@@ -79,7 +79,7 @@ def _even(first: float, last: float, n: int) -> list[float]:
 
 
 def _earliest(process: Process) -> float:
-    """The smallest time that a sampler asks the network about: 1 on the discrete chain."""
+    """Return the smallest time at which a sampler evaluates the network: 1 on the discrete chain."""
     if isinstance(process, VarianceExploding):
         return process.sigma_min
     return 1 if isinstance(process.T, int) else process.T / 1000

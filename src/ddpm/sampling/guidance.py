@@ -1,4 +1,4 @@
-"""What surrounds a denoiser: guidance, clipping and thresholding. A sampler sees the result and does not know."""
+"""Wrappers of a denoiser: guidance, clipping and thresholding. A sampler gets the wrapped denoiser."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,19 @@ from ddpm.diffusion.sample_shape import per_sample
 ConditionalDenoise = Callable[[Tensor, Tensor, object], Estimate]
 """(x_t [N, C, *shape], t [N], condition) -> the estimate of x_0, and of the variance of the step.
 
-What the condition is, only the network and the data know; None means that nothing is given."""
+Only the network and the data interpret the condition; None means no condition."""
 Active = Callable[[Tensor], bool]
-"""Whether guidance is on at the times t [N], which are one time N times over."""
+"""Whether guidance is on at the times t [N], which are all equal."""
 
 
 def classifier_free(
     denoise: ConditionalDenoise, *, scale: float, rescale: float = 0.0, active: Active | None = None
 ) -> ConditionalDenoise:
-    """x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
+    """Return x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
 
-    The variance stays that of the conditional estimate.
-    Stated in x_0; the same in eps or v, since these are affine in x_0 at fixed x_t. A scale of 1 is the conditional
-    denoiser itself and costs one evaluation; so does a call without a condition (None), which has nothing to guide.
+    The variance is that of the conditional estimate. The formula is in x_0; it is the same in eps or v, because these
+    are affine in x_0 at fixed x_t. A scale of 1 is the conditional denoiser itself and costs one evaluation. A call
+    without a condition (None) is not guided and also costs one.
     """
     if scale == 1:
         return denoise
@@ -40,10 +40,10 @@ def autoguided(
     rescale: float = 0.0,
     active: Active | None = None,
 ) -> ConditionalDenoise:
-    """x_0 = weaker + scale * (denoise - weaker): away from what a smaller or earlier model gets wrong.
+    """Return the denoiser x_0 = weaker + scale * (denoise - weaker), which moves away from a weaker model's errors.
 
-    Karras et al. 2024 (Autoguidance), Eq. 3. The variance stays that of `denoise`. `rescale` and `active` are those of
-    `rescaled` and `within`. Where guidance is off, or scale is 1, `weaker` is not evaluated.
+    Karras et al. 2024 (Autoguidance), Eq. 3. The variance is that of `denoise`. `rescale` and `active` are those of
+    `rescaled` and `within`. If guidance is off, or scale is 1, `weaker` is not evaluated.
     """
 
     def guided(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
@@ -57,20 +57,20 @@ def autoguided(
 
 
 def within(process: Process, interval: tuple[float, float]) -> Active:
-    """Guidance only where sigma_t / alpha_t lies in (low, high].  Kynkäänniemi et al. 2024, Eq. 5."""
+    """Allow guidance only where sigma_t / alpha_t lies in (low, high].  Kynkäänniemi et al. 2024, Eq. 5."""
     low, high = interval
 
     def active(t: Tensor) -> bool:
         sigma, alpha = process.sigma(t[:1]).item(), process.alpha(t[:1]).item()
-        return low * alpha < sigma and not sigma > high * alpha  # so put that no end (inf) means none at alpha = 0
+        return low * alpha < sigma and not sigma > high * alpha  # this form is right for high = inf at alpha = 0
 
     return active
 
 
 def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
-    """`share` of the way to the conditional estimate's standard deviation, per image.  Lin et al. 2023, Eq. 15 and 16.
+    """Move the standard deviation by `share` to the conditional estimate's, per image.  Lin et al. 2023, Eq. 15 and 16.
 
-    Theirs is of the network's v, ours of x_0: so it holds whatever the network predicts.
+    They rescale the network's v; here x_0 is rescaled, so that it works for every target of the network.
     """
     if share == 0:
         return guided
@@ -79,7 +79,7 @@ def rescaled(guided: Tensor, conditional: Tensor, *, share: float) -> Tensor:
 
 
 def clipped(denoise: ConditionalDenoise) -> ConditionalDenoise:
-    """The estimate held to the range of images, [-1, 1], as in Ho et al.'s published code."""
+    """Return the denoiser with x_0 clipped to the range of images, [-1, 1], as in Ho et al.'s published code."""
 
     def estimate(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
         x_0, fraction = denoise(x_t, t, condition)
@@ -89,7 +89,9 @@ def clipped(denoise: ConditionalDenoise) -> ConditionalDenoise:
 
 
 def thresholded(denoise: ConditionalDenoise, *, quantile: float) -> ConditionalDenoise:
-    """Dynamic thresholding: clipped to [-s, s] and divided by s, s the quantile of |x_0| per image, at least 1.
+    """Return the denoiser with dynamic thresholding: x_0 is clipped to [-s, s] and divided by s.
+
+    s is the quantile of |x_0| per image, at least 1.
 
     Saharia et al. 2022 (Imagen), Sec. 2.3 and appendix A.
     """

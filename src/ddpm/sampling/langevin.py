@@ -1,9 +1,9 @@
-"""Samplers that walk by the score at a noise level: annealed Langevin dynamics, and the predictor with a corrector.
+"""Samplers with Langevin steps at a noise level: annealed Langevin dynamics, and the predictor-corrector sampler.
 
 One step of Langevin dynamics at level t is x + epsilon score(x) + sqrt(2 epsilon) z. Both papers choose epsilon by r,
-the norm of its drift over the norm of its noise ("signal-to-noise ratio"). Here epsilon = 2 r^2 sigma_t^2: that is
-the ratio where the score is what the noise alone makes it, of norm sqrt(d) / sigma_t in d dimensions, and as no
-direction of q(x_t) is narrower than sigma_t, the walk is stable for every r below 1, whatever the data.
+the norm of the drift over the norm of the noise ("signal-to-noise ratio"). Here epsilon = 2 r^2 sigma_t^2. This has the
+ratio r if the score is that of the noise alone, whose norm is sqrt(d) / sigma_t in d dimensions. No direction of q(x_t)
+is narrower than sigma_t, so the steps are stable for every r below 1, for any data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from ddpm.sampling.samplers import Denoise, Noise, Step, at
 def annealed_langevin(
     denoise: Denoise, process: Process, x_T: Tensor, grid: Sequence[float], noise: Noise, *, steps: int, snr: float
 ) -> Iterator[Step]:
-    """`steps` Langevin steps at every level, each starting where the last ended.  Song and Ermon 2019, Algorithm 1.
+    """Take `steps` Langevin steps at every level, each from the last one's end.  Song and Ermon 2019, Algorithm 1.
 
     Their step alpha_i = epsilon sigma_i^2 / sigma_L^2 is 4 snr^2 sigma_i^2: snr is 0.22 in their Sec. 5. Between levels
-    x / alpha stays, which is theirs where alpha is 1. Ends with the denoiser's estimate (Jolicoeur-Martineau et al.
-    2021, Sec. 3.1), since the last level's noise is in the sample otherwise. Evaluations: levels times steps, plus one.
+    x / alpha is kept, which is their rule for alpha = 1. The end is the denoiser's estimate (Jolicoeur-Martineau et al.
+    2021, Sec. 3.1); otherwise the last level's noise would stay in the sample. Evaluations: levels times steps, plus 1.
     """
     x = x_T
     for now, then in pairwise(grid):
@@ -43,13 +43,13 @@ def annealed_langevin(
 def predictor_corrector(
     denoise: Denoise, process: Process, x_T: Tensor, grid: Sequence[float], noise: Noise, *, steps: int, snr: float
 ) -> Iterator[Step]:
-    """An ancestral step, then `steps` Langevin steps at the level it reached.  Song et al. 2021, Alg. 2 and app. F.
+    """Take an ancestral step, then `steps` corrector steps at its level.  Song et al. 2021, Alg. 2 and app. F.
 
     The corrector is Algorithm 4 with epsilon = 2 snr^2 sigma_s^2 for 2 (snr |z| / |score|)^2. The authors' norms are
-    means over the batch, on which an image must not depend here; the norms of one image are no measure of anything in
-    few dimensions, where the score may be next to 0 and the step of any length. (Algorithm 5, for variance-preserving
-    processes, has beside that a factor 1 - beta_t, which is near 1.) It leaves out the last level, the image itself.
-    Evaluations: 1 + steps at every level but the last, and there 1.
+    means over the batch, but here an image must not depend on its batch. The norms of one image do not work in few
+    dimensions, where the score may be close to 0 and the step arbitrarily long. (Algorithm 5, for variance-preserving
+    processes, also has a factor 1 - beta_t, which is near 1.) The last level, the image itself, has no corrector step.
+    Evaluations: 1 + steps at every level but the last, and 1 at the last.
     """
     x = x_T
     for now, then in pairwise(grid):
@@ -64,7 +64,7 @@ def predictor_corrector(
 
 
 def _walked(x: Tensor, x_0: Tensor, process: Process, t: Tensor, noise: Noise, *, snr: float) -> Tensor:
-    """One Langevin step at t from x, whose denoised estimate is x_0."""
+    """Take one Langevin step at t from x, whose denoised estimate is x_0."""
     t = per_sample(t, x)
     sigma = process.sigma(t)
     return x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, process.alpha(t), sigma) + 2 * snr * sigma * noise()

@@ -1,8 +1,8 @@
-"""How probable a model finds an image, twice: by the variational bound, and by the probability-flow ODE.
+"""The negative log likelihood of images, by the variational bound and by the probability-flow ODE.
 
-Both speak of images in [-1, 1] with 256 levels, and of bits per dimension (colour value of a pixel). Both are upper
-bounds, with the same decoder from the smallest noise level to the image. They differ in log p(x_t) at that level: the
-chain bounds it by one term per step, the ODE computes it.
+Both are for images in [-1, 1] with 256 levels, in bits per dimension (colour value of a pixel). Both are upper bounds
+with the same decoder from the smallest noise level to the image. They differ in log p(x_t) at that level: the chain
+bounds it by one term per step, and the ODE computes it.
 """
 
 import math
@@ -21,7 +21,7 @@ from ddpm.sampling.samplers import Denoise, Noise, pairs
 
 
 def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
-    """L_T of Ho et al. 2020, Eq. 5, for a chain that begins at t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
+    """Return L_T of Ho et al. 2020, Eq. 5, for a chain from t: KL(q(x_t | x_0) || its prior), bits/dim [N]."""
     times = per_sample(torch.full((len(x_0),), t, device=x_0.device), x_0)
     mean = process.alpha(times) * x_0
     log_var, log_prior = (2 * std.log().expand_as(mean) for std in (process.sigma(times), _prior_std(process, times)))
@@ -29,25 +29,26 @@ def prior_term(process: Process, x_0: Tensor, t: float) -> Tensor:
 
 
 def _prior_std(process: Process, t: Tensor) -> Tensor:
-    """Standard deviation of the normal distribution that stands for x_t at the noisy end, T or nearly."""
+    """Return the standard deviation of the prior of x_t at the noisy end, where t is T or nearly T."""
     return process.prior_std * process.sigma(t) / process.sigma(torch.full_like(t, process.T))
 
 
 class Bound(NamedTuple):
-    """The variational bound of every image, and what it is made of; bits/dim."""
+    """The variational bound of every image and its terms; bits/dim."""
 
     total: Tensor
-    """[N]: prior plus the sum over steps."""
+    """[N]: the prior plus the sum over steps."""
     prior: Tensor
-    """[N]: L_T, or that of the grid's first time."""
+    """[N]: L_T, or the same term at the grid's first time."""
     steps: Tensor
-    """[N,steps], for the grid's steps in its order: ..., L_1, and last the decoder's L_0."""
+    """[N,steps], in the order of the grid: ..., L_1, and last the decoder's L_0."""
 
 
 def variational_bound(denoise: Denoise, process: Process, x_0: Tensor, grid: Sequence[float], noise: Noise) -> Bound:
-    """-log2 p(x_0) is at most this, on average over the noise: Ho et al. 2020, Eq. 5.
+    """Return an upper bound of -log2 p(x_0), on average over the noise: Ho et al. 2020, Eq. 5.
 
-    `grid` falls from T, or nearly, to 0: of the chain that visits its times. Full: T, T-1, ..., 0.
+    `grid` falls from T, or nearly T, to 0; the bound is that of the chain that visits these times. The full chain is
+    T, T-1, ..., 0.
     """
     terms = []
     for t, s in pairs(grid, x_0):
@@ -60,15 +61,15 @@ def variational_bound(denoise: Denoise, process: Process, x_0: Tensor, grid: Seq
 def log_likelihood(
     denoise: Denoise, process: Process, x: Tensor, grid: list[float], probes: Callable[[], Tensor] | None
 ) -> Tensor:
-    """log p(x) in nats, [N], of the density that the probability-flow ODE carries from noise to images.
+    """Return log p(x) in nats, [N], of the density that the probability-flow ODE transports from noise to images.
 
-    Song et al. 2021, Eq. 39 and appendix D.2. Every process is one rotation: with tan(phi) = sigma/alpha,
+    Song et al. 2021, Eq. 39 and appendix D.2. Every process is a rotation: with tan(phi) = sigma/alpha,
     z = x_t / sqrt(alpha^2 + sigma^2) = cos(phi) x_0 + sin(phi) eps moves by dz/dphi = v (Salimans and Ho 2022,
-    appendix D), and its log density falls by the trace of dv/dz. Heun's method along the grid, whose times fall from
-    the largest to the smallest, above 0. x is x_t at that smallest time: this is the density of an image with that
-    noise, exact but for the steps' and the trace's error, and none of the image itself (`ode_bound` is).
+    appendix D), and its log density falls by the trace of dv/dz. The ODE is solved by Heun's method along the grid,
+    whose times fall and end above 0. x is x_t at the smallest time, so this is the density of an image with that noise
+    and not of the image itself (see `ode_bound`). It is exact except for the errors of the steps and of the trace.
     `probes()` gives random signs [N, C, *shape] for Hutchinson's estimate of the trace; None computes it exactly, at
-    one backward pass per dimension. A denoiser that clips is a model of its own, with a density of its own.
+    one backward pass per dimension. A denoiser that clips is another model, with another density.
     """
     times = [torch.full((len(x),), t, device=x.device, dtype=torch.float32) for t in reversed(grid)]
     shaped = [per_sample(t, x) for t in times]
@@ -77,7 +78,7 @@ def log_likelihood(
     phis = [torch.atan2(sigma, alpha) for alpha, sigma in zip(alphas, sigmas, strict=True)]
 
     def flow(z: Tensor, i: int, signs: Tensor | None) -> tuple[Tensor, Tensor]:
-        """v [N, C, *shape] and the trace of its derivative [N] at time i."""
+        """Return v [N, C, *shape] and the trace of its derivative [N] at time i."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             v = (phis[i].cos() * z - denoise(scales[i] * z, times[i]).x_0) / phis[i].sin()
@@ -105,12 +106,12 @@ def ode_bound(
     noise: Noise,
     probes: Callable[[], Tensor] | None,
 ) -> Tensor:
-    """-log2 P(x_0) per dimension is at most this, on average over the noise: bits/dim [N].
+    """Return an upper bound of -log2 P(x_0) per dimension, on average over the noise: bits/dim [N].
 
     At the grid's last time t: -log P(x_0) <= E_q(x_t | x_0) [-log P(x_0 | x_t) + log q(x_t | x_0) - log p(x_t)], by
     Jensen's inequality; this is variational dequantisation (Ho et al. 2019, Eq. 10) with the process's own noise. The
-    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). Only the decoder loses
-    anything, so on average over data this is below the bound of a chain whose denoiser is exact.
+    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). Only the decoder
+    makes the bound loose, so on average over data it is below the bound of a chain whose denoiser is exact.
     """
     t = torch.full((len(x_0),), grid[-1], device=x_0.device)
     x_t = q_sample(process, x_0, t, noise())
@@ -124,7 +125,7 @@ def ode_bound(
 
 
 def _trace(v: Tensor, z: Tensor, signs: Tensor | None) -> Tensor:
-    """Trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
+    """Return the trace of J = dv/dz per image, exactly or as signs^T J signs (Hutchinson 1990): [N]."""
     if signs is not None:
         (vjp,) = torch.autograd.grad(v, z, signs)
         return (vjp * signs).flatten(1).sum(dim=1)

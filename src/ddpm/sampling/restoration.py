@@ -1,7 +1,7 @@
-"""Restoration: images of which a part, a measurement or a noisy version is known.
+"""Restoration of images from a known part, a measurement or a noisy version.
 
-Nothing here is a sampler: `repaint` strings steps of `samplers.ddpm` together, `consistent` wraps a denoiser that
-any sampler then takes, and `start_of_noisy` says where a sampler has to begin.
+Nothing here is a sampler: `repaint` combines steps of `samplers.ddpm`, `consistent` wraps a denoiser for any sampler,
+and `start_of_noisy` returns where a sampler begins.
 """
 
 import math
@@ -23,16 +23,17 @@ from ddpm.sampling.grids import time_of
 from ddpm.sampling.samplers import Denoise, Noise, Step, at
 
 HALVINGS = 40
-"""Of an interval of shifts, a few hundred levels wide: more than float32 tells apart."""
+"""Bisection steps of an interval of shifts, a few hundred levels wide: more than the precision of float32 needs."""
 ITERATIONS = 300
-"""Of the least squares of a blur, after which blurred digits are fitted better than by the digits themselves."""
+"""Iterations of the least squares of a blur, after which the fit to blurred digits is better than the digits' own."""
 
 
 def resampling_path(grid: Sequence[float], *, jump: int, resamplings: int) -> list[float]:
-    """The grid with its detours: every `jump` steps, `resamplings - 1` times back up by `jump` steps and down again.
+    """Return the grid with detours: every `jump` steps, `resamplings - 1` times back up by `jump` steps and down again.
 
     Lugmayr et al. 2022, Sec. 4.2; the turning points are those of the authors' published code, which for a jump of
-    1 are those of Algorithm 1. One resampling is the grid itself. The length grows with `resamplings`, not `jump`.
+    1 are those of Algorithm 1. With one resampling it is the grid itself. The length grows with `resamplings`, not with
+    `jump`.
     """
     steps = len(grid) - 1
     detours = dict.fromkeys(range(1, steps - jump + 1, jump), resamplings - 1)  # by steps left
@@ -57,12 +58,12 @@ def repaint(
     known: Tensor,
     mask: Tensor,
 ) -> Iterator[Step]:
-    """Inpainting: `known` where `mask` (bool, broadcast to [N, C, *shape]) is true, the model's proposal elsewhere.
+    """Inpaint: `known` where `mask` (bool, broadcast to [N, C, *shape]) is true, the model's proposal elsewhere.
 
     Lugmayr et al. 2022, Algorithm 1: after a step down, the known part of x_s is drawn from q(x_s | x_0) and the
-    rest from p(x_s | x_t); a step up draws from q(x_t | x_s), in one draw however far it goes. The steps up let
-    the two parts agree: without them the proposal heeds the known part only as far as x_t shows it. Where the mask
-    is true the last step's x_t is `known` itself, to the bit.
+    rest from p(x_s | x_t); a step up draws once from q(x_t | x_s), whatever its length. The steps up make the
+    two parts agree: without them the proposal depends on the known part only through x_t. Where the mask is true, the
+    last step's x_t is `known` itself, to the bit.
     """
     x_t = x_T
     for t, s in pairwise(path):
@@ -71,8 +72,8 @@ def repaint(
             x_t = factor * x_t + variance.sqrt() * noise()
             continue
         (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise, variance="small")
-        given = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
-        x_t = torch.where(mask, given, step.x_t)
+        drawn = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
+        x_t = torch.where(mask, drawn, step.x_t)
         yield step._replace(x_t=x_t)
 
 
@@ -83,18 +84,18 @@ class Operator:
     measure: Callable[[Tensor], Tensor]
     """A: [N,C,H,W] -> measurement."""
     undo: Callable[[Tensor], Tensor]
-    """A^+: measurement -> [N,C,H,W], the shortest x with that measurement."""
+    """A^+: measurement -> [N,C,H,W], the x of least norm with that measurement."""
     settle: Callable[[Tensor, Tensor], Tensor]
-    """(x [N,C,H,W], y) -> [N,C,H,W] in [-1, 1], on the 256 levels, that x with A x = y becomes: clipped alone, x would
-    no longer have that measurement."""
+    """(x [N,C,H,W] with A x = y, y) -> [N,C,H,W] in [-1, 1] on the 256 levels, with a measurement as near to y as
+    possible. Clipping x alone would change its measurement."""
 
 
 def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
-    """x_0 replaced by the nearest image whose measurement is y: A^+ y + (I - A^+ A) x_0.
+    """Return the denoiser with x_0 replaced by the nearest image whose measurement is y: A^+ y + (I - A^+ A) x_0.
 
-    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y to float
-    rounding, and what A does not see is the model's. That result may leave [-1, 1]: see `Operator.settle`. For y
-    without noise.
+    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y up to
+    float rounding, and the model determines what A does not measure. The result may leave [-1, 1]: see
+    `Operator.settle`. y must be without noise.
     """
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:
@@ -105,9 +106,9 @@ def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
 
 
 def average_pooling(factor: int) -> Operator:
-    """Super-resolution: each measured pixel is the mean of a square of `factor` x `factor`.
+    """Return the operator of super-resolution: each measured pixel is the mean of a square of `factor` x `factor`.
 
-    Settled images have these means exactly where y is of whole levels.
+    Settled images have exactly these means if y is on whole levels.
     """
 
     def settle(x: Tensor, y: Tensor) -> Tensor:
@@ -122,7 +123,10 @@ def average_pooling(factor: int) -> Operator:
 
 
 def grey() -> Operator:
-    """Colourisation: the mean of the channels, [N,1,H,W]. Settled images have it exactly where y is of whole levels."""
+    """Return the operator of colourisation: the mean of the channels, [N,1,H,W].
+
+    Settled images have exactly this mean if y is on whole levels.
+    """
     return Operator(
         measure=lambda x: x.mean(dim=1, keepdim=True),
         undo=lambda y: y.expand(-1, 3, -1, -1),
@@ -131,11 +135,11 @@ def grey() -> Operator:
 
 
 def _with_mean(x: Tensor, y: Tensor) -> Tensor:
-    """On the 256 levels of [-1, 1], near x [N,M,n,h,w], with the mean y [N,M,h,w] over dimension 2.
+    """Return values near x [N,M,n,h,w] on the 256 levels of [-1, 1], with the mean y [N,M,h,w] over dimension 2.
 
-    Of real numbers in the range, the nearest to x with that mean are x plus one shift, clipped (the shift is the
-    constraint's Lagrange multiplier); of whole levels, the nearest to these with that sum are these rounded up where
-    their fractions are largest. A y between two levels is missed by at most 1/(2n) of a level.
+    The nearest real numbers in the range with that mean are x plus one shift, clipped (the shift is the constraint's
+    Lagrange multiplier). The nearest whole levels with that sum are these numbers, rounded up where their fractions are
+    largest. For a y between two levels the mean is off by at most 1/(2n) of a level.
     """
     n, x, y = x.shape[2], to_levels(x), to_levels(y[:, :, None])
     low, high = -x.amax(dim=2, keepdim=True), TOP - x.amin(dim=2, keepdim=True)
@@ -151,14 +155,14 @@ def _with_mean(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
-    """Deblurring: a Gaussian of standard deviation `width` (pixels) along rows and columns of size x size images.
+    """Return the operator of deblurring, a Gaussian of standard deviation `width` (pixels) for size x size images.
 
-    Beyond the border the image goes on as its mirror image. What the blur weakens to less than `smallest` of its
-    size (singular values of A) counts as not measured, since there y is rounding error.
+    The blur is along rows and columns. Beyond the border the image is mirrored. Singular values of A below `smallest`
+    count as not measured, because y has only rounding error there.
 
-    A y of 256 levels has no x in [-1, 1] with exactly that measurement in general. The settled image is the one in
-    [-1, 1] whose measurement is nearest to y (least squares, from x on), so that it misses y by no more than the image
-    that y was made of; its own rounding to 256 levels then adds at most half a level.
+    In general no x in [-1, 1] has exactly a measurement y of 256 levels. The settled image is the one in [-1, 1] whose
+    measurement is nearest to y (least squares, started from x). Its error is at most that of the image that y was made
+    from; rounding it to 256 levels adds at most half a level.
     """
     at = torch.arange(size, dtype=torch.float64)
     reach = torch.arange(-4 * size, 5 * size)
@@ -168,7 +172,7 @@ def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
     u, s, vh = torch.linalg.svd(one_way / one_way.sum(dim=1, keepdim=True))
     gain = s[:, None] * s[None, :]
     seen = gain >= smallest
-    # A is (both ways) the Kronecker product of one way with itself, so its singular vectors are products too.
+    # A is the Kronecker product of the one-dimensional blur with itself, so its singular vectors are products too.
     measured, undone = torch.where(seen, gain, 0), torch.where(seen, 1 / gain, 0)
     return Operator(
         measure=lambda x: _between(x, vh, measured, u),
@@ -180,9 +184,9 @@ def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
 
 
 def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
-    """The x in [-1, 1] of least squares, by its gradient A^T (A x - y), for |A| <= 1.
+    """Return the least-squares x in [-1, 1], by the gradient A^T (A x - y), for |A| <= 1.
 
-    Beck and Teboulle 2009 (FISTA), Sec. 4, with a constant step: its error falls with the square of the iterations.
+    Beck and Teboulle 2009 (FISTA), Sec. 4, with a constant step: the error falls as 1 / iterations^2.
     """
     x = ahead = clipped(x)
     momentum = 1.0
@@ -204,11 +208,11 @@ def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:
 
 
 def start_of_noisy(process: Process, y: Tensor, grid: Sequence[float], *, std: float) -> tuple[Tensor, list[float]]:
-    """Denoising y = x_0 + std * eps: x_t for the t at which the process is as noisy as y, and the grid from there on.
+    """Return the start for denoising y = x_0 + std * eps: x_t at y's noise level, and the grid from there on.
 
     alpha_t y is a draw from q(x_t | x_0) where sigma_t / alpha_t = std, so a sampler that reverses the process from
     there draws x_0 from its posterior given y, with no further approximation (Kawar et al. 2021, Sec. 3).
-    `std` is in the model's range, two for the whole of it; above the process's largest noise level it means T.
+    `std` is in units of the model's range [-1, 1]; above the process's largest noise level, t is T.
     """
     t = time_of(process, std)
     return process.alpha(per_sample(at(t, y), y)) * y, [t, *(s for s in grid if s < t)]

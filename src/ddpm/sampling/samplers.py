@@ -1,11 +1,11 @@
-"""Samplers: from noise to image along a grid of times. Here the ancestral ones, and what all samplers share.
+"""Samplers go from noise to image along a grid of times. Here are the ancestral ones, and what all samplers share.
 
-A sampler is a generator over (denoise, process, x_T, grid, noise). It knows nothing of networks, conditions,
-guidance or files: those live in `denoise(x_t, t) -> Estimate`, the model's estimate of the image in x_t for t [N].
-`noise()` returns standard normal [N, C, *shape], fresh at every call, so the caller owns the randomness.
-A grid is a list of falling times, whole or real, that ends in 0; x_T belongs to the first of them.
+A sampler is a generator over (denoise, process, x_T, grid, noise). It does not depend on networks, conditions, guidance
+or files: these are inside `denoise(x_t, t) -> Estimate`, the model's estimate of the image in x_t for t [N].
+`noise()` returns standard normal [N, C, *shape], fresh at every call, so the caller controls the randomness.
+A grid is a list of falling times, int or float, that ends in 0; x_T is at the first of them.
 
-The other samplers are in `solvers` (of the probability-flow ODE) and `langevin`; `catalogue` has them all by name.
+The other samplers are in `solvers` (of the probability-flow ODE) and `langevin`; `catalogue` lists all by name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ Noise = Callable[[], Tensor]
 
 
 class Step(NamedTuple):
-    """Where the sampler stands after one step."""
+    """The state of the sampler after one step."""
 
     t: float
     """Time reached: the next smaller value of the grid."""
     x_t: Tensor
     """[N, C, *shape]; the sample itself when t is 0."""
     x_0: Tensor
-    """The denoiser's estimate that led here."""
+    """The denoiser's estimate in this step."""
 
 
 def ddpm(
@@ -47,9 +47,9 @@ def ddpm(
     and Dhariwal 2021, Eq. 15), which is the estimate's `fraction`.
     On a sparse grid it is the chain that visits only those times (Nichol and Dhariwal 2021, Sec. 4).
 
-    diffusers' DDPMScheduler agrees for "small" and "large" where its time is ours minus 1 (`timestep_spacing`
-    trailing, `clip_sample` off) and for "learned_range", but for its last step on a sparse grid: there it adds noise
-    where Algorithm 2 has none.
+    diffusers' DDPMScheduler agrees for "small" and "large" if its time is ours minus 1 (`timestep_spacing` trailing,
+    `clip_sample` off) and for "learned_range", except in its last step on a sparse grid: it adds noise there, and
+    Algorithm 2 does not.
     """
     x_t = x_T
     for t, s in pairs(grid, x_T):
@@ -73,14 +73,14 @@ def _variance(name: str, process: Process, t: Tensor, s: Tensor, *, small: Tenso
 def ddim(
     denoise: Denoise, process: Process, x_T: Tensor, grid: Sequence[float], noise: Noise, *, eta: float
 ) -> Iterator[Step]:
-    """Song, Meng and Ermon 2020, Eq. 12, with sigma of Eq. 16: eta = 0 is deterministic, eta = 1 is `ddpm`.
+    """DDIM: Song, Meng and Ermon 2020, Eq. 12, with sigma of Eq. 16. eta = 0 is deterministic, eta = 1 is `ddpm`.
 
-    eta = 0 is the solver of order 1 of the probability-flow ODE. Where `denoise` clips, eps is that of the clipped
+    eta = 0 is the solver of order 1 of the probability-flow ODE. If `denoise` clips, eps is that of the clipped
     x_0, so that x_t stays alpha_t x_0 + sigma_t eps.
 
-    diffusers' DDIMScheduler agrees where its time is ours minus 1, `set_alpha_to_one` makes its last step end at the
-    image and, if it clips (`clip_sample`), `step` is called with `use_clipped_model_output=True`: by default it goes
-    on with the eps of the x_0 before clipping.
+    diffusers' DDIMScheduler agrees if its time is ours minus 1, `set_alpha_to_one` makes its last step end at the image
+    and, if it clips (`clip_sample`), `step` is called with `use_clipped_model_output=True`: by default it goes on
+    with the eps of the x_0 before clipping.
     """
     x_t = x_T
     for t, s in pairs(grid, x_T):
@@ -96,11 +96,11 @@ def ddim(
 
 
 def at(t: float, x: Tensor) -> Tensor:
-    """The time for every image of x: [N] on its device, int64 for a whole t of the chain and float64 for a real one."""
+    """Return the time for every image of x: [N] on its device, int64 for an int t of the chain, else float64."""
     real = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
     return torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else real)
 
 
 def pairs(grid: Sequence[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Successive times (t, s) of the grid, as [N]."""
+    """Yield successive times (t, s) of the grid, each as [N]."""
     return ((at(t, x), at(s, x)) for t, s in pairwise(grid))

@@ -1,4 +1,4 @@
-"""How images are drawn: the section `sample` of params.yaml, with the options of every sampler under its name."""
+"""Settings for sampling: section `sample` of params.yaml, with the options of every sampler under its name."""
 
 from dataclasses import asdict
 from typing import Any, Literal
@@ -58,13 +58,13 @@ class Unipc:
 
 @section
 class Langevin:
-    """Options of both samplers in `langevin`."""
+    """Options of both samplers in module `langevin`."""
 
     steps: int
     """Langevin steps at every noise level."""
     snr: float
-    """r of these steps, which are 2 r^2 sigma^2 at noise sigma: where the score is that of noise alone, the norm of the
-    drift over the norm of the noise. Stable below 1."""
+    """r of these steps, which are 2 r^2 sigma^2 at noise sigma: norm of the drift over norm of the noise, if the score
+    is that of noise alone. Stable below 1."""
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "snr")
@@ -75,7 +75,7 @@ class Karras:
     """Options of `grids.karras`."""
 
     rho: float
-    """1 is even in the noise level, 7 dense near the image."""
+    """1: even in the noise level; 7: dense near the image."""
 
     def __post_init__(self) -> None:
         require_positive(self, "rho")
@@ -83,8 +83,10 @@ class Karras:
 
 @section
 class Drawing:
-    """What turns a denoiser into images: sampler, time grid and guidance. Options of a sampler or grid that is not
-    chosen wait for a request that names it."""
+    """Sampler, time grid and guidance.
+
+    Options of a sampler or grid that is not chosen apply to requests that choose it.
+    """
 
     sampler: str
     """A key of `catalogue.SAMPLERS`."""
@@ -97,17 +99,17 @@ class Drawing:
     langevin: Langevin
     predictor_corrector: Langevin
     time_grid: str
-    """A key of `catalogue.GRIDS`: at which noise levels the evaluations are."""
+    """A key of `catalogue.GRIDS`: the times of the evaluations."""
     karras: Karras
     guidance: float
     """1 is the conditional model itself."""
     guide: str | None
-    """A weaker model of the same data to guide against; null: the model itself, unlabelled. In params.yaml a file in
-    data/guides, in a model file the sha256 of the model that it brings along."""
+    """A weaker model of the same data to guide against; null: the model itself without a label. In params.yaml it is a
+    file in data/guides, in a model file the sha256 of the guide inside the file."""
     guidance_interval: tuple[float, float | None]
     """Noise levels (sigma / alpha) with guidance; null: no upper end."""
     guidance_rescale: float
-    """Share of the contrast added by guidance that is taken back."""
+    """Share of the contrast added by guidance that is removed again, in [0, 1]."""
     threshold: float | None
     """Dynamic thresholding at this quantile of the pixels; null: clipping."""
 
@@ -131,7 +133,7 @@ class Drawing:
         )
 
     def options(self, name: str) -> dict[str, Any]:
-        """The keyword arguments that the sampler or grid of this name has among the settings."""
+        """Return the keyword arguments of the sampler or grid of this name."""
         own = getattr(self, name, None)
         return {} if own is None else asdict(own)
 
@@ -141,9 +143,9 @@ class Sample(Drawing):
     """How images are generated for the grid and the evaluation."""
 
     images: int | Literal["auto"]
-    """How many; auto: as many as there are training images, at most 10000."""
+    """Number of images; auto: the number of training images, at most 10000."""
     grid: int
-    """Images on the picture."""
+    """Number of images in the picture."""
     seed: int
 
     def __post_init__(self) -> None:

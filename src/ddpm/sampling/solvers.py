@@ -3,7 +3,7 @@
 In x-bar = x / alpha and sigma-bar = sigma / alpha every process is dx-bar / dsigma-bar = (x-bar - x_0) / sigma-bar
 (Karras et al. 2022, Eq. 1 with s = 1); in lambda = log(alpha / sigma) it is an exponential integral of x_0
 (Lu et al. 2022b, Eq. 9). The denoiser's x_0 is a function of lambda along the path, and the solvers differ in how
-they interpolate it. All end with a step of order 1 where a grid ends in 0: lambda is infinite there.
+they interpolate it. If a grid ends in 0, all end with a step of order 1, because lambda is infinite there.
 """
 
 import math
@@ -29,14 +29,14 @@ class Level(NamedTuple):
 
     @property
     def lam(self) -> float:
-        """lambda = log(alpha / sigma): infinite at the image, minus infinite where nothing of it is left."""
+        """lambda = log(alpha / sigma): infinite at the image, minus infinity where alpha is 0."""
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
 
 def levels(process: Process, grid: Sequence[float]) -> list[Level]:
-    """What the process is at every time of the grid."""
+    """Return the process's alpha and sigma at every time of the grid."""
     t = torch.tensor(grid, dtype=torch.float64)
     alphas, sigmas = (values.tolist() for values in (process.alpha(t), process.sigma(t)))
     return [Level(*each) for each in zip(grid, alphas, sigmas, strict=True)]
@@ -56,12 +56,11 @@ def heun(
     """Heun's method, order 2, with churn.  Karras et al. 2022, Algorithm 2.  Two evaluations per step, one in the last.
 
     `churn` is S_churn, `churn_range` is [S_min, S_max] in sigma-bar (None: no upper end) and `churn_noise` is S_noise.
-    Churn never goes
-    above the noise level of the grid's first time, since a process has none beyond T. Above MAX_NOISE, where x_T is
-    noise in all but name, a step in sigma-bar is too long for a second slope, and is Euler's.
+    Churn never goes above the noise level of the grid's first time, because the process ends at T. Above MAX_NOISE x_t
+    is almost pure noise and a step in sigma-bar is too long for a second slope, so an Euler step is taken.
 
-    diffusers' EDM Euler and HeunDiscreteScheduler agree in x-bar with churn 0; theirs has Karras's sigmas in place of
-    a grid of times, and its Heun gives S_noise no default churn range.
+    diffusers' EDM Euler and HeunDiscreteScheduler agree in x-bar with churn 0; they use Karras's sigmas in place of a
+    grid of times, and their Heun has no default churn range for S_noise.
     """
     nodes, low, high = levels(process, grid), churn_range[0], math.inf if churn_range[1] is None else churn_range[1]
     x, highest = x_T, nodes[0].sigma / nodes[0].alpha if nodes[0].alpha > 0 else math.inf
@@ -95,11 +94,12 @@ def dpm_solver_pp(
     """DPM-Solver++ multistep of order 1 (DDIM), 2 ("2M") or 3 ("3M").  Lu et al. 2022b, Algorithm 2 and appendix B.
 
     `stochastic` solves the reverse SDE instead (2M SDE; order at most 2: Lu et al. 2022b, Eq. 18 and appendix).
-    The first steps are of lower order for want of a past, and so are the last ones if the grid ends in 0.
+    The first steps are of lower order because past estimates are missing. The last steps are of
+    lower order if the grid ends in 0.
 
     diffusers' DPMSolverMultistepScheduler ("dpmsolver++" and "sde-dpmsolver++", midpoint, final sigma zero) agrees
-    for order 2. Its 3M ("dpmsolver++") does not: it has half of our second difference, so that it converges with order
-    2 only, and where we end with a step of order 2 and one of order 1, it does so with fewer than 15 steps; with 15 or
+    for order 2. Its 3M ("dpmsolver++") does not: it uses half of our second difference, so it converges with order 2
+    only. We end with a step of order 2 and one of order 1; it does so only with fewer than 15 steps, and with 15 or
     more its last step but one is of order 3.
     """
     nodes, x, past = levels(process, grid), x_T, list[tuple[float, Tensor]]()
@@ -111,7 +111,7 @@ def dpm_solver_pp(
 
 
 def _multistep(x: Tensor, past: list[tuple[float, Tensor]], t: Level, s: Level) -> Tensor:
-    """From t to s by the interpolation of the past, (lambda, x_0) newest first; its length is the order."""
+    """Step from t to s by interpolating past estimates (lambda, x_0), newest first; their number is the order."""
     h = s.lam - t.lam
     slope, curvature = _differences(past, h)
     x_s = first_order(x, past[0][1], t, s)
@@ -130,7 +130,7 @@ def _sde_step(x: Tensor, past: list[tuple[float, Tensor]], t: Level, s: Level, n
 
 
 def _differences(past: list[tuple[float, Tensor]], h: float) -> tuple[Tensor | None, Tensor | None]:
-    """h x_0' and h^2 x_0'' in lambda at the newest, by Newton's differences; None where the past is too short."""
+    """Return h x_0' and h^2 x_0'' in lambda at the newest estimate, by Newton's differences; None if too few exist."""
     if len(past) == 1:
         return None, None
     (lam_0, m_0), (lam_1, m_1) = past[:2]
@@ -149,11 +149,11 @@ def unipc(
 ) -> Iterator[Step]:
     """UniPC with B_2(h) = e^h - 1, in x_0.  Zhao et al. 2023, Algorithm 5 to 8 and appendix (data prediction).
 
-    UniP of the given order, then UniC at no further evaluation: it redoes the step with the x_0 found at its end,
-    which raises the order by one. The last step has no end to learn from.
+    UniP of the given order is followed by UniC without further evaluations: UniC repeats the step with the x_0 found at
+    its end, which raises the order by one. The last step is not corrected, because nothing is evaluated at its end.
 
-    diffusers' UniPCMultistepScheduler ("bh2", `predict_x0`, final sigma zero) agrees; it writes the solution of the
-    linear system as 1/2 where UniP is of order 2 or UniC of order 1, and so do we.
+    diffusers' UniPCMultistepScheduler ("bh2", `predict_x0`, final sigma zero) agrees. Like it, we use 1/2 as the
+    solution of the linear system if UniP is of order 2 or UniC of order 1.
     """
     nodes, x, past = levels(process, grid), x_T, list[tuple[float, Tensor]]()
     redo: Callable[[Tensor], Tensor] | None = None
@@ -168,7 +168,7 @@ def unipc(
 
 
 def _unified(x: Tensor, past: list[tuple[float, Tensor]], t: Level, s: Level, end: Tensor | None = None) -> Tensor:
-    """UniP, Eq. 12 of Zhao et al. 2023, or with the x_0 at s (`end`) UniC, Eq. 9."""
+    """Step by UniP, Eq. 12 of Zhao et al. 2023, or with the x_0 at s (`end`) by UniC, Eq. 9."""
     h = s.lam - t.lam
     (lam_0, m_0), earlier = past[0], past[1:]
     x_s = first_order(x, m_0, t, s)
@@ -181,7 +181,7 @@ def _unified(x: Tensor, past: list[tuple[float, Tensor]], t: Level, s: Level, en
 
 
 def _weights(r: list[float], h: float) -> list[float]:
-    """a of R a = phi / B, Zhao et al. 2023, Theorem 3.1 with B_2."""
+    """Solve R a = phi / B for a: Zhao et al. 2023, Theorem 3.1 with B_2."""
     if len(r) < 2:
         return [0.5] * len(r)
     phi, right = math.expm1(-h) / -h - 1, []
@@ -193,13 +193,13 @@ def _weights(r: list[float], h: float) -> list[float]:
 
 
 def first_order(x: Tensor, x_0: Tensor, t: Level, s: Level) -> Tensor:
-    """The DDIM step from t to s: exact if x_0 did not change on the way.  Lu et al. 2022b, Eq. 9 with k = 1."""
+    """Take a DDIM step from t to s: exact if x_0 does not change on the way.  Lu et al. 2022b, Eq. 9 with k = 1."""
     keep = s.sigma / t.sigma
     return keep * x + (s.alpha - keep * t.alpha) * x_0
 
 
 def _affordable(order: int, nodes: list[Level], k: int) -> int:
-    """The order of step k: no higher than there is past, and falling to 1 at the end if that is the image itself."""
+    """Return the order of step k: limited by the number of past estimates, and falling to 1 if the grid ends in 0."""
     left = len(nodes) - 1 - k
     return min(order, k + 1, left) if nodes[-1].sigma == 0 else min(order, k + 1)
 
@@ -207,7 +207,7 @@ def _affordable(order: int, nodes: list[Level], k: int) -> int:
 def _churned(
     process: Process, x: Tensor, t: Level, noise: Noise, *, ratio: float, scale: float
 ) -> tuple[Level, Tensor]:
-    """x with noise added up to sigma-bar = `ratio`, and where the process is that noisy: lines 4 to 6."""
+    """Add noise to x up to sigma-bar = `ratio`; return that level and x.  Karras et al. 2022, Alg. 2, lines 4 to 6."""
     (there,) = levels(process, [time_of(process, ratio)])
     added = math.sqrt(max(ratio**2 - (t.sigma / t.alpha) ** 2, 0.0))
     return there, there.alpha * (x / t.alpha + added * scale * noise())
