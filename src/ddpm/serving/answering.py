@@ -155,10 +155,10 @@ class Answering:
 
     def _answer(self, request: SampleRequest | PictureRequest) -> dict[str, Any]:
         if isinstance(request, PictureRequest):
-            images, said = picture_request.draw(self.model, request), picture_request.described(request, self.model)
+            images, fields = picture_request.draw(self.model, request), picture_request.described(request, self.model)
         else:
-            images, said = sample_request.draw(self.model, request), sample_request.described(request, self.model)
-        return {"images": [_png(image) for image in images]} | said
+            images, fields = sample_request.draw(self.model, request), sample_request.described(request, self.model)
+        return {"images": [_png(image) for image in images]} | fields
 
 
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:

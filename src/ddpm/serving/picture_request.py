@@ -37,10 +37,10 @@ from ddpm.serving.fields import (
 from ddpm.serving.sample_request import BATCH
 
 MAX_BYTES = 2**23
-"""Of a picture's file."""
+"""Largest size of a picture file."""
 MAX_PIXELS = 2**24
 DECODING_BYTES = 64
-"""Memory for a pixel of the model's size: more than any format takes (data/preparing/footprint.py)."""
+"""Memory per pixel of the model's size; no format needs more (data/preparing/footprint.py)."""
 TILE_BYTES = 2**22
 """Memory for tiles, which may be larger than their picture."""
 ITERATIONS = 6
