@@ -12,7 +12,8 @@ from small_recipe import recipe
 
 from ddpm import model_file
 from ddpm.errors import UserError
-from ddpm.generation.recipe import Sampling, load_model, read_sampling, recipe_of
+from ddpm.generation.image_set import Sampling, read_sampling
+from ddpm.generation.recipe import load_model, recipe_of
 from ddpm.settings import as_dict
 
 

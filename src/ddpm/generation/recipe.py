@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from ddpm import model_file
 from ddpm.compute.settings import Precision
 from ddpm.diffusion.settings import MAX_T
 from ddpm.errors import UserError
-from ddpm.files import write_json
 from ddpm.model_file import WRONG, Model
 from ddpm.sampling.settings import Ddim, Ddpm, Drawing, Heun, Karras, Langevin, Sample, Unipc
-from ddpm.settings import as_dict, section, sentence_of
+from ddpm.settings import section, sentence_of
 
 
 @section
@@ -113,35 +112,3 @@ def _require_recipe_fits(model: Model) -> None:
     guide = None if model.guide is None else model.guide.sha256
     if recipe.guide != guide:
         raise ValueError(f"recipe.guide is {recipe.guide!r}, but the guide in the file is {guide!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The settings of a set of images: with the same model and labels they give the same images."""
-
-    n: int
-    seed: int
-    recipe: Recipe
-
-    def write(self, path: Path) -> None:
-        write_json(path, {"n": self.n, "seed": self.seed, "recipe": as_dict(self.recipe)})
-
-
-def read_sampling(folder: Path, *, n: int) -> Sampling:
-    """Read the settings of the n images in a folder from its sample.json.
-
-    Raise UserError if the file is missing, incomplete, or describes another number of images.
-    """
-    path = folder / "sample.json"
-    try:
-        values = json.loads(path.read_text())
-        sampling = Sampling(n=values["n"], seed=values["seed"], recipe=recipe_from(values["recipe"]))
-    except FileNotFoundError:
-        raise UserError(f"{path} was not found; make it and the images with `dvc repro sample`") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not describe how the images were sampled ({error}); run `dvc repro -f sample`"
-        ) from None
-    if sampling.n != n:
-        raise UserError(f"{path} describes {sampling.n} images, but {folder} has {n}; run `dvc repro -f sample`")
-    return sampling

@@ -13,7 +13,7 @@ def main(stage: Stage) -> None:
 
     from ddpm import model_file
     from ddpm.files import write_json
-    from ddpm.generation.recipe import read_sampling
+    from ddpm.generation.image_set import read_sampling
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.neighbours_picture import draw_neighbours
     from ddpm.tracking.run_json import attach
