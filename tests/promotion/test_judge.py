@@ -1,4 +1,4 @@
-"""Who becomes champion, decided without a server: the rules of judge, commands and succession."""
+"""Decisions about champions without a server: the rules of judge, commands and succession."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Exact denoisers, of a Gaussian and of a finite set, for tests of whatever takes a denoiser."""
+"""Exact denoisers, of a Gaussian and of a finite set, for tests of everything that takes a denoiser."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,13 +38,13 @@ def finite_set_denoiser(process: Any, data: Tensor) -> samplers.Denoise:
 
 
 def normal(shape: tuple[int, ...], seed: int = 0) -> Callable[[], Tensor]:
-    """A source of seeded standard normal noise."""
+    """Return a source of seeded standard normal noise."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(shape, generator=generator)
 
 
 def last(steps: Iterable[samplers.Step]) -> Tensor:
-    """The sample that a sampler arrives at."""
+    """Return the sample at the end of a sampler."""
     *_, step = steps
     assert step.t == 0
     return step.x_t

@@ -1,4 +1,4 @@
-"""The same network and the same noise through diffusers, the second implementation: the same images come out."""
+"""With the same network and the same noise, diffusers gives the same images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ COMMON: dict[str, Any] = {
 
 
 def network() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(x_0, fraction) from an untrained network in (-1, 1): smooth, and with no symmetry to hide behind."""
+    """(x_0, fraction) from an untrained network in (-1, 1): smooth, and without symmetry that could hide an error."""
     generator = torch.Generator().manual_seed(3)
     first, second = (torch.randn(size, generator=generator) / 3 for size in ((8, 1, 3, 3), (2, 8, 3, 3)))
 
@@ -46,7 +46,7 @@ def stream() -> Callable[[], Tensor]:
 
 
 def theirs(scheduler: Any, steps: int, learned: bool = False, skip: int = 0, **told: Any) -> Tensor:
-    """Their loop, but for the last `skip`; their time is ours minus 1, and their generator draws what `stream` does."""
+    """Run their loop without the last `skip` steps; their time is ours minus 1, and they draw as `stream` does."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SHAPE, generator=generator)
     scheduler.set_timesteps(steps)
@@ -135,7 +135,7 @@ def test_unipc(order: int, steps: int) -> None:
 
 
 def test_heun() -> None:
-    """Theirs lives in x / alpha; it hands out the time of each of its two evaluations."""
+    """Theirs works in x / alpha and returns the time of each of its two evaluations."""
     scheduler = diffusers.HeunDiscreteScheduler(**COMMON)
     grid = uniform_grid(1000, 20)
     scheduler.set_timesteps(timesteps=[t - 1 for t in grid[:-1]])

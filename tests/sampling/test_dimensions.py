@@ -1,4 +1,4 @@
-"""The mathematics does not know how many dimensions a sample has: the same numbers come out, however they are laid."""
+"""The mathematics does not depend on the number of dimensions of a sample: any shape gives the same numbers."""
 
 import math
 from collections.abc import Callable
@@ -16,15 +16,22 @@ from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.diffusion.settings import Objective, Target, Weight
 from ddpm.sampling import editing, guidance, restoration
-from ddpm.sampling.catalogue import SAMPLERS
+from ddpm.sampling.catalogue import SAMPLERS, function
 from ddpm.sampling.grids import log_snr, uniform_grid
 from ddpm.sampling.likelihood import ode_bound, variational_bound
-from ddpm.sampling.settings import Settings
 
 Shape = tuple[int, ...]
 PICTURES: Shape = (3, 2, 4, 6)
 OTHERS: list[Shape] = [(3, 2, 24), (3, 2, 2, 3, 4)]
 PROCESSES: dict[str, Process] = {"cosine": make_schedule("cosine", 100), "exploding": VarianceExploding(0.01, 30.0)}
+OPTIONS: dict[str, dict[str, object]] = {
+    "ddpm": {"variance": "small"},
+    "ddim": {"eta": 0.5},
+    "heun": {"churn": 0.0, "churn_range": (0.0, None), "churn_noise": 1.0},
+    "unipc": {"order": 2},
+    "langevin": {"steps": 10, "snr": 0.35},
+    "predictor_corrector": {"steps": 10, "snr": 0.35},
+}
 COSINE = PROCESSES["cosine"]
 T = torch.tensor([1, 40, 100])
 
@@ -39,7 +46,7 @@ def noise(shape: Shape, seed: int = 0) -> Callable[[], Tensor]:
 
 
 def mixing_estimate(x_t: Tensor, t: Tensor) -> Estimate:
-    """Of each value the Gaussian's estimate and a fraction of its own, so that values in a wrong place are seen."""
+    """Return the Gaussian's estimate and a separate fraction for each value, so that misplaced values are noticed."""
     return Estimate(gaussian_denoiser(COSINE)(x_t, t).x_0, torch.linspace(0, 1, x_t[0].numel()).view(x_t.shape[1:]))
 
 
@@ -144,16 +151,14 @@ def test_signals_and_volumes_give_the_numbers_that_pictures_give(name: str, shap
 def test_every_sampler_draws_signals_pictures_and_volumes_of_the_gaussian_that_its_denoiser_knows(
     name: str, process: Process
 ) -> None:
-    settings, n = Settings(langevin_steps=10, langevin_snr=0.35), 600
+    n, row = 600, SAMPLERS[name]
+    options = {**row.fixed, **OPTIONS.get(name, {})}
     grid = log_snr(process, 40)
     samples = []
     for per_sample in ((2, 12), (2, 3, 4), (2, 3, 2, 2)):
         draw = noise((n, *per_sample))
-        run = SAMPLERS[name].run
         x_T = process.prior_std * draw()
-        samples.append(
-            last(run(gaussian_denoiser(process), process, x_T, grid, draw, **SAMPLERS[name].told(settings, 0.5)))
-        )
+        samples.append(last(function(row.function)(gaussian_denoiser(process), process, x_T, grid, draw, **options)))
         assert samples[-1].shape == (n, *per_sample)
     assert all(torch.equal(x.flatten(), samples[0].flatten()) for x in samples)
     # Four standard errors, and what few steps are off by.

@@ -1,4 +1,4 @@
-"""Editing: what stays of an image, and the way into noise and back."""
+"""Editing: the part of an image that stays, and the inversion to noise and back."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_an_edited_gaussian_keeps_of_the_image_what_the_noise_leaves(strength: f
 
 
 def test_inversion_of_a_gaussian_meets_the_closed_form_of_the_probability_flow() -> None:
-    """The flow keeps the place within the distribution: (x_t - alpha_t m) / std_t is the same at every t."""
+    """The flow keeps the standardised value: (x_t - alpha_t m) / std_t is the same at every t."""
     x_0 = torch.linspace(-1, 1, 9).view(-1, 1, 1, 1)
     t = 700.0
     x_t = editing.ddim_inversion(gaussian(), PROCESS, x_0, uniform_grid(t, 400), iterations=4)

@@ -1,4 +1,4 @@
-"""Grids: where they stop, and that the optimised one is the best of its kind."""
+"""Grids: their times, and that the optimised one has the least error."""
 
 import math
 from itertools import pairwise
@@ -68,7 +68,7 @@ def test_quadratic_is_even_in_the_root_of_t() -> None:
 
 
 def test_no_grid_near_the_optimised_one_errs_less_on_gaussian_data() -> None:
-    """By the end of the DDIM path of N(0, c^2) data from sigma 80."""
+    """The error is that at the end of the DDIM path of N(0, c^2) data from sigma 80."""
     process, c = VarianceExploding(0.002, 80.0), grids.SIGMA_DATA
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:

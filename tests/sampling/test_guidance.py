@@ -1,4 +1,4 @@
-"""What surrounds a denoiser, on denoisers whose every answer is known."""
+"""Guidance, clipping and thresholding of denoisers whose estimates are known."""
 
 import math
 
@@ -27,7 +27,7 @@ FRACTION = torch.full_like(X, 0.3)
 
 
 def by_label(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
-    """A pattern of the label's strength; without a label, nothing."""
+    """A pattern of the label's strength; without a label, zero."""
     return Estimate(torch.zeros_like(x_t) if labels is None else per_sample(labels, x_t) * PATTERN, FRACTION)
 
 
@@ -83,7 +83,7 @@ def test_an_interval_without_an_end_holds_where_nothing_of_the_image_is_left() -
 
 
 def test_rescaling_takes_the_added_contrast_back() -> None:
-    """Lin et al. 2023, Eq. 15 and 16, on every image by itself."""
+    """Lin et al. 2023, Eq. 15 and 16, for each image separately."""
     conditional = by_label(X, T, LABELS).x_0
     for share in (0.0, 0.7, 1.0):
         x_0 = classifier_free(by_label, scale=3.0, rescale=share)(X, T, LABELS).x_0
@@ -94,7 +94,7 @@ def test_rescaling_takes_the_added_contrast_back() -> None:
 
 @pytest.mark.parametrize("strength", [0.5, 4.0])
 def test_dynamic_thresholding_keeps_the_range_and_the_small_values(strength: float) -> None:
-    """Saharia et al. 2022: nothing within the range is touched; beyond it, the image is scaled, not only clipped."""
+    """Saharia et al. 2022: images within the range are unchanged; others are scaled, not only clipped."""
     made = strength * PATTERN.expand(2, -1, -1, -1)
     x_0 = thresholded(lambda x_t, t, labels: Estimate(made), quantile=0.75)(X, T, None).x_0
     if strength <= 1:

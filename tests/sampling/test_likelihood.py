@@ -1,4 +1,4 @@
-"""Likelihoods of data whose density is known: the bound and the ODE come by two ways and both meet it."""
+"""Likelihoods of data whose density is known: the bound and the ODE are two ways to it, and both agree with it."""
 
 import math
 from collections.abc import Callable
@@ -125,7 +125,7 @@ def test_the_ode_meets_the_closed_form_in_every_process(name: str, hutchinson: b
 
 
 def test_hutchinsons_estimate_is_right_on_average_where_pixels_depend_on_each_other() -> None:
-    """A denoiser with a full Jacobian: single estimates scatter, their mean is the exact trace's answer."""
+    """A denoiser with a full Jacobian: single estimates scatter, and their mean is that of the exact trace."""
     process = make_continuous_schedule("cosine", 1.0)
     mixing = 0.3 * torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
 
@@ -148,7 +148,7 @@ def signs_like(x: Tensor, seed: int) -> Callable[[], Tensor]:
 
 
 def test_bound_and_ode_and_truth_agree_in_bits() -> None:
-    """Of images of 256 levels near a normal distribution, whose masses are known."""
+    """For images of 256 levels near a normal distribution, whose masses are known."""
     process, x_0 = make_schedule("cosine", 200), levels(300, (1, 4, 4))
     bound = variational_bound(exact(process), process, x_0, list(range(200, -1, -1)), normal(x_0.shape, 6)).total
     *grid, _ = log_snr(process, 60)

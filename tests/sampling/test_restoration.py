@@ -243,7 +243,7 @@ def whole_levels(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def off_range(operator: restoration.Operator, shape: tuple[int, ...], y: Tensor) -> Tensor:
-    """What a consistent denoiser answers: an image in the range, moved to the measurement and so partly out of it."""
+    """A consistent denoiser's estimate: an image in the range, moved to the measurement and so partly out of range."""
     x = normal(shape, 9)().clamp(-1, 1)
     return x + operator.undo(y - operator.measure(x))
 
@@ -292,7 +292,7 @@ def test_a_settled_blur_misses_the_picture_by_no_more_than_the_image_it_was_made
     x = off_range(operator, truth.shape, y)
 
     def missed(image: Tensor) -> Tensor:
-        """Grey levels, root mean square per image, of what the blur leaves to be seen."""
+        """Root mean square per image, in grey levels, of the part that the blur keeps."""
         return 127.5 * (operator.measure(image) - operator.measure(operator.undo(y))).flatten(1).square().mean(1).sqrt()
 
     settled = operator.settle(x, y)

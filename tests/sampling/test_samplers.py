@@ -1,4 +1,4 @@
-"""Samplers given an exact denoiser reach the distribution that it belongs to."""
+"""Samplers with an exact denoiser reach its distribution."""
 
 import math
 from itertools import pairwise

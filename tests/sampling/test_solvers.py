@@ -117,7 +117,7 @@ def test_the_exact_denoiser_of_a_gaussian_leads_to_its_mean_and_variance(name: s
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_corrector_keeps_to_a_mixture_of_gaussians_in_two_dimensions(steps: int, process: Process) -> None:
-    """Where the score of an image may be next to zero, so that its norm is no measure of a step's length."""
+    """The score of an image may be close to zero there, so its norm cannot set the length of a step."""
     means, spread, n = torch.tensor([[-0.8, -0.8], [0.8, -0.2], [-0.1, 0.9]]), 0.1, 3000
 
     def denoise(x_t: Tensor, t: Tensor) -> Estimate:
@@ -164,7 +164,7 @@ def test_churn_of_zero_draws_no_noise_and_churn_draws_it_in_its_range_only() -> 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_process_that_ends_in_pure_noise_can_be_sampled(name: str) -> None:
-    """At zero terminal SNR lambda is minus infinity, and x_T / alpha_T is none."""
+    """At zero terminal SNR lambda is minus infinity, and x_T / alpha_T is not defined."""
     process = make_schedule("cosine", 1000, zero_terminal=True)
     assert process.alpha(torch.tensor([1000])) == 0
     noise = normal((200, 1, 6, 6))

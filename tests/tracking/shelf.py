@@ -39,7 +39,7 @@ def record(fid: float, **changes: Any) -> dict[str, Any]:
 
 
 class Shelf:
-    """Logged models to register, tiny and untrained, told apart by a number."""
+    """Logged models to register, tiny and untrained, distinguished by a number."""
 
     def __init__(self, project: Path, tiny_model: Callable[..., str]) -> None:
         self.project, self.tiny_model = project, tiny_model
@@ -92,7 +92,7 @@ class Shelf:
 
 
 def moved_by_hand(shelf: Shelf, to: str | None) -> None:
-    """As MLflow's page does it."""
+    """Move the alias as MLflow's page does."""
     if to is None:
         shelf.client.delete_registered_model_alias("ddpm", "champion")
     else:

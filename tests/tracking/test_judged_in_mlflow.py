@@ -1,4 +1,4 @@
-"""What a decision about a candidate leaves in MLflow."""
+"""The tags and aliases that a decision about a candidate writes to MLflow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_judging_twice_decides_the_same(shelf: Shelf) -> None:
     assert (first.verdict, first.reasons) == (again.verdict, again.reasons)
 
 
-def test_a_champion_of_another_protocol_is_measured_again_once_and_keeps_its_old_figures(shelf: Shelf) -> None:
+def test_a_champion_of_another_protocol_is_measured_again_once_and_keeps_its_old_metrics(shelf: Shelf) -> None:
     shelf.judged(0, 10.0)
     newer = PROTOCOL | {"n": 200}
     candidate = shelf.register(1, record(8.0, protocol=newer))
@@ -96,7 +96,7 @@ def test_a_champion_whose_file_is_lost_is_left_to_a_person(shelf: Shelf) -> None
     assert "could not be measured by the same protocol (version 1 of ddpm has 0 model files" in outcome.reasons[0]
 
 
-def test_a_summary_says_version_decision_figures_and_every_reason(shelf: Shelf) -> None:
+def test_a_summary_says_version_decision_metrics_and_every_reason(shelf: Shelf) -> None:
     shelf.judged(0, 10.0)
     said = summary(shelf.judged(1, 8.0), metric="fid").splitlines()
     assert said[0] == "ddpm version 2 is the champion now (champion before: version 1)"

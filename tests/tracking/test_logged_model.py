@@ -1,4 +1,4 @@
-"""The logged model of a run: one for each file, with its metrics, wherever logging was interrupted."""
+"""The logged model of a run: one for each file, with its metrics, after any interruption of logging."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from ddpm.tracking.run_json import attach
 from ddpm.tracking.run_tracker import MlflowTracker
 
 
-def test_a_later_stage_adds_to_the_run_and_logs_its_model_with_figures_and_leaves_the_status(
+def test_a_later_stage_adds_to_the_run_and_logs_its_model_with_metrics_and_leaves_the_status(
     project: Path, tiny_model: Callable[..., str]
 ) -> None:
     tracker = start()
@@ -47,7 +47,7 @@ class CutOffError(Exception):
 
 
 class CutOffAfter:
-    """A client whose n-th call reaches the store, and never comes back."""
+    """A client whose n-th call reaches the store and never returns."""
 
     def __init__(self, client: Any, n: int) -> None:
         self.client, self.left = client, n

@@ -1,4 +1,4 @@
-"""Entries arrive in order and once, whatever the receiver and the disk do, and nobody waits for them."""
+"""Entries arrive in order and once, for any failure of receiver or disk, and `put` never waits."""
 
 import json
 import threading
@@ -74,7 +74,7 @@ def test_a_receiver_that_hangs_holds_nobody_up_and_gets_everything_when_it_is_fr
     assert "the receiver answers again" in capsys.readouterr().err
 
 
-def test_a_receiver_that_refuses_is_told_of_once_and_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_receiver_that_refuses_is_reported_once_and_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
     receiver = Receiver()
     receiver.open = False
     sending = sender(receiver)
@@ -98,7 +98,7 @@ def test_what_a_process_left_is_sent_by_the_next_before_what_is_new(tmp_path: Pa
     assert receiver.taken == [0, 1, 2, 3]
 
 
-def test_an_entry_that_the_machine_s_end_tore_is_told_and_the_others_are_sent(
+def test_a_damaged_entry_is_reported_and_the_others_are_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left = Outbox(tmp_path / "unsent")

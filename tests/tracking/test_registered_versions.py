@@ -1,4 +1,4 @@
-"""The versions of a registered model in MLflow: what they hold, and one change at a time."""
+"""The versions of a registered model in MLflow: their content, and one change at a time."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ def shelf(project: Path, tiny_model: Callable[..., str]) -> Shelf:
     return Shelf(project, tiny_model)
 
 
-def test_the_same_model_again_is_the_same_version_with_its_figures_brought_up_to_date(shelf: Shelf) -> None:
+def test_the_same_model_again_is_the_same_version_with_its_metrics_brought_up_to_date(shelf: Shelf) -> None:
     first = shelf.register(0, record(10.0), data_hash="d")
     again = shelf.register(0, record(9.0), data_hash="d")
     other = shelf.register(1, record(10.0))

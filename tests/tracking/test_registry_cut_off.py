@@ -30,7 +30,7 @@ FIDS = (16.0, 8.0, 4.0, 2.0)
 
 
 class Line:
-    """Lets the writes of MLflow's client through until it is cut."""
+    """Lets the writes of MLflow's client through until it is cut off."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         from mlflow import MlflowClient
@@ -42,7 +42,7 @@ class Line:
                 patch.setattr(MlflowClient, name, self._counted(getattr(MlflowClient, name)))
 
     def mend(self, *, cut_after: int | None = None) -> None:
-        """All goes through, or the first so many writes of those that come."""
+        """Let all writes through, or only the first `cut_after` of them."""
         self.writes, self.cut_after = 0, cut_after
 
     def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +140,7 @@ def there(
 
 
 def nothing(_: Registry) -> None:
-    """The three champions followed each other by commands alone."""
+    """The three champions were promoted by commands only."""
 
 
 def move_by_hand(registry: Registry) -> None:

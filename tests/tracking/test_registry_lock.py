@@ -1,4 +1,4 @@
-"""The lock of the registry: one for each store however it is spelled, and nothing that others can turn against us."""
+"""The lock of the registry: one per store for every spelling of its address, and safe against other users."""
 
 import fcntl
 import os

@@ -13,7 +13,7 @@ from ddpm.tracking import run_tracker
 from ddpm.tracking.run_tracker import MlflowTracker
 
 
-def test_every_figure_is_in_the_run_once_it_is_finished(project: Path) -> None:
+def test_every_metric_is_in_the_run_once_it_is_finished(project: Path) -> None:
     tracker = start()
     for k in range(2500):  # more than MLflow takes in one call
         tracker.log({"loss": k / 10}, images_seen=k * 128)
@@ -23,7 +23,7 @@ def test_every_figure_is_in_the_run_once_it_is_finished(project: Path) -> None:
     assert run_of(tracker).info.status == "FINISHED"
 
 
-def test_figures_arrive_while_the_training_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_arrive_while_the_training_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_tracker, "FLUSH_SECONDS", 0.05)
     tracker = start()
     tracker.log({"loss": 0.5}, images_seen=128)
@@ -40,7 +40,7 @@ def diverge(tracker: MlflowTracker) -> None:
     raise UserError("loss is not finite")
 
 
-def test_a_training_that_raises_leaves_a_failed_run_with_its_figures(project: Path) -> None:
+def test_a_training_that_raises_leaves_a_failed_run_with_its_metrics(project: Path) -> None:
     tracker = start()
     with pytest.raises(UserError), finishing(tracker):
         diverge(tracker)

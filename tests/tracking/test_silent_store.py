@@ -1,4 +1,4 @@
-"""A store that takes connections and answers nothing: nobody waits long for it, and it gets everything once."""
+"""A store that accepts connections and does not answer: waits are short, and later it gets everything once."""
 
 import signal
 import socket
@@ -21,7 +21,7 @@ from ddpm.tracking import store as store_module
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of something that answers nothing, for which a question waits one second."""
+    """The address of a server that never answers; calls wait one second for it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setattr(store_module, "ANSWER_SECONDS", 1.0)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -29,7 +29,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def store(mlflow_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server, of which little patience is asked."""
+    """The server, with short waits."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     monkeypatch.setattr(run_tracker, "FLUSH_SECONDS", 0.05)
@@ -42,7 +42,7 @@ def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:
 
 
 def pictures(client: MlflowClient, run_id: str) -> list[int]:
-    """The steps of those that are there in full size."""
+    """The steps of the pictures that are stored in full size."""
     paths = [file.path for file in client.list_artifacts(run_id, "images") if file.path.endswith(".png")]
     return sorted(int(path.split("+")[2]) for path in paths)
 
@@ -139,7 +139,7 @@ def test_a_training_killed_while_the_store_is_silent_loses_nothing_and_says_noth
     assert pictures(tracker.client, run_id) == [200]
 
 
-def test_a_store_that_is_gone_and_comes_back_gets_the_figures(
+def test_a_store_that_is_gone_and_comes_back_gets_the_metrics(
     store: Server, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

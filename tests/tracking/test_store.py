@@ -1,4 +1,4 @@
-"""Where the store is, and what a person hears if it does not answer."""
+"""The address of the store, and the message if it does not answer."""
 
 import os
 from collections.abc import Callable

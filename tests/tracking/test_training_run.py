@@ -1,4 +1,4 @@
-"""The run of a training, also of one that was killed."""
+"""The run of a training, also of a training that was killed."""
 
 import json
 import signal
