@@ -67,6 +67,12 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"network__groups": 7}, r"groups is 7, expected a divisor of width \(32\)"),
         ({"sample__images": "many"}, r"sample\.images is 'many'"),
         ({"sample__steps": 2000}, r"sample\.steps is 2000, expected at most schedule\.T \(1000\)"),
+        ({"sample__langevin__steps": 1001}, r"sample\.langevin\.steps is 1001, expected at most schedule\.T \(1000\)"),
+        ({"sample__predictor_corrector__steps": 1001}, r"sample\.predictor_corrector\.steps is 1001, expected at most"),
+        (
+            {"schedule__time": "continuous", "sample__steps": 10**7},
+            r"sample\.steps is 10000000, expected at most 1000000",
+        ),
         ({"sample__guidance": 2.0, "train__label_dropout": 0.0}, r"label_dropout is 0"),
         ({"sample__sampler": "euler"}, r"sample: sampler is 'euler', expected one of ddpm, ddim, heun"),
         ({"sample__time_grid": "even"}, r"sample: time_grid is 'even', expected one of uniform, quadratic"),

@@ -70,10 +70,7 @@ class Params:
             "train.time_sampling is log_normal, which needs a schedule whose time is sigma; set schedule.name to "
             "variance_exploding or time_sampling to uniform",
         )
-        require(
-            schedule.time == "continuous" or self.sample.steps <= schedule.T,
-            f"sample.steps is {self.sample.steps}, expected at most schedule.T ({self.schedule.T})",
-        )
+        self.sample.require_within(schedule, "sample")
         require(
             self.sample.guidance == 1 or self.sample.guide is not None or train.label_dropout > 0,
             f"sample.guidance is {self.sample.guidance}, but train.label_dropout is 0, so the model has no "

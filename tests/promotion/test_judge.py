@@ -130,6 +130,15 @@ def test_a_version_whose_file_is_lost_never_becomes_champion(registry: RegistryI
     assert registry.champion() == "2"
 
 
+def test_a_version_that_no_consumer_could_sample_from_never_becomes_champion(
+    registry: RegistryInMemory, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "model.safetensors", recipe={"steps": 51})  # more than the model has
+    with pytest.raises(UserError, match=r"cannot be champion: .* recipe\.steps is 51, expected at most"):
+        judged(registry, registry.register(record(1.0)))
+    assert registry.champion() is None
+
+
 def test_a_champion_that_changed_meanwhile_stops_the_decision(registry: RegistryInMemory) -> None:
     champions(registry, 10.0)
     registry.register(record(9.9))

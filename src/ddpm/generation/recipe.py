@@ -11,7 +11,6 @@ import torch
 
 from ddpm import model_file
 from ddpm.compute.settings import Precision
-from ddpm.diffusion.settings import MAX_T
 from ddpm.errors import UserError
 from ddpm.model_file import WRONG, Model
 from ddpm.sampling.settings import Ddim, Ddpm, Drawing, Heun, Karras, Langevin, Sample, Unipc
@@ -98,17 +97,10 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Model:
 
 def _require_recipe_fits(model: Model) -> None:
     """Raise one of WRONG unless the recipe fits this model and its guide is the one in the file."""
-    recipe, schedule = recipe_of(model), model.spec.schedule
+    recipe = recipe_of(model)
     if recipe is None:
         return
-    most = schedule.T if schedule.time == "discrete" else MAX_T
-    for key, steps in {
-        "steps": recipe.steps,
-        "langevin.steps": recipe.langevin.steps,
-        "predictor_corrector.steps": recipe.predictor_corrector.steps,
-    }.items():
-        if steps > most:
-            raise ValueError(f"recipe.{key} is {steps}, expected at most {most}")
+    recipe.require_within(model.spec.schedule, "recipe")
     guide = None if model.guide is None else model.guide.sha256
     if recipe.guide != guide:
         raise ValueError(f"recipe.guide is {recipe.guide!r}, but the guide in the file is {guide!r}")

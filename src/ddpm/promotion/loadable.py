@@ -9,11 +9,11 @@ from ddpm.promotion.registry import Registry, Version
 
 def require_loadable(registry: Registry, version: Version) -> None:
     """Raise UserError unless the version's file is there, is the one that was registered, and loads."""
-    from ddpm import model_file
+    from ddpm.generation.recipe import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         file = registry.download(version, Path(folder))
         try:
-            model_file.load(file)
+            load_model(file)
         except UserError as error:
             raise UserError(f"version {version.number} of {version.name} cannot be champion: {error}") from None

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Literal
 
+from ddpm.diffusion.settings import MAX_T, Schedule
 from ddpm.sampling.catalogue import GRIDS, SAMPLERS
 from ddpm.settings import require, require_at_least, require_named, require_positive, require_share, section
 
@@ -131,6 +132,18 @@ class Drawing:
             f"steps is {self.steps}, but langevin takes langevin.steps ({self.langevin.steps}) at every noise level "
             "and one at the end; set steps to more",
         )
+
+    def require_within(self, schedule: Schedule, section: str) -> None:
+        """Raise ValueError for more steps than the schedule has, also of a sampler that is not chosen; `section` is the
+        name of the section in the message."""
+        most = schedule.T if schedule.time == "discrete" else MAX_T
+        for key, steps in {
+            "steps": self.steps,
+            "langevin.steps": self.langevin.steps,
+            "predictor_corrector.steps": self.predictor_corrector.steps,
+        }.items():
+            named = f"schedule.T ({most})" if schedule.time == "discrete" else most
+            require(steps <= most, f"{section}.{key} is {steps}, expected at most {named}")
 
     def options(self, name: str) -> dict[str, Any]:
         """Return the keyword arguments of the sampler or grid of this name."""
