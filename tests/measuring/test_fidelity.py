@@ -70,7 +70,7 @@ def noisy(images: np.ndarray, std: float) -> np.ndarray:
 
 
 def test_real_images_against_themselves_have_no_distance(measure, digits) -> None:
-    figures = measure(digits[1].images).figures
+    figures = measure(digits[1].images).metrics
     assert 0 <= figures.fid < 1e-6
     assert abs(figures.kid) < 3 * figures.kid_std
     assert (figures.precision, figures.recall) == (1.0, 1.0)
@@ -79,10 +79,10 @@ def test_real_images_against_themselves_have_no_distance(measure, digits) -> Non
 def test_the_distance_grows_with_the_noise(measure, digits) -> None:
     records = [measure(noisy(digits[0].images, std)) for std in (0, 20, 40, 80, 160)]
     for name in ("fid", "kid"):
-        figures = [getattr(record.figures, name) for record in records]
+        figures = [getattr(record.metrics, name) for record in records]
         assert figures == sorted(figures), name
         assert figures[-1] > 10 * figures[1] > 0, name
-    precision = [record.figures.precision for record in records]
+    precision = [record.metrics.precision for record in records]
     assert precision[0] > 0.8
     assert precision[-1] < 0.2
 
@@ -92,12 +92,12 @@ def test_blur_and_contrast_are_seen(measure, digits) -> None:
     blurred = (images + np.roll(images, 1, axis=3)) / 2
     floor = measure(digits[0].images).floor.fid
     for changed in (blurred, images * 0.8):
-        assert measure(changed.astype(np.uint8)).figures.fid > 5 * floor
+        assert measure(changed.astype(np.uint8)).metrics.fid > 5 * floor
 
 
 def test_what_is_missing_lowers_recall_and_score_and_not_precision(measure, digits) -> None:
     train = digits[0]
-    whole, half = measure(train.images).figures, measure(train.images[train.labels < 5]).figures
+    whole, half = measure(train.images).metrics, measure(train.images[train.labels < 5]).metrics
     assert half.recall < whole.recall - 0.2
     assert half.precision > whole.precision - 0.1
     assert half.isc < 0.7 * whole.isc
@@ -108,7 +108,7 @@ def test_the_floor_is_that_of_as_many_real_training_images(measure, digits) -> N
     train = digits[0].images
     everything = measure(noisy(train, 40))
     assert everything.floor_n == 1437
-    assert everything.floor.fid == pytest.approx(measure(train).figures.fid, rel=1e-6)
+    assert everything.floor.fid == pytest.approx(measure(train).metrics.fid, rel=1e-6)
     few = measure(train[:300])
     assert few.floor_n == 300
     assert few.floor.fid > 0
@@ -208,7 +208,7 @@ def test_features_given_once_make_the_same_figures_as_torch_fidelitys_own_extrac
         save_cpu_ram=True,
         verbose=False,
     )
-    ours = measure(generated).figures
+    ours = measure(generated).metrics
     for name, theirs_name in {
         "fid": "frechet_inception_distance",
         "isc": "inception_score_mean",
@@ -225,7 +225,7 @@ def test_features_given_once_make_the_same_figures_as_torch_fidelitys_own_extrac
 def test_changed_reference_images_change_the_figures_and_the_hash(measure, digits) -> None:
     generated, test = digits[0].images, digits[1].images
     before, after = measure(generated), measure(generated, test=noisy(test, 40))
-    assert after.figures.fid > 1.5 * before.figures.fid
+    assert after.metrics.fid > 1.5 * before.metrics.fid
     assert after.protocol.reference_hash != before.protocol.reference_hash
     assert measure(generated, test=test.copy()) == before
 
@@ -240,18 +240,18 @@ def test_the_protocol_says_with_what_it_was_measured(measure, digits, trained: E
 
 def test_copies_of_training_images_are_a_share_of_one_and_new_real_images_are_not(measure, digits) -> None:
     train, test = (part.images for part in digits)
-    copied = measure(train).figures
+    copied = measure(train).metrics
     assert (copied.memorized_share, copied.memorized_share_features) == (1.0, 1.0)
     fresh = measure(test)
     assert (copied.memorized_share_shifted, copied.memorized_share_half) == (1.0, 1.0)
-    shifted = measure(np.roll(train, 1, axis=2)).figures
+    shifted = measure(np.roll(train, 1, axis=2)).metrics
     assert shifted.memorized_share < 0.05
     assert shifted.memorized_share_shifted == 1.0
     assert (
-        fresh.figures.memorized_share_shifted == fresh.floor.memorized_share_shifted == pytest.approx(0.01, abs=1 / 360)
+        fresh.metrics.memorized_share_shifted == fresh.floor.memorized_share_shifted == pytest.approx(0.01, abs=1 / 360)
     )
-    assert fresh.figures.memorized_share_half == fresh.floor.memorized_share_half == pytest.approx(0.01, abs=1 / 360)
-    assert fresh.figures.memorized_share == fresh.floor.memorized_share == pytest.approx(0.01, abs=1 / 360)
+    assert fresh.metrics.memorized_share_half == fresh.floor.memorized_share_half == pytest.approx(0.01, abs=1 / 360)
+    assert fresh.metrics.memorized_share == fresh.floor.memorized_share == pytest.approx(0.01, abs=1 / 360)
 
 
 def test_colour_images_without_labels_are_measured(digits) -> None:
@@ -272,8 +272,8 @@ def test_colour_images_without_labels_are_measured(digits) -> None:
         device=CPU,
         progress=False,
     )
-    assert record.figures.fid > record.floor.fid > 0
-    assert record.figures.isc is None  # rotations are not classes of images
+    assert record.metrics.fid > record.floor.fid > 0
+    assert record.metrics.isc is None  # rotations are not classes of images
     assert Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False))) == record
 
 

@@ -1,4 +1,4 @@
-"""A record of figures says how they were measured, survives JSON, and holds no NaN."""
+"""A record of metrics says how they were measured, survives JSON, and has no NaN."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ddpm.errors import UserError
-from ddpm.measuring.record import Figures, Protocol, Record, Spread
+from ddpm.measuring.record import Metrics, Protocol, Record, Spread
 
 PROTOCOL = Protocol(
     drawing={"by": "hand", "pens": [1, 2]},  # whoever drew them knows what it means
@@ -23,7 +23,7 @@ PROTOCOL = Protocol(
     neighbours=3,
     memorized_quantile=0.01,
 )
-FIGURES = Figures(
+METRICS = Metrics(
     fid=2.5,
     isc=8.0,
     isc_std=0.1,
@@ -37,9 +37,9 @@ FIGURES = Figures(
     memorized_share_half=0.04,
 )
 RECORD = Record(
-    figures=FIGURES,
+    metrics=METRICS,
     spread=Spread(fid=0.2, blocks=3, n=333, reason=None),
-    floor=replace(FIGURES, fid=0.5),
+    floor=replace(METRICS, fid=0.5),
     floor_n=1000,
     protocol=PROTOCOL,
 )
@@ -58,12 +58,12 @@ def test_figures_stand_at_the_top_beside_floor_and_protocol() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_becomes_null(value: float) -> None:
-    record = replace(RECORD, figures=replace(FIGURES, fid=value))
+    record = replace(RECORD, metrics=replace(METRICS, fid=value))
     assert json.loads(json.dumps(record.to_json(), allow_nan=False))["fid"] is None
 
 
 def test_a_tracker_gets_the_figures_that_there_are() -> None:
-    numbers = replace(RECORD, figures=replace(FIGURES, isc=None)).numbers()
+    numbers = replace(RECORD, metrics=replace(METRICS, isc=None)).numbers()
     assert numbers["fid"] == 2.5
     assert numbers["floor/fid"] == 0.5
     assert "isc" not in numbers

@@ -24,7 +24,7 @@ from ddpm.images import Images
 from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
-from ddpm.measuring.record import Figures, Protocol, Record, Spread
+from ddpm.measuring.record import Metrics, Protocol, Record, Spread
 from ddpm.measuring.settings import Evaluate
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
@@ -130,7 +130,7 @@ def measure_images(
         scores(images, reference, settings=settings, names_classes=extractor.names_classes) for images in (made, real)
     )
     record = Record(
-        figures=Figures(
+        metrics=Metrics(
             **made_scores,
             memorized_share=copies.pixels.share,
             memorized_share_features=copies.features.share,
@@ -138,7 +138,7 @@ def measure_images(
             memorized_share_half=copies.half.share,
         ),
         spread=_spread(made, reference, blocks=settings.blocks),
-        floor=Figures(
+        floor=Metrics(
             **real_scores,
             memorized_share=copies.pixels.held_out_share,
             memorized_share_features=copies.features.held_out_share,
