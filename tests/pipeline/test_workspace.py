@@ -190,6 +190,17 @@ def test_a_name_that_a_dead_owner_left_keeps_nobody_out_even_if_its_pid_lives_ag
         assert json.loads(LOCK.read_text())["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_never_taken_for_a_lock_nor_emptied(folder: Path, kind: str) -> None:
+    place, victim = folder / LOCK, folder / "victim"
+    victim.write_text("as it was")
+    place.parent.mkdir(exist_ok=True)
+    {"link": lambda: place.symlink_to(victim), "pipe": lambda: os.mkfifo(place), "folder": place.mkdir}[kind]()
+    with pytest.raises(UserError, match="cannot be opened as a lock"), claim("a test"):
+        pass
+    assert victim.read_text() == "as it was"
+
+
 def test_a_holder_that_does_not_say_who_it_is_keeps_others_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ddpm.pipeline.workspace.GRACE_SECONDS", -5)
     LOCK.parent.mkdir()

@@ -248,8 +248,14 @@ def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
     The lock ends when every process that has inherited the open file has closed it. Raises UserError on a disk without
     locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _opened(path)
+    except OSError as error:
+        raise UserError(
+            f"{path.absolute()} cannot be opened as a lock ({error.strerror}), so two pipelines could write at the "
+            "same time; remove what is there, or correct its permissions"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -265,6 +271,12 @@ def _lock(path: Path, holder: int, what: str) -> IO[str] | None:
     file.write(json.dumps(asdict(_Holder.of(holder, what))) + "\n")
     file.flush()
     return file
+
+
+def _opened(path: Path) -> IO[str]:
+    """Open a file that is about to be emptied: neither through a link, nor a pipe, for which `open` would wait."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "a")
 
 
 def _refusal(path: Path, holder: _Holder | None) -> str:
