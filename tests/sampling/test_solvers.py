@@ -174,6 +174,27 @@ def test_a_process_that_ends_in_pure_noise_can_be_sampled(name: str) -> None:
         assert abs(x.std() - STD) < 0.05
 
 
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"langevin"}))
+@pytest.mark.parametrize("time_grid", ["karras", "log_snr"])
+def test_a_short_chain_that_jumps_to_pure_noise_can_be_sampled(name: str, time_grid: str) -> None:
+    process, noise = make_schedule("cosine", 50, zero_terminal=True), normal((4, 1, 2, 2))
+    x = last(drawn(recipe(sampler=name, steps=10, time_grid=time_grid), gaussian_denoiser(process), process, noise))
+    assert bool(x.isfinite().all())
+
+
+def test_sampling_starts_at_the_noise_of_the_first_time_of_the_grid() -> None:
+    process, seen = VarianceExploding(0.002, 1000.0), []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Estimate:
+        seen.append((x_t.std().item(), process.sigma(t[:1]).item()))
+        return Estimate(torch.zeros_like(x_t))
+
+    last(drawn(recipe(steps=3, time_grid="log_snr"), denoise, process, normal((4, 1, 64, 64))))
+    std, sigma = seen[0]
+    assert sigma < 200  # below the largest noise of the process, 1000
+    assert std == pytest.approx(sigma, rel=0.05)
+
+
 def test_no_sampler_asks_the_denoiser_more_often_than_it_was_allowed() -> None:
     process, inner = PROCESSES["cosine"], {"steps": 2}
     for name in SAMPLERS:

@@ -92,7 +92,13 @@ def _noise_range(process: Process) -> tuple[float, float]:
 
 
 def _times(process: Process, levels: list[float]) -> list[float]:
-    return [time_of(process, level) for level in levels]
+    """Return the times of falling noise levels, each time once.
+
+    With pure noise at T and few steps, a discrete process has no levels between its last finite one and infinity, so
+    that several levels have the same time.
+    """
+    times = [time_of(process, level) for level in levels]
+    return [t for k, t in enumerate(times) if k == 0 or t < times[k - 1]]
 
 
 def _tensor(t: float) -> torch.Tensor:

@@ -52,6 +52,8 @@ def variational_bound(denoise: Denoise, process: Process, x_0: Tensor, grid: Seq
     """
     terms = []
     for t, s in pairs(grid, x_0):
+        if t.is_floating_point():  # real times in the precision of training
+            t, s = t.to(torch.float32), s.to(torch.float32) if s.is_floating_point() else s
         x_t = q_sample(process, x_0, t, noise())
         terms.append(bound_term(process, denoise(x_t, t), x_0=x_0, x_t=x_t, t=t, s=s))
     prior, steps = prior_term(process, x_0, grid[0]), torch.stack(terms, dim=1)
