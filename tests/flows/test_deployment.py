@@ -63,6 +63,7 @@ def test_a_failed_stage_gives_its_own_sentence_to_its_task_and_its_flow(prefect:
         assert next(task for task in tasks if task.name == "validate").run_count == 1, "not tried again"
 
 
+@pytest.mark.slow
 def test_a_run_is_started_from_the_command_line(prefect: Prefect) -> None:
     prefect.project.say("good")
     words = ("prefect", "--profile", "local", "deployment", "run", "retrain/nightly")

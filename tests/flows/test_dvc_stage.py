@@ -130,9 +130,13 @@ OTHERS = {"pid": os.getpid(), "cmd": "dvc repro train"}
     ("left", "fault"),
     [
         ("", "was left incomplete by a dvc that was interrupted"),
-        ('{"write": {"data', "was left incomplete by a dvc that was interrupted"),
+        pytest.param('{"write": {"data', "was left incomplete by a dvc that was interrupted", marks=pytest.mark.slow),
         (json.dumps({"write": {"reports/metrics.json": OTHERS}}), "names only stages whose dvc has ended"),
-        (json.dumps({"read": {"data/raw": [OTHERS]}}), "names only stages whose dvc has ended"),
+        pytest.param(
+            json.dumps({"read": {"data/raw": [OTHERS]}}),
+            "names only stages whose dvc has ended",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["empty", "torn", "writes", "reads"],
 )

@@ -218,6 +218,7 @@ def test_what_is_measured_is_what_everybody_draws_bit_for_bit(
     assert not torch.equal(other[of_class], measured)
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_same_weights_are_another_version_and_the_same_settings_the_same(
     pipeline: Pipeline,
 ) -> None:

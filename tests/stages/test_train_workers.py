@@ -72,6 +72,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(b[name], value) for name, value in a.items())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_bitwise_the_same_model(
     prepared: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:

@@ -234,6 +234,7 @@ def save_and_die(folder: Path, event: int) -> None:
     checkpoint.save(folder, state, fingerprint="f", extra={"at": 32})
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_file_operation_of_a_save_has_the_old_checkpoint_or_the_new(tmp_path: Path) -> None:
     found = []
     for event in range(1, 20):
