@@ -18,7 +18,7 @@ run: setup  ## run the whole pipeline with params.yaml, then print a report
 	@$(BIN)/ddpm report
 
 test: setup  ## run the quick tests
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
