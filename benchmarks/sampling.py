@@ -20,13 +20,11 @@ from pathlib import Path
 import torch
 from common import Images, command, load_images, machine, ratio, table, take_turns, write
 from contenders import EMA, Contender, Draw, Setting, same_weights
-from contenders.kept import NAMES, add_arguments, make_contender, train, trained_before
+from contenders.kept import NAMES, add_arguments, make_contender, params_for, train, trained_before
 from contenders.measured import AS_GOOD, Tried, better_weights, cheapest, final
-from contenders.ours import default_recipe
 from judge import Judge, train_judge
 from served import Answers, ask_for_images
 
-from ddpm import overlay
 from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
 from ddpm.generation.recipe import recipe_in
@@ -134,7 +132,7 @@ def answered(answers: Answers, threads: int) -> str:
 def main() -> None:
     args = parse()
     images = load_images(args.data, size=32 if args.data else 8)
-    params = overlay.load(args.params, args.recipe or default_recipe(images))
+    params = params_for(images, args.params, args.recipe)
     ours, *peers = (make_contender(name, params) for name in ["ours", *args.peers])
     folders = {contender.name: prepare(contender, images, args) for contender in [ours, *peers]}
 

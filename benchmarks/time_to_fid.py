@@ -16,12 +16,10 @@ import numpy as np
 import torch
 from common import Images, command, load_images, machine, table, write
 from contenders import EMA, RAW, Contender
-from contenders.kept import NAMES, Trained, add_arguments, make_contender, train, trained_before
+from contenders.kept import NAMES, Trained, add_arguments, make_contender, params_for, train, trained_before
 from contenders.measured import Measured, final, measure
-from contenders.ours import default_recipe
 from judge import DIM, Judge, train_judge
 
-from ddpm import overlay
 from ddpm.compute.hardware import choose_device
 from ddpm.generation.pictures import grid
 
@@ -111,7 +109,7 @@ def main() -> None:
     images = load_images(args.data, size=32 if args.data else 8)
     args.images = min(args.images, len(images.train))
     args.first = min(args.first, args.images)
-    params = overlay.load(args.params, args.recipe or default_recipe(images))
+    params = params_for(images, args.params, args.recipe)
     snapshots = tuple(60 * minutes for minutes in args.snapshots)
     contenders = [make_contender(name, params, snapshots=snapshots) for name in args.contenders]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ddpm import cli, overlay
+from ddpm import cli, overlay, recipe_file
 from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +50,8 @@ def test_a_recipe_of_the_project_changes_just_the_values_that_it_names(
     folder: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["configure", str(recipe)]) == 0
-    yaml = YAML(typ="safe")
-    before, wanted = leaves(yaml.load(BEFORE)), leaves(yaml.load(recipe))
-    assert leaves(yaml.load(Path("params.yaml"))) == before | wanted
+    before, wanted = leaves(YAML(typ="safe").load(BEFORE)), leaves(recipe_file.read(recipe).values)
+    assert leaves(YAML(typ="safe").load(Path("params.yaml"))) == before | wanted
     named = {keys for keys in wanted if wanted[keys] != before[keys]}
     said = capsys.readouterr().out
     assert all(f"  {'.'.join(keys)}: " in said for keys in named)

@@ -11,9 +11,11 @@ from contenders import Budget, Contender
 from contenders.huggingface import Diffusers
 from contenders.lucidrains import Lucidrains
 from contenders.ours import Ours
+from ddpm import overlay, recipe_file
 from ddpm.files import write_json
 from ddpm.params import Params
 
+ROOT = Path(__file__).parents[2]
 MODELS = Path(".state/benchmarks/time_to_fid")
 """Where they are kept unless somebody says otherwise."""
 NAMES = ("ours", "ours-unlabelled", "diffusers", "lucidrains")
@@ -28,11 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=2_000, help="generated, for each FID")
     parser.add_argument("--first", type=int, default=500, help="of these, to choose a peer's weights, raw or EMA, by")
     parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
-    parser.add_argument("--params", type=Path, default=Path(__file__).parents[2] / "params.yaml")
-    parser.add_argument(
-        "--recipe", type=Path, help="what differs from params; default: recipes/mnist.yaml for such images"
-    )
+    parser.add_argument("--params", type=Path, help="default: params.yaml with the values of the recipe that fits")
+    parser.add_argument("--recipe", type=Path, help="a file with values that differ from those of params")
     parser.add_argument("--output", type=Path)
+
+
+def params_for(images: Images, params: Path | None, recipe: Path | None) -> Params:
+    """Return the parameters of this project's training on these images.
+
+    Without `params`, params.yaml; without both, params.yaml with the recipe of recipes/ that fits the images.
+    """
+    if params is None and recipe is None:
+        _, channels, size, _ = images.train.shape
+        number = len(images.train) + len(images.test)
+        ranked = recipe_file.by_distance(ROOT / "recipes", channels=channels, size=size, images=number)
+        recipe = next((path for path, _, fits in ranked if fits), None)
+    return overlay.load(params or ROOT / "params.yaml", recipe)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""This project: `ddpm.training.session` with params.yaml and, for some data, the values of a recipe."""
+"""This project: `ddpm.training.session`."""
 
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -18,15 +18,8 @@ if TYPE_CHECKING:
     from ddpm.training.session import Training
     from ddpm.training.settings import Train
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "mnist.yaml"
 UNPLANNED = 10**12
 """Images of a training whose speed is not known yet: no learning rate decays before there is a plan."""
-
-
-def default_recipe(images: Images) -> Path | None:
-    """The recipe for MNIST for images of 28 to 32 pixels with one channel; None for others."""
-    _, channels, size, _ = images.train.shape
-    return RECIPE if channels == 1 and 28 <= size <= 32 else None
 
 
 def fitted(settings: "Train", images: int) -> "Train":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm import yaml_file
+from ddpm import recipe_file, yaml_file
 from ddpm.errors import UserError
 from ddpm.files import write_text
 from ddpm.params import Params, validate
@@ -27,10 +27,10 @@ class Change(NamedTuple):
 
 
 def load(params: Path, overlay: Path | None = None) -> Params:
-    """The parameters, with the overlay's values where one is given; no file changes.
+    """Return the parameters, with the overlay's values if one is given; no file changes.
 
-    Raises UserError as `yaml_file.read` does for both files, for a key that `params` does not have, and where the
-    result is not valid (`ddpm.params.load`).
+    Raises UserError as `yaml_file.read` does for `params`, as `recipe_file.read` does for the overlay, for a key that
+    `params` does not have, and if the result is not valid (`ddpm.params.load`).
     """
     if overlay is None:
         return load_params(params)
@@ -40,9 +40,9 @@ def load(params: Path, overlay: Path | None = None) -> Params:
 def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
     """Write the overlay's values into the file `params`, and return the result and what changed.
 
-    Everything else in the file stays as it is, byte by byte: comments, order, quotes. The file changes as a whole or
-    not at all. Raises UserError as `load` does, for a file that may not be written, and for a value that cannot be
-    replaced where it stands, such as an alias.
+    Every other byte of the file stays: comments, order, quotes. The file changes as a whole or not at all. Raises
+    UserError as `load` does, for a file that may not be written, and for a value that cannot be replaced where it
+    stands, such as an alias.
     """
     text = yaml_file.read_text(params)
     result, changes = _overlaid(yaml_file.parse(text, params), params, overlay)
@@ -52,6 +52,11 @@ def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
             text = replaced(text, change, params)
         write_text(params.resolve(), text)
     return result, changes
+
+
+def changes(params: Path, overlay: Path) -> list[Change]:
+    """Return what `write` would change; no file changes. Raises UserError as `load` does."""
+    return _overlaid(yaml_file.read(params), params, overlay)[1]
 
 
 def as_yaml(value: Any) -> str:
@@ -65,7 +70,7 @@ def as_yaml(value: Any) -> str:
 
 
 def _overlaid(values: dict[str, Any], params: Path, overlay: Path) -> tuple[Params, list[Change]]:
-    changes = list(changes_of(values, yaml_file.read(overlay), params, overlay))
+    changes = list(changes_of(values, recipe_file.read(overlay).values, params, overlay))
     return validate(_with(values, changes), source=f"{params} with {overlay}"), changes
 
 

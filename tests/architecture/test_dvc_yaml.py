@@ -23,6 +23,7 @@ NO_RESULT = {
     "unread_settings",
     "pipeline",
     "params",
+    "recipe_advice",
     "redaction",
     "serving",
     "settings",

@@ -22,8 +22,9 @@ FLOORS = (
     {"promotion"},
     {"serving"},
     {"tracking"},
-    {"params"},
+    {"params", "recipe_file"},
     {"overlay"},
+    {"recipe_advice"},
     {"stages", "cli"},
 )
 ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring"}

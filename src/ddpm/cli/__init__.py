@@ -261,10 +261,14 @@ def parser() -> argparse.ArgumentParser:
     export_unet.set_defaults(device="cpu")
 
     configure = command(
-        operate.configure, "write the values of a recipe into params.yaml", "ddpm configure recipes/mnist.yaml"
+        operate.configure, "write the values of a recipe into params.yaml", "ddpm configure recipes/grey-32.yaml"
     )
     configure.add_argument(
-        "recipe", type=Path, metavar="FILE", help="a YAML file with the values to change, such as those in recipes/"
+        "recipe",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="a YAML file with the values to change, such as those in recipes/; without one, these are listed",
     )
 
     command(operate.look, "check that the files at data.path can be read", "ddpm look")

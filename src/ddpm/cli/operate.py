@@ -73,15 +73,28 @@ def rollback(args: argparse.Namespace) -> None:
 
 
 def configure(args: argparse.Namespace) -> None:
-    """Write a recipe's values into params.yaml. Raises InUseError while the pipeline runs in this folder."""
-    from ddpm import overlay, unread_settings
+    """Write a recipe's values into params.yaml; without a recipe, list those in the project's folder.
+
+    Raises InUseError while the pipeline runs in this folder.
+    """
+    from ddpm import overlay, recipe_file, unread_settings
     from ddpm.pipeline.workspace import claim
 
+    if args.recipe is None:
+        _list_recipes()
+        return
     params = Path("params.yaml")
     if not params.exists():
         raise UserError(f"{params} was not found in {Path.cwd()}; run `ddpm configure` in the project's folder")
     with claim("ddpm configure"):
         result, changes = overlay.write(params, args.recipe)
+    header = recipe_file.read(args.recipe).header
+    if header is not None:
+        print(f"{args.recipe}: {header.purpose}")
+        _print_row("fits", header.conditions())
+        _print_row("measured", header.results())
+        if header.command is not None:
+            _print_row("by", header.command, wrap=False)
     if not changes:
         print(f"{params} already has every value of {args.recipe}; nothing was changed")
         return
@@ -91,6 +104,20 @@ def configure(args: argparse.Namespace) -> None:
     for sentence in unread_settings.warned(result):
         print(f"warning: {sentence}")
     print("next: `ddpm look` checks the images' folder, `make run` trains with these values")
+
+
+def _list_recipes() -> None:
+    from ddpm import recipe_file
+
+    recipes = recipe_file.with_headers()
+    if not recipes:
+        raise UserError(
+            f"{recipe_file.FOLDER} in {Path.cwd()} has no recipe; run `ddpm configure` in the project's folder, or "
+            "name the file of a recipe"
+        )
+    width = max(len(str(path)) for path, _ in recipes)
+    for path, header in recipes:
+        print(f"{path!s:{width}}  {header.purpose} ({header.results()})")
 
 
 def look(args: argparse.Namespace) -> None:

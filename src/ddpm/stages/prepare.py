@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ddpm import unread_settings
 from ddpm.data.preparing.prepare import prepare
+from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
 
 
@@ -25,6 +26,8 @@ def main(stage: Stage) -> None:
     )
     for sentence in unread_settings.warned_of_size(stage.params, facts.size):
         print(f"warning: {sentence}")
+    if recommended := advice(Path("params.yaml"), channels=facts.channels, size=facts.size, images=facts.kept):
+        print(recommended)
 
 
 if __name__ == "__main__":
