@@ -13,6 +13,7 @@ from ddpm.settings import require, section
 MAX_CHANNELS = 2**16
 MAX_SIZE = 4096
 """Largest height and width of an image in pixels."""
+MAX_AUGMENTATION = 256
 
 
 @section
@@ -33,11 +34,17 @@ class Spec:
     objective: Objective
     network: Network
     convention: Convention
+    augmentation: int = 0
+    """How many numbers describe the augmentation of a training image; the network takes them as an input. 0: none."""
 
     def __post_init__(self) -> None:
         for name, most in (("channels", MAX_CHANNELS), ("size", MAX_SIZE)):
             value = getattr(self, name)
             require(1 <= value <= most, f"{name} is {value}, expected 1 to {most}")
+        require(
+            0 <= self.augmentation <= MAX_AUGMENTATION,
+            f"augmentation is {self.augmentation}, expected 0 to {MAX_AUGMENTATION}",
+        )
         require(
             self.unconditional or len(self.classes) > 0,
             "unconditional is false, but a model without classes takes no label; expected true",
@@ -51,6 +58,7 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
         "out_channels": (2 if spec.objective.learned_variance else 1) * spec.channels,
         "size": spec.size,
         "classes": len(spec.classes),
+        "augmentation": spec.augmentation,
         "convention": spec.convention,
     }
 

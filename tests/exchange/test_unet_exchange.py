@@ -195,6 +195,7 @@ def test_a_network_of_this_project_gives_the_same_output_there(embedding: str, r
         embedding=embedding,
         resample=resample,
         groups=8,
+        augmentation=9 if classes else 0,  # which an exported network has not: it is the one for untouched images
     )
     network = awakened(UNet(**architecture))
     config, state = to_diffusers(architecture, network.state_dict())

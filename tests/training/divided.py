@@ -15,9 +15,10 @@ from ddpm.diffusion.schedules import make_schedule
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
 from ddpm.training import checkpoint
+from ddpm.training.augmentation import numbers_in
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
-from ddpm.training.settings import Train
+from ddpm.training.settings import Augment, Train
 from ddpm.training.sharding import Parallel
 from ddpm.training.times import make_times
 
@@ -32,6 +33,7 @@ SETTINGS = dataclasses.replace(
     ema_halflife_images=100,
     grad_clip=1e9,  # a wrong scale of the gradient would be hidden by clipping
     flip=True,
+    augment=Augment(probability=0.5, transforms=("flip", "scale", "rotate", "stretch", "shift")),
     time_sampling="importance",
     label_dropout=0.3,
 )
@@ -58,7 +60,7 @@ def begin(parallel: Parallel, settings: Train = SETTINGS) -> State:
     torch.manual_seed(0)
     network = UNet(
         channels=1, size=8, classes=3, out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,),
-        head_channels=8, dropout=0.0,
+        head_channels=8, dropout=0.0, augmentation=numbers_in(SETTINGS.augment),
     )  # fmt: skip
     return new_state(network, settings=settings, parallel=parallel)
 

@@ -45,7 +45,13 @@ class OfVector(ConditionedNetwork):
     def hide(self, vectors: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return vectors, where
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor | tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor | tuple[Tensor, Tensor] | None = None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
         told = self.nothing.expand(len(x), -1)
         if condition is not None:
             vectors, hidden = condition if isinstance(condition, tuple) else self.hide(condition, t < 0)

@@ -28,7 +28,7 @@ from ddpm.params import load as load_params
 from ddpm.tracker import NullTracker, Tracker
 from ddpm.training import session
 from ddpm.training.run import run_training
-from ddpm.training.settings import Train
+from ddpm.training.settings import Augment, Train
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
@@ -79,6 +79,7 @@ SETTINGS = Train(
     log_normal=(-1.2, 1.2),
     label_dropout=0.2,
     flip=True,
+    augment=Augment(probability=0.0, transforms=("rotate",)),
     shuffle_shards=16,
     ema_halflife_images=100,
     max_nonfinite_steps=10,

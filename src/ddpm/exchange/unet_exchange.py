@@ -79,12 +79,15 @@ def from_diffusers(
 def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Weights]:
     """Return config.json and the tensors of the weights' file for a `UNet` with these arguments and weights.
 
-    A network of K classes becomes one of K + 1, whose last means "no label".
+    A network of K classes becomes one of K + 1, whose last means "no label". The layer of the augmentation is left out,
+    because it adds nothing for images without one.
 
     Raises ExchangeError.
     """
     config, blocks, written = to_theirs(architecture), _blocks(architecture), {}
     for name, tensor in state.items():
+        if name == "augmentation.weight":
+            continue
         if name.split(".")[-2] in ("qkv", "proj"):
             tensor = tensor.reshape(_essential(tensor.shape))
         names = _their_names(name, blocks)

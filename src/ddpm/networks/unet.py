@@ -35,6 +35,8 @@ class UNet(ConditionedNetwork):
     `patch` x `patch` pixels become the channels of one position (Hoogeboom et al. 2023, Sec. 3.3).
     Labels are 0..classes-1. The last row of the embedding `label` is for samples without a label.
     `attention` lists the resolutions with self-attention, in positions, for images of `size` pixels.
+    `augmentation` is the length K of the vectors [N,K] that describe how training images were changed, or 0. A layer
+    without bias adds them to the embedding of t, so zeros and None are the same.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
     (`Downsample`, `Upsample`); `groups` is that of group normalisation, see `group_norm`.
     """
@@ -56,6 +58,7 @@ class UNet(ConditionedNetwork):
         groups: int | None = None,
         patch: int = 1,
         out_channels: int | None = None,
+        augmentation: int = 0,
         convention: Convention = CONVENTION,
     ) -> None:
         super().__init__()
@@ -122,11 +125,13 @@ class UNet(ConditionedNetwork):
 
         self.norm_out = norm(c)
         self.conv_out = zero(nn.Conv2d(c, (out_channels or channels) * patch**2, 3, padding=1))
+        # Made last, so that all other weights start as they do without it.
+        self.augmentation = zero(nn.Linear(augmentation, width, bias=False)) if augmentation else None
 
     def hide(self, labels: Tensor, where: Tensor) -> Tensor:
         return labels.masked_fill(where, self.classes)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
 
@@ -134,7 +139,11 @@ class UNet(ConditionedNetwork):
         first, silu, second = self.time
         assert isinstance(first, nn.Linear)
         assert isinstance(second, nn.Linear)
-        emb = linear(silu(linear(timestep_embedding(t, frequencies), first)), second)
+        emb = timestep_embedding(t, frequencies)
+        if augmentation is not None:
+            assert self.augmentation is not None
+            emb = emb + self.augmentation(augmentation)
+        emb = linear(silu(linear(emb, first)), second)
         if self.label is not None:
             no_label = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
             emb = emb + self.label(no_label if labels is None else labels)

@@ -72,7 +72,7 @@ def _settings(stage: Stage) -> dict[str, dict[str, Any]]:
 def _begin(stage: Stage, facts: "Facts") -> "Training":
     from ddpm.model_spec import Spec
     from ddpm.networks.settings import CONVENTION
-    from ddpm.training import checkpoint, session
+    from ddpm.training import augmentation, checkpoint, session
 
     split, device = stage.split("train"), stage.device
     spec = Spec(
@@ -84,6 +84,7 @@ def _begin(stage: Stage, facts: "Facts") -> "Training":
         objective=stage.params.objective,
         network=stage.params.network,
         convention=CONVENTION,
+        augmentation=augmentation.numbers_in(stage.params.train.augment),
     )
     return session.begin(
         spec,

@@ -19,6 +19,7 @@ from ddpm.images import to_model_range
 from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.ema import Ema
 from ddpm.seeding import seed_of
+from ddpm.training import augmentation
 from ddpm.training.batches import Batches
 from ddpm.training.muon import Muon
 from ddpm.training.settings import Train
@@ -91,7 +92,8 @@ def new_state(
     }
     if settings.optimizer == "adamw":
         return State(network, ema, AdamW(network.parameters(), **adam))
-    first_and_last = [network.get_submodule(name) for name in ("conv_in", "conv_out")]
+    inputs = ["conv_in", *(["augmentation"] if settings.augment.probability else [])]
+    first_and_last = [network.get_submodule(name) for name in (*inputs, "conv_out")]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return State(network, ema, Muon(network, first_and_last=first_and_last, dtype=dtype, **adam))
 
@@ -140,9 +142,12 @@ def train(
     parts = parts_of(batch, device_batch=device_batch)
     _lay_out(state, layout)
 
-    def example() -> tuple[Tensor, Tensor, object]:
+    described = augmentation.numbers_in(settings.augment)
+
+    def example() -> tuple[object, ...]:
         images, condition = batches.at(state.images_seen, slice(1))
-        return to_model_range(images), torch.zeros(1, device=device), condition
+        numbers = torch.zeros(1, described, device=device) if described else None
+        return to_model_range(images), torch.zeros(1, device=device), condition, numbers
 
     with autocast(device, precision):
         network = replicated(state.network.train(), example)
@@ -157,6 +162,7 @@ def train(
         torch.manual_seed(seed_of("step", settings.seed, before))
         t, weight = times.draw(batch, device)
         eps = torch.randn_like(torch.empty((batch, *batches.images.shape[1:]), device=device, memory_format=layout))
+        transformations = augmentation.draw(settings.augment, batch, seed=settings.seed, images_seen=before)
         if batches.conditions is not None:
             hidden = torch.rand(batch, device=device) < settings.label_dropout
 
@@ -164,15 +170,20 @@ def train(
         losses_of_parts = []
         for part in parts:
             images, condition = batches.at(before, part)
-            x_0 = to_model_range(images).to(memory_format=layout)
+            x_0, numbers = to_model_range(images), None
+            if transformations is not None:
+                x_0, numbers = transformations.apply(x_0, part)
+            x_0 = x_0.to(memory_format=layout)
             if condition is not None:
                 condition = state.network.hide(condition, hidden[part])
             if part.start > 0:  # parts must not have the same dropout mask, whichever process computes them
                 torch.manual_seed(seed_of("dropout", settings.seed, before, part.start))
 
-            def predict(x: Tensor, c_noise: Tensor, condition: object = condition) -> Tensor:
+            def predict(
+                x: Tensor, c_noise: Tensor, condition: object = condition, numbers: Tensor | None = numbers
+            ) -> Tensor:
                 with autocast(device, precision):
-                    return network(x, c_noise, condition)
+                    return network(x, c_noise, condition, numbers)
 
             with accumulating(network, last=part is parts[-1]):
                 losses = objectives.loss(objective, predict, process, x_0=x_0, t=t[part], eps=eps[part])

@@ -4,6 +4,34 @@ from typing import Literal
 
 from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
+Transform = Literal["mirror", "flip", "scale", "rotate", "stretch", "shift"]
+"""mirror: left to right; flip: upside down; scale: larger or smaller; rotate: by any angle; stretch: along an axis of
+any direction, and shrunk across it; shift: right or left, up or down."""
+
+
+@section
+class Augment:
+    """Non-leaky augmentation: the network gets the transformation of each training image as an input, so that generated
+    images have none. Useful for few images.  Karras et al. 2022, appendix F.2."""
+
+    probability: float
+    """Probability of each transformation, independent of the others; 0: no augmentation, and no input for it. Karras et
+    al. use 0.12 to 0.15."""
+    transforms: tuple[Transform, ...]
+    """Possible transformations of an image."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.probability < 1,
+            f"probability is {self.probability}, expected 0 or more and below 1, because with 1 no image is untouched",
+        )
+        transforms = list(self.transforms)
+        require(len(transforms) == len(set(transforms)), f"transforms is {transforms}, expected each one once")
+        require(
+            self.probability == 0 or len(transforms) > 0,
+            f"probability is {self.probability}, but transforms is empty; name some or set probability to 0",
+        )
+
 
 @section
 class Train:
@@ -32,7 +60,9 @@ class Train:
     label_dropout: float
     """Share of labels hidden from the network; guidance needs it above 0."""
     flip: bool
-    """Mirror half of the training images, left to right; wrong for writing."""
+    """Mirror half of the training images, left to right, and thus the generated ones, too; wrong for writing. It says
+    that a mirrored image could have been one of the data; `augment` says that it could not."""
+    augment: Augment
     ema_halflife_images: int
     max_nonfinite_steps: int
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
@@ -46,6 +76,11 @@ class Train:
         require_at_least(0, self, "warmup_images", "decay_images", "weight_decay", "max_nonfinite_steps", "seed")
         require_share(self, "label_dropout")
         require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")
+        require(
+            not (self.flip and self.augment.probability > 0 and "mirror" in self.augment.transforms),
+            "flip is true, so mirrored images are part of the data, but augment.transforms has mirror, which keeps "
+            "them out; set flip to false or remove mirror",
+        )
         require(0 <= self.beta2 < 1, f"beta2 is {self.beta2}, expected at least 0 and below 1")
         require(
             self.warmup_images + self.decay_images <= self.images,
