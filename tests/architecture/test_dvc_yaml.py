@@ -22,6 +22,7 @@ NO_RESULT = {
     "files",
     "unread_settings",
     "pipeline",
+    "planning",
     "params",
     "recipe_advice",
     "redaction",

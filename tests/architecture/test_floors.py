@@ -19,6 +19,7 @@ FLOORS = (
     {"model_file"},
     {"data", "generation", "training", "exchange"},
     {"measuring"},
+    {"planning"},
     {"promotion"},
     {"serving"},
     {"tracking"},

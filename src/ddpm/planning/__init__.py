@@ -1,0 +1,1 @@
+"""What a training costs, said before it begins: measured on a few real steps, or planned to a given time."""
