@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import Images
@@ -58,12 +58,19 @@ class Trained:
     data: str
 
 
-def make_contender(name: str, params: Params, *, snapshots: tuple[float, ...] = ()) -> Contender:
-    """The contender of this name; snapshots, in seconds, are this project's alone."""
+def make_contender(
+    name: str, params: Params, *, seed: int | None = None, snapshots: tuple[float, ...] = ()
+) -> Contender:
+    """The contender of this name; the seed of training and the snapshots, in seconds, are this project's alone.
+
+    `seed` None is that of `params`.
+    """
     if name == "diffusers":
         return Diffusers()
     if name == "lucidrains":
         return Lucidrains()
+    if seed is not None:
+        params = replace(params, train=replace(params.train, seed=seed))
     return Ours(params, labels=name == "ours", snapshots=snapshots)
 
 

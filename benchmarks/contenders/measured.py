@@ -22,6 +22,8 @@ class Measured:
     fid: float
     images: dict[str, Tensor]
     """The first images by each kind of weights: uint8 [first,C,H,W]."""
+    all: Tensor
+    """All images by the kept weights: uint8 [n,C,H,W]."""
 
 
 def better_weights(
@@ -40,7 +42,7 @@ def measure(contender: Contender, folder: Path, weights: list[str], judge: Judge
     images = drawn[best]
     if n > first:
         images = torch.cat([images, contender.drawer(folder, best)(n - first, 1, contender.default)])
-    return Measured(fids, best, judge.fid(images), drawn)
+    return Measured(fids, best, judge.fid(images), drawn, images)
 
 
 def final(weights: list[str]) -> list[str]:

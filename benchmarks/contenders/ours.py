@@ -53,7 +53,8 @@ class Ours:
 
     @property
     def name(self) -> str:
-        return "ours" if self.labels else "ours-unlabelled"
+        seed = self.params.train.seed
+        return ("ours" if self.labels else "ours-unlabelled") + (f"-seed-{seed}" if seed else "")
 
     @property
     def default(self) -> Setting:
