@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from mlflow_server import Server, end_group
+from waiting import wait_for
 
 # Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -174,14 +174,12 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and process.poll() is None:
+
+        def listens() -> bool:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        else:
-            pytest.fail("the MLflow server did not start")
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(listens, process=process)
         yield Server(f"http://127.0.0.1:{port}", process)
     finally:
         end_group(process)

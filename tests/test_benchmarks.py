@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import HANG_SECONDS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def run(name: str, *arguments: object) -> None:
     command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
 
 

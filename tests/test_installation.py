@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from waiting import HANG_SECONDS
 
 from ddpm.serving.served_folder import SERVED_PACKAGES
 
@@ -83,7 +84,7 @@ def consumer(hidden_from: Callable[[Iterable[str]], str]) -> Callable[..., subpr
 
     def run(command: str, **options: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-c", COMMAND, hidden, *command.split()]
-        return subprocess.run(words, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+        return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, **options)  # type: ignore[call-overload]
 
     return run
 
@@ -118,11 +119,11 @@ def test_a_consumer_serves_a_model_file(
         assert process.stdout is not None
         url = process.stdout.readline().rpartition(" on ")[2].strip()
         body = json.dumps({"inputs": [{"number": 1, "seed": 1, "steps": 2}]}).encode()
-        with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=60) as answer:
+        with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=HANG_SECONDS) as answer:
             assert len(json.load(answer)["predictions"][0]["images"]) == 1
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(HANG_SECONDS)
 
 
 @pytest.mark.parametrize(

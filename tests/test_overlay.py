@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from waiting import HANG_SECONDS
 
 from ddpm import cli, overlay, recipe_file
 from ddpm.params import load as load_params
@@ -212,5 +213,5 @@ def test_params_yaml_stays_as_it_is_while_a_pipeline_runs_on_it(
         assert "a retraining" in capsys.readouterr().err
         assert Path("params.yaml").read_bytes() == BEFORE
     finally:
-        holder.communicate("\n", timeout=30)
+        holder.communicate("\n", timeout=HANG_SECONDS)
     assert configure("train: {lr: 0.5}") == 0

@@ -40,7 +40,11 @@ def project(tmp_path: Path) -> Path:
 
 def setup(project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", "setup"], cwd=project, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        ["make", "setup"],
+        cwd=project,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
 
 

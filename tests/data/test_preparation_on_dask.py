@@ -6,14 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from waiting import HANG_SECONDS, wait_for
 
 from ddpm.data.preparing import executors
 from ddpm.data.preparing.prepare import prepare
@@ -61,14 +61,6 @@ def start(raw: Path, out: Path, *cluster: str) -> psutil.Popen:
     return psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition: Callable[[], bool], running: psutil.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited a minute"
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
-
-
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
 
@@ -78,7 +70,7 @@ def partitions(out: Path) -> int:
 
 
 def finish(running: psutil.Popen) -> None:
-    output, errors = running.communicate(timeout=120)
+    output, errors = running.communicate(timeout=HANG_SECONDS)
     assert running.returncode == 0, output + errors
 
 
@@ -86,7 +78,7 @@ def test_a_killed_worker_of_the_local_cluster_loses_nothing(
     raw: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = start(raw, tmp_path)
-    wait_for(lambda: partitions(tmp_path) >= 2, running)
+    wait_for(lambda: partitions(tmp_path) >= 2, process=running)
     workers_of(running)[0].kill()
     finish(running)
     assert contents(tmp_path / "prepared") == expected
@@ -97,12 +89,12 @@ def test_a_killed_preparation_leaves_no_workers_and_continues_where_it_stopped(
     raw: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     running = start(raw, tmp_path)
-    wait_for(lambda: partitions(tmp_path) >= 2, running)
+    wait_for(lambda: partitions(tmp_path) >= 2, process=running)
     workers = workers_of(running)
     assert len(workers) == 2
     running.send_signal(signal.SIGKILL)
     running.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=15)
+    _, alive = psutil.wait_procs(workers, timeout=HANG_SECONDS)
     assert alive == []
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").rglob("*.npy")}
     finish(start(raw, tmp_path))
@@ -140,7 +132,7 @@ def test_a_remote_cluster_prepares_the_same_and_loses_nothing_if_a_worker_dies(
     address, workers = cluster
     out = tmp_path / "out"
     running = start(raw, out, address)
-    wait_for(lambda: partitions(out) >= 2, running)
+    wait_for(lambda: partitions(out) >= 2, process=running)
     assert workers_of(running) == []
     workers[0].kill()
     finish(running)

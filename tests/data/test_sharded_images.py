@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.registry import _registry
+from waiting import HANG_SECONDS
 
 from ddpm.compute.settings import Runtime
 from ddpm.data.reading import shard_cache, sharded_images
@@ -147,7 +148,7 @@ def test_shards_are_fetched_in_the_background(
     monkeypatch.setattr(shard_cache, "download", download)
     images.prefetch([4, 1, 4])  # type: ignore[attr-defined]
     for _ in range(2):
-        assert arrived.acquire(timeout=20)
+        assert arrived.acquire(timeout=HANG_SECONDS)
     np.testing.assert_array_equal(images[20:25], IMAGES[20:25])
     np.testing.assert_array_equal(images[5:10], IMAGES[5:10])
     assert by == ["fetch shards"] * 2, "the reader has fetched nothing itself, and nothing came twice"
@@ -180,7 +181,7 @@ def test_processes_that_share_a_small_cache_read_the_right_rows(
     command = [sys.executable, "-c", READER, str(folder), str(tmp_path / "cache"), params, str(4 * SHARD_BYTES)]
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for reader in readers:
-        output, errors = reader.communicate(timeout=120)
+        output, errors = reader.communicate(timeout=HANG_SECONDS)
         assert reader.returncode == 0, errors
         assert output.split() == ["True"] * 60
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.npy")) <= 4 * SHARD_BYTES

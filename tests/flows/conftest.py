@@ -6,10 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import HANG_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "flows"))
@@ -41,7 +41,9 @@ def main():
         Path(".state/crashed").touch()
         raise RuntimeError("the device went away")
     print("training starts")
-    for _ in tqdm(range(600 if "long" in said else 50 if "slow" in said else 10), desc="training"):
+    while "held" in said and not Path("go").exists():
+        time.sleep(0.05)
+    for _ in tqdm(range(10**6 if "long" in said else 50 if "slow" in said else 10), desc="training"):
         time.sleep(0.1)
     if "broken" in said:
         raise UserError("data/raw/said.txt says broken, expected good; write good")
@@ -73,7 +75,7 @@ class Project:
     mark: str
 
     def say(self, words: str) -> None:
-        """New data: good, bad, broken, slow, long, crash-once."""
+        """New data: good, bad, broken, slow, long (without end), held (until there is a file `go`), crash-once."""
         (self.path / "data/raw/said.txt").write_text(f"{words} {uuid.uuid4()}")
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -104,7 +106,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=HANG_SECONDS,
         )
 
     def processes(self, *, word: str = "") -> list[psutil.Process]:
@@ -142,7 +144,7 @@ def new_project(path: Path) -> Iterator[Project]:
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=10)
+        psutil.wait_procs(left, timeout=HANG_SECONDS)
 
 
 @pytest.fixture
@@ -166,13 +168,13 @@ class Prefect:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
         project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
-        wait_for(lambda: answers(f"{self.address}/api/health"), seconds=60)
+        wait_for(lambda: answers(f"{self.address}/api/health"))
         project.start(
             *("prefect", "--profile", "local", "worker", "start", "--pool", "ddpm", "--type", "process"),
             log=logs / "worker.log",
             **self.environment,
         )
-        wait_for(lambda: "started!" in (logs / "worker.log").read_text(), seconds=60)
+        wait_for(lambda: "started!" in (logs / "worker.log").read_text())
         deployed = project.run("prefect", "--profile", "local", "--no-prompt", "deploy", "--all", **self.environment)
         assert deployed.returncode == 0, deployed.stdout
 
@@ -189,20 +191,20 @@ class Prefect:
 
     def end_of(self, flow_run: Any) -> Any:
         """Its final state."""
-        wait_for(lambda: self.state(flow_run).is_final(), seconds=60)
+        wait_for(lambda: self.state(flow_run).is_final())
         return self.state(flow_run)
 
     def state(self, flow_run: Any) -> Any:
         with self.client() as client:
             return client.read_flow_run(flow_run).state
 
-    def logs(self) -> list[tuple[float, str]]:
-        """When and what, of all runs."""
+    def logs(self) -> list[str]:
+        """Of all runs, the oldest first."""
         from prefect.client.schemas.sorting import LogSort
 
         with self.client() as client:
             read = client.read_logs(limit=200, sort=LogSort.TIMESTAMP_DESC)
-            return [(each.timestamp.timestamp(), each.message) for each in reversed(read)]
+            return [each.message for each in reversed(read)]
 
     def artifacts(self) -> dict[str, str]:
         """The newest of each key."""
@@ -221,13 +223,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         yield Prefect(project, folder)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.1)
-
-
 def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -236,5 +231,5 @@ def free_port() -> int:
 
 def answers(url: str) -> bool:
     with suppress(OSError):
-        return bool(urllib.request.urlopen(url, timeout=2).status == 200)
+        return bool(urllib.request.urlopen(url, timeout=HANG_SECONDS).status == 200)
     return False

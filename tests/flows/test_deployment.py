@@ -7,7 +7,8 @@ import urllib.request
 
 import psutil
 import pytest
-from conftest import Prefect, wait_for
+from conftest import Prefect
+from waiting import HANG_SECONDS, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,11 @@ def test_the_schedule_makes_runs(prefect: Prefect) -> None:
 
 
 def test_the_first_run_is_live_and_leaves_what_a_person_wants_to_see(prefect: Prefect) -> None:
-    prefect.project.say("crash-once")
-    state = prefect.end_of(prefect.trigger(retry_delay_seconds=0))
+    prefect.project.say("crash-once held")
+    run = prefect.trigger(retry_delay_seconds=0)
+    wait_for(lambda: any("training starts" in line for line in prefect.logs()))  # while the stage is held
+    (prefect.project.path / "go").touch()
+    state = prefect.end_of(run)
     assert (state.name, state.message) == ("Completed", "ran validate, train")
     with prefect.client() as client:
         runs = {task.name: task.run_count for task in client.read_task_runs()}
@@ -37,10 +41,7 @@ def test_the_first_run_is_live_and_leaves_what_a_person_wants_to_see(prefect: Pr
     assert re.search(r"\| \*\*FID\*\*.* \| 3\.25 \| .*\| 1\.5 \|", artifacts["metrics"])
     assert "](data:image/png;base64," in artifacts["samples"]
     assert "dvc metrics diff" in artifacts["links"]
-    wait_for(lambda: any("the model is trained" in line for _, line in prefect.logs()))
-    when = {line: at for at, line in prefect.logs()}
-    live = when["the model is trained"] - when["training starts"]
-    assert live > 0.5, "lines come while the stage runs, not when it has ended"
+    wait_for(lambda: any("the model is trained" in line for line in prefect.logs()))
 
 
 def test_without_new_data_nothing_is_done(prefect: Prefect) -> None:
@@ -83,7 +84,7 @@ def ask(prefect: Prefect, path: str, *, method: str = "GET", **headers: str) -> 
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
     try:
-        answer = urllib.request.urlopen(request, timeout=10)
+        answer = urllib.request.urlopen(request, timeout=HANG_SECONDS)
     except urllib.error.HTTPError as refused:
         answer = refused
     return answer.status, answer.read().decode(), {name.lower(): value for name, value in answer.headers.items()}
@@ -151,6 +152,6 @@ def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
     wait_for(prefect.project.stage_is_running)
     owner = json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["pid"]
     psutil.Process(owner).kill()
-    wait_for(lambda: not prefect.project.stage_is_running(), seconds=40)
-    wait_for(lambda: not prefect.project.processes(word="dvc"), seconds=40)
+    wait_for(lambda: not prefect.project.stage_is_running())
+    wait_for(lambda: not prefect.project.processes(word="dvc"))
     assert prefect.end_of(run).type.value == "CRASHED"

@@ -5,7 +5,8 @@ import signal
 import subprocess
 
 import pytest
-from conftest import Project, answers, free_port, wait_for
+from conftest import Project, answers, free_port
+from waiting import HANG_SECONDS, wait_for
 
 WAIT_SECONDS = 3.0
 
@@ -21,7 +22,7 @@ class Server:
     def start(self) -> None:
         log = self.project.path / "server.log"
         self.process = self.project.start("prefect", "server", "start", "--port", str(self.port), log=log)
-        wait_for(lambda: answers(f"{self.api}/health"), seconds=60)
+        wait_for(lambda: answers(f"{self.api}/health"))
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -55,7 +56,7 @@ def lose_the_server(project: Project, server: Server) -> subprocess.Popen[bytes]
     """A retraining whose server has been killed in the middle of `train`."""
     server.start()
     flow = project.start("python", "flows/retrain.py", log=project.path / "log", PREFECT_API_URL=server.api)
-    wait_for(project.stage_is_running, seconds=60)
+    wait_for(project.stage_is_running)
     server.kill()
     return flow
 
@@ -75,7 +76,7 @@ def test_a_flow_whose_server_has_gone_ends_as_its_stages_do_and_the_next_one_tel
     project.say(words)
     server = Server(project)
     flow = lose_the_server(project, server)
-    assert flow.wait(timeout=WAIT_SECONDS + 30) == status
+    assert flow.wait(timeout=HANG_SECONDS) == status
     said = (project.path / "log").read_text()
     error = "error: " if status else ""
     assert f"\n{error}{end[1]}; the Prefect server at {server.api} does not answer; the next flow that" in said
@@ -99,7 +100,7 @@ def test_a_server_that_comes_back_while_the_stages_run_knows_how_all_of_them_end
     server = Server(project)
     flow = lose_the_server(project, server)
     server.start()
-    assert flow.wait(timeout=120) == 0
+    assert flow.wait(timeout=HANG_SECONDS) == 0
     wait_for(lambda: server.ends_of("train") == [("COMPLETED", "train: done")])
     for name in ("retrain", "pipeline", "pipeline-0"):
         assert server.ends_of(name) == [("COMPLETED", "ran validate, train")]

@@ -9,7 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import Project, new_project, wait_for
+from conftest import Project, new_project
+from waiting import HANG_SECONDS, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +28,22 @@ def test_the_flow_runs_without_a_server_and_its_record_is_kept(used: Project) ->
     with sqlite3.connect(used.path / ".state/prefect.db") as database:
         tasks = dict(database.execute("select name, state_name from task_run"))
     assert tasks == {"validate": "Completed", "train": "Completed"}
-    wait_for(lambda: not used.processes(), seconds=30)
+    wait_for(lambda: not used.processes())
 
 
 def test_its_server_does_nothing_that_a_page_of_another_site_sends(used: Project) -> None:
     used.say("long")
     flow = used.start("python", "flows/pipeline.py", log=used.path / "log")
-    wait_for(used.stage_is_running, seconds=60)
+    wait_for(used.stage_is_running)
     address = re.search(r"Prefect: (http://127\.0\.0\.1:\d+) while", (used.path / "log").read_text())
     assert address is not None
     page = {"Origin": "http://another.example", "Content-Type": "text/plain"}
     planted = urllib.request.Request(f"{address[1]}/api/flows/", data=b'{"name": "planted"}', headers=page)
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(planted, timeout=10)
+        urllib.request.urlopen(planted, timeout=HANG_SECONDS)
     flow.send_signal(signal.SIGTERM)
-    flow.wait(timeout=60)
-    wait_for(lambda: not used.processes(), seconds=60)
+    flow.wait(timeout=HANG_SECONDS)
+    wait_for(lambda: not used.processes())
 
 
 @pytest.mark.parametrize(
@@ -53,13 +54,13 @@ def test_its_server_does_nothing_that_a_page_of_another_site_sends(used: Project
 def test_a_flow_that_is_ended_leaves_neither_a_stage_nor_a_server_behind(used: Project, how: signal.Signals) -> None:
     used.say("long")
     flow = used.start("python", "flows/retrain.py", log=used.path / "log")
-    wait_for(used.stage_is_running, seconds=60)
+    wait_for(used.stage_is_running)
     if how == signal.SIGINT:
         os.killpg(flow.pid, how)  # Ctrl-C reaches the whole group
     else:
         flow.send_signal(how)
-    assert flow.wait(timeout=60) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
-    wait_for(lambda: not used.processes(), seconds=60)
+    assert flow.wait(timeout=HANG_SECONDS) == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
+    wait_for(lambda: not used.processes())
 
 
 @pytest.mark.slow

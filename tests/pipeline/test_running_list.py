@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from ddpm import cli
 from ddpm.pipeline import running_list
@@ -39,10 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def running_dvc(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """One that runs a stage."""
     running_list.LIST.unlink()
-    (folder / "seconds").write_text("60")
+    (folder / "seconds").write_text("3600")
     dvc = subprocess.Popen([*DVC, "repro"], start_new_session=True)
-    while not (folder / "begun").exists():
-        assert dvc.poll() is None
+    wait_for((folder / "begun").exists, process=dvc)
     yield dvc
     os.killpg(dvc.pid, 9)
     dvc.wait()
@@ -91,13 +91,13 @@ def test_a_torn_list_is_left_alone_while_a_dvc_runs(
 
 def test_a_list_is_left_alone_while_somebody_owns_the_folder_or_dvc_holds_its_own_lock(folder: Path) -> None:
     program = (
-        "import time\nfrom ddpm.pipeline.workspace import claim\nwith claim('flow'): print(flush=True); time.sleep(60)"
+        "import time\nfrom ddpm.pipeline.workspace import claim\nwith claim('flow'): print(flush=True); time.sleep(999)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as owner:
         owner.stdout.readline()  # type: ignore[union-attr]
         assert mended() == []
         owner.kill()
-    holds = "import time, zc.lockfile\nlock = zc.lockfile.LockFile('.dvc/tmp/lock')\nprint(flush=True); time.sleep(60)"
+    holds = "import time, zc.lockfile\nlock = zc.lockfile.LockFile('.dvc/tmp/lock')\nprint(flush=True); time.sleep(999)"
     with subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()  # type: ignore[union-attr]
         assert mended() == []

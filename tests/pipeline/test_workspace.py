@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from ddpm.errors import UserError
 from ddpm.pipeline.workspace import LOCK, POLL_SECONDS, InUseError, claim
@@ -60,7 +61,7 @@ with claim("flow nightly"):
     Path("flow.pid").write_text(str(os.getpid()))
     if len(sys.argv) > 1:
         subprocess.run(sys.argv[1:], env=os.environ | launcher_environment())
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -115,13 +116,6 @@ def dvc_project(folder: Path) -> Path:
     )
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
     return folder
-
-
-def wait_for(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing happened in {seconds} s"
-        time.sleep(0.05)
 
 
 def pid_in(path: Path) -> int:
@@ -265,7 +259,7 @@ def test_killing_a_flow_ends_the_stage_though_its_dvc_lives(start: Start, dvc_pr
     flow = start("flow.py", sys.executable, "-m", "dvc", "repro", "one")
     stage = pid_in(dvc_project / "stage.pid")
     flow.kill()
-    wait_for(lambda: not is_running(stage), seconds=5)
+    wait_for(lambda: not is_running(stage))
 
 
 def test_a_stage_that_starts_after_its_flow_has_died_does_not_run(start: Start) -> None:
@@ -334,7 +328,7 @@ def test_a_persons_dvc_in_a_container_keeps_others_out_between_its_stages_and_on
             return True
         return False
 
-    wait_for(is_free, seconds=5)
+    wait_for(is_free)
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -17,6 +17,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 from test_answering import picture
+from waiting import HANG_SECONDS, wait_for
 
 from ddpm import model_file
 from ddpm.errors import UserError
@@ -56,7 +57,7 @@ class Served:
 
     def post(self, body: bytes | Any, *, kind: str = "application/json", path: str = "/invocations") -> tuple[int, Any]:
         """Status and what was said; anything but bytes is sent as JSON."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
         try:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             connection.request("POST", path, content, {"Content-Type": kind})
@@ -69,7 +70,7 @@ class Served:
 
     def post_status(self) -> int:
         """Of a small call."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
         try:
             connection.request(
                 "POST", "/invocations", b'{"inputs": [{"steps": 1}]}', {"Content-Type": "application/json"}
@@ -85,21 +86,20 @@ class Served:
 
     def begin_body(self, content: bytes, *, length: int) -> socket.socket:
         """A call whose body is said to have `length` bytes, of which these come at once."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=HANG_SECONDS)
         head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}"
         connection.sendall(f"{head}\r\n\r\n".encode() + content)
         return connection
 
-    def refusal_of_heavy(self) -> str | None:
-        """The sentence with which a heavy call is refused; None where it is taken (and given up)."""
-        with self.begin({"inputs": [HEAVY]}) as connection:
-            connection.settimeout(0.7)
-            try:
-                status, said = answer_on(connection)
-            except TimeoutError:
-                return None
-            assert status == 429
-            return said
+    def work(self) -> float:
+        """CPU seconds of the server since its start."""
+        return sum(psutil.Process(self.process.pid).cpu_times()[:2])
+
+    def is_idle(self) -> bool:
+        """Whether it does almost nothing for a second."""
+        before = self.work()
+        time.sleep(1)
+        return self.work() - before < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., s
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(HANG_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -189,7 +189,7 @@ def test_what_cannot_be_answered_is_one_short_sentence_without_paths(
 
 def test_a_body_of_200_megabytes_is_refused_before_it_is_sent_and_never_held(served: Served) -> None:
     before = psutil.Process(served.process.pid).memory_info().rss
-    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=HANG_SECONDS) as connection:
         head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: 200000000\r\n\r\n" + b'{"inputs": [')
         status, answer = answer_on(connection)
@@ -199,7 +199,7 @@ def test_a_body_of_200_megabytes_is_refused_before_it_is_sent_and_never_held(ser
     # A client that talks before it listens hears the same, as far as the server will listen; so does one that
     # does not say how much it will send.
     assert served.post(b" " * 40_000_000)[0] == 413
-    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=HANG_SECONDS)
     pieces = (b" " * 1_000_000 for _ in range(20))
     connection.request("POST", "/invocations", pieces, {"Content-Type": "application/json"}, encode_chunked=True)
     assert connection.getresponse().status == 413
@@ -218,31 +218,27 @@ def test_a_call_beyond_the_budget_is_answered_429_with_the_numbers(served: Serve
 
 def test_six_heavy_calls_leave_room_for_a_small_one_and_end_when_given_up(served: Served) -> None:
     calls = [served.begin({"inputs": [HEAVY]}) for _ in range(6)]
-    time.sleep(1)
-    answers: list[tuple[int, Any]] = []
-    small = threading.Thread(target=lambda: answers.append(served.post({"inputs": [{"number": 1, "steps": 5}]})))
-    small.start()
-    small.join(20)
-    assert [status for status, _ in answers] == [200]
-    refusal = served.refusal_of_heavy()
-    assert refusal is not None
-    assert "are free beside the" in refusal
-    for call in calls:
-        call.close()
-    deadline = time.monotonic() + 10
-    while served.refusal_of_heavy() is not None:
-        assert time.monotonic() < deadline, "work goes on for clients that have gone"
-    idle = psutil.Process(served.process.pid)
-    time.sleep(1.5)
-    before = sum(idle.cpu_times()[:2])
-    time.sleep(1)
-    assert sum(idle.cpu_times()[:2]) - before < 0.3
+    refused = 0
+    while refused < 5:  # one is at work, beside which half of what is free is too little for another
+        for call in select.select(calls, [], [], HANG_SECONDS)[0]:
+            status, said = answer_on(call)
+            assert (status, "are free beside the" in said) == (429, True)
+            calls.remove(call)
+            call.close()
+            refused += 1
+    [at_work] = calls
+    assert served.post({"inputs": [{"number": 1, "steps": 5}]})[0] == 200
+    assert select.select([at_work], [], [], 0)[0] == [], "the heavy call is still at work"
+    before = served.work()
+    at_work.close()
+    wait_for(served.is_idle)
+    assert served.work() - before < 3, "work goes on for a client that has gone"
 
 
 def test_a_body_that_does_not_arrive_holds_nobody_up(served: Served) -> None:
     slow = []
     for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", served.port), timeout=HANG_SECONDS)
         connection.sendall(
             b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         )
@@ -253,11 +249,8 @@ def test_a_body_that_does_not_arrive_holds_nobody_up(served: Served) -> None:
 
 
 def test_connections_that_say_nothing_do_not_keep_others_out(served: Served) -> None:
-    silent = [socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(70)]
-    deadline = time.monotonic() + 2 * IDLE_SECONDS + 10
-    while served.post_status() != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    silent = [socket.create_connection(("127.0.0.1", served.port), timeout=HANG_SECONDS) for _ in range(70)]
+    wait_for(lambda: served.post_status() == 200, every=0.3)
     for connection in silent:
         connection.close()
 
@@ -274,16 +267,14 @@ def test_bodies_together_take_no_more_than_four_do(served: Served) -> None:
     status, seconds = 200, 0.3
     while status != 429:  # what is posted before the four have arrived may be taken in the place of one of them
         seconds *= 2
-        assert seconds < 20
+        assert seconds < HANG_SECONDS
         waiting = [served.begin_body(b" " * (MAX_BODY - 1), length=MAX_BODY) for _ in range(4)]
         time.sleep(seconds)
         status, said = served.post(b" " * 100_000)
         for connection in waiting:
             connection.close()
     assert "4 are free beside others" in said["message"]
-    deadline = time.monotonic() + 10
-    while served.post_status() != 200:
-        assert time.monotonic() < deadline
+    wait_for(lambda: served.post_status() == 200)
 
 
 def test_a_body_of_very_many_values_is_refused_before_they_take_memory(served: Served) -> None:
@@ -295,7 +286,7 @@ def test_a_body_of_very_many_values_is_refused_before_they_take_memory(served: S
 
 @pytest.mark.slow
 def test_a_client_that_asks_again_and_again_keeps_its_connection(served: Served) -> None:
-    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=HANG_SECONDS)
     connection.connect()
     one = connection.sock
     end = time.monotonic() + 2 * IDLE_SECONDS + 1
@@ -308,7 +299,7 @@ def test_a_client_that_asks_again_and_again_keeps_its_connection(served: Served)
 
 
 def test_no_page_of_another_site_may_ask(served: Served) -> None:
-    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=HANG_SECONDS)
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     connection.request("OPTIONS", "/invocations", headers=headers)
     answer = connection.getresponse()
@@ -319,7 +310,10 @@ def test_no_page_of_another_site_may_ask(served: Served) -> None:
 
 def test_told_to_end_it_ends_though_it_is_at_work(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
     tiny_model(tmp_path / "model.safetensors")
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["serve"] |= {"max_work": 10**12, "max_work_together": 10**13, "max_seconds": 10 * HANG_SECONDS}
+    yaml.dump(params, tmp_path / "params.yaml")
     process = subprocess.Popen(
         [Path(sys.executable).parent / "ddpm", "serve", "--model", "model.safetensors", "--port", "0"],
         cwd=tmp_path,
@@ -330,10 +324,11 @@ def test_told_to_end_it_ends_though_it_is_at_work(tmp_path: Path, tiny_model: Ca
     )
     try:
         served = Served(process)
-        with served.begin({"inputs": [HEAVY]}):
-            time.sleep(1)
+        before = served.work()
+        with served.begin({"inputs": [HEAVY] * 64}):
+            wait_for(lambda: served.work() > before + 0.5)
             process.send_signal(signal.SIGTERM)
-            process.wait(15)
+            process.wait(HANG_SECONDS)
     finally:
         process.kill()
 

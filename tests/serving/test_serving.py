@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from mlflow_server import end_group
 from PIL import Image
 from small_recipe import recipe
 from tracked_run import start
+from waiting import HANG_SECONDS, wait_for
 
 from ddpm import model_file
 from ddpm.errors import UserError
@@ -47,7 +47,7 @@ def champion_server(
         (project / "mlflow.db").write_bytes(empty_store.read_bytes())
         sha = tiny_model(project / "model.safetensors")
         tracker = start()
-        bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 20, "max_body_bytes": 10**6}
+        bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 600, "max_body_bytes": 10**6}
         model_id = logged_model.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
         figures: dict[str, Any] = {"fid": 1.0, "floor": {}}
@@ -69,11 +69,7 @@ def champion_server(
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not _answers(f"http://127.0.0.1:{port}/ping"):
-            assert process.poll() is None, "the served model ended"
-            assert time.monotonic() < deadline, "the served model did not start"
-            time.sleep(0.2)
+        wait_for(lambda: _answers(f"http://127.0.0.1:{port}/ping"), every=0.2, process=process)
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         end_group(process)
@@ -81,7 +77,7 @@ def champion_server(
 
 def _answers(url: str) -> bool:
     try:
-        return urllib.request.urlopen(url, timeout=5).status == 200
+        return urllib.request.urlopen(url, timeout=HANG_SECONDS).status == 200
     except OSError:
         return False
 
@@ -91,7 +87,7 @@ def post(url: str, body: Any) -> tuple[int, Any]:
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
     try:
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        with urllib.request.urlopen(asked, timeout=HANG_SECONDS) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

@@ -29,7 +29,7 @@ def configure(folder: Path, **changes: dict[str, Any]) -> subprocess.CompletedPr
     write(folder, **changes)
     words = STAGE["cmd"].split()
     (folder / words[-1]).parent.mkdir(exist_ok=True)
-    return subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_th
     def repro(**changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         write(tmp_path, **changes)
         words = [sys.executable, "-m", "dvc", "repro"]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
 
     first = repro()
     assert first.returncode == 0, first.stderr
@@ -113,6 +113,6 @@ def test_dvc_does_not_walk_a_new_folder_of_images_that_it_would_never_leave(tmp_
     after = {"cmd": "echo walked > out", "deps": ["${data.path}", *STAGE["outs"]], "outs": ["out"]}
     yaml.dump({"stages": {"configure": head, "prepare": after}}, tmp_path / "dvc.yaml")
     words = [sys.executable, "-m", "dvc", "repro"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "error: data.path is photos, in which pipe.png (a pipe) cannot be data" in done.stderr

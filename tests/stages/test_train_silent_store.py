@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow_server import Server
 from test_train_stage import COMMAND, environment, images_saved, model_hash, prepared, wait_for_checkpoint
+from waiting import HANG_SECONDS
 
 __all__ = ["prepared"]  # the fixture
 
@@ -42,9 +43,9 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
         wait_for_checkpoint(prepared, stage, beyond=at + 320)  # a row of the curves and its figures
         began = time.monotonic()
         stage.send_signal(signal.SIGTERM)
-        output, _ = stage.communicate(timeout=60)
+        output, _ = stage.communicate(timeout=HANG_SECONDS)
         assert stage.returncode == 128 + signal.SIGTERM, output
-        assert time.monotonic() - began < 15, "four seconds, and what a loaded machine takes to end a process"
+        assert time.monotonic() - began < 50, "four seconds, and what a slow machine takes to end a process"
         assert "the same command continues from there" in output
 
     stage = start(prepared, mlflow_server)
@@ -57,7 +58,7 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
     stage = start(prepared, mlflow_server)
     wait_for_checkpoint(prepared, stage, beyond=images_saved(prepared)[-1])
     with mlflow_server.frozen():
-        output, _ = stage.communicate(timeout=300)
+        output, _ = stage.communicate(timeout=HANG_SECONDS)
         assert stage.returncode == 1, output
         said = output.splitlines()[-1]
         assert said.startswith(f"error: MLflow at {mlflow_server.uri} did not answer; in 60 s it took none of"), output
@@ -66,7 +67,7 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
         assert not (prepared / "run.json").exists()
 
     stage = start(prepared, mlflow_server)
-    output, _ = stage.communicate(timeout=240)
+    output, _ = stage.communicate(timeout=HANG_SECONDS)
     assert stage.returncode == 0, output
     assert "continuing after 2560 images" in output
     assert model_hash(prepared) == model
@@ -90,6 +91,6 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
 def test_a_stage_that_finds_a_silent_server_says_so_in_a_minute(prepared: Path, mlflow_server: Server) -> None:
     with mlflow_server.frozen():
         began = time.monotonic()
-        output, _ = start(prepared, mlflow_server).communicate(timeout=200)
-    assert time.monotonic() - began < 150, "a minute, and what a loaded machine takes to begin"
+        output, _ = start(prepared, mlflow_server).communicate(timeout=HANG_SECONDS)
+    assert time.monotonic() - began < 400, "a minute, and what a slow machine takes to begin"
     assert f"error: MLflow at {mlflow_server.uri} did not answer within 60 s" in output

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from shelf import REGISTRY, Shelf, record
+from waiting import HANG_SECONDS
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
@@ -53,7 +54,7 @@ def test_one_promotion_waits_for_another(shelf: Shelf) -> None:
         promotion.start()
         time.sleep(0.5)
         assert shelf.champion() is None
-    promotion.join(20)
+    promotion.join(HANG_SECONDS)
     assert shelf.champion() == "1"
 
 

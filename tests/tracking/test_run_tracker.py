@@ -1,11 +1,11 @@
 """Metrics, pictures and parameters arrive in the run."""
 
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tracked_run import run_of, start
+from waiting import wait_for
 
 from ddpm.errors import UserError
 from ddpm.tracker import finishing
@@ -27,9 +27,7 @@ def test_metrics_arrive_while_the_training_goes_on(project: Path, monkeypatch: p
     monkeypatch.setattr(run_tracker, "FLUSH_SECONDS", 0.05)
     tracker = start()
     tracker.log({"loss": 0.5}, images_seen=128)
-    deadline = time.monotonic() + 30
-    while not run_of(tracker).data.metrics and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: run_of(tracker).data.metrics)
     assert run_of(tracker).data.metrics == {"loss": 0.5}
     assert run_of(tracker).info.status == "RUNNING"
     tracker.finish()
@@ -64,9 +62,7 @@ def test_the_machine_is_measured_while_the_run_goes_on(project: Path, monkeypatc
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     monkeypatch.setattr(run_tracker, "FLUSH_SECONDS", 0.05)
     tracker = start()
-    deadline = time.monotonic() + 20
-    while not any(k.startswith("system/") for k in run_of(tracker).data.metrics) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: any(k.startswith("system/") for k in run_of(tracker).data.metrics))
     tracker.finish()
     assert "system/cpu_utilization_percentage" in run_of(tracker).data.metrics
 
