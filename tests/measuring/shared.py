@@ -1,10 +1,6 @@
-"""Sampling and features of a stage in one process or several: run by the tests here, and by torchrun.
-
-python shared.py MODEL FILE: write the results of rank 0 as safetensors.
-"""
+"""Sampling and features of a stage in one process or several."""
 
 import dataclasses
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,10 +36,11 @@ def made(model: str) -> dict[str, Tensor] | None:
     return None if images is None else {"images": images.clone()} | dict(extractor.network.state_dict())
 
 
-if __name__ == "__main__":
+def made_together(model: str, file: str) -> None:
+    """Write the results of rank 0 as safetensors; called in several processes."""
     with joined(PARAMS.runtime):
-        found = made(sys.argv[1])
+        found = made(model)
         if leads():
             assert found is not None
-            save_file(found, sys.argv[2])
+            save_file(found, file)
         together()

@@ -1,9 +1,8 @@
 """Two processes that share sampling and the extractor's training have the same results as one process."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
+import forked
 import pytest
 import shared
 import torch
@@ -17,11 +16,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., 
     folder = tmp_path_factory.mktemp("shared")
     model, file = folder / "model.safetensors", folder / "two.safetensors"
     tiny_model(model)
-    command = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
-    done = subprocess.run(
-        [sys.executable, *command, shared.__file__, str(model), str(file)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    forked.run_together(2, shared.made_together, str(model), str(file), folder=folder)
     alone = shared.made(str(model))
     assert alone is not None
     return [alone, load_file(file)]

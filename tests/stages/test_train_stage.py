@@ -1,8 +1,10 @@
 """The train stage as DVC runs it: killed at any moment it goes on where it was, and ends with the same model."""
 
 import hashlib
+import itertools
 import json
 import os
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -11,19 +13,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import forked
 import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
+from waiting import HANG_SECONDS, wait_for
 
 from ddpm import model_file
+from ddpm.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
     "-m ddpm.stages.train --prepared data/prepared --validation validation.json --docs docs --model model.safetensors "
     "--run run.json --curves curves.csv --report train.json --state .state/train"
 ).split()
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "network": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_channels": 8},
     "train": {"images": 2560, "batch_size": 32, "warmup_images": 64, "decay_images": 640, "ema_halflife_images": 200},
     "runtime": {"checkpoint_seconds": 0.2},
@@ -67,22 +73,13 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], *, beyond: int) -> None:
     """Until a checkpoint after more than `beyond` images is there."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
-        names = [path.stem for path in (folder / ".state").rglob("checkpoint-*.safetensors")]
-        if any(int(name.split("-")[1]) > beyond for name in names):
-            return
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within two minutes")
+    wait_for(lambda: any(images > beyond for images in images_saved(folder)), every=0.02, process=process)
 
 
-def finish(folder: Path, *, anew: bool = False) -> str:
-    """Its output. `anew`: nothing is known of an earlier training."""
-    if anew:
-        shutil.rmtree(folder / ".state" / "train", ignore_errors=True)
+def finish(folder: Path) -> str:
+    """Run the stage to its end, as DVC does, and return its output."""
     process = start(folder)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, output
     return output
 
@@ -99,11 +96,7 @@ def statuses(folder: Path) -> list[str]:
 
 
 def kill_when(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, "nothing happened in two minutes"
-        time.sleep(0.002)
+    wait_for(condition, every=0.002, process=process)
     process.kill()
     process.communicate()
 
@@ -112,10 +105,45 @@ def model_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+def run_forked(folder: Path, *, end: signal.Signals | None = None) -> tuple[int | None, str]:
+    """Run the stage in a process that has its libraries; it gets the signal `end` after it has saved three times.
+
+    Returns the exit status and the output.
+    """
+    log = folder.parent / "log"
+    log.unlink(missing_ok=True)
+    process = forked.start(stage_that_ends, folder, end, log=log, environment=environment())
+    process.join()
+    return process.exitcode, log.read_text()
+
+
+def stage_that_ends(folder: Path, end: signal.Signals | None) -> None:
+    os.chdir(folder)
+    sys.argv = COMMAND[1:]
+    save, saves = checkpoint.save, itertools.count(1)
+
+    def save_and_end(*arguments: Any, **named: Any) -> Path:
+        path = save(*arguments, **named)
+        if end is not None and next(saves) == 3:
+            os.kill(os.getpid(), end)
+        return path
+
+    checkpoint.save = save_and_end
+    runpy.run_module(COMMAND[1], run_name="__main__", alter_sys=True)
+
+
+def save_every(folder: Path, seconds: float) -> None:
+    yaml = YAML(typ="safe")
+    params = yaml.load((folder / "params.yaml").read_text())
+    params["runtime"]["checkpoint_seconds"] = seconds
+    yaml.dump(params, folder / "params.yaml")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(prepared: Path) -> str:
     """The model file's sha256."""
-    finish(prepared)
+    status, output = run_forked(prepared)
+    assert status == 0, output
     return model_hash(prepared)
 
 
@@ -129,20 +157,24 @@ def test_stopped_while_it_imports_then_killed_twice_and_stopped_once_it_ends_wit
         process = start(prepared)
         time.sleep(seconds)
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == -signal.SIGTERM
         assert (prepared / "model.safetensors").exists(), "the model of before stays until there is another"
-    beyond = 0
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        process = start(prepared)
-        wait_for_checkpoint(prepared, process, beyond=beyond)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
-        if number == signal.SIGTERM:
-            assert process.returncode == 128 + signal.SIGTERM
+    save_every(prepared, 1e-9)
+    saved = 0
+    for end in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        status, output = run_forked(prepared, end=end)
+        if end == signal.SIGTERM:
+            assert status == 128 + signal.SIGTERM, output
             assert "the same command continues from there" in output
-        beyond = images_saved(prepared)[-1]
-    assert "continuing after" in finish(prepared)
+        else:
+            assert status == -end, output
+        assert images_saved(prepared)[-1] > saved
+        saved = images_saved(prepared)[-1]
+    save_every(prepared, TINY["runtime"]["checkpoint_seconds"])
+    status, output = run_forked(prepared)
+    assert status == 0, output
+    assert f"continuing after {saved} images" in output
     assert model_hash(prepared) == undisturbed
     assert (prepared / "curves.csv").read_text() == curves
     assert images_saved(prepared) == [2560], "until DVC has recorded the model"
@@ -198,18 +230,14 @@ def test_what_dvc_has_recorded_is_trained_anew_when_asked_for_and_what_it_has_no
         )
 
     def done(process: subprocess.Popen[str]) -> str:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == 0, output
         return output
 
     def kill_after_the_stage(*words: str) -> None:
         (folder / "ended").unlink(missing_ok=True)
-        process = dvc("repro", *words, wait=600)
-        deadline = time.monotonic() + 240
-        while not (folder / "ended").exists():
-            assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        process = dvc("repro", *words, wait=3600)
+        wait_for((folder / "ended").exists, process=process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 

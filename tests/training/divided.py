@@ -1,10 +1,6 @@
-"""A short training, in one part or divided; tests run it in one process and by torchrun in several.
-
-python divided.py FOLDER NAME [NAME …] leaves the checkpoint of each division as FOLDER/NAME/….
-"""
+"""A short training, in one part or divided; tests run it in one process and in several."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +91,9 @@ def checkpoint_of(division: str, folder: Path) -> list[Step]:
     return steps
 
 
-if __name__ == "__main__":
+def checkpoints_of(divisions: list[str], folder: Path) -> None:
+    """Call `checkpoint_of` for each division, as one of several processes."""
     with joined(PARAMS.runtime):
-        for name in sys.argv[2:]:
-            checkpoint_of(name, Path(sys.argv[1]))
+        for name in divisions:
+            checkpoint_of(name, folder)
         together()

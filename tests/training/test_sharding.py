@@ -1,12 +1,11 @@
 """A training divided over accumulation steps and processes equals that of one process up to rounding."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import divided
+import forked
 import pytest
 import torch
 from safetensors import safe_open
@@ -28,14 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = list(divided.DIVISIONS)
     for division in names[: divided.ALONE]:
         divided.checkpoint_of(division, folder)
-    torchrun(2, divided.__file__, str(folder), *names[divided.ALONE :])
+    forked.run_together(2, divided.checkpoints_of, names[divided.ALONE :], folder, folder=folder)
     return folder
-
-
-def torchrun(number: int, *arguments: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], list[float]]:

@@ -1,7 +1,6 @@
 """A training that is stopped in any way, at any moment, gives bitwise the same model as one that is not."""
 
 import dataclasses
-import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny_training as tiny
 import torch
+from forked import PROCESSES
 
 from ddpm.errors import UserError
 from ddpm.tracker import NullTracker
@@ -28,9 +28,6 @@ STOPS = {
     "out of memory": signal.SIGUSR1,
     "disk full": signal.SIGUSR2,  # continues without saving until it is killed
 }
-# The fork server imports torch once, so that a training starts in a tenth of the time.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ddpm.training.session", "tiny_training"])
 
 
 def start(folder: Path, **options: object) -> ForkServerProcess:
