@@ -309,7 +309,7 @@ def test_no_page_of_another_site_may_ask(served: Served) -> None:
 
 
 def test_told_to_end_it_ends_though_it_is_at_work(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
-    tiny_model(tmp_path / "model.safetensors")
+    tiny_model(tmp_path / "model.safetensors", schedule={"T": 1000})
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
     params["serve"] |= {"max_work": 10**12, "max_work_together": 10**13, "max_seconds": 10 * HANG_SECONDS}
@@ -325,8 +325,9 @@ def test_told_to_end_it_ends_though_it_is_at_work(tmp_path: Path, tiny_model: Ca
     try:
         served = Served(process)
         before = served.work()
-        with served.begin({"inputs": [HEAVY] * 64}):
-            wait_for(lambda: served.work() > before + 0.5)
+        with served.begin({"inputs": [HEAVY | {"steps": 1000}]}) as call:
+            wait_for(lambda: served.work() > before + 2, process=process)
+            assert select.select([call], [], [], 0)[0] == [], "it is at work"
             process.send_signal(signal.SIGTERM)
             process.wait(HANG_SECONDS)
     finally:
