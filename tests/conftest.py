@@ -185,12 +185,6 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         end_group(process)
 
 
-@pytest.fixture
-def server(mlflow_server: Server) -> str:
-    """The server's address."""
-    return mlflow_server.uri
-
-
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The URL of a bucket on an S3 server of its own, whose address and credentials the environment has."""

@@ -1,20 +1,14 @@
 """The address of the store, and the message if it does not answer."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from tracked_run import run_of, start, write_run
+from tracked_run import start
 
 from ddpm.errors import UserError
-from ddpm.promotion import commands, registry
-from ddpm.tracker import finishing
 from ddpm.tracking import store
-from ddpm.tracking.logged_model import log_model
 from ddpm.tracking.mlflow_registry import MlflowRegistry
-from ddpm.tracking.run_json import attach
 
 REGISTRY = MlflowRegistry("ddpm")
 
@@ -75,35 +69,3 @@ def test_a_project_that_was_moved_away_from_its_artifacts_is_told_so(project: Pa
     with pytest.raises(UserError, match="mlartifacts, which is missing"):
         start()
     assert not (project / "mlartifacts").exists()
-
-
-def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
-    server: str, project: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    (project / "mlflow.db").unlink()
-    tracker = start()
-    with finishing(tracker):
-        tracker.log({"loss": 0.5}, images_seen=128)
-        tracker.image("samples", Image.new("L", (16, 16)), images_seen=128)
-        sha = tiny_model(project / "model.safetensors")
-        model_id = log_model(tracker, project / "model.safetensors", model_sha256=sha)
-        write_run(tracker, project / "run.json", sha)
-    attached = attach(project / "run.json")
-    attached.log({"fid": 3.5}, images_seen=1000)
-    attached.finish()
-    assert run_of(tracker).data.metrics["loss"] == 0.5
-    assert len(tracker.client.list_artifacts(tracker.id, "images")) == 2
-
-    version = REGISTRY.register(
-        sha256=sha, model_id=model_id, run_id=tracker.id, record={"fid": 3.5, "floor": {}}, tags={}
-    )
-    assert version.number == "1"
-    assert commands.promote(REGISTRY, "1", reason="first").version == "1"
-    champion = registry.champion(REGISTRY)
-    assert champion is not None
-    assert REGISTRY.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="has no version 9 at http"):
-        registry.version(REGISTRY, "9")
-    for name in ("mlflow.db", "mlartifacts", ".state"):
-        assert not (project / name).exists()

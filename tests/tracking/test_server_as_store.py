@@ -1,23 +1,30 @@
-"""A store that accepts connections and does not answer: waits are short, and later it gets everything once."""
+"""A server as the store, also while it does not answer: waits are short, and later it gets everything once."""
 
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import Server
 from PIL import Image
-from tracked_run import FACTS, KILLED_TRAINING, run_of, start
+from tracked_run import FACTS, KILLED_TRAINING, run_of, start, write_run
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.errors import UserError
+from ddpm.promotion import commands, registry
+from ddpm.tracker import finishing
 from ddpm.tracking import run_tracker
 from ddpm.tracking import store as store_module
+from ddpm.tracking.logged_model import log_model
+from ddpm.tracking.mlflow_registry import MlflowRegistry
+from ddpm.tracking.run_json import attach
+
+REGISTRY = MlflowRegistry("ddpm")
 
 
 @pytest.fixture
@@ -158,3 +165,35 @@ def test_a_store_that_is_gone_and_comes_back_gets_the_metrics(
     tracker.log({"loss": 0.4}, images_seen=256)
     tracker.finish()
     assert steps(there, tracker.id, "loss") == [128, 256]
+
+
+def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
+    mlflow_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Callable[..., str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    (project / "mlflow.db").unlink()
+    tracker = start()
+    with finishing(tracker):
+        tracker.log({"loss": 0.5}, images_seen=128)
+        tracker.image("samples", Image.new("L", (16, 16)), images_seen=128)
+        sha = tiny_model(project / "model.safetensors")
+        model_id = log_model(tracker, project / "model.safetensors", model_sha256=sha)
+        write_run(tracker, project / "run.json", sha)
+    attached = attach(project / "run.json")
+    attached.log({"fid": 3.5}, images_seen=1000)
+    attached.finish()
+    assert run_of(tracker).data.metrics["loss"] == 0.5
+    assert len(tracker.client.list_artifacts(tracker.id, "images")) == 2
+
+    version = REGISTRY.register(
+        sha256=sha, model_id=model_id, run_id=tracker.id, record={"fid": 3.5, "floor": {}}, tags={}
+    )
+    assert version.number == "1"
+    assert commands.promote(REGISTRY, "1", reason="first").version == "1"
+    champion = registry.champion(REGISTRY)
+    assert champion is not None
+    assert REGISTRY.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="has no version 9 at http"):
+        registry.version(REGISTRY, "9")
+    for name in ("mlflow.db", "mlartifacts", ".state"):
+        assert not (project / name).exists()
