@@ -256,8 +256,8 @@ def test_an_operator_s_morning(
     assert "version 2 of ddpm is now the champion and replaces version 1" in ddpm('promote 2 --reason "sharper"')
 
     head, newest, oldest = ddpm("versions").splitlines()
-    assert head.split()[:6] == ["version", "aliases", "sampler", "steps", "fid", "kid"]
-    assert newest.split()[:6] == ["2", "champion", "8", "0.01", "4", "promoted"]
+    assert head.split()[:7] == ["version", "aliases", "sampler", "steps", "fid", "copies", "kid"]
+    assert newest.split()[:7] == ["2", "champion", "8", "0.00%", "0.01", "4", "promoted"]
     assert oldest.split()[:2] == ["1", "16"]
 
     same = "-n 2 --seed 3 --steps 2"

@@ -122,6 +122,19 @@ def test_a_copy_shifted_by_a_pixel_is_found_whatever_the_pixels_at_the_border_ar
     assert found.shifted.is_copy[count:].mean() < 0.04
 
 
+def test_a_mirrored_copy_is_found_beside_a_plain_one_and_the_other_ways_miss_it(digits) -> None:
+    train, _, fresh = digits
+    stolen = train[:200].copy()
+    stolen[::2] = stolen[::2, :, :, ::-1]
+    found = in_every_way(np.concatenate([stolen, fresh]), digits)
+    assert found.mirrored.is_copy[:200].all()
+    assert (found.mirrored.nearest.distance[:200] == 0).all()
+    # A digit may be the mirror image of another one, so either may be found.
+    assert (found.mirrored.nearest.index[:200] == np.arange(200)).mean() > 0.97
+    assert found.pixels.is_copy[:200].mean() < 0.65
+    assert found.mirrored.is_copy[200:].mean() < 0.04
+
+
 @pytest.mark.parametrize("which", range(4))
 def test_a_copied_half_is_found_beside_a_half_of_another_image(which: int, digits) -> None:
     train, _, fresh = digits
@@ -147,7 +160,7 @@ def test_a_slightly_changed_shifted_or_half_copy_is_found(digits) -> None:
     assert found.half.is_copy[200:].all()
 
 
-@pytest.mark.parametrize("way", ["pixels", "features", "shifted", "half"])
+@pytest.mark.parametrize("way", ["pixels", "features", "shifted", "mirrored", "half"])
 def test_real_images_count_as_copies_in_each_way_as_often_as_the_quantile_says(way: str, digits) -> None:
     found = getattr(in_every_way(digits[2], digits, quantile=0.05), way)
     assert found.held_out_share == pytest.approx(0.05, abs=1 / 400)

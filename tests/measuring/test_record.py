@@ -34,6 +34,7 @@ METRICS = Metrics(
     memorized_share=0.01,
     memorized_share_features=0.02,
     memorized_share_shifted=0.03,
+    memorized_share_mirrored=0.035,
     memorized_share_half=0.04,
 )
 RECORD = Record(

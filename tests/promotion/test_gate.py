@@ -91,9 +91,9 @@ def test_a_candidate_that_copies_training_images_is_not_promoted_however_good() 
     assert "memorized_share 6.00% is above the limit of 5.00%" in said(decision)
 
 
-@pytest.mark.parametrize("way", ["memorized_share_features", "memorized_share_shifted", "memorized_share_half"])
+@pytest.mark.parametrize("way", MEMORIZED[1:])
 def test_copies_found_in_one_way_alone_are_enough_and_the_way_is_named(way: str) -> None:
-    ways = {"memorized_share_features": 0.0, "memorized_share_shifted": 0.0, "memorized_share_half": 0.0}
+    ways = dict.fromkeys(MEMORIZED, 0.0)
     decision = decide(record(**ways | {way: 0.06}), record(), RULE)
     assert not decision.promote
     assert f"{way} 6.00% is above the limit of 5.00%" in said(decision)

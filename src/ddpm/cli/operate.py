@@ -22,6 +22,7 @@ SHOWN_METRICS = (
     ("memorized_share", "memorized", "share of near copies of training images, pixel by pixel"),
     ("memorized_share_features", "by features", "share of near copies by the extractor's features"),
     ("memorized_share_shifted", "if shifted", "share of near copies that may be shifted by one pixel"),
+    ("memorized_share_mirrored", "if mirrored", "share of near copies that may be mirrored left to right"),
     ("memorized_share_half", "by halves", "share whose left, right, upper or lower half is a near copy"),
 )
 """The metrics that people are shown: the key in metrics.json, a title, and the meaning."""
@@ -34,12 +35,14 @@ def versions(args: argparse.Namespace) -> None:
     found = MlflowRegistry(registered_name(args)).versions()
     if not found:
         raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
-    head = ("version", "aliases", "sampler", "steps", "fid", "kid", "floor fid", "decision", "when", "run")
+    head = ("version", "aliases", "sampler", "steps", "fid", "copies", "kid", "floor fid", "decision", "when", "run")
     rows = [
         (
             v.number,
             ", ".join(v.aliases),
-            *(v.tags.get(key, "") for key in ("sample.sampler", "sample.steps", "fid", "kid", "floor.fid", "decision")),
+            *(v.tags.get(key, "") for key in ("sample.sampler", "sample.steps", "fid")),
+            _copies(v),
+            *(v.tags.get(key, "") for key in ("kid", "floor.fid", "decision")),
             f"{v.created.astimezone():%Y-%m-%d %H:%M}",
             v.run_id or "",
         )
@@ -168,7 +171,16 @@ def _decision(found: "Version | None", champion: "Version | None") -> str:
         return f"{decided}; there is no champion"
     if champion.number == found.number:
         return f"{decided}; it is the champion"
-    return f"{decided}; the champion is version {champion.number} (FID {champion.tags.get('fid', 'unknown')})"
+    measured = f"FID {champion.tags.get('fid', 'unknown')}, copies {_copies(champion) or 'unknown'}"
+    return f"{decided}; the champion is version {champion.number} ({measured})"
+
+
+def _copies(version: "Version") -> str:
+    """Return the largest of the version's memorized shares as text, empty if it has none."""
+    from ddpm.promotion.gate import most_copies
+
+    share = most_copies(version.record() or {})
+    return "" if share is None else f"{share:.2%}"
 
 
 def _mlflow_command() -> str:

@@ -23,6 +23,7 @@ def draw_neighbours(path: Path, *, generated: Images, train: Images, copies: Cop
         "by pixels": copies.pixels,
         "by features": copies.features,
         "if shifted": copies.shifted,
+        "if mirrored": copies.mirrored,
         "by halves": copies.half,
     }
     n = min(COLUMNS, len(generated))
@@ -33,7 +34,7 @@ def draw_neighbours(path: Path, *, generated: Images, train: Images, copies: Cop
         )[:n],
         "the first generated images": np.arange(n),
     }
-    figure = Figure(figsize=(1.15 * n + 1.6, 15.6), layout="constrained")
+    figure = Figure(figsize=(1.15 * n + 1.6, 18.7), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
         f"{len(generated)} generated images and the training images nearest to them, with distances (red: a copy)\n"

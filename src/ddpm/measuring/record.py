@@ -58,6 +58,8 @@ class Metrics:
     """The same with the distance of features."""
     memorized_share_shifted: float | None
     """The same in pixels, with training images shifted by up to one pixel."""
+    memorized_share_mirrored: float | None
+    """The same in pixels, with training images and their mirror images, left to right."""
     memorized_share_half: float | None
     """The same for the half of the image that is most similar to that of a training image."""
 

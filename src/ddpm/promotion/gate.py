@@ -8,7 +8,13 @@ from typing import Any
 from ddpm.errors import UserError
 from ddpm.promotion.settings import Promote
 
-MEMORIZED = ("memorized_share", "memorized_share_features", "memorized_share_shifted", "memorized_share_half")
+MEMORIZED = (
+    "memorized_share",
+    "memorized_share_features",
+    "memorized_share_shifted",
+    "memorized_share_mirrored",
+    "memorized_share_half",
+)
 """Metrics of copies of training images, one for each way of comparing."""
 
 
@@ -41,6 +47,11 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rul
     else:
         checks.append(_better(candidate, champion, rule))
     return Decision(all(passed for passed, _ in checks), tuple(reason for _, reason in checks))
+
+
+def most_copies(record: Mapping[str, Any]) -> float | None:
+    """Return the largest share of copies in a record, in 0..1; None if it has none that is finite."""
+    return max((share for name in MEMORIZED if (share := _finite(record, name)) is not None), default=None)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
