@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ddpm.compute import processes as stage_processes
 from ddpm.errors import UserError
 from ddpm.training import checkpoint
 from ddpm.training.sharding import parts_of
@@ -103,3 +104,10 @@ def test_a_batch_too_small_for_the_processes_is_refused(stand_in_for: Callable[[
     stand_in_for(0, 4)
     with pytest.raises(UserError, match=r"train\.batch_size is 3, which 4 processes .* cannot share"):
         parts_of(3, device_batch=None)
+
+
+def test_a_rank_that_is_no_number_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^the environment variable RANK is 'x', expected a whole number; unset it"):
+        stage_processes.rank()

@@ -181,4 +181,12 @@ def _stay_on_this_machine() -> None:
 
 
 def _number(variable: str, absent: int) -> int:
-    return int(os.environ.get(variable, absent)) if is_worker() else absent
+    """Return the variable that a launcher has set. Raises UserError if it is no whole number."""
+    text = os.environ.get(variable, str(absent)) if is_worker() else str(absent)
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"the environment variable {variable} is {text!r}, expected a whole number; unset it, or start "
+            "the stage by torchrun"
+        ) from None
