@@ -89,6 +89,7 @@ def test_every_limit_that_is_exceeded_breaks_its_own_rule_and_names_the_rows(pre
     ]
     sentence = failure(list(outcomes.values()), show=2)
     assert "\n" not in sentence
+    assert "raise data.test_fraction or lower validate.min_test_images" in sentence
     for outcome in broken:
         assert f"expected: {outcome.rule.name} ({outcome.rule.sentence}), but {outcome.observed} rows" in sentence
         assert all(row in sentence for row in outcome.rows[:2])

@@ -83,7 +83,8 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         ),
         Rule(
             name="enough test images",
-            sentence=f"at least {limits.min_test_images} images are in test",
+            sentence=f"at least {limits.min_test_images} images are in test; otherwise raise data.test_fraction "
+            "or lower validate.min_test_images",
             table="test",
             check="row_count",
             low=limits.min_test_images,
