@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,18 +22,23 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with the text's own line ends to a temporary file and rename it.
 
-    An existing file keeps its permissions.
+    An existing file keeps its permissions. What is at the temporary file's place is removed, and a link there is not
+    followed. An OSError names a file.
     """
     aside = path.with_name(path.name + ".part")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
+        aside.unlink(missing_ok=True)
+        with open(aside, "x", encoding="utf-8", newline="") as file:
             file.write(text)
             flush(file)
         if path.exists():
             shutil.copymode(path, aside)
         os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if error.filename is None:  # as that of a write to a full disk
+            error.filename = str(path)
         raise
 
 
