@@ -17,7 +17,7 @@ import pytest
 from waiting import wait_for
 
 from ddpm.errors import UserError
-from ddpm.pipeline.workspace import LOCK, POLL_SECONDS, InUseError, claim
+from ddpm.pipeline.workspace import LOCK, POLL_SECONDS, InUseError, _place, claim
 
 STAGE = """
 import os, signal, sys, time
@@ -182,6 +182,18 @@ def test_a_name_that_a_dead_owner_left_keeps_nobody_out_even_if_its_pid_lives_ag
     LOCK.write_text(json.dumps({"pid": os.getppid(), "what": "flow"}))
     with claim("flow"):
         assert json.loads(LOCK.read_text())["pid"] == os.getpid()
+
+
+def test_a_name_whose_pid_is_no_number_is_that_of_an_unknown_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddpm.pipeline.workspace.GRACE_SECONDS", -5)
+    LOCK.parent.mkdir()
+    LOCK.write_text(json.dumps({"pid": "x", "what": "flow", "since": "now", "host": "h", "place": _place()}))
+    with LOCK.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InUseError, match="by an unknown process"), claim("flow"):
+            pass
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])

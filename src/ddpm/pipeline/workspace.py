@@ -68,9 +68,10 @@ class _Holder:
     def read(path: Path) -> "_Holder | None":
         """Return None if the file has no valid content, for example because the holder has not written it yet."""
         try:
-            return _Holder(**json.loads(path.read_text()))
+            holder = _Holder(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+        return holder if isinstance(holder.pid, int) else None
 
     def is_here(self) -> bool:
         """Return whether the holder is on this machine and in this PID namespace, so that its pid can be looked up."""
