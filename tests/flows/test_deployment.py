@@ -135,7 +135,6 @@ def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_run
     by_hand = prefect.project.run("python", "flows/retrain.py", **prefect.environment)
     assert by_hand.returncode == 1
     assert re.search(r"\nerror: .*/a project is in use by the flow retrain \(process \d+, since", by_hand.stdout)
-    assert prefect.project.run("dvc", "repro", "train").returncode != 0
 
     from prefect.states import Cancelling
 

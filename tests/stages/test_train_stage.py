@@ -1,5 +1,6 @@
 """The train stage as DVC runs it: killed at any moment it goes on where it was, and ends with the same model."""
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -22,6 +23,8 @@ from safetensors import safe_open
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm import model_file
+from ddpm.stages import prepare
+from ddpm.stages.stage import Stage
 from ddpm.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +41,8 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder with the embedded digits prepared, and small parameters."""
+def prepared(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A project folder with the embedded digits prepared, an empty store, and small parameters."""
     folder = tmp_path_factory.mktemp("project")
     yaml = YAML(typ="safe")
     params = yaml.load((ROOT / "params.yaml").read_text())
@@ -50,9 +53,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").mkdir()
     (folder / "docs" / "index.html").write_text("<p>docs</p>")
     (folder / "validation.json").write_text("{}")
+    shutil.copy(empty_store, folder / "mlflow.db")
     shutil.copy(ROOT / "dvc.yaml", folder)  # the list of the code that a training depends on
-    prepare = "-m ddpm.stages.prepare --prepared data/prepared --state .state/prepare".split()
-    subprocess.run([sys.executable, *prepare], cwd=folder, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        paths = {"prepared": Path("data/prepared"), "state": Path(".state/prepare")}
+        prepare.main(Stage(argparse.Namespace(**paths)))
     return folder
 
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 60.0
 """How long to wait for an answer of the store. MLflow itself waits for several minutes."""
+_MAKING_SECONDS = 600.0
+"""How long to wait for a new database of the project: a few seconds of work, but minutes on a busy slow disk."""
 
 
 def project() -> Path:
@@ -62,7 +64,8 @@ def connect(*, make: bool = False) -> "MlflowClient":
     if find_spec("mlflow") is None:
         raise not_installed("mlflow")
     uri = tracking_uri()
-    if uri == default_uri() and not make and not (project() / "mlflow.db").is_file():
+    is_new = uri == default_uri() and not (project() / "mlflow.db").is_file()
+    if is_new and not make:
         raise UserError(
             f"{project()} has no mlflow.db: run from the project's folder after `dvc repro`, "
             "or name a store in MLFLOW_TRACKING_URI"
@@ -84,7 +87,7 @@ def connect(*, make: bool = False) -> "MlflowClient":
         client.search_experiments(max_results=1)
         return client
 
-    return answered(connected)
+    return answered(connected, seconds=_MAKING_SECONDS if is_new else None)
 
 
 def answered(call: Callable[[], T], *, seconds: float | None = None) -> T:
