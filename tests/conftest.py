@@ -18,6 +18,17 @@ from waiting import wait_for
 # Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = (
+    *("test_deployment", "test_stops", "test_without_server", "test_imports", "test_register_stage", "test_dvc_stage"),
+    *("test_train_stage", "test_registry_cut_off", "test_server_as_store", "test_redaction", "test_sharding"),
+)
+"""The files that take longest. They start first: one that starts last keeps one core busy while the other waits."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 TINY_SPEC: dict[str, Any] = {
     "channels": 1,
     "size": 8,
