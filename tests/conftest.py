@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from mlflow_server import Server, end_group
-from waiting import wait_for
+from waiting import HANG_SECONDS, wait_for
 
 # Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -166,6 +166,7 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     shutil.copy(empty_store, folder / "mlflow.db")
+    monkeypatch.setattr("ddpm.tracking.store.ANSWER_SECONDS", HANG_SECONDS)
     return folder
 
 

@@ -47,10 +47,10 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
 def test_a_value_that_is_not_a_plain_setting_is_refused_with_its_key(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(UserError, match=re.escape(says)) as refusal:
         yaml_file.read(path)
-    assert time.monotonic() - began < 10
+    assert time.thread_time() - began < 30
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 500
 
