@@ -60,7 +60,6 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ),
         ({"schedule__time": "continuous", "objective__learned_variance": True}, r"schedule\.time to discrete"),
         ({"schedule__time": "continuous", "train__time_sampling": "importance"}, r"time_sampling is importance"),
-        ({"train__time_sampling": "log_normal"}, r"set schedule\.name to variance_exploding"),
         ({"schedule__name": "variance_exploding"}, r"whose time is continuous"),
         ({"schedule__sigma_min": 100.0}, r"sigma_min is 100\.0, expected below sigma_max \(80\.0\)"),
         ({"network__embedding": "sum"}, r"network\.embedding is 'sum'.*'scale_shift' or 'add'"),

@@ -65,11 +65,6 @@ class Params:
                 schedule.time == "discrete" or not needs_steps,
                 f"{setting}, which needs discrete time steps; set schedule.time to discrete",
             )
-        require(
-            train.time_sampling != "log_normal" or schedule.name == "variance_exploding",
-            "train.time_sampling is log_normal, which needs a schedule whose time is sigma; set schedule.name to "
-            "variance_exploding or time_sampling to uniform",
-        )
         self.sample.require_within(schedule, "sample")
         require(
             self.sample.guidance == 1 or self.sample.guide is not None or train.label_dropout > 0,

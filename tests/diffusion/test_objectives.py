@@ -91,6 +91,7 @@ def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target
         "min_snr": snr.clamp(max=5.0),  # Hang et al. 2023, Eq. 8
         "p2": snr / (1 + snr),  # Choi et al. 2022, Eq. 8 with k = gamma = 1
         "edm": snr + 1 / 0.5**2,  # Karras et al. 2022, Tab. 1
+        "flow": (1 + snr.sqrt()) ** 2,
     }
     for weight, lambda_t in expected.items():
         o = objective(target, weight)
@@ -98,6 +99,23 @@ def test_a_weight_says_the_same_of_an_image_whatever_the_network_predicts(target
         answer = (x_0_hat - c_skip * x_t) / c_out
         loss = objectives.loss(o, lambda x, c_noise, answer=answer: answer, process, x_0=x_0, t=t, eps=eps)  # type: ignore[misc]
         assert torch.allclose(loss, (lambda_t * (x_0 - x_0_hat) ** 2).mean(dim=(1, 2, 3)), rtol=5e-3)
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+@pytest.mark.parametrize("process_name", sorted(PROCESSES))
+def test_the_weight_flow_makes_the_loss_of_flow_matching_on_the_linear_path(target: str, process_name: str) -> None:
+    """Lipman et al. 2023, Eq. 23: |u_hat - (eps - x_0)|^2 at the point of the path with the same share of noise."""
+    process, t = PROCESSES[process_name]
+    x_0, eps = draws()
+    guess = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    o = objective(target, "flow")
+    loss = objectives.loss(o, lambda x, c_noise: guess, process, x_0=x_0, t=t, eps=eps)
+    alpha, sigma = levels(process, t, x_0)
+    s = sigma / (alpha + sigma)
+    on_path = (1 - s) * x_0 + s * eps
+    x_0_hat = objectives.estimate(o, lambda x, c_noise: guess, process, q_sample(process, x_0, t, eps), t).x_0
+    velocity = (on_path - x_0_hat) / s
+    assert torch.allclose(loss, ((velocity - (eps - x_0)) ** 2).mean(dim=(1, 2, 3)), rtol=5e-3)
 
 
 def test_edm_is_the_table_of_karras_et_al() -> None:

@@ -234,6 +234,31 @@ def test_log_normal_times_are_those_of_karras_et_al() -> None:
 
 
 @pytest.mark.parametrize(
+    "process",
+    [
+        make_schedule("cosine", 1000),
+        make_schedule("cosine", 1000, zero_terminal=True),
+        make_continuous_schedule("linear", 1.0),
+        make_continuous_schedule("sigmoid", 50.0),
+    ],
+)
+def test_log_normal_times_are_logit_normal_on_the_linear_path_whatever_the_process_is(process: Process) -> None:
+    settings = dataclasses.replace(SETTINGS, time_sampling="log_normal", log_normal=(-0.4, 0.9))
+    torch.manual_seed(0)
+    t, weight = make_times(process, settings, memory={}).draw(40_000, CPU)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    logit = torch.logit(sigma / (alpha + sigma))
+    torch.manual_seed(0)
+    expected = -0.4 + 0.9 * torch.randn(40_000)
+    # Between two steps of the chain, the noise level changes by up to 1 % in the range that is drawn.
+    assert float((logit - expected).abs().quantile(0.99)) < (0.02 if isinstance(process.T, int) else 1e-3)
+    assert t.is_floating_point() != isinstance(process.T, int)
+    assert float(t.min()) > 0
+    assert float(t.max()) <= process.T
+    assert torch.equal(weight, torch.ones(40_000))
+
+
+@pytest.mark.parametrize(
     ("process", "times"),
     [
         (make_schedule("cosine", 8), [1, 2, 3, 4, 5, 6, 7, 8]),

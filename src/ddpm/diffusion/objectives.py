@@ -157,6 +157,10 @@ WEIGHTS: dict[Weight, Callable[[Objective, Process, Tensor], Tensor]] = {
     "min_snr": lambda o, process, t: process.snr(t).clamp(max=o.min_snr_gamma),
     # Choi et al. 2022, Eq. 8 with k = 1: 1/(k + SNR)^gamma on the error of eps.
     "p2": lambda o, process, t: process.snr(t) * (1 + process.snr(t)) ** -o.p2_gamma,
+    # Flow matching (Lipman et al. 2023, Eq. 23): weight 1 on the error of the velocity eps - x_0 of the linear path
+    # x_s = (1 - s) x_0 + s eps, whatever F predicts. At the s of the same SNR, x_0 = x_s - s (eps - x_0), so an error
+    # of x_0 is s times that of the velocity, and 1/s = 1 + alpha/sigma.
+    "flow": lambda o, process, t: (1 + process.snr(t).sqrt()) ** 2,
     # Karras et al. 2022, Tab. 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 with alpha = 1.
     "edm": lambda o, process, t: process.snr(t) + o.sigma_data**-2,
 }

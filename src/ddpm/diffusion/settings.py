@@ -47,7 +47,7 @@ class Schedule:
 
 Target = Literal["eps", "x_0", "v", "edm"]
 """What the network predicts: a key of `objectives.TARGETS`."""
-Weight = Literal["simple", "snr", "min_snr", "p2", "edm"]
+Weight = Literal["simple", "snr", "min_snr", "p2", "edm", "flow"]
 """A key of `objectives.WEIGHTS`."""
 
 
@@ -57,7 +57,8 @@ class Objective:
 
     target: Target
     weight: Weight
-    """Weight of the squared error of x_0; simple: the error of the target itself has the same weight at all levels."""
+    """Weight of the squared error of x_0; simple: the error of the target itself has the same weight at all levels;
+    flow: the error of the velocity eps - x_0 has, as in flow matching."""
     min_snr_gamma: float
     """The largest SNR of weight min_snr: gamma of Hang et al. 2023, Eq. 8."""
     p2_gamma: float

@@ -54,9 +54,10 @@ class Train:
     """Largest gradient norm."""
     time_sampling: Literal["uniform", "importance", "log_normal"]
     """Distribution of the times t. uniform: over the process (variance_exploding: in log sigma); importance: more often
-    where the loss is large; log_normal: in sigma."""
+    where the loss is large; log_normal: in the noise level sigma / alpha."""
     log_normal: tuple[float, float]
-    """Mean and standard deviation of ln sigma, for time_sampling log_normal."""
+    """Mean and standard deviation of ln(sigma / alpha), for time_sampling log_normal. [-1.2, 1.2]: Karras et al.
+    2022; [0, 1]: the times that Esser et al. 2024 recommend for flow matching."""
     label_dropout: float
     """Share of labels hidden from the network; guidance needs it above 0."""
     flip: bool

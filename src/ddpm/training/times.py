@@ -1,15 +1,18 @@
-"""Distribution of the times t in training: uniform over the process, log-normal in sigma, or by importance."""
+"""Distribution of the times t in training: uniform over the process, log-normal in noise level, or by importance."""
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.processes import Process
+from ddpm.diffusion.processes import Process, VarianceExploding
 from ddpm.training.settings import Train
 
 HISTORY = 10
 """Number of past losses stored per time: Nichol and Dhariwal 2021, Sec. 3.3."""
+_TABULATED = 2**14
+"""Times of a continuous process at which `LogNormal` tabulates the noise level."""
 
 
 class Times(Protocol):
@@ -36,17 +39,38 @@ class Uniform:
 
 
 class LogNormal:
-    """ln sigma ~ N(mean, std^2), at most ln sigma_max.  Karras et al. 2022, Tab. 1.
+    """ln(sigma / alpha) ~ N(mean, std^2), within the process's range.  Karras et al. 2022, Tab. 1, where alpha is 1.
 
-    For a process whose time is sigma. The weights are 1, because this density is part of their objective.
+    On the linear path of flow matching this is a logit-normal time (Esser et al. 2024, Sec. 3.1). A discrete chain gets
+    the nearest step. The weights are 1, because this density is part of their objective.
     """
 
     def __init__(self, process: Process, *, mean: float, std: float) -> None:
         self.process, self.mean, self.std = process, mean, std
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        sigma = (self.mean + self.std * torch.randn(n, device=device)).exp()
-        return sigma.clamp(max=self.process.T), torch.ones(n, device=device)
+        log_noise = self.mean + self.std * torch.randn(n, device=device)
+        return self._time(log_noise), torch.ones(n, device=device)
+
+    def _time(self, log_noise: Tensor) -> Tensor:
+        """Return the time at which ln(sigma / alpha) is this, interpolated between tabulated times."""
+        T = self.process.T
+        if isinstance(self.process, VarianceExploding):
+            return log_noise.exp().clamp(max=T)
+        times, levels = (values.to(log_noise.device) for values in self._table)
+        after = torch.searchsorted(levels, log_noise).clamp(1, len(levels) - 1)
+        share = ((log_noise - levels[after - 1]) / (levels[after] - levels[after - 1])).clamp(0, 1)
+        t = torch.lerp(times[after - 1], times[after], share)
+        return t.round().to(torch.long) if isinstance(T, int) else t
+
+    @cached_property
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Rising times and ln(sigma / alpha) at them: float32 [K] each. A chain has all its steps in it."""
+        T = self.process.T
+        chain = isinstance(T, int)
+        times = torch.arange(1, T + 1) if chain else torch.linspace(1e-5 * T, T, _TABULATED, dtype=torch.float64)
+        levels = (self.process.sigma(times) / self.process.alpha(times)).log()
+        return times.to(torch.float32), levels.to(torch.float32)
 
     def learn(self, t: Tensor, losses: Tensor) -> None:
         pass
