@@ -42,6 +42,12 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def require_inside(path: Path, folder: Path, *, key: str, expected: str) -> None:
+    """Raise UserError unless the path, the value of the setting `key`, is in `folder`, whose content DVC compares."""
+    if folder.resolve() not in path.resolve().parents:
+        raise UserError(f"{key} is {path}, expected {expected} in {folder}, where DVC notices changes; copy it there")
+
+
 def disk_trouble(error: BaseException) -> UserError | None:
     """Return a UserError for a full or read-only disk; None for every other error."""
     if not (isinstance(error, OSError) and error.errno in _DISK):

@@ -37,6 +37,8 @@ RESULT_OF = {"register": {"tracking"}}
 # Pictures that only MLflow shows: editing them must not train anew.
 SHOWN_ONLY = {"train": {"generation"}}
 NO_RESULT_SECTIONS = {"runtime", "tracking", "serve"}
+# A champion that has moved reruns no training that started from the former one, nor does the name of its model.
+READ_ONCE = {"train": {"promote"}}
 
 
 def module_file(dotted: str) -> Path | None:
@@ -128,7 +130,7 @@ WHOLE = [{"params.yaml": None}]
 @pytest.mark.parametrize("stage", sorted(set(STAGES) - {"configure"}))
 def test_params_are_those_that_the_stage_reads(stage: str) -> None:
     read = sections_read(ROOT / "src" / "ddpm" / "stages" / f"{stage}.py") - NO_RESULT_SECTIONS
-    assert read == set(STAGES[stage]["params"])
+    assert read - READ_ONCE.get(stage, set()) == set(STAGES[stage]["params"])
 
 
 def test_the_first_stage_reads_every_value_and_all_others_wait_for_it() -> None:

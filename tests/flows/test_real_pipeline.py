@@ -28,7 +28,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     with new_project(tmp_path_factory.mktemp("real") / "a project") as project:
         shutil.copytree(ROOT / "src", project.path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         shutil.rmtree(project.path / "data")
-        for name in ("raw", "guides"):
+        for name in ("raw", "guides", "starts"):
             (project.path / "data" / name).mkdir(parents=True)
         for name in ("dvc.yaml", ".dvcignore"):
             shutil.copy(ROOT / name, project.path / name)

@@ -40,6 +40,11 @@ def configure(folder: Path, **changes: dict[str, Any]) -> subprocess.CompletedPr
             {"sample": {"guidance": 2.0, "guide": "weak"}},
             "sample.guide is weak, expected the path of an existing file",
         ),
+        (
+            {"train": {"start": "w.safetensors"}},
+            "train.start is w.safetensors, expected champion, or a model in data/st",
+        ),
+        ({"train": {"start": "data/starts/w"}}, "expected a model file, or a folder of diffusers with config.json or"),
         ({"features": {"inception_weights": "w.pth"}}, "features.inception_weights is w.pth, expected the path of"),
         pytest.param(
             {"runtime": {"device": "mps"}},

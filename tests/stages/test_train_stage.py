@@ -29,8 +29,8 @@ from ddpm.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
-    "-m ddpm.stages.train --prepared data/prepared --validation validation.json --docs docs --model model.safetensors "
-    "--run run.json --curves curves.csv --report train.json --state .state/train"
+    "-m ddpm.stages.train --prepared data/prepared --starts data/starts --validation validation.json --docs docs "
+    "--model model.safetensors --run run.json --curves curves.csv --report train.json --state .state/train"
 ).split()
 TINY: dict[str, dict[str, Any]] = {
     "network": {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [4], "head_channels": 8},

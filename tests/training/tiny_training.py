@@ -84,6 +84,7 @@ SETTINGS = Train(
     ema_halflife_images=100,
     max_nonfinite_steps=10,
     seed=0,
+    start=None,
 )
 NOWHERE = Path("no-checkpoints")
 """The state folder of trainings that save nothing; it is never created."""

@@ -35,7 +35,9 @@ def versions(args: argparse.Namespace) -> None:
     found = MlflowRegistry(registered_name(args)).versions()
     if not found:
         raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
-    head = ("version", "aliases", "sampler", "steps", "fid", "copies", "kid", "floor fid", "decision", "when", "run")
+    head = "version, aliases, sampler, steps, fid, copies, kid, floor fid, decision, started from, when, run".split(
+        ", "
+    )
     rows = [
         (
             v.number,
@@ -43,6 +45,7 @@ def versions(args: argparse.Namespace) -> None:
             *(v.tags.get(key, "") for key in ("sample.sampler", "sample.steps", "fid")),
             _copies(v),
             *(v.tags.get(key, "") for key in ("kid", "floor.fid", "decision")),
+            _started_from(v),
             f"{v.created.astimezone():%Y-%m-%d %H:%M}",
             v.run_id or "",
         )
@@ -51,6 +54,12 @@ def versions(args: argparse.Namespace) -> None:
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _started_from(version: "Version") -> str:
+    if "start.sha256" not in version.tags:  # untrained weights
+        return ""
+    return f"version {version.tags['start.version']}" if "start.version" in version.tags else version.tags["start.name"]
 
 
 def promote(args: argparse.Namespace) -> None:

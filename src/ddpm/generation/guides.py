@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddpm import model_file
-from ddpm.errors import UserError
+from ddpm.files import require_inside
 from ddpm.generation.batch import require_guide
 from ddpm.generation.recipe import Recipe
 from ddpm.model_file import Model
@@ -18,10 +18,7 @@ def with_guide(model: Model, recipe: Recipe, guides: Path) -> tuple[Model, Recip
     if recipe.guide is None:
         return model, recipe
     file = Path(recipe.guide)
-    if guides.resolve() not in file.resolve().parents:
-        raise UserError(
-            f"sample.guide is {file}, expected a file in {guides}, where DVC notices changes; copy it there"
-        )
+    require_inside(file, guides, key="sample.guide", expected="a file")
     guide = model_file.load(file, next(model.network.parameters()).device)
     require_guide(guide, model, called=recipe.guide)
     return replace(model, guide=guide), replace(recipe, guide=guide.sha256)

@@ -10,18 +10,19 @@ class Ema:
     """An exponential moving average of the weights, with a half-life in images.
 
     It is never copied into the training network: sample from `.network`.
-    The half-life is at most 5 % of the images seen, so that the average follows quickly at the start: Karras et al.
-    2022, Tab. 7 and its code.
+    The half-life is at most 5 % of the images seen, so that the average forgets untrained weights quickly, unless the
+    network is `trained` already: Karras et al. 2022, Tab. 7 and its code.
     """
 
-    def __init__(self, network: nn.Module, *, halflife_images: float) -> None:
+    def __init__(self, network: nn.Module, *, halflife_images: float, trained: bool = False) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.halflife_images = halflife_images
+        self.trained = trained
 
     @torch.no_grad()
     def update(self, network: nn.Module, *, images_seen: int, batch_size: int) -> None:
         """Move the average towards the weights, after a step of `batch_size` images and `images_seen` in total."""
-        halflife = min(self.halflife_images, 0.05 * images_seen)
+        halflife = self.halflife_images if self.trained else min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - beta)
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):

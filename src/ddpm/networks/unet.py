@@ -27,6 +27,9 @@ from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.kernels import conv, linear
 from ddpm.networks.settings import CONVENTION, Convention
 
+LABELS = "label.weight"
+"""Name of the class embedding [classes + 1, c]: one row per class, and the last for samples without a label."""
+
 
 class UNet(ConditionedNetwork):
     """Predict from (x_t [N,C,H,W], t [N], labels [N] or None): [N,C,H,W], or `out_channels` channels instead of C.

@@ -11,14 +11,16 @@ from ddpm import unread_settings
 from ddpm.compute.settings import Runtime
 from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
-from ddpm.files import write_json
+from ddpm.files import require_inside, write_json
 from ddpm.params import Params
+from ddpm.promotion.registry import CHAMPION
 from ddpm.stages.stage import Stage, execute
 
 
 def main(stage: Stage) -> None:
     params = stage.params
     _require_files(params)
+    _require_start(params.train.start, stage.paths.starts)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
     for sentence in unread_settings.warned(params):
@@ -34,6 +36,20 @@ def _require_files(params: Params) -> None:
             raise UserError(f"{key} is {path}, expected the path of an existing file or null; correct it")
 
 
+def _require_start(start: str | None, starts: Path) -> None:
+    """Raise UserError if train.start is a path at which there cannot be a model. Its content is read in training."""
+    if start is None or start == CHAMPION:
+        return
+    path = Path(start)
+    require_inside(path, starts, key="train.start", expected="champion, or a model")
+    options = ("config.json", "unet/config.json")
+    if not path.is_file() and not any((path / name).is_file() for name in options):
+        raise UserError(
+            f"train.start is {path}, expected a model file, or a folder of diffusers with {' or '.join(options)}; "
+            "correct it"
+        )
+
+
 def _require_devices(runtime: Runtime) -> None:
     """Raise UserError for devices that this machine lacks; import torch only if the settings need a check."""
     if runtime.device not in ("auto", "cpu"):
@@ -47,4 +63,4 @@ def _require_devices(runtime: Runtime) -> None:
 
 
 if __name__ == "__main__":
-    execute(main, "passed")
+    execute(main, "starts", "passed")

@@ -36,7 +36,7 @@ def main(stage: Stage) -> None:
         file = Path(folder) / paths.model.name
         model, sha256 = pack(paths.model, file, recipe=drawing, guides=paths.guides)
         model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
-        tags = mlflow_registry.origin(model, run) | mlflow_registry.contents(model.sha256, drawing)
+        tags = mlflow_registry.origin(model, run, registry.versions()) | mlflow_registry.contents(model.sha256, drawing)
         candidate = registry.register(sha256=sha256, model_id=model_id, run_id=run.id, record=measured, tags=tags)
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))

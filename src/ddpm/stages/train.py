@@ -21,6 +21,7 @@ def main(stage: Stage) -> None:
     from ddpm.generation.pictures import preview
     from ddpm.model_file import Model
     from ddpm.tracker import NullTracker, finishing, flat
+    from ddpm.tracking.mlflow_registry import start_tags
     from ddpm.tracking.run_json import run_record
     from ddpm.tracking.training_run import knows, start_run
     from ddpm.training import finished
@@ -54,6 +55,7 @@ def main(stage: Stage) -> None:
     with finishing(tracker):
         training.extra["run_id"] = tracker.run_id
         tracker.params(flat(**_settings(stage)))
+        tracker.tags(start_tags(training.start.record()) if training.start else {})
         tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
         run_training(training, tracker=tracker, picture=picture, **intervals)
         sha256 = _write(stage, training, facts)
@@ -72,9 +74,22 @@ def _settings(stage: Stage) -> dict[str, dict[str, Any]]:
 def _begin(stage: Stage, facts: "Facts") -> "Training":
     from ddpm.model_spec import Spec
     from ddpm.networks.settings import CONVENTION
+    from ddpm.tracking.parent import find_parent, note_training
     from ddpm.training import augmentation, checkpoint, session
 
     split, device = stage.split("train"), stage.device
+    code_hash = checkpoint.code_hash(*code_of_stage("train"))
+    key = checkpoint.fingerprint({"params": _settings(stage), "data": facts.content_hash, "code": code_hash})
+    parent = find_parent(
+        stage.params.train.start,
+        starts=stage.paths.starts,
+        classes=len(facts.classes),
+        name=stage.params.promote.name,
+        state=stage.paths.state,
+        key=key,
+        resume=stage.params.runtime.resume,
+    )
+    convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
     spec = Spec(
         channels=facts.channels,
         size=facts.size,
@@ -83,21 +98,27 @@ def _begin(stage: Stage, facts: "Facts") -> "Training":
         schedule=stage.params.schedule,
         objective=stage.params.objective,
         network=stage.params.network,
-        convention=CONVENTION,
+        convention=convention,
         augmentation=augmentation.numbers_in(stage.params.train.augment),
     )
-    return session.begin(
+    training = session.begin(
         spec,
         split.images,
         split.labels,
         data_hash=facts.content_hash,
-        code_hash=checkpoint.code_hash(*code_of_stage("train")),
+        code_hash=code_hash,
         settings=stage.params.train,
         runtime=stage.params.runtime,
         device=device,
         precision=stage.precision(facts.size),
         state_folder=stage.paths.state,
+        parent=parent,
     )
+    if leads() and training.start:
+        note_training(training.folder, key=key)
+        for sentence in training.start.sentences() if not training.state.images_seen else []:
+            print(sentence)
+    return training
 
 
 def _machine(training: "Training") -> dict[str, str | int]:
@@ -115,11 +136,12 @@ def _write(stage: Stage, training: "Training", facts: "Facts") -> str:
     lineage: dict[str, Any] = {"data": facts.name, "data_hash": facts.content_hash, "code_hash": training.code_hash}
     lineage |= {"params": _settings(stage), "machine": _machine(training)}
     lineage |= {"mlflow_run": f"{facts.name}-{training.fingerprint[:8]}"}
+    lineage |= {"start": training.start.record()} if training.start else {}
     write_curves(stage.paths.curves, training.extra["curves"])
     write_json(stage.paths.report, training.report())
     return model_file.save(stage.paths.model, network=training.average(), spec=training.spec, lineage=lineage)
 
 
 if __name__ == "__main__":
-    options = ("prepared", "validation", "docs", "model", "run", "curves", "report", "state")
+    options = ("prepared", "starts", "validation", "docs", "model", "run", "curves", "report", "state")
     execute(main, *options, in_workers=True)

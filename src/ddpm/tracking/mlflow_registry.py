@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,13 +128,27 @@ class MlflowRegistry:
         return files[0]
 
 
-def origin(model: "Model", run: "MlflowTracker") -> dict[str, str]:
-    """Return tags for a model's origin (data, parameters, code) and the shape of its images."""
+def origin(model: "Model", run: "MlflowTracker", known: Iterable[Version]) -> dict[str, str]:
+    """Return tags for a model's origin (data, parameters, code, start) and the shape of its images.
+
+    `known` are the registered versions, one of which may be the file that the training started from.
+    """
     with mlflow_errors():
         commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit", "none")
     tags = {"channels": model.spec.channels, "size": model.spec.size, "classes": len(model.spec.classes)}
-    lineage = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model.lineage.items()}
+    lineage = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model.lineage.items() if k != "start"}
+    lineage |= start_tags(model.lineage.get("start", {}))
+    if (sha256 := lineage.get("start.sha256")) is not None:
+        found = [v.number for v in known if sha256 in (v.tags.get("model_sha256"), v.tags.get("weights_sha256"))]
+        lineage = ({"start.version": found[-1]} if found else {}) | lineage
     return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
+
+
+def start_tags(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return tags for the model that a training started from, from `training.start.Start.record`; none without one."""
+    numbers = {"taken_over": f"{start['taken_over']} of {start['tensors']} tensors"} if "tensors" in start else {}
+    values = {key: value for key, value in start.items() if isinstance(value, str)} | numbers
+    return {f"start.{key}": value for key, value in values.items()}
 
 
 def contents(weights_sha256: str, sampling: Mapping[str, Any]) -> dict[str, str]:

@@ -74,13 +74,19 @@ class Step:
 
 
 def new_state(
-    network: ConditionedNetwork, *, settings: Train, parallel: Parallel = "ddp", precision: Precision = "float32"
+    network: ConditionedNetwork,
+    *,
+    settings: Train,
+    parallel: Parallel = "ddp",
+    precision: Precision = "float32",
+    trained: bool = False,
 ) -> State:
     """Return the state of a new training; the network must be on its device.
 
-    With `fsdp`, weights, average and optimizer are sharded over the processes.
+    With `fsdp`, weights, average and optimizer are sharded over the processes. `trained`: the weights are those of a
+    trained model, and so is the average.
     """
-    ema = Ema(network, halflife_images=settings.ema_halflife_images)
+    ema = Ema(network, halflife_images=settings.ema_halflife_images, trained=trained)
     if parallel == "fsdp" and processes() > 1:
         shard(network)
         shard(ema.network)

@@ -23,6 +23,7 @@ from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.settings import Train
 from ddpm.training.sharding import is_sharded, require_same, whole
+from ddpm.training.start import Parent, Start, take_over
 from ddpm.training.times import make_times
 
 
@@ -43,6 +44,8 @@ class Training:
     code_hash: str
     extra: dict[str, Any]
     """Stored with every checkpoint: the curves so far, the sums of the current interval, the tracker's run."""
+    start: Start | None = None
+    """What was taken over from another model; None without train.start."""
     saved_images: int = 0
     """Images seen at the last checkpoint; a killed training continues from there."""
     saved_run: str | None = None
@@ -122,20 +125,27 @@ def begin(
     device: torch.device,
     precision: Precision,
     state_folder: Path,
+    parent: Parent | None = None,
 ) -> Training:
     """Return a training of the network in `spec`, restored from its last checkpoint if there is one.
 
-    Checkpoints are in `state_folder/<fingerprint>`: with other parameters, data or code it is another training.
+    A new training starts from the weights of `parent`. Checkpoints are in `state_folder/<fingerprint>`: with other
+    parameters, data, code or another parent it is another training.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
-    Raises UserError if runtime.resume is `required` and there is nothing to resume.
+    Raises UserError if runtime.resume is `required` and there is nothing to resume, or if the parent shares no weights.
     """
-    fingerprint = checkpoint.fingerprint(
-        {"spec": as_dict(spec), "train": as_dict(settings), "data": data_hash, "code": code_hash}
-    )
+    parts = {"spec": as_dict(spec), "train": as_dict(settings), "data": data_hash, "code": code_hash}
+    fingerprint = checkpoint.fingerprint(parts | {"start": parent and parent.identity["sha256"]})
     torch.manual_seed(seed_of("init", settings.seed))
+    network = build_network(spec)
+    start = None if parent is None else take_over(network, spec, parent)
     training = Training(
         state=new_state(
-            build_network(spec).to(device), settings=settings, parallel=runtime.parallel, precision=precision
+            network.to(device),
+            settings=settings,
+            parallel=runtime.parallel,
+            precision=precision,
+            trained=start is not None and start.is_whole,
         ),
         batches=Batches(
             images,
@@ -155,6 +165,7 @@ def begin(
         fingerprint=fingerprint,
         code_hash=code_hash,
         extra={},
+        start=start,
     )
     if runtime.compile:
         training.state.network.compile()

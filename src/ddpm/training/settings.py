@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ddpm.settings import require, require_at_least, require_positive, require_share, section
+from ddpm.settings import require, require_at_least, require_named, require_positive, require_share, section
 
 Transform = Literal["mirror", "flip", "scale", "rotate", "stretch", "shift"]
 """mirror: left to right; flip: upside down; scale: larger or smaller; rotate: by any angle; stretch: along an axis of
@@ -71,11 +71,15 @@ class Train:
     """Number of shards that are mixed at a time, over all machines together. More shards mix better and need larger
     caches; with a multiple of the number of machines, each machine reads only its share."""
     seed: int
+    start: str | None
+    """Model whose weights the training starts from: champion (of promote.name, when the training begins), or the path
+    of a model file or of a folder of diffusers in data/starts. null: untrained weights."""
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
         require_at_least(0, self, "warmup_images", "decay_images", "weight_decay", "max_nonfinite_steps", "seed")
         require_share(self, "label_dropout")
+        require_named(self, "start")
         require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")
         require(
             not (self.flip and self.augment.probability > 0 and "mirror" in self.augment.transforms),

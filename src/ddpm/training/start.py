@@ -1,0 +1,152 @@
+"""What a training takes over from another model, its parent: tensors of the same name and shape, classes by name."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ddpm.errors import UserError
+from ddpm.model_file import Model
+from ddpm.model_spec import Spec
+from ddpm.networks.unet import LABELS
+from ddpm.unread_settings import value_of
+
+_SHOWN = 8
+"""Tensors of a kind that a printed line names; the model file has all of them."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The model that a training starts from."""
+
+    identity: dict[str, Any]
+    """Plain values: `name`, the `sha256` of the file (None without a model), and what is known of the model's origin.
+    The fingerprint of the training contains the sha256."""
+    model: Model | None
+    """A model file has only averaged weights. None: there was no champion, so all weights are new."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The comparison of a network with its parent."""
+
+    parent: Parent
+    tensors: int
+    """Number of tensors of the network."""
+    taken: int
+    """Number of them that are the parent's, completely or for some of the classes."""
+    new: tuple[str, ...]
+    """Tensors and classes that the parent does not have, as words; initialised as without a parent."""
+    left: tuple[str, ...]
+    """Tensors and classes of the parent that were not taken over, as words with the reason."""
+    warnings: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether no weight is new."""
+        return self.taken == self.tensors and not self.new
+
+    def record(self) -> dict[str, Any]:
+        """Return plain values for the model file and the report."""
+        if self.parent.model is None:
+            return self.parent.identity
+        taken = {"tensors": self.tensors, "taken_over": self.taken, "new": list(self.new), "not_taken": list(self.left)}
+        return self.parent.identity | taken
+
+    def sentences(self) -> list[str]:
+        """Return the lines to print: what was taken over, what is new, what was not taken, and the warnings."""
+        if self.parent.model is None:
+            return [f"{self.parent.identity['name']}, so the training starts from untrained weights"]
+        parts = [
+            f"starting from {self.parent.identity['name']}: taken over {self.taken} of {self.tensors} tensors, "
+            "into the network and into its average"
+        ]
+        parts += [
+            f"{title}: {_listed(names)}" for title, names in (("new", self.new), ("not taken", self.left)) if names
+        ]
+        return ["; ".join(parts), *(f"warning: {sentence}" for sentence in self.warnings)]
+
+
+def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
+    """Copy the parent's tensors into the network of `spec`, where name and shape agree; return the comparison.
+
+    The rows of the class embedding are taken over by the names of the classes, and that of samples without a label.
+    All other weights of the network stay. Raises UserError if no weight matrix or convolution agrees.
+    """
+    own = network.state_dict()
+    if parent.model is None:
+        return Start(parent, len(own), 0, (), (), ())
+    theirs = parent.model.network.state_dict()
+    taken: dict[str, Tensor] = {}
+    new, left = [], []
+    for name, tensor in own.items():
+        there = theirs.get(name)
+        if there is None:
+            new.append(name)
+        elif name == LABELS and there.shape[1:] == tensor.shape[1:]:
+            taken[name], new_classes, left_classes = _by_class(tensor, spec.classes, there, parent.model.spec.classes)
+            new += [f"{name} of {each}" for each in new_classes]
+            left += [f"{name} of {each} (no class here)" for each in left_classes]
+        elif there.shape != tensor.shape:
+            left.append(f"{name} (shape {list(there.shape)} in the file, {list(tensor.shape)} here)")
+        else:
+            taken[name] = there
+    left += [f"{name} (not in the network here)" for name in theirs if name not in own]
+    if not any(tensor.ndim > 1 for name, tensor in taken.items() if name != LABELS):
+        raise UserError(
+            f"train.start is {parent.identity['name']}, whose network shares no weight matrix and no convolution with "
+            "the network here; choose `network` as in that model, or set train.start to null"
+        )
+    network.load_state_dict(own | taken)
+    return Start(parent, len(own), len(taken), tuple(new), tuple(left), _warnings(network, spec, parent.model))
+
+
+def _by_class(
+    own: Tensor, classes: tuple[str, ...], theirs: Tensor, their_classes: tuple[str, ...]
+) -> tuple[Tensor, list[str], list[str]]:
+    """Return the class embedding with the parent's rows, the classes that are new, and those that were not taken.
+
+    The last row of both, that of samples without a label, is always taken over.
+    """
+    taken, rows = own.clone(), {name: row for row, name in enumerate(their_classes)}
+    taken[-1] = theirs[-1]
+    for row, name in enumerate(classes):
+        if name in rows:
+            taken[row] = theirs[rows[name]]
+    here = set(classes)
+    new = [repr(name) for name in classes if name not in rows]
+    return taken, new, [repr(name) for name in their_classes if name not in here]
+
+
+def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
+    """Return a sentence if the parent's weights mean something else than the training asks for."""
+    keys = ["schedule.name", "schedule.time", "schedule.shift", "schedule.zero_terminal_snr"]
+    keys += ["objective.target", "objective.learned_variance", "objective.bounded"]
+    if spec.schedule.name == parent.spec.schedule.name == "variance_exploding":
+        keys += ["schedule.sigma_min", "schedule.sigma_max"]
+    else:
+        keys += ["schedule.T"]
+    if spec.objective.target == parent.spec.objective.target == "edm":
+        keys += ["objective.sigma_data"]
+    for key, attribute in (("network.head_channels", "heads"), ("network.groups", "num_groups")):
+        ours, theirs = _divisions(network, attribute), _divisions(parent.network, attribute)
+        if any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys()):
+            keys.append(key)
+    values = [(key, value_of(spec, key), value_of(parent.spec, key)) for key in keys]
+    differing = [f"{key} {theirs} (here {ours})" for key, ours, theirs in values if ours != theirs]
+    if not differing:
+        return ()
+    return (
+        f"the parent was trained with {', '.join(differing)}, so its weights predict something else until this "
+        "training has changed them",
+    )
+
+
+def _divisions(network: nn.Module, attribute: str) -> dict[str, int]:
+    """Return into how many heads or groups each module divides its channels, by name."""
+    return {name: getattr(module, attribute) for name, module in network.named_modules() if hasattr(module, attribute)}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more (models/model.safetensors lists all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
