@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
+from ddpm.diffusion import objectives
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.images import to_model_range
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
+from ddpm.sampling import samplers
+from ddpm.sampling.grids import uniform_grid
 from ddpm.training import augmentation, checkpoint
 from ddpm.training.augmentation import Transformations, draw, numbers_in, resampled
 from ddpm.training.batches import Batches
@@ -220,3 +223,55 @@ def test_the_first_loss_is_that_of_the_transformed_images(monkeypatch: pytest.Mo
 
 def test_the_table_of_kinds_has_every_transform_of_the_settings_in_the_order_of_the_docs() -> None:
     assert tuple(augmentation._KINDS) == KINDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_rotations_leak_into_generated_images_only_if_the_network_does_not_get_them(
+    conditioned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are brighter above than below, of which four in five are rotated by any angle."""
+    random = np.random.default_rng(0)
+    contrast, noise = random.uniform(60, 110, (300, 1, 1)), random.normal(0, 5, (300, 8, 8))
+    upright = 128 + contrast * np.linspace(1, -1, 8)[None, :, None] + noise
+    images = upright.clip(0, 255).astype(np.uint8)[:, None]
+    if not conditioned:
+        apply = Transformations.apply
+
+        def without_numbers(self: Transformations, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            results, numbers = apply(self, *arguments)
+            return results, torch.zeros_like(numbers)
+
+        monkeypatch.setattr(Transformations, "apply", without_numbers)
+    rotated = Augment(probability=0.8, transforms=("rotate",))
+    settings = dataclasses.replace(
+        SETTINGS, images=64 * 500, batch_size=64, warmup_images=640, decay_images=6400, augment=rotated, lr=0.003,
+        ema_halflife_images=1000,
+    )  # fmt: skip
+    process = make_schedule("cosine", 100)
+    torch.manual_seed(0)
+    changes: dict[str, Any] = {"width": 16, "classes": 0, "dropout": 0.0, "augmentation": numbers_in(rotated)}
+    state = new_state(UNet(**ARCHITECTURE | changes), settings=settings)
+    for _ in train(
+        state,
+        Batches(images, None, batch_size=64, seed=0, flip=False, device=CPU),
+        process=process,
+        times=make_times(process, settings, memory=state.times),
+        objective=PARAMS.objective,
+        settings=settings,
+        device=CPU,
+        precision="float32",
+    ):
+        pass
+
+    def denoise(x_t: torch.Tensor, t: torch.Tensor) -> objectives.Estimate:
+        return objectives.estimate(PARAMS.objective, lambda x, c: state.ema.network(x, c), process, x_t, t)
+
+    x_T = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        *_, last = samplers.ddim(denoise, process, x_T, uniform_grid(100, 20), lambda: torch.zeros(()), eta=0.0)
+    x = last.x_t[:, 0]
+    down = x[:, :4].mean(dim=(1, 2)) - x[:, 4:].mean(dim=(1, 2))
+    right = x[:, :, 4:].mean(dim=(1, 2)) - x[:, :, :4].mean(dim=(1, 2))
+    upright_share = float((down > 2 * right.abs()).float().mean())
+    assert upright_share > 0.95 if conditioned else upright_share < 0.6

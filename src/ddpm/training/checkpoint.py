@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from ddpm.compute.processes import leads
 from ddpm.files import flush_names
@@ -166,7 +167,7 @@ def _require_fit(content: _Content, state: State) -> None:
     for prefix, places in parts.items():
         if places or prefix != "times.":  # at the start, the choice of times has no tensors yet
             _require_same_layout(prefix, content.part(prefix), places)
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    parameters = _parameters(state)
     for index, moments in _moments(content).items():
         if index >= len(parameters) or set(moments) not in _MOMENTS:
             raise ValueError(f"optimizer.{index} has {sorted(moments)}, which this optimizer does not use")
@@ -188,6 +189,11 @@ def _require_same_layout(prefix: str, tensors: dict[str, Tensor], places: dict[s
             )
 
 
+def _parameters(state: State) -> list[Parameter]:
+    """Return the parameters in the order of the optimizer, by which their moments are numbered."""
+    return [p for group in state.optimizer.param_groups for p in group["params"]]
+
+
 def _moments(content: _Content) -> dict[int, dict[str, Tensor]]:
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in content.part("optimizer.").items():
@@ -200,7 +206,7 @@ def _put(content: _Content, state: State) -> None:
     for network, name in ((state.network, "network."), (state.ema.network, "ema.")):
         own = network.state_dict()
         network.load_state_dict({k: placed_like(value, own[k]) for k, value in content.part(name).items()})
-    parameters = list(state.network.parameters())
+    parameters = _parameters(state)
     moments = {
         index: {key: value if key == "step" else placed_like(value, parameters[index]) for key, value in held.items()}
         for index, held in _moments(content).items()

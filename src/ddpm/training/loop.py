@@ -21,6 +21,7 @@ from ddpm.networks.ema import Ema
 from ddpm.seeding import seed_of
 from ddpm.training import augmentation
 from ddpm.training.batches import Batches
+from ddpm.training.decay import parameter_groups
 from ddpm.training.muon import Muon
 from ddpm.training.settings import Train
 from ddpm.training.sharding import (
@@ -97,7 +98,7 @@ def new_state(
         "fused": True,
     }
     if settings.optimizer == "adamw":
-        return State(network, ema, AdamW(network.parameters(), **adam))
+        return State(network, ema, AdamW(parameter_groups(network), **adam))
     inputs = ["conv_in", *(["augmentation"] if settings.augment.probability else [])]
     first_and_last = [network.get_submodule(name) for name in (*inputs, "conv_out")]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ddpm.training.decay import parameter_groups
 from ddpm.training.sharding import placed_like, whole
 
 MOMENTUM = 0.95
@@ -31,10 +32,9 @@ class Muon(AdamW):
     def __init__(self, network: nn.Module, *, first_and_last: Iterable[nn.Module], dtype: torch.dtype, **adam: Any):
         apart = {id(p) for module in first_and_last for p in module.parameters()}
         embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
-        parameters = list(network.parameters())
-        self._matrices = {id(p) for p in parameters if p.ndim >= 2} - apart - embeddings
+        self._matrices = {id(p) for p in network.parameters() if p.ndim >= 2} - apart - embeddings
         self._dtype = dtype
-        super().__init__(parameters, **adam)
+        super().__init__(parameter_groups(network), **adam)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

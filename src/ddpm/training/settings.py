@@ -48,6 +48,8 @@ class Train:
     decay_images: int
     """Number of last images over which it falls to zero, along a cosine."""
     weight_decay: float
+    """Share of the learning rate by which each step shrinks weight matrices and kernels (Loshchilov and Hutter 2019);
+    biases, normalisations and label embeddings do not shrink."""
     beta2: float
     """AdamW's second decay rate."""
     grad_clip: float
