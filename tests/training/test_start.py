@@ -175,6 +175,13 @@ def test_weights_that_predict_something_else_are_warned_about_in_one_sentence(
     assert start.sentences()[1:] == [f"warning: {sentence}" for sentence in start.warnings]
 
 
+def test_details_that_the_network_has_from_its_parent_are_said() -> None:
+    spec = spec_with(convention={"norm_eps": 1e-6, "frequency_shift": 1})
+    start, _, _ = taken_over(spec, parent_of(spec))
+    assert start.sentences()[0].endswith("; details as there: norm_eps 1e-06, frequency_shift 1")
+    assert start.warnings == ()
+
+
 def test_without_a_champion_all_weights_are_new(tmp_path: Path) -> None:
     training = begin(tmp_path, Parent({"name": "ddpm has no champion", "sha256": None}, None))
     assert equal(training.state.network, begin(tmp_path, None).state.network)

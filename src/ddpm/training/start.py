@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
+from ddpm.networks.settings import CONVENTION
 from ddpm.networks.unet import LABELS
 from ddpm.unread_settings import value_of
 
@@ -30,7 +31,8 @@ class Parent:
 class Start:
     """The comparison of a network with its parent."""
 
-    parent: Parent
+    identity: dict[str, Any]
+    """That of the parent."""
     tensors: int
     """Number of tensors of the network."""
     taken: int
@@ -39,6 +41,8 @@ class Start:
     """Tensors and classes that the parent does not have, as words; initialised as without a parent."""
     left: tuple[str, ...]
     """Tensors and classes of the parent that were not taken over, as words with the reason."""
+    details: tuple[str, ...]
+    """Details of the network (`Convention`) that are the parent's and not those of other networks here, as words."""
     warnings: tuple[str, ...]
 
     @property
@@ -48,22 +52,21 @@ class Start:
 
     def record(self) -> dict[str, Any]:
         """Return plain values for the model file and the report."""
-        if self.parent.model is None:
-            return self.parent.identity
+        if self.identity["sha256"] is None:
+            return self.identity
         taken = {"tensors": self.tensors, "taken_over": self.taken, "new": list(self.new), "not_taken": list(self.left)}
-        return self.parent.identity | taken
+        return self.identity | taken
 
     def sentences(self) -> list[str]:
         """Return the lines to print: what was taken over, what is new, what was not taken, and the warnings."""
-        if self.parent.model is None:
-            return [f"{self.parent.identity['name']}, so the training starts from untrained weights"]
+        if self.identity["sha256"] is None:
+            return [f"{self.identity['name']}, so the training starts from untrained weights"]
         parts = [
-            f"starting from {self.parent.identity['name']}: taken over {self.taken} of {self.tensors} tensors, "
+            f"starting from {self.identity['name']}: taken over {self.taken} of {self.tensors} tensors, "
             "into the network and into its average"
         ]
-        parts += [
-            f"{title}: {_listed(names)}" for title, names in (("new", self.new), ("not taken", self.left)) if names
-        ]
+        lists = (("details as there", self.details), ("new", self.new), ("not taken", self.left))
+        parts += [f"{title}: {_listed(names)}" for title, names in lists if names]
         return ["; ".join(parts), *(f"warning: {sentence}" for sentence in self.warnings)]
 
 
@@ -75,7 +78,7 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
     """
     own = network.state_dict()
     if parent.model is None:
-        return Start(parent, len(own), 0, (), (), ())
+        return Start(parent.identity, len(own), 0, (), (), (), ())
     theirs = parent.model.network.state_dict()
     taken: dict[str, Tensor] = {}
     new, left = [], []
@@ -98,7 +101,10 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
             "the network here; choose `network` as in that model, or set train.start to null"
         )
     network.load_state_dict(own | taken)
-    return Start(parent, len(own), len(taken), tuple(new), tuple(left), _warnings(network, spec, parent.model))
+    usual = vars(CONVENTION)
+    details = tuple(f"{key} {value}" for key, value in vars(spec.convention).items() if value != usual[key])
+    warnings = _warnings(network, spec, parent.model)
+    return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings)
 
 
 def _by_class(
@@ -148,5 +154,5 @@ def _divisions(network: nn.Module, attribute: str) -> dict[str, int]:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more (models/model.safetensors lists all)" if len(names) > _SHOWN else ""
+    more = f" and {len(names) - _SHOWN} more (the model file lists all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
