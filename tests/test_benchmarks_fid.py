@@ -85,16 +85,6 @@ def test_time_in_a_pause_or_after_the_end_is_no_training() -> None:
     assert budget.spent == 4
 
 
-def test_a_training_of_another_length_decays_and_averages_over_the_same_share() -> None:
-    ours = module("contenders.ours")
-    train = overlay.load(ROOT / "params.yaml").train
-    longer = ours.fitted(train, 6 * train.images)
-    assert (longer.images, longer.decay_images) == (6 * train.images, 6 * train.decay_images)
-    assert longer.ema_halflife_images == 6 * train.ema_halflife_images
-    assert longer.warmup_images == train.warmup_images
-    ours.fitted(train, 10)  # a plan of a few steps is still a valid one
-
-
 @pytest.fixture(scope="module")
 def judge(benchmarks: Any) -> Any:
     return module("judge").train_judge(digits(), seen=6_000)

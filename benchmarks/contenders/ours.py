@@ -16,26 +16,9 @@ if TYPE_CHECKING:
     from ddpm.generation.recipe import Recipe
     from ddpm.params import Params
     from ddpm.training.session import Training
-    from ddpm.training.settings import Train
 
 UNPLANNED = 10**12
 """Images of a training whose speed is not known yet: no learning rate decays before there is a plan."""
-
-
-def fitted(settings: "Train", images: int) -> "Train":
-    """The same training over so many images: decay and EMA keep their shares of it, the warm-up keeps its length.
-
-    The warm-up takes at most a tenth, and the decay what the warm-up leaves.
-    """
-    scale = images / settings.images
-    warmup = min(settings.warmup_images, images // 10)
-    return replace(
-        settings,
-        images=images,
-        warmup_images=warmup,
-        decay_images=min(round(settings.decay_images * scale), images - warmup),
-        ema_halflife_images=max(1, round(settings.ema_halflife_images * scale)),
-    )
 
 
 @dataclass
@@ -90,22 +73,14 @@ class Ours:
 
     def _begin(self, images: Images, state: Path) -> "Training":
         from ddpm.compute import hardware
-        from ddpm.model_spec import Spec
-        from ddpm.networks.settings import CONVENTION
         from ddpm.training import session
+        from ddpm.training.spec import spec_of
 
         labels = images.train_labels if self.labels else None
         _, channels, size, _ = images.train.shape
-        spec = Spec(
-            channels=channels,
-            size=size,
-            classes=tuple(class_names(images)) if self.labels else (),
-            unconditional=not self.labels or self.params.train.label_dropout > 0,
-            schedule=self.params.schedule,
-            objective=self.params.objective,
-            network=self.params.network,
-            convention=CONVENTION,
-        )
+        sections = {name: getattr(self.params, name) for name in ("schedule", "objective", "network", "train")}
+        classes = class_names(images) if self.labels else ()
+        spec = spec_of(channels=channels, size=size, classes=classes, **sections)
         device = hardware.choose_device(self.params.runtime.device)
         return session.begin(
             spec,
@@ -113,7 +88,7 @@ class Ours:
             labels,
             data_hash=images.name,
             code_hash="of one run",
-            settings=replace(self.params.train, images=UNPLANNED),
+            settings=replace(self.params.train, images=UNPLANNED, minutes=None),
             runtime=replace(self.params.runtime, resume="never"),
             device=device,
             precision=hardware.choose_precision(self.params.runtime.precision, device, size),
@@ -122,6 +97,8 @@ class Ours:
 
     def _run(self, training: "Training", budget: Budget, folder: Path) -> list[str]:
         """Steps until the time or the plan is over. A plan begins the generator of steps anew, from where it stands."""
+        from ddpm.planning.length import fitted
+
         waiting, kept = sorted(self.snapshots), []
         while not budget.over and training.state.images_seen < training.settings.images:
             for step in training.steps():

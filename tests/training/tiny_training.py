@@ -67,6 +67,8 @@ SPEC = Spec(
 )
 SETTINGS = Train(
     images=16 * 80,
+    minutes=None,
+    max_hours=None,
     batch_size=16,
     optimizer="adamw",
     lr=0.002,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import exchange, images, operate, serving
+from ddpm.cli import exchange, images, operate, plan, serving
 from ddpm.errors import UserError, not_installed
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -272,6 +272,15 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command(operate.look, "check that the files at data.path can be read", "ddpm look")
+
+    planned = command(plan.plan, "measure how long the training takes and what it needs", "ddpm plan")
+    for option, default, content in (
+        ("--prepared", "data/prepared", "the prepared images"),
+        ("--state", ".state/train", "the state of trainings that were interrupted"),
+    ):
+        planned.add_argument(
+            option, type=Path, default=Path(default), metavar="FOLDER", help=f"{content} (default: {default})"
+        )
 
     report = add_name(command(operate.report, "show the results of the last run of the pipeline", "ddpm report"))
     for option, dest, default, content in (

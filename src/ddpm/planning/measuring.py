@@ -45,8 +45,8 @@ class Measured(StepCost):
     images_that_fit: int
     """Number of images on a device at a time whose estimate fits into the free memory; 0: not even one."""
     parameters: int
-    forward_seconds: float
-    """Time of one network evaluation for one image in one process, without gradients."""
+    forward_seconds: float | None
+    """Time of one network evaluation for one image in one process, without gradients; None if it was not measured."""
     flops_per_second: float
     """Of a product of large matrices in one process."""
     ratios: tuple[float | None, ...]
@@ -98,7 +98,7 @@ def measure(
     )
     trials = _run(job, number)
     if not trials.points:
-        return Measured(math.inf, free + 1, 0, 0, math.inf, trials.flops_per_second, (None,) * len(others))
+        return Measured(math.inf, free + 1, 0, 0, None, trials.flops_per_second, (None,) * len(others))
     seconds = _seconds(trials, at_a_time)
     more = seconds if trials.part_seconds is None else trials.part_seconds
     memory = _Memory.of(trials, spec=spec, batch=train.batch_size, number=number, fsdp=runtime.parallel == "fsdp")
@@ -107,7 +107,7 @@ def measure(
         bytes=here * memory.of_images(at_a_time),
         images_that_fit=memory.images_within(free // here),
         parameters=trials.parameters,
-        forward_seconds=math.inf if trials.forward_seconds is None else trials.forward_seconds,
+        forward_seconds=trials.forward_seconds,
         flops_per_second=trials.flops_per_second,
         ratios=(*trials.ratios, *[None] * (len(others) - len(trials.ratios))),
     )
@@ -172,8 +172,8 @@ def _run(job: Job, number: int) -> Trials:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it printed nothing"]
         raise UserError(
-            f"a training step could not be measured ({lines[-1]}); run `python -m ddpm.stages.train` without "
-            "a limit (train.max_hours: null) only if you know why"
+            f"a few training steps, by which the plan is made, ended with an error ({lines[-1]}) with which the "
+            "training would end, too; correct it, usually in section network, train or runtime of params.yaml"
         )
     values = json.loads(done.stdout)
     return Trials(**values | {"points": [Point(**point) for point in values["points"]]})
@@ -184,9 +184,9 @@ def _environment(number: int) -> dict[str, str]:
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
     without = {*ranks, LAUNCHER_VARIABLE, STORE_VARIABLE}
     environment = {name: value for name, value in os.environ.items() if name not in without}
-    # Threads that wait for others compute nothing for at most some microseconds: where many processes share the cores,
-    # libgomp's own setting makes a step take ten times the processor time.
-    environment.setdefault("GOMP_SPINCOUNT", "10000")
+    # A thread that waits for others sleeps: otherwise it takes processor time, which is what is measured where other
+    # processes compute.
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
     if number > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))

@@ -6,6 +6,7 @@ standard input and writes `Trials` as JSON to its standard output.
 """
 
 import json
+import math
 import resource
 import statistics
 import sys
@@ -21,15 +22,15 @@ from ddpm.model_spec import Spec
 from ddpm.settings import section
 from ddpm.training.settings import Train
 
-GROWTH_SECONDS = 6.0
+GROWTH_SECONDS = 4.0
 """Time after which no larger number of images is tried."""
 SLOW_SECONDS = 2.0
 """A first step that takes this long is measured once: what it takes longer than later steps is little."""
 _INEFFICIENCY = 4.0
 """Assumed time of a step's arithmetic, as a multiple of that of a product of large matrices."""
-_REPEAT_SECONDS = 0.5
-_REPEATS = 5
-_COMPARISON_SECONDS = 8.0
+_REPEAT_SECONDS = 0.3
+_REPEATS = 3
+_COMPARISON_SECONDS = 6.0
 """Time after which no other model is compared."""
 _STATE_FOLDER = Path("no-state-of-a-trial")
 """It is never made: a trial saves nothing."""
@@ -113,28 +114,40 @@ def run(job: Job) -> Trials:
 
 
 def _measure_growth(job: Job, bench: "_Bench", trials: Trials) -> None:
-    """Measure 1, 16, 256, … images, until there are `job.images`, or the next would take long or much memory.
-
-    How long it would take is estimated by its arithmetic: the time of few images is mostly not theirs.
-    """
-    began, n = bench.spent, 1
-    while True:
+    """Measure 1, 16, 256, … images, or as many as are quick and fit easily, until there are `job.images`."""
+    began, n, following = bench.spent, 0, 1
+    while following >= 2 * n or following == job.images > n:
+        n = following
         trials.points.append(bench.point(job.spec, n))
         trials.parameters = bench.parameters
-        following = min(job.images, 16 * n)
         trials.least_per_image = bench.flops_per_image / trials.flops_per_second
-        expected = trials.points[-1].seconds + _INEFFICIENCY * trials.least_per_image * (following - n)
-        too_slow = 2 * expected > GROWTH_SECONDS - (bench.spent - began)
-        if n >= job.images or too_slow or _expected_bytes(trials.points, following) > job.limit_bytes / 2:
+        left = GROWTH_SECONDS - (bench.spent - began)
+        affordable = min(_within_seconds(trials, left / 2), _within_bytes(trials, job.limit_bytes / 2))
+        following = min(job.images, 16 * n, affordable)
+        if n == job.images:
             return
-        n = following
+
+
+def _within_seconds(trials: Trials, seconds: float) -> int:
+    """Return how many images a step of this time has, by their arithmetic: the time of few is mostly not theirs."""
+    last = trials.points[-1]
+    return last.images + math.floor((seconds - last.seconds) / (_INEFFICIENCY * trials.least_per_image))
+
+
+def _within_bytes(trials: Trials, limit: float) -> int:
+    """Return how many images fit into the limit, linearly; all memory of a single point counts as its images'."""
+    first, last = trials.points[0], trials.points[-1]
+    if first is last:
+        return math.floor(limit / max(1, last.bytes / last.images))
+    slope = max(1.0, (last.bytes - first.bytes) / (last.images - first.images))
+    return last.images + math.floor((limit - last.bytes) / slope)
 
 
 def _measure_rest(job: Job, bench: "_Bench", trials: Trials) -> None:
     n = max((point.images for point in trials.points if point.seconds < SLOW_SECONDS), default=1)
     seconds = next(point.seconds for point in trials.points if point.images == n)
-    trials.forward_seconds = bench.forward_seconds(job.spec, min(n, job.runtime.sample_batch))
     last = trials.points[-1]
+    trials.forward_seconds = bench.forward_seconds(job.spec, min(last.images, job.runtime.sample_batch))
     if job.parts > 1 and last.images == job.images and last.seconds < SLOW_SECONDS:
         two_parts = bench.step_seconds(job.spec, 2 * last.images, at_a_time=last.images)
         trials.part_seconds = max(0.0, two_parts - last.seconds)
@@ -142,15 +155,6 @@ def _measure_rest(job: Job, bench: "_Bench", trials: Trials) -> None:
     for other in job.others:
         in_time = bench.spent - began < _COMPARISON_SECONDS
         trials.ratios.append(bench.step_seconds(other, n) / seconds if in_time else None)
-
-
-def _expected_bytes(points: list[Point], images: int) -> float:
-    """Extrapolate linearly; from a single point, as if all of its memory were that of its images."""
-    first, last = points[0], points[-1]
-    if first is last:
-        return last.bytes * images / last.images
-    slope = max(0.0, (last.bytes - first.bytes) / (last.images - first.images))
-    return last.bytes + slope * (images - last.images)
 
 
 class _Bench:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ddpm.data.reading.dataset import Facts
+    from ddpm.planning.length import Planned
     from ddpm.training.session import Training
 
 
@@ -33,7 +34,8 @@ def main(stage: Stage) -> None:
     if leads() and stage.params.runtime.resume != "required":
         finished.clear_recorded(paths.state, is_known=knows)
     together()
-    training = _begin(stage, facts)
+    training, planned = _begin(stage, facts)
+    name, settings = f"{facts.name}-{training.fingerprint[:8]}", _settings(training, planned)
 
     def picture() -> "Image":
         average = Model(training.average(), training.spec, lineage={}, sha256="")
@@ -46,7 +48,7 @@ def main(stage: Stage) -> None:
         return
     tracker = start_run(
         experiment=tracking.experiment,
-        name=f"{facts.name}-{training.fingerprint[:8]}",
+        name=name,
         facts=facts,
         prepared=paths.prepared,
         run_id=training.extra.get("run_id"),
@@ -54,11 +56,11 @@ def main(stage: Stage) -> None:
     )
     with finishing(tracker):
         training.extra["run_id"] = tracker.run_id
-        tracker.params(flat(**_settings(stage)))
+        tracker.params(flat(**settings))
         tracker.tags(start_tags(training.start.record()) if training.start else {})
         tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
         run_training(training, tracker=tracker, picture=picture, **intervals)
-        sha256 = _write(stage, training, facts)
+        sha256 = _write(stage, training, facts, {"params": settings, "mlflow_run": name})
         tracker.settle()  # run.json must not name a run whose metrics are incomplete
         write_json(paths.run, run_record(tracker, model_sha256=sha256))
         for path, folder in ((paths.docs, "data_docs"), (paths.validation, "data"), (paths.curves, "training")):
@@ -66,51 +68,47 @@ def main(stage: Stage) -> None:
     training.keep(paths.model)
 
 
-def _settings(stage: Stage) -> dict[str, dict[str, Any]]:
-    """Return the sections of params.yaml that determine the model."""
-    return {name: as_dict(getattr(stage.params, name)) for name in ("schedule", "objective", "network", "train")}
-
-
-def _begin(stage: Stage, facts: "Facts") -> "Training":
-    from ddpm.model_spec import Spec
+def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
+    """Print the plan; return the training, if it may begin, and the length planned for train.minutes, if it is set."""
     from ddpm.networks.settings import CONVENTION
+    from ddpm.planning.before_training import agreed
+    from ddpm.planning.plan import Pictures
     from ddpm.tracking.parent import find_parent, note_training
-    from ddpm.training import augmentation, checkpoint, session
+    from ddpm.training import checkpoint, session
+    from ddpm.training.settings import determining
+    from ddpm.training.spec import spec_of
 
-    split, device = stage.split("train"), stage.device
-    code_hash = checkpoint.code_hash(*code_of_stage("train"))
-    key = checkpoint.fingerprint({"params": _settings(stage), "data": facts.content_hash, "code": code_hash})
+    params, split = stage.params, stage.split("train")
+    sections = {name: getattr(stage.params, name) for name in ("schedule", "objective", "network", "train")}
+    origin: dict[str, Any] = {
+        "data_hash": facts.content_hash,
+        "code_hash": checkpoint.code_hash(*code_of_stage("train")),
+    }
+    plain = {name: as_dict(section) for name, section in sections.items()} | {"train": determining(params.train)}
+    key = checkpoint.fingerprint({"params": plain, **origin})
     parent = find_parent(
-        stage.params.train.start,
+        params.train.start,
         starts=stage.paths.starts,
         classes=len(facts.classes),
-        name=stage.params.promote.name,
+        name=params.promote.name,
         state=stage.paths.state,
         key=key,
-        resume=stage.params.runtime.resume,
+        resume=params.runtime.resume,
     )
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
-    spec = Spec(
-        channels=facts.channels,
-        size=facts.size,
-        classes=tuple(facts.classes),
-        unconditional=not facts.classes or stage.params.train.label_dropout > 0,
-        schedule=stage.params.schedule,
-        objective=stage.params.objective,
-        network=stage.params.network,
-        convention=convention,
-        augmentation=augmentation.numbers_in(stage.params.train.augment),
-    )
+    spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
+    machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
+    folder = stage.paths.state / session.fingerprint_of(spec, params.train, parent=parent, **origin)
+    planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
     training = session.begin(
         spec,
         split.images,
         split.labels,
-        data_hash=facts.content_hash,
-        code_hash=code_hash,
-        settings=stage.params.train,
-        runtime=stage.params.runtime,
-        device=device,
-        precision=stage.precision(facts.size),
+        **origin,
+        **machine,
+        settings=params.train,
+        planned=planned.settings(params.train) if planned else None,
+        runtime=params.runtime,
         state_folder=stage.paths.state,
         parent=parent,
     )
@@ -118,7 +116,16 @@ def _begin(stage: Stage, facts: "Facts") -> "Training":
         note_training(training.folder, key=key)
         for sentence in training.start.sentences() if not training.state.images_seen else []:
             print(sentence)
-    return training
+    return training, planned
+
+
+def _settings(training: "Training", planned: "Planned | None") -> dict[str, dict[str, Any]]:
+    """Return the sections of params.yaml that determine the model, and how its length was planned."""
+    from ddpm.training.settings import determining
+
+    sections = {name: as_dict(getattr(training.spec, name)) for name in ("schedule", "objective", "network")}
+    sections["train"] = determining(training.settings)
+    return sections | ({"planned": planned.described()} if planned else {})
 
 
 def _machine(training: "Training") -> dict[str, str | int]:
@@ -127,18 +134,18 @@ def _machine(training: "Training") -> dict[str, str | int]:
     return kind_of_machine(training.device) | {"precision": training.precision, "parameters": training.parameters}
 
 
-def _write(stage: Stage, training: "Training", facts: "Facts") -> str:
-    """Write the model, the curves and the report; return the model file's sha256."""
+def _write(stage: Stage, training: "Training", facts: "Facts", origin: dict[str, Any]) -> str:
+    """Write the model, the curves and the report; return the model file's sha256. `origin` is part of the lineage."""
     from ddpm import model_file
     from ddpm.files import write_json
     from ddpm.training.curves import write_curves
 
-    lineage: dict[str, Any] = {"data": facts.name, "data_hash": facts.content_hash, "code_hash": training.code_hash}
-    lineage |= {"params": _settings(stage), "machine": _machine(training)}
-    lineage |= {"mlflow_run": f"{facts.name}-{training.fingerprint[:8]}"}
+    lineage = {"data": facts.name, "data_hash": facts.content_hash, "code_hash": training.code_hash, **origin}
+    lineage["machine"] = _machine(training)
     lineage |= {"start": training.start.record()} if training.start else {}
     write_curves(stage.paths.curves, training.extra["curves"])
-    write_json(stage.paths.report, training.report())
+    plan = {name: origin["params"][name] for name in ("planned",) if name in origin["params"]}
+    write_json(stage.paths.report, training.report() | plan)
     return model_file.save(stage.paths.model, network=training.average(), spec=training.spec, lineage=lineage)
 
 

@@ -17,6 +17,8 @@ from ddpm.training import checkpoint
 NOTE = "finished.json"
 TRACKED = "tracked"
 """Folder for the data that the tracker keeps between the processes of a training."""
+COST = "cost.json"
+"""File with the measured cost of the training's steps."""
 
 
 def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
@@ -52,8 +54,9 @@ def clear_recorded(state_folder: Path, *, is_known: Callable[[str | None], bool]
 
 
 def clear(folder: Path) -> None:
-    """Remove everything of this training."""
-    (folder / NOTE).unlink(missing_ok=True)
+    """Remove everything of this training but the length that was planned for it, so that it can be repeated."""
+    for name in (NOTE, COST):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRACKED, ignore_errors=True)
     checkpoint.clear(folder)
 

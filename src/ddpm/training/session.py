@@ -21,7 +21,7 @@ from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
-from ddpm.training.settings import Train
+from ddpm.training.settings import Train, determining
 from ddpm.training.sharding import is_sharded, require_same, whole
 from ddpm.training.start import Parent, Start, take_over
 from ddpm.training.times import make_times
@@ -113,6 +113,12 @@ class Training:
             finished.keep(self.folder, model=model, run_id=self.extra.get("run_id"))
 
 
+def fingerprint_of(spec: Spec, settings: Train, *, data_hash: str, code_hash: str, parent: Parent | None = None) -> str:
+    """Return the hash of parameters, data, code and parent: the name of the training's folder."""
+    parts = {"spec": as_dict(spec), "train": determining(settings), "data": data_hash, "code": code_hash}
+    return checkpoint.fingerprint(parts | {"start": parent and parent.identity["sha256"]})
+
+
 def begin(
     spec: Spec,
     images: Images,
@@ -126,16 +132,18 @@ def begin(
     precision: Precision,
     state_folder: Path,
     parent: Parent | None = None,
+    planned: Train | None = None,
 ) -> Training:
     """Return a training of the network in `spec`, restored from its last checkpoint if there is one.
 
     A new training starts from the weights of `parent`. Checkpoints are in `state_folder/<fingerprint>`: with other
-    parameters, data, code or another parent it is another training.
+    parameters, data or code or another parent it is another training. `planned` are the settings with the length that
+    was planned for train.minutes, on which the fingerprint does not depend.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
     Raises UserError if runtime.resume is `required` and there is nothing to resume, or if the parent shares no weights.
     """
-    parts = {"spec": as_dict(spec), "train": as_dict(settings), "data": data_hash, "code": code_hash}
-    fingerprint = checkpoint.fingerprint(parts | {"start": parent and parent.identity["sha256"]})
+    fingerprint = fingerprint_of(spec, settings, data_hash=data_hash, code_hash=code_hash, parent=parent)
+    settings = planned or settings
     torch.manual_seed(seed_of("init", settings.seed))
     network = build_network(spec)
     start = None if parent is None else take_over(network, spec, parent)

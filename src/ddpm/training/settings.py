@@ -1,8 +1,8 @@
 """The settings of the training: section `train` of params.yaml."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from ddpm.settings import require, require_at_least, require_named, require_positive, require_share, section
+from ddpm.settings import as_dict, require, require_at_least, require_named, require_positive, require_share, section
 
 Transform = Literal["mirror", "flip", "scale", "rotate", "stretch", "shift"]
 """mirror: left to right; flip: upside down; scale: larger or smaller; rotate: by any angle; stretch: along an axis of
@@ -38,6 +38,12 @@ class Train:
     """The optimizer, the content of a step, and the length of training; all lengths are in images seen."""
 
     images: int
+    minutes: float | None
+    """Time for which the length is planned, once, from the measured speed, instead of `images`: decay_images and
+    ema_halflife_images then keep their ratio to `images`, and warmup_images is at most a tenth of the length. null: the
+    length is `images`."""
+    max_hours: float | None
+    """A training that would take longer is not begun; null: no limit. It changes no result."""
     batch_size: int
     """Images per step, over all devices and accumulation steps."""
     optimizer: Literal["adamw", "muon"]
@@ -80,6 +86,14 @@ class Train:
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
         require_at_least(0, self, "warmup_images", "decay_images", "weight_decay", "max_nonfinite_steps", "seed")
+        for name in ("minutes", "max_hours"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        require(
+            self.minutes is None or self.max_hours is None or self.minutes <= 60 * self.max_hours,
+            f"minutes is {self.minutes}, but no training longer than max_hours ({self.max_hours}) is begun; lower "
+            "minutes or raise max_hours",
+        )
         require_share(self, "label_dropout")
         require_named(self, "start")
         require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")
@@ -94,3 +108,8 @@ class Train:
             f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
             f"expected at most images ({self.images})",
         )
+
+
+def determining(settings: Train) -> dict[str, Any]:
+    """Return the settings that change the result of a training, as plain values: all but `max_hours`."""
+    return {name: value for name, value in as_dict(settings).items() if name != "max_hours"}
