@@ -72,7 +72,7 @@ def test_a_recipe_of_the_project_changes_just_the_values_that_it_names(
 def test_a_comment_keeps_its_column_and_the_old_value_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert configure("network: {multipliers: [1, 2, 2, 4], attention: []}\ndata: {size: 32}\ntrain: {lr: 1e-05}\n") == 0
     assert changed_lines() == [
-        "  size: 32                  # height and width in pixels; null: the size of the images",
+        "  size: 32                  # height and width in pixels; null: that of the images, or the largest below it",
         "  multipliers: [1, 2, 2, 4] # channels per resolution, as multiples of width",
         "  attention: []             # resolutions with self-attention, in positions",
         "  lr: 1e-05",

@@ -312,35 +312,6 @@ def test_links_to_files_are_followed_and_links_to_folders_refused(run: Run, raw:
         run(raw)
 
 
-def test_size_and_channels_are_those_of_most_images(run: Run, tmp_path: Path) -> None:
-    raw = fill(tmp_path / "raw", [f"{k}.png" for k in range(20)], size=(30, 20), mode="L")
-    facts = run(raw)
-    assert (facts.size, facts.channels) == (20, 1)
-    draw(99, size=(64, 64)).save(raw / "colour.png")
-    facts = run(raw)
-    assert (facts.size, facts.channels) == (20, 3)
-
-
-def test_a_size_is_chosen_that_enlarges_few_images(run: Run, tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    for k in range(20):
-        fill(raw, [f"{k}.png"], first_seed=k, size=(20 if k == 0 else 33 + k, 60))
-    assert run(raw).size == 32
-
-
-def test_size_and_channels_can_be_set(run: Run, raw: Path, tmp_path: Path) -> None:
-    facts = run(raw, size=6, channels=1)
-    assert (facts.size, facts.channels) == (6, 1)
-    assert read_split(tmp_path / "prepared", "test").images.shape[1:] == (1, 6, 6)
-
-
-def test_large_photographs_need_a_size_to_be_set(run: Run, tmp_path: Path) -> None:
-    raw = fill(tmp_path / "raw", ["0.png", "1.png"], size=(400, 300))
-    with pytest.raises(UserError, match=r"would become 300 pixels.*set data\.size"):
-        run(raw)
-    assert run(raw, size=16).size == 16
-
-
 def test_the_content_hash_depends_on_pixels_labels_and_split_and_not_on_names(run: Run, raw: Path) -> None:
     first = run(raw).content_hash
     for path in sorted(raw.rglob("*.png")):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ddpm.data.preparing.prepare import prepare
+from ddpm.data.preparing.prepared_shape import ChooseSize, keep_own_size
 from ddpm.data.reading.dataset import Facts, read_split
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
@@ -19,12 +20,19 @@ RNG = np.random.default_rng(0)
 
 
 def run(
-    root: Path, name: str, prepared: Path, *, workers: int = 1, download: bool = False, labels: bool = True
+    root: Path,
+    name: str,
+    prepared: Path,
+    *,
+    workers: int = 1,
+    download: bool = False,
+    labels: bool = True,
+    choose_size: ChooseSize = keep_own_size,
 ) -> Facts:
     data = dataclasses.replace(
         load_params(ROOT / "params.yaml").data, source=f"torchvision:{name}", download=download, labels=labels
     )
-    return prepare(data, raw=root, prepared=prepared, workers=workers, progress=False)
+    return prepare(data, raw=root, prepared=prepared, workers=workers, progress=False, choose_size=choose_size)
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -69,6 +77,8 @@ def test_a_set_of_files_split_by_name_is_read(tmp_path: Path) -> None:
     facts = run(tmp_path, "Country211", tmp_path / "prepared")
     assert (facts.train, facts.test, facts.size, facts.channels, facts.classes) == (6, 4, 20, 3, ("A", "B"))
     assert run(tmp_path, "Country211", tmp_path / "prepared", labels=False).classes == ()
+    facts = run(tmp_path, "Country211", tmp_path / "prepared", choose_size=lambda size, channels: size // 2 + channels)
+    assert (facts.size, facts.own_size) == (13, 20)
 
 
 def test_a_set_without_a_split_is_split_by_fraction(tmp_path: Path) -> None:

@@ -65,13 +65,23 @@ def test_what_is_right_leaves_the_same_file_and_what_nothing_reads_is_said(tmp_p
     plain = configure(tmp_path)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
     left = (tmp_path / "data/configured.json").read_text()
-    other = configure(tmp_path, objective={"p2_gamma": 0.5}, data={"size": 32}, promote={"metric": "kid"})
+    other = configure(tmp_path, objective={"p2_gamma": 0.5}, network={"attention": [5]}, promote={"metric": "kid"})
     assert other.returncode == 0
-    assert [line.partition(",")[0] for line in other.stdout.splitlines()] == [
-        "warning: objective.p2_gamma is 0.5",
-        "warning: network.attention has [4]",
-    ]
+    assert [line.partition(",")[0] for line in other.stdout.splitlines()] == ["warning: objective.p2_gamma is 0.5"]
+    other = configure(tmp_path, train={"lr": 0.5}, promote={"metric": "kid"})
     assert (tmp_path / "data/configured.json").read_text() == left
+    sized = configure(tmp_path, data={"size": 32})
+    assert sized.stdout.startswith("warning: network.attention has [4], ")
+
+
+def test_the_next_stages_wait_for_what_a_size_depends_on_only_where_it_is_not_set(tmp_path: Path) -> None:
+    written = {}
+    for size in (None, 32):
+        for change in ({}, {"network": {"width": 64}}, {"train": {"max_hours": 2.0}}, {"train": {"images": 70000}}):
+            assert configure(tmp_path, data={"size": size}, **change).returncode == 0
+            written.setdefault(size, []).append((tmp_path / "data/configured.json").read_text())
+    assert len(set(written[None])) == 4
+    assert len(set(written[32])) == 1
 
 
 def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_that_read_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.files import require_inside, write_json
 from ddpm.params import Params
+from ddpm.planning import size_choice
 from ddpm.promotion.registry import CHAMPION
 from ddpm.stages.stage import Stage, execute
 
@@ -25,8 +26,10 @@ def main(stage: Stage) -> None:
     require_readable(Path(params.data.path), source=params.data.source)
     for sentence in unread_settings.warned(params):
         print(f"warning: {sentence}")
-    # The next stages depend on this file. Its content never changes, so a changed value reruns only its readers.
-    write_json(stage.paths.passed, {"params.yaml": "valid"})
+    # The next stages depend on this file. Its content is constant, so a changed value reruns only its readers, but for
+    # the settings by which stage `prepare` chooses a size: they count only where data.size sets none.
+    causes = size_choice.causes(params.network, params.train) if params.data.size is None else {}
+    write_json(stage.paths.passed, {"params.yaml": "valid", "size_depends_on": causes})
 
 
 def _require_files(params: Params) -> None:

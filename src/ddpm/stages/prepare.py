@@ -4,12 +4,20 @@ from pathlib import Path
 
 from ddpm import unread_settings
 from ddpm.data.preparing.prepare import prepare
+from ddpm.planning.size_choice import Settings, size_chooser
 from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
 
 
 def main(stage: Stage) -> None:
-    settings, runtime = stage.params.data, stage.params.runtime
+    params, settings, runtime = stage.params, stage.params.data, stage.params.runtime
+    trained = Settings(
+        schedule=params.schedule,
+        objective=params.objective,
+        network=params.network,
+        train=params.train,
+        runtime=runtime,
+    )
     facts = prepare(
         settings,
         raw=Path(settings.path),
@@ -18,13 +26,14 @@ def main(stage: Stage) -> None:
         workers=runtime.workers,
         cluster=runtime.cluster,
         progress=runtime.progress,
+        choose_size=size_chooser(trained, record=stage.paths.state / "chosen_size.json"),
     )
     rejected = "".join(f", rejected {n}: {reason}" for reason, n in facts.rejected.items())
     print(
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
     )
-    for sentence in unread_settings.warned_of_size(stage.params, facts.size):
+    for sentence in unread_settings.warned_of_size(params, facts.size):
         print(f"warning: {sentence}")
     if recommended := advice(Path("params.yaml"), channels=facts.channels, size=facts.size, images=facts.kept):
         print(recommended)

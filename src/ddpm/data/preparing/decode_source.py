@@ -25,7 +25,7 @@ from ddpm.data.preparing.partitions import (
 )
 from ddpm.data.preparing.picture_file import NO_HEADER, Reading
 from ddpm.data.preparing.pixels import Target
-from ddpm.data.preparing.prepared_shape import is_set, look, target_of
+from ddpm.data.preparing.prepared_shape import ChooseSize, is_set, look, target_of
 from ddpm.data.preparing.settings import Data
 from ddpm.data.preparing.sources import Found
 from ddpm.errors import UserError
@@ -49,7 +49,9 @@ class Decoded:
     """int32 [N], the row among the partition's pixels; -1: not decoded."""
 
 
-def decode_all(data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, progress: bool) -> Decoded:
+def decode_all(
+    data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, progress: bool, choose_size: ChooseSize
+) -> Decoded:
     """Decode the files that no partition under `root` contains. Raises UserError as `target_of` and `Crew.run` do."""
     usable = np.flatnonzero([reason is None for reason in found.reasons])
     keys = np.zeros(len(found.paths), KEY)
@@ -62,13 +64,14 @@ def decode_all(data: Data, found: Found, *, root: Path, raw: Path, crew: Crew, p
     job = _Job(data, found, folder, keys, crew, progress)
     sides, headers = job.known_headers()
     if is_set(data):
-        return job.decode(target_of(data, sides, headers), usable)
+        return job.decode(target_of(data, sides, headers, choose_size), usable)
     unknown = usable[headers[usable] == NO_HEADER]
-    target = look(data, sides, headers, unknown, job.read_headers)
+    target = look(data, sides, headers, unknown, read=job.read_headers, choose_size=choose_size)
     while True:
         decoded = job.decode(target, usable)
         sides = np.minimum(decoded.records["width"], decoded.records["height"])
-        if (target_of_all := target_of(data, sides, decoded.records["header"])) == target:
+        target_of_all = target_of(data, sides, decoded.records["header"], choose_size)
+        if target_of_all == target:
             return decoded
         target = target_of_all
 

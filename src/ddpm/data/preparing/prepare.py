@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from ddpm.data.preparing.decode_source import Decoded, decode_all
 from ddpm.data.preparing.executors import Crew, cores
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
 from ddpm.data.preparing.manifest import write_manifest
+from ddpm.data.preparing.pixels import Target
+from ddpm.data.preparing.prepared_shape import ChooseSize, keep_own_size, own_size
 from ddpm.data.preparing.reasons import DUPLICATE, REASONS
 from ddpm.data.preparing.settings import Data
 from ddpm.data.preparing.sources import Found, find
@@ -44,6 +47,7 @@ def prepare(
     progress: bool,
     state: Path | None = None,
     cluster: str | None = None,
+    choose_size: ChooseSize = keep_own_size,
 ) -> Facts:
     """Write `prepared`; the result does not depend on `workers` (0: one per core), `cluster` or `state`.
 
@@ -51,6 +55,7 @@ def prepare(
     a folder stay in `state`, which takes as much disk as the prepared pixels, and at most twice that after many
     changes; deleting it costs only time. `cluster` is the address of a Dask scheduler whose workers share this disk
     and have this project installed; with None, workers on this machine are started when there is much to do.
+    `choose_size` decides about a size that the headers say, not the settings.
     Raises UserError when nothing was found, nothing could be kept, or a split is empty.
     """
     if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
@@ -61,7 +66,7 @@ def prepare(
         root = state if state is not None and keep else scratch / "partitions"
         crew = Crew(workers=workers or cores(), cluster=cluster, threads=found.kind == "memory", scratch=scratch)
         with crew:
-            decoded = decode_all(data, found, root=root, raw=raw, crew=crew, progress=progress)
+            decoded = decode_all(data, found, root=root, raw=raw, crew=crew, progress=progress, choose_size=choose_size)
             records, usable = decoded.records, decoded.pixel_rows >= 0
             if not usable.any():
                 raise UserError(f"none of the {len(usable)} files in {raw} can be used: {_counts(records)}")
@@ -89,11 +94,12 @@ def prepare(
             rejected=_counts(records),
             content_hash=_content_hash(decoded, splits, labels, classes),
             ignored=found.ignored,
+            own_size=_own_size(records, decoded.target) if data.size is None else None,
         )
         assert facts.kept + sum(facts.rejected.values()) == facts.found
         assert facts.train + facts.test == facts.kept
         (folder / "dataset.json").write_text(
-            json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(_known(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     if keep:
         records["reason"][usable] = 0  # duplicates were decoded too, so the next run can reuse them
@@ -106,6 +112,16 @@ def prepare(
             target=decoded.target,
         )
     return facts
+
+
+def _own_size(records: np.ndarray, target: Target) -> int | None:
+    """Return the images' own size if they were given another one."""
+    own = own_size(np.minimum(records["width"], records["height"]), records["header"])
+    return None if own == target.size else own
+
+
+def _known(facts: Facts) -> dict[str, Any]:
+    return {name: value for name, value in asdict(facts).items() if value is not None}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class Data:
     download: bool
     """torchvision only: download what is not at `path`."""
     size: int | None
-    """Height and width in pixels; null chooses it by the images."""
+    """Height and width in pixels; null chooses it by the images, and above 32 pixels by what this machine can train."""
     channels: Literal[1, 3] | None
     """1: grey, 3: RGB; null chooses it by the images."""
     fit: Literal["crop", "pad"]

@@ -42,6 +42,8 @@ class Facts:
     """sha256 of all pixels and labels, in order, with their splits, classes and shape."""
     ignored: int = 0
     """Hidden files and text beside the images; not part of found."""
+    own_size: int | None = None
+    """Pixels of height and width that the images have by themselves, if a smaller size was chosen for them."""
 
 
 @dataclass(frozen=True)
