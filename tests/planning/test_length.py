@@ -8,6 +8,7 @@ import pytest
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.planning import length
+from ddpm.training import finished
 from ddpm.training.settings import Train, determining
 
 TRAIN = load_params(Path(__file__).parents[2] / "params.yaml").train
@@ -44,7 +45,7 @@ def test_a_recorded_length_is_read_as_it_was_written_and_a_damaged_one_is_refuse
     planned = length.planned_for(in_minutes(10), seconds_per_step=0.123456789)
     length.record(tmp_path, planned)
     assert length.recorded(tmp_path) == planned
-    (tmp_path / length.RECORD).write_text('{"minutes": 10}')
+    (tmp_path / finished.PLANNED).write_text('{"minutes": 10}')
     with pytest.raises(UserError, match="is not the planned length"):
         length.recorded(tmp_path)
 

@@ -15,8 +15,10 @@ from shelf import Shelf, moved_by_hand
 from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.exchange import diffusers_folder
+from ddpm.files import write_json
 from ddpm.tracking import mlflow_registry
 from ddpm.tracking.parent import find_parent, note_training
+from ddpm.training import finished
 from ddpm.training.start import Parent
 
 STATE = Path(".state/train")
@@ -76,6 +78,19 @@ def test_trainings_of_other_parameters_have_their_own_champion_and_ended_ones_le
     shelf.judged(2, 5.0)
     assert found(key="tuesday").identity["version"] == "2"
     assert [path.name for path in STATE.iterdir()] == ["champion-tuesday"]
+
+
+def test_the_length_that_stays_of_a_training_for_minutes_does_not_keep_its_champion(shelf: Shelf) -> None:
+    shelf.judged(1, 10.0)
+    found()
+    training = begun("aaaa")
+    write_json(training / finished.PLANNED, {})
+    write_json(training / finished.COST, {})
+    shelf.judged(2, 5.0)
+    assert found().identity["version"] == "1", "killed before its first checkpoint"
+    finished.clear(training)  # as soon as DVC has recorded its model
+    assert (training / finished.PLANNED).exists()
+    assert found().identity["version"] == "2"
 
 
 def test_without_a_champion_there_is_no_model_and_that_is_kept_too(

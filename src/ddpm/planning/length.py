@@ -8,10 +8,9 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.files import write_json
+from ddpm.training import finished
 from ddpm.training.settings import Train
 
-RECORD = "planned.json"
-"""File in the folder of a training."""
 _LENGTHS = ("images", "warmup_images", "decay_images", "ema_halflife_images")
 _RESERVE = 0.02
 """Share of the time that is left for checkpoints, pictures and the start."""
@@ -76,12 +75,12 @@ def planned_for(settings: Train, *, seconds_per_step: float) -> Planned:
 
 def record(folder: Path, planned: Planned) -> None:
     """Write the plan into the folder of the training, where it stays when the training has ended."""
-    write_json(folder / RECORD, planned.described() | {"lengths": dict(planned.lengths)})
+    write_json(folder / finished.PLANNED, planned.described() | {"lengths": dict(planned.lengths)})
 
 
 def recorded(folder: Path) -> Planned | None:
     """Return the plan of the training, if it has one. Raises UserError if the file is not a plan."""
-    path = folder / RECORD
+    path = folder / finished.PLANNED
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         lengths = {name: int(values["lengths"][name]) for name in _LENGTHS}

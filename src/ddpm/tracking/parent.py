@@ -15,6 +15,7 @@ from ddpm.model_file import Model
 from ddpm.promotion.registry import CHAMPION, champion
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 from ddpm.tracking.store import connect
+from ddpm.training import finished
 from ddpm.training.start import Parent
 
 _NOTE = "parent.json"
@@ -30,7 +31,7 @@ def find_parent(
 
     `champion` is the champion of the registered model `name`. It is copied into `state` once for each `key`, a hash of
     everything else that determines the training. A training that was killed then continues although the champion has
-    changed: the copy is used as long as the training's folder is there (see `note_training`), unless `resume`, the
+    changed: the copy is used until the training is cleared from `state` (see `note_training`), unless `resume`, the
     setting runtime.resume, is `never`. If there is no champion, the parent has no model.
 
     Any other `start` is the path of a model file or a folder of diffusers in the folder `starts`. If a network of
@@ -76,7 +77,7 @@ def _is_valid(kept: Path) -> bool:
         training = json.loads((kept / _NOTE).read_text())["training"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return training is None or (kept.parent / training).is_dir()
+    return training is None or not finished.is_cleared(kept.parent / training)
 
 
 def _file_parent(path: Path, *, starts: Path, classes: int) -> Parent:

@@ -19,6 +19,8 @@ TRACKED = "tracked"
 """Folder for the data that the tracker keeps between the processes of a training."""
 COST = "cost.json"
 """File with the measured cost of the training's steps."""
+PLANNED = "planned.json"
+"""File with the length that was planned for train.minutes; it stays when all else of a training is removed."""
 
 
 def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
@@ -59,6 +61,11 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRACKED, ignore_errors=True)
     checkpoint.clear(folder)
+
+
+def is_cleared(folder: Path) -> bool:
+    """Return whether nothing is left of the training in `folder`, but perhaps its planned length."""
+    return not folder.is_dir() or [path.name for path in folder.iterdir()] == [PLANNED]
 
 
 def _ended(state_folder: Path) -> list[Path]:
