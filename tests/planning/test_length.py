@@ -1,7 +1,9 @@
 """A training for a given time gets one length, which is recorded; everything that depends on the length follows it."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,27 @@ def test_a_recorded_length_is_read_as_it_was_written_and_a_damaged_one_is_refuse
     length.record(tmp_path, planned)
     assert length.recorded(tmp_path) == planned
     (tmp_path / finished.PLANNED).write_text('{"minutes": 10}')
+    with pytest.raises(UserError, match="is not the planned length"):
+        length.recorded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": -128},
+        {"images": 10**30},
+        {"images": float("inf")},
+        {"images": 0.5},
+        {"images": True},
+        {"ema_halflife_images": 0},
+        {"decay_images": 10**9},
+        {"warmup_images": None},
+    ],
+)
+def test_a_recorded_length_with_which_nothing_can_be_trained_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    planned = length.planned_for(in_minutes(10), seconds_per_step=0.5)
+    values = planned.described() | {"lengths": dict(planned.lengths) | change}
+    (tmp_path / finished.PLANNED).write_text(json.dumps(values))
     with pytest.raises(UserError, match="is not the planned length"):
         length.recorded(tmp_path)
 

@@ -55,6 +55,10 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
         assert part in said
 
 
+def test_a_length_planned_for_minutes_is_not_refused_because_the_machine_became_slower() -> None:
+    assert plan(minutes=60.0).refusal() is None, "repeated with the recorded length, at a speed measured anew"
+
+
 def test_a_training_that_takes_too_long_is_refused_with_the_images_that_would_fit() -> None:
     refused = plan().refusal()
     assert refused is not None

@@ -83,12 +83,22 @@ def recorded(folder: Path) -> Planned | None:
     path = folder / finished.PLANNED
     try:
         values: dict[str, Any] = json.loads(path.read_text())
-        lengths = {name: int(values["lengths"][name]) for name in _LENGTHS}
+        lengths = {name: values["lengths"][name] for name in _LENGTHS}
+        _require_valid(**lengths)
         return Planned(float(values["minutes"]), float(values["seconds_per_step"]), lengths)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not the planned length of a training ({type(error).__name__}: {error}); remove it, and the "
             "length is planned again"
         ) from None
+
+
+def _require_valid(*, images: Any, warmup_images: Any, decay_images: Any, ema_halflife_images: Any) -> None:
+    """Raise ValueError unless these are lengths as `planned_for` makes them."""
+    lengths = (images, warmup_images, decay_images, ema_halflife_images)
+    if not all(type(length) is int and 0 <= length < 2**53 for length in lengths):
+        raise ValueError("a length is no whole number of images")
+    if not (images >= max(1, warmup_images + decay_images) and ema_halflife_images >= 1):
+        raise ValueError("the lengths contradict each other")

@@ -129,6 +129,8 @@ class Plan:
 
     def _time_refusal(self) -> str | None:
         most = self.settings.max_hours
+        if self.minutes is not None:  # which max_hours allows; a new measurement differs by noise
+            return None
         if most is None or self.seconds <= 3600 * most or math.isinf(self.seconds):
             return None
         images = self.settings.batch_size * int(3600 * most / self.cost.seconds)
