@@ -48,7 +48,7 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
         "5,000 training pictures of 64x64, grey",
         "1,234,567 parameters",
         "10 hours, 1,000 steps of 64 images at 36 s each",
-        "8 GB, of which 10 GB is free",
+        "8 GB; 10 GB is free",
         "sampling: 1.7 minutes, evaluation: about 3.3 minutes",
         "change most with network.patch 2 (4.2 times shorter); also data.size 32 (4.0 times shorter)",
     ):
@@ -57,6 +57,12 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
 
 def test_a_length_planned_for_minutes_is_not_refused_because_the_machine_became_slower() -> None:
     assert plan(minutes=60.0).refusal() is None, "repeated with the recorded length, at a speed measured anew"
+
+
+def test_for_a_planned_length_settings_change_the_time_of_a_step() -> None:
+    """With train.minutes the training's time is given, and a cheaper step gives more steps."""
+    assert plan(minutes=30.0).lines()[-1].startswith("plan: the time of a step would change most with network.patch 2")
+    assert plan().lines()[-1].startswith("plan: the training's time would change most")
 
 
 def test_a_training_that_takes_too_long_is_refused_with_the_images_that_would_fit() -> None:

@@ -61,15 +61,24 @@ def test_the_reason_has_the_measured_numbers_and_says_what_to_do() -> None:
     assert reason.startswith("the images are 3000x3000 by themselves; at 256x256 it takes 58 s")
     size, reason = choose(200, machine(100.0)[0], Limits(3600, 10**12))
     assert size == 32
-    assert "even at 32x32 a training takes 25 hours" in reason
+    assert "even at 32x32 a training of train.images takes 25 hours" in reason
     assert "raise train.max_hours, or lower train.images or network.width" in reason
     size, reason = choose(40, machine(0.1)[0], Limits(None, 10**12))
     assert size == 40
     assert reason.startswith("the images keep their own size, 40x40: a training takes 2.3 minutes and 391 MB (at most")
 
 
+def test_the_reason_names_the_setting_that_is_exceeded() -> None:
+    """Neither a longer train.max_hours nor train.minutes helps where another limit is exceeded."""
+    _, reason = choose(200, machine(100.0)[0], Limits(60, 10**12, "train.minutes"))
+    assert reason.endswith("they become 32x32: raise train.minutes, or lower train.images or network.width")
+    _, reason = choose(200, machine(0.1, gigabytes_at_64=8.0)[0], Limits(3600, 10**9))
+    assert reason.endswith("they become 32x32: lower train.batch_size or network.width, or set runtime.device_batch")
+
+
 def test_a_planned_length_limits_the_time_instead_of_the_longest_one() -> None:
     train = load_params(Path(__file__).parents[2] / "params.yaml").train
     assert Limits.of(replace(train, minutes=None, max_hours=2.0), free=1).seconds == 7200
     assert Limits.of(replace(train, minutes=None, max_hours=None), free=1).seconds is None
-    assert Limits.of(replace(train, minutes=30.0, max_hours=2.0), free=1).seconds == 1800
+    limits = Limits.of(replace(train, minutes=30.0, max_hours=2.0), free=1)
+    assert (limits.seconds, limits.setting) == (1800, "train.minutes")

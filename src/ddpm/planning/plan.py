@@ -93,7 +93,7 @@ class Plan:
         lines += [
             f"plan: training{rest}: {duration(self.seconds)}, {self.steps:,} steps of {batch} images at "
             f"{duration(cost.seconds)} each, measured over a few real steps{planned}",
-            f"plan: memory with {self.device_images} images at a time: {size(cost.bytes)}, of which "
+            f"plan: memory with {self.device_images} images at a time: {size(cost.bytes)}; "
             f"{size(self.free_bytes)} is free",
         ]
         if self.sampling_seconds is not None and self.evaluation_seconds is not None:
@@ -104,7 +104,8 @@ class Plan:
         if self.alternatives and self.steps:
             best, *others = self.alternatives
             also = f"; also {', '.join(map(str, others))}" if others else ""
-            lines.append(f"plan: the training's time would change most with {best}{also}")
+            what = "training's time" if self.minutes is None else "time of a step"
+            lines.append(f"plan: the {what} would change most with {best}{also}")
         return lines
 
     def refusal(self) -> str | None:

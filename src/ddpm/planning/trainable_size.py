@@ -45,17 +45,21 @@ class Limits:
     seconds: float | None
     """None: no limit."""
     bytes: int
+    setting: str = "train.max_hours"
+    """The setting that limits the time."""
 
     @classmethod
     def of(cls, train: Train, *, free: int) -> "Limits":
         """Return the limits of a training of train.images images: train.minutes, if that is set, or train.max_hours."""
         if train.minutes is not None:
-            return cls(60 * train.minutes, free)
+            return cls(60 * train.minutes, free, "train.minutes")
         return cls(None if train.max_hours is None else 3600 * train.max_hours, free)
 
+    def end_in_time(self, training: Training) -> bool:
+        return self.seconds is None or training.seconds <= _SHARE * self.seconds
+
     def allow(self, training: Training) -> bool:
-        in_time = self.seconds is None or training.seconds <= _SHARE * self.seconds
-        return in_time and not math.isinf(training.seconds) and training.bytes <= _SHARE * self.bytes
+        return self.end_in_time(training) and not math.isinf(training.seconds) and training.bytes <= _SHARE * self.bytes
 
     def __str__(self) -> str:
         time = "" if self.seconds is None else f"{duration(self.seconds)} and "
@@ -89,9 +93,13 @@ def _reason(own: int, chosen: int, measured: dict[int, Training], limits: Limits
     beginning = f"the images are {own}x{own} by themselves"
     become = f"they become {chosen}x{chosen}"
     if not limits.allow(measured[chosen]):
+        if limits.end_in_time(measured[chosen]) or math.isinf(measured[chosen].seconds):
+            change = "lower train.batch_size or network.width, or set runtime.device_batch"
+        else:
+            change = f"raise {limits.setting}, or lower train.images or network.width"
         return (
-            f"{beginning}, but even at {chosen}x{chosen} a training takes {measured[chosen]}, more than allowed "
-            f"({limits}); {become}: raise train.max_hours, or lower train.images or network.width"
+            f"{beginning}, but even at {chosen}x{chosen} a training of train.images takes {measured[chosen]}, more "
+            f"than allowed ({limits}); {become}: {change}"
         )
     larger = own if own in measured else min((pixels for pixels in measured if pixels > chosen), default=None)
     too_large = "" if larger is None else f"; at {larger}x{larger} a training would take {measured[larger]}"
