@@ -86,6 +86,23 @@ def test_a_length_for_minutes_is_planned_once_and_the_training_resumes_and_repea
     assert length.recorded(folder) == short, "so that `dvc repro -f` gives the same model"
 
 
+def test_a_checkpoint_of_another_planned_length_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = dataclasses.replace(tiny.SETTINGS, minutes=0.02)
+    short, longer = (
+        dataclasses.replace(settings, minutes=None, images=n, warmup_images=9, decay_images=24) for n in (96, 192)
+    )
+    first = begin(tmp_path, settings, short)
+    next(first.steps())
+    first.save()
+    assert begin(tmp_path, settings, short).state.images_seen == 16
+    planned_again = begin(tmp_path, settings, longer)
+    assert planned_again.folder == first.folder
+    assert planned_again.state.images_seen == 0, "its first steps would be those of another learning rate and average"
+    assert "the training starts from the beginning" in capsys.readouterr().out
+
+
 def test_a_training_beyond_max_hours_is_not_begun_and_one_that_has_begun_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

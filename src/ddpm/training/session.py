@@ -40,7 +40,7 @@ class Training:
     precision: Precision
     folder: Path
     fingerprint: str
-    """Hash of parameters, data and code: trainings with the same one give the same model on one kind of machine."""
+    """Hash of parameters, data, code and planned length: with the same one a kind of machine makes one model."""
     code_hash: str
     extra: dict[str, Any]
     """Stored with every checkpoint: the curves so far, the sums of the current interval, the tracker's run."""
@@ -138,12 +138,14 @@ def begin(
 
     A new training starts from the weights of `parent`. Checkpoints are in `state_folder/<fingerprint>`: with other
     parameters, data or code or another parent it is another training. `planned` are the settings with the length that
-    was planned for train.minutes, on which the fingerprint does not depend.
+    was planned for train.minutes; the folder's name does not depend on it, but a checkpoint of another one is refused.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
     Raises UserError if runtime.resume is `required` and there is nothing to resume, or if the parent shares no weights.
     """
     fingerprint = fingerprint_of(spec, settings, data_hash=data_hash, code_hash=code_hash, parent=parent)
-    settings = planned or settings
+    folder = state_folder / fingerprint
+    if planned is not None:  # a checkpoint of another planned length is not continued
+        settings, fingerprint = planned, checkpoint.fingerprint({"training": fingerprint, "as": determining(planned)})
     torch.manual_seed(seed_of("init", settings.seed))
     network = build_network(spec)
     start = None if parent is None else take_over(network, spec, parent)
@@ -169,7 +171,7 @@ def begin(
         runtime=runtime,
         device=device,
         precision=precision,
-        folder=state_folder / fingerprint,
+        folder=folder,
         fingerprint=fingerprint,
         code_hash=code_hash,
         extra={},
