@@ -11,6 +11,7 @@ benchmarks/sampling.py finds them.
 """
 
 import argparse
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def report(
         for b in benches
     )
     lines = [
-        f"# FID after {args.minutes:g} minutes of training",
+        f"# FID after {args.minutes:g} minutes of {'processor time in ' if args.cpu_time else ''}training",
         f"{images.name}: {len(images.train):,} training images. FID of {args.images:,} generated images against "
         f"{len(images.test):,} held-out real ones, by the judges of `benchmarks/judge.py`, each with {DIM} features "
         f"and trained on {first.images:,} images: {judges}. The floor is the FID of as many real training images, "
@@ -141,11 +142,12 @@ def main() -> None:
         for seed in (args.seeds if name.startswith("ours") else args.seeds[:1])
     ]
 
+    clock = time.process_time if args.cpu_time else time.monotonic
     trainings = []
     for contender in contenders:
         folder = args.models / contender.name
         before = trained_before(folder, data=images.name) if args.reuse else None
-        trainings.append(before or train(contender, images, seconds=60 * args.minutes, folder=folder))
+        trainings.append(before or train(contender, images, seconds=60 * args.minutes, folder=folder, clock=clock))
         done = trainings[-1]
         print(f"{contender.name}: {done.images_seen:,} images in {done.seconds:.0f} s", flush=True)
 
@@ -175,6 +177,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=["ours", "diffusers", "lucidrains"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training; the peers train once")
     parser.add_argument("--snapshots", type=float, nargs="+", default=[], help="minutes; ours only, of its average")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count this process's time on all cores, whatever else the machine does"
+    )
     parser.add_argument("--reuse", action="store_true", help="measure what is in --models instead of training again")
     parser.add_argument("--pictures", type=Path, help="a folder for grids of drawn images")
     return parser.parse_args()

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,11 +76,18 @@ def make_contender(
     return Ours(params, labels=name == "ours", snapshots=snapshots)
 
 
-def train(contender: Contender, images: Images, *, seconds: float, folder: Path) -> Trained:
+def train(
+    contender: Contender,
+    images: Images,
+    *,
+    seconds: float,
+    folder: Path,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
     """Trains for so long; the folder holds the weights and, written last, the record of the training."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
-    budget = Budget(seconds)
+    budget = Budget(seconds, clock=clock)
     weights = contender.train(images, budget, folder)
     trained = Trained(weights, budget.done, budget.spent, images.name)
     write_json(folder / RECORD, vars(trained))
