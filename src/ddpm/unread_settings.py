@@ -79,7 +79,7 @@ def attention(params: Any, size: int) -> list[str]:
         return []
     return [
         f"network.attention has {yaml(network.attention)}, but images of {size} pixels have {yaml(positions)} "
-        f"positions at the resolutions of the network; choose of these, or []"
+        f"positions at the resolutions of the network; choose from these, or []"
     ]
 
 

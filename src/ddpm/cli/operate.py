@@ -115,7 +115,9 @@ def configure(args: argparse.Namespace) -> None:
         print(f"  {change}")
     for sentence in unread_settings.warned(result):
         print(f"warning: {sentence}")
-    print("next: `ddpm look` checks the images' folder, `make run` trains with these values")
+    print(
+        "next: `ddpm look` checks the images' folder, `ddpm plan` says what these values cost, `make run` trains with them"
+    )
 
 
 def _list_recipes() -> None:

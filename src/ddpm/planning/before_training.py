@@ -17,6 +17,7 @@ from ddpm.planning import alternatives, length
 from ddpm.planning.measuring import Measured, measure
 from ddpm.planning.plan import Pictures, Plan, Sections, evaluation_seconds, sampling_seconds
 from ddpm.training import checkpoint, finished
+from ddpm.training.sharding import require_same
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,11 @@ def agreed(
         if math.isfinite(plan.cost.seconds):
             _record_cost(folder, plan.cost, _conditions(params, device, precision))
     together()
-    return length.recorded(folder) if params.train.minutes is not None else None
+    planned = length.recorded(folder) if params.train.minutes is not None else None
+    require_same(
+        0 if planned is None else planned.lengths["images"], what="the planned length, recorded in the state folder"
+    )
+    return planned
 
 
 def has_begun(params: Sections, folder: Path) -> bool:
@@ -114,7 +119,8 @@ def make_plan(
 
 def images_seen(folder: Path) -> int:
     """Return the images seen at the last checkpoint, by its name."""
-    return max((int(path.stem.split("-")[1]) for path in checkpoint.checkpoints(folder)), default=0)
+    numbers = (path.stem.split("-")[1] for path in checkpoint.checkpoints(folder))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def _number_of_processes(params: Sections) -> int:

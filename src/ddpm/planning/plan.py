@@ -98,8 +98,8 @@ class Plan:
         ]
         if self.sampling_seconds is not None and self.evaluation_seconds is not None:
             lines.append(
-                f"plan: then sampling: {duration(self.sampling_seconds)}, evaluation: about "
-                f"{duration(self.evaluation_seconds)}"
+                f"plan: then sampling: {duration(self.sampling_seconds)}, comparing the images with the training "
+                f"images: {duration(self.evaluation_seconds)}, beside some seconds for each stage"
             )
         if self.alternatives and self.steps:
             best, *others = self.alternatives

@@ -25,7 +25,9 @@ from ddpm.training.settings import Train
 GROWTH_SECONDS = 4.0
 """Time after which no larger number of images is tried."""
 SLOW_SECONDS = 2.0
-"""A first step that takes this long is measured once: what it takes longer than later steps is little."""
+"""After a first step that takes this long, only one more is measured."""
+_VERY_SLOW_SECONDS = 10.0
+"""A step that takes this long is measured once: what the first takes longer than later ones is little."""
 _INEFFICIENCY = 4.0
 """Assumed time of a step's arithmetic, as a multiple of that of a product of large matrices."""
 _REPEAT_SECONDS = 0.3
@@ -257,10 +259,12 @@ class _Bench:
         return 2 * size**3 / self._seconds(lambda: a @ a)
 
     def _seconds(self, act: Callable[[], object]) -> float:
-        """Return the median time, without the first, which prepares kernels; of a slow act, that of the first."""
+        """Return the median time, without the first, which prepares kernels; of a very slow act, that of the first."""
         first = self._timed(act)
-        if first > SLOW_SECONDS:
+        if first > _VERY_SLOW_SECONDS:
             return first
+        if first > SLOW_SECONDS:
+            return min(first, self._timed(act))
         times = [self._timed(act)]
         while len(times) < _REPEATS and sum(times) < _REPEAT_SECONDS:
             times.append(self._timed(act))

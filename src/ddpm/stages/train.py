@@ -85,7 +85,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         "code_hash": checkpoint.code_hash(*code_of_stage("train")),
     }
     plain = {name: as_dict(section) for name, section in sections.items()} | {"train": determining(params.train)}
-    key = checkpoint.fingerprint({"params": plain, **origin})
+    key = checkpoint.fingerprint({"params": plain, "promote.name": params.promote.name, **origin})
     parent = find_parent(
         params.train.start,
         starts=stage.paths.starts,
