@@ -116,7 +116,8 @@ def configure(args: argparse.Namespace) -> None:
     for sentence in unread_settings.warned(result):
         print(f"warning: {sentence}")
     print(
-        "next: `ddpm look` checks the images' folder, `ddpm plan` says what these values cost, `make run` trains with them"
+        "next: `ddpm look` checks the images' folder, `ddpm plan` says what a training with these values takes, "
+        "`make run` trains"
     )
 
 
