@@ -122,6 +122,7 @@ def test_a_training_beyond_max_hours_is_not_begun_and_one_that_has_begun_goes_on
         agreed(params(settings, resume="never"), tiny.SPEC, PICTURES, folder=folder, **MACHINE)
 
 
+@pytest.mark.slow
 def test_a_training_that_does_not_fit_is_refused_and_fits_with_the_device_batch_that_the_sentence_names() -> None:
     larger = dataclasses.replace(tiny.SPEC, size=32, network=dataclasses.replace(tiny.SPEC.network, attention=()))
     settings = dataclasses.replace(tiny.SETTINGS, batch_size=64)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_photographs_of_200_pixels_are_refused_with_measured_numbers(tmp_path: Path) -> None:
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
