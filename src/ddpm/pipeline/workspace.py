@@ -172,8 +172,11 @@ def _enter() -> None:
             _keep(file, owner)
     _held_to_the_end.append(_lock_for_stage(_describe(me.pid)))
     pids = [each.pid for each in above]
-    # If the owner has died in the meantime, the watch notices it at once.
-    _start_watch(above[: pids.index(owner) + 1] if owner in pids else above[: processes.is_worker()])
+    # If the owner or the launcher has died in the meantime, the watch notices it at once. The launcher is no longer the
+    # owner then: this stage has just taken its lock.
+    watched = {owner, int(os.environ.get(LAUNCHER_VARIABLE, owner))}
+    last = max((pids.index(pid) for pid in watched if pid in pids), default=processes.is_worker() - 1)
+    _start_watch(above[: last + 1])
 
 
 _held_to_the_end: list[IO[str]] = []
