@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.compute.hardware import kind_of_machine
-from ddpm.compute.launch import number_of_processes
 from ddpm.compute.memory import free_bytes
-from ddpm.compute.processes import is_worker, leads, processes, restarted, together
+from ddpm.compute.processes import leads, restarted, together
 from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.model_spec import Spec
 from ddpm.planning import alternatives, length
-from ddpm.planning.measuring import Measured, measure
+from ddpm.planning.measuring import Measured, division, measure, processes_of
 from ddpm.planning.plan import Pictures, Plan, Sections, evaluation_seconds, sampling_seconds
 from ddpm.training import checkpoint, finished
 from ddpm.training.sharding import require_same
@@ -94,16 +93,14 @@ def make_plan(
     if planned is None and train.minutes is not None and cost.images_that_fit:
         planned = length.planned_for(train, seconds_per_step=cost.seconds)
     settings = train if planned is None else planned.settings(train)
-    number = _number_of_processes(params)
-    share = -(-settings.batch_size // number)
-    parts = -(-share // (params.runtime.device_batch or share))
+    number = processes_of(params.runtime)
     plan = Plan(
         spec=spec,
         pictures=pictures,
         settings=settings,
         cost=cost,
         free_bytes=free,
-        device_images=-(-share // parts),
+        device_images=division(settings.batch_size, params.runtime)[1],
         alternatives=alternatives.ranked(spec, cost.ratios, images=train.images if planned is None else None),
         sampling_seconds=None
         if pictures is None
@@ -123,14 +120,10 @@ def images_seen(folder: Path) -> int:
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
-def _number_of_processes(params: Sections) -> int:
-    return processes() if is_worker() else number_of_processes(params.runtime)
-
-
 def _conditions(params: Sections, device: "torch.device", precision: "Precision") -> dict[str, Any]:
     """Return what the cost of a step depends on besides the training."""
     runtime = params.runtime
-    number = {"processes": _number_of_processes(params), "parallel": runtime.parallel}
+    number = {"processes": processes_of(runtime), "parallel": runtime.parallel}
     return kind_of_machine(device) | number | {"device_batch": runtime.device_batch, "precision": precision}
 
 

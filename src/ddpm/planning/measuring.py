@@ -79,10 +79,8 @@ def measure(
     moments are divided by the number of processes. runtime.compile is not counted: a step is measured without it.
     Raises UserError if the process fails for another reason than memory.
     """
-    number = processes() if is_worker() else number_of_processes(runtime)
-    share = -(-train.batch_size // number)
-    parts = -(-share // (runtime.device_batch or share))
-    at_a_time = -(-share // parts)
+    number = processes_of(runtime)
+    parts, at_a_time = division(train.batch_size, runtime)
     free = free_bytes(device) if free is None else free
     here = _processes_here(number) if device.type != "cuda" else 1
     job = Job(
@@ -111,6 +109,18 @@ def measure(
         flops_per_second=trials.flops_per_second,
         ratios=(*trials.ratios, *[None] * (len(others) - len(trials.ratios))),
     )
+
+
+def processes_of(runtime: Runtime) -> int:
+    """Return the number of processes of a training: of this one in a worker, else of one that would begin here."""
+    return processes() if is_worker() else number_of_processes(runtime)
+
+
+def division(batch_size: int, runtime: Runtime) -> tuple[int, int]:
+    """Return how many parts a process divides its share of a batch into, and the images of a part."""
+    share = -(-batch_size // processes_of(runtime))
+    parts = -(-share // (runtime.device_batch or share))
+    return parts, -(-share // parts)
 
 
 @dataclass(frozen=True)
