@@ -51,9 +51,13 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"train__lr": -1.0}, r"train: lr is -1\.0, expected a number above 0"),
         (
             {"schedule__name": "cosin"},
-            r"schedule\.name is 'cosin'.*'linear', 'cosine', 'sigmoid' or 'variance_exploding'",
+            r"schedule\.name is 'cosin'.*'linear', 'cosine', 'sigmoid', 'variance_exploding' or 'linear_path'",
         ),
-        ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"objective\.target is eps.*v, x_0 or edm"),
+        ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"objective\.target is eps.*v, x_0, edm or"),
+        (
+            {"schedule__name": "linear_path", "schedule__time": "continuous", "objective__target": "eps"},
+            r"target is eps, but with schedule\.name linear_path",
+        ),
         (
             {"schedule__zero_terminal_snr": True, "sample__sampler": "langevin"},
             r"sample\.sampler is langevin.*share is 0 at x_T",
@@ -61,6 +65,11 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"schedule__time": "continuous", "objective__learned_variance": True}, r"schedule\.time to discrete"),
         ({"schedule__time": "continuous", "train__time_sampling": "importance"}, r"time_sampling is importance"),
         ({"schedule__name": "variance_exploding"}, r"whose time is continuous"),
+        ({"schedule__name": "linear_path"}, r"name is linear_path, whose time is continuous"),
+        (
+            {"schedule__name": "linear_path", "schedule__time": "continuous", "schedule__zero_terminal_snr": True},
+            r"ends in pure noise already; set zero_terminal_snr to false",
+        ),
         ({"schedule__sigma_min": 100.0}, r"sigma_min is 100\.0, expected below sigma_max \(80\.0\)"),
         ({"network__embedding": "sum"}, r"network\.embedding is 'sum'.*'scale_shift' or 'add'"),
         ({"network__groups": 7}, r"groups is 7, expected a divisor of width \(32\)"),

@@ -47,15 +47,16 @@ class Params:
         unread = unread_settings.refused(self)
         require(unread is None, str(unread))
         schedule, objective, train = self.schedule, self.objective, self.train
+        noise, otherwise = schedule.ending_in_noise or ("", "")
         require(
-            not (schedule.zero_terminal_snr and objective.target == "eps"),
-            "objective.target is eps, but with schedule.zero_terminal_snr x_T is pure noise, from which a prediction "
-            "of eps does not determine the image; set target to v, x_0 or edm",
+            not (noise and objective.target == "eps"),
+            f"objective.target is eps, but with {noise} x_T is pure noise, from which a prediction "
+            "of eps does not determine the image; set target to v, x_0, edm or velocity",
         )
         require(
-            not (schedule.zero_terminal_snr and self.sample.sampler == "langevin"),
-            "sample.sampler is langevin, which divides by the share of the image in x_t, but with schedule."
-            "zero_terminal_snr this share is 0 at x_T; set zero_terminal_snr to false or choose another sampler",
+            not (noise and self.sample.sampler == "langevin"),
+            f"sample.sampler is langevin, which divides by the share of the image in x_t, but with {noise} this share "
+            f"is 0 at x_T; {otherwise} or choose another sampler",
         )
         for setting, needs_steps in (
             ("objective.learned_variance is true", objective.learned_variance),

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm.diffusion import objectives
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.objectives import TARGETS, WEIGHTS, eps_from_x_0, score_from_x_0
-from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Objective
@@ -24,9 +24,10 @@ PROCESSES: dict[str, tuple[Process, Tensor]] = {
     "cosine": (make_schedule("cosine", 1000), torch.tensor([1, 100, 500, 900])),
     "continuous": (make_continuous_schedule("sigmoid", 1.0), torch.tensor([0.01, 0.2, 0.5, 0.9])),
     "exploding": (VarianceExploding(0.002, 80.0), torch.tensor([0.01, 0.5, 2.0, 60.0])),
+    "path": (LinearPath(1.0), torch.tensor([0.01, 0.2, 0.5, 0.9])),
 }
 
-# What the network shall answer, by definition, of (x_0, eps, alpha, sigma) in a variance-preserving process.
+# What the network shall answer, by definition, of (x_0, eps, alpha, sigma) in these processes.
 DEFINITIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "eps": lambda x_0, eps, alpha, sigma: eps,
     "x_0": lambda x_0, eps, alpha, sigma: x_0,
@@ -315,3 +316,18 @@ def test_the_bound_that_teaches_the_variance_sees_the_estimate_that_sampling_see
 
     at_the_ends, beyond = bound(1.0), bound(3.0)
     assert torch.allclose(at_the_ends, beyond, rtol=1e-3, atol=1e-6)
+
+
+def test_on_the_linear_path_target_velocity_and_weight_simple_are_flow_matching() -> None:
+    """Lipman et al. 2023, Eq. 23: the squared error of the velocity eps - x_0, the derivative of x_t."""
+    process, t = PROCESSES["path"]
+    x_0, eps = draws()
+    x_t = q_sample(process, x_0, t, eps)
+    answer = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    o = objective("velocity", "simple")
+    flow_matching = ((answer - (eps - x_0)) ** 2).mean(dim=(1, 2, 3))
+    assert torch.allclose(objectives.loss(o, lambda x, c: answer, process, x_0=x_0, t=t, eps=eps), flow_matching, rtol=1e-4)
+    by_weight = objectives.loss(objective("velocity", "flow"), lambda x, c: answer, process, x_0=x_0, t=t, eps=eps)
+    assert torch.allclose(by_weight, flow_matching, rtol=1e-4)
+    exact = objectives.estimate(o, lambda x, c: eps - x_0, process, x_t, t)
+    assert torch.allclose(exact.x_0, x_0, atol=1e-5)

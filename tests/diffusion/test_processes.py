@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddpm.diffusion.gaussian import q_posterior, q_sample, reverse_log_variance, transition
-from ddpm.diffusion.processes import Process, VarianceExploding, make_process
+from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding, make_process
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.diffusion.settings import Schedule
 
@@ -16,7 +16,11 @@ ALL: dict[str, tuple[Process, torch.Tensor]] = {
     f"{time} {name}": (make(name, 100), torch.arange(1, 100))
     for time, make in (("discrete", make_schedule), ("continuous", make_continuous_schedule))
     for name in ("linear", "cosine", "sigmoid")
-} | {"exploding": (EXPLODING, torch.linspace(0.002, 80, 99))}
+} | {
+    "exploding": (EXPLODING, torch.linspace(0.002, 80, 99)),
+    "path": (LinearPath(100.0), torch.arange(1, 100)),
+    "shifted path": (LinearPath(100.0, shift=0.5), torch.arange(1, 100)),
+}
 
 
 @pytest.mark.parametrize("name", ["cosine", "sigmoid"])
@@ -161,6 +165,18 @@ def test_what_params_yaml_says_is_what_is_made() -> None:
     exploding = make_process(schedule)
     assert exploding == VarianceExploding(0.01, 50.0)
     assert exploding.prior_std == exploding.T == 50.0
+    assert make_process(dataclasses.replace(schedule, name="linear_path", shift=3.0)) == LinearPath(100.0, shift=3.0)
     real = make_process(dataclasses.replace(schedule, name="cosine"))
     assert isinstance(real.T, float)
     assert real.draw(3, "cpu").is_floating_point()
+
+
+def test_the_linear_path_is_a_straight_line_whose_shift_divides_the_snr_by_its_square() -> None:
+    """Lipman et al. 2023, Eq. 22, from image to noise; Esser et al. 2024, Eq. 23."""
+    t = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    path, shifted = LinearPath(1.0), LinearPath(1.0, shift=3.0)
+    x_0, eps = torch.full((4,), 2.0), torch.full((4,), -1.0)
+    assert q_sample(path, x_0, t, eps).tolist() == [2.0, 1.25, 0.5, -1.0]
+    assert torch.allclose(shifted.snr(t[1:3]), path.snr(t[1:3]) / 9)
+    assert float(shifted.sigma(t[3])) == 1
+    assert LinearPath(1000.0).c_noise(1000 * t).tolist() == path.c_noise(t).tolist() == [0, 250, 500, 1000]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
-from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.sampling import grids, samplers
 from ddpm.sampling.catalogue import GRIDS, function
@@ -19,6 +19,7 @@ PROCESSES: dict[str, Process] = {
     "zero terminal": make_schedule("cosine", 1000, zero_terminal=True),
     "continuous": make_continuous_schedule("sigmoid", 1.0),
     "exploding": VarianceExploding(0.002, 80.0),
+    "path": LinearPath(1.0, shift=0.5),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate, discretized_gaussian_nll, gaussian_kl
 from ddpm.diffusion.gaussian import q_posterior, transition
-from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
 from ddpm.images import to_model_range
@@ -25,6 +25,7 @@ PROCESSES: dict[str, Process] = {
     "vp": make_continuous_schedule("cosine", 1.0),
     "zero terminal": make_continuous_schedule("cosine", 1.0, zero_terminal=True),
     "exploding": VarianceExploding(0.002, 80.0),
+    "path": LinearPath(1.0),
 }
 
 

@@ -12,7 +12,7 @@ from small_recipe import recipe
 from torch import Tensor
 
 from ddpm.diffusion.bound import Estimate
-from ddpm.diffusion.processes import Process, VarianceExploding
+from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.sampling import grids, langevin, samplers, solvers
 from ddpm.sampling.catalogue import SAMPLERS
@@ -84,6 +84,7 @@ EVERY: dict[str, Callable[..., Any]] = {name: solver for name, (solver, _) in OD
 PROCESSES: dict[str, Process] = {
     "cosine": make_schedule("cosine", 1000),
     "exploding": VarianceExploding(0.01, 30.0),
+    "path": LinearPath(1.0),
 }
 
 

@@ -213,3 +213,20 @@ def test_a_started_training_that_was_stopped_continues_bit_for_bit(tmp_path: Pat
     tiny.run(again)
     assert equal(whole.state.network, again.state.network)
     assert equal(whole.average(), again.average())
+
+
+def test_the_layer_of_the_augmentation_is_taken_over_only_from_a_parent_of_the_same_transforms() -> None:
+    """Other transforms may have equally many numbers, but then the layer's columns mean something else."""
+    spec = spec_with(augmentation=3)
+
+    def start_from(transforms: object, *, here: tuple[str, ...] = ("scale", "rotate")) -> Start:
+        torch.manual_seed(0)
+        parent = parent_of(spec)
+        assert parent.model is not None
+        parent.model.lineage["params"] = {"train": {"augment": {"transforms": transforms}}}
+        return take_over(build_network(spec), spec, parent, transforms=here)
+
+    assert start_from(["rotate", "scale"]).is_whole
+    (left,) = start_from(["mirror", "shift"]).left
+    assert left == "augmentation.weight (transforms mirror, shift in the file, rotate, scale here)"
+    assert "of unknown names in the file" in start_from("scale").left[0]

@@ -61,6 +61,16 @@ def _edm(alpha: Tensor, sigma: Tensor, sigma_data: float) -> Preconditioning:
     return Preconditioning(alpha * (sigma_data * c_in) ** 2, sigma * sigma_data * c_in, c_in)
 
 
+def _velocity(alpha: Tensor, sigma: Tensor, _: float) -> Preconditioning:
+    """Predict the velocity eps - x_0 of the linear path: x_0 = (x_t - sigma (eps - x_0)) / (alpha + sigma).
+
+    Lipman et al. 2023, Eq. 23, on whose path alpha + sigma is 1; for other processes this is theirs of
+    x_t / (alpha + sigma). Weight simple is then flow matching.
+    """
+    total = alpha + sigma
+    return Preconditioning(1 / total, -sigma / total, _unit(alpha, sigma))
+
+
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return 1 over the standard deviation of x_t; it is 1 in a variance-preserving process (up to rounding)."""
     return (alpha**2 + sigma**2).rsqrt()
@@ -72,6 +82,7 @@ TARGETS: dict[Target, Callable[[Tensor, Tensor, float], Preconditioning]] = {
     "x_0": _x_0,
     "v": _v,
     "edm": _edm,
+    "velocity": _velocity,
 }
 
 

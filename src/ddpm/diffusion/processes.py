@@ -1,6 +1,7 @@
 """Forward processes of the form x_t = alpha_t x_0 + sigma_t eps for t in 0..T.
 
-Variance-preserving ones, in steps or in continuous time, are in `schedules`; the variance-exploding one is here.
+Variance-preserving ones, in steps or in continuous time, are in `schedules`; the variance-exploding one and the linear
+path of flow matching are here.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
+from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule, wide
 from ddpm.diffusion.settings import Schedule
 
 
@@ -88,9 +89,59 @@ class VarianceExploding:
         return (low + (high - low) * torch.rand(n, device=device)).exp()
 
 
+@dataclass(frozen=True)
+class LinearPath:
+    """alpha = 1 - u and sigma = u: the straight line from the image at u = 0 to noise at u = 1.
+
+    Flow matching with the optimal-transport path (Lipman et al. 2023, Eq. 22) and rectified flow (Liu et al. 2023,
+    Sec. 2.1), whose time runs from noise to image. u is t/T, or with a shift, which divides the SNR by its square,
+    shift t/T / (1 + (shift - 1) t/T): Esser et al. 2024, Eq. 23.
+    """
+
+    duration: float
+    """T. It only sets the unit of time."""
+    shift: float = 1.0
+
+    prior_std = 1.0
+    """Standard deviation of x_T, which is pure noise."""
+
+    @property
+    def T(self) -> float:
+        """The largest time."""
+        return self.duration
+
+    def _u(self, t: Tensor) -> Tensor:
+        """Return u, in float64 where the device has it."""
+        s = t.to(wide(t.device)) / self.duration
+        return self.shift * s / (1 + (self.shift - 1) * s)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 - u: float32."""
+        return (1 - self._u(t)).to(torch.float32)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """u: float32."""
+        return self._u(t).to(torch.float32)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """(1 - u)^2 / u^2: float32, infinite at t = 0."""
+        u = self._u(t)
+        return (((1 - u) / u) ** 2).to(torch.float32)
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """The network's input for t: float32, t/T on a scale from 0 to 1000."""
+        return t.to(torch.float32) * (1000 / self.T)
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """float32 [n], uniform in [1e-5 T, T], since at 0 the SNR is infinite."""
+        return self.duration * (1e-5 + (1 - 1e-5) * torch.rand(n, device=device))
+
+
 def make_process(schedule: Schedule) -> Process:
     """Return the process that section `schedule` of params.yaml describes."""
     if schedule.name == "variance_exploding":
         return VarianceExploding(schedule.sigma_min, schedule.sigma_max)
+    if schedule.name == "linear_path":
+        return LinearPath(float(schedule.T), schedule.shift)
     make = {"discrete": make_schedule, "continuous": make_continuous_schedule}[schedule.time]
     return make(schedule.name, schedule.T, shift=schedule.shift, zero_terminal=schedule.zero_terminal_snr)

@@ -60,7 +60,8 @@ class VariancePreserving(ABC):
         return t.to(torch.float32) * (1000 / self.T)
 
 
-def _wide(device: torch.device) -> torch.dtype:
+def wide(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 where the device has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
@@ -105,7 +106,7 @@ class Schedule(VariancePreserving):
 
     def _table(self, device: torch.device) -> Tensor:
         if device not in self._tables:
-            self._tables[device] = self.alphas_bar.to(_wide(device)).to(device)
+            self._tables[device] = self.alphas_bar.to(wide(device)).to(device)
         return self._tables[device]
 
 
@@ -126,7 +127,7 @@ class ContinuousSchedule(VariancePreserving):
         return self.duration
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        return self.curve(t.to(_wide(t.device)) / self.duration)
+        return self.curve(t.to(wide(t.device)) / self.duration)
 
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """float32 [n], uniform in [1e-5 T, T]: Song et al. 2021, appendix C, since at 0 the SNR is infinite."""

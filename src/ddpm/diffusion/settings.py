@@ -12,7 +12,8 @@ MAX_T = 1_000_000
 class Schedule:
     """The forward process, which turns an image into noise."""
 
-    name: Literal["linear", "cosine", "sigmoid", "variance_exploding"]
+    name: Literal["linear", "cosine", "sigmoid", "variance_exploding", "linear_path"]
+    """linear, cosine, sigmoid: alpha_bar of a variance-preserving process; linear_path: that of flow matching."""
     T: int
     """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
     time: Literal["discrete", "continuous"]
@@ -26,6 +27,15 @@ class Schedule:
     sigma_max: float
     """variance_exploding only: largest standard deviation of the noise, at which sampling starts."""
 
+    @property
+    def ending_in_noise(self) -> tuple[str, str] | None:
+        """The setting by which nothing of the image is left in x_T, and what to do otherwise; None where some is."""
+        if self.name == "linear_path":
+            return "schedule.name linear_path", "choose another schedule"
+        if self.zero_terminal_snr:
+            return "schedule.zero_terminal_snr", "set zero_terminal_snr to false"
+        return None
+
     def __post_init__(self) -> None:
         require(2 <= self.T <= MAX_T, f"T is {self.T}, expected 2 to {MAX_T} steps")
         require_positive(self, "shift", "sigma_min")
@@ -33,11 +43,17 @@ class Schedule:
             self.sigma_min < self.sigma_max,
             f"sigma_min is {self.sigma_min}, expected below sigma_max ({self.sigma_max})",
         )
-        if self.name == "variance_exploding":
+        if self.name in ("variance_exploding", "linear_path"):
             require(
                 self.time == "continuous",
-                "name is variance_exploding, whose time is continuous; set time to continuous",
+                f"name is {self.name}, whose time is continuous; set time to continuous",
             )
+        if self.name == "linear_path":
+            require(
+                not self.zero_terminal_snr,
+                "name is linear_path, which ends in pure noise already; set zero_terminal_snr to false",
+            )
+        if self.name == "variance_exploding":
             require(
                 self.shift == 1 and not self.zero_terminal_snr,
                 "name is variance_exploding, which has neither shift nor zero_terminal_snr; set them to 1 and false "
@@ -45,7 +61,7 @@ class Schedule:
             )
 
 
-Target = Literal["eps", "x_0", "v", "edm"]
+Target = Literal["eps", "x_0", "v", "edm", "velocity"]
 """What the network predicts: a key of `objectives.TARGETS`."""
 Weight = Literal["simple", "snr", "min_snr", "p2", "edm", "flow"]
 """A key of `objectives.WEIGHTS`."""

@@ -13,7 +13,7 @@ from torch import Size, Tensor
 from ddpm.exchange.unet_options import ExchangeError, from_theirs, to_theirs
 from ddpm.networks.blocks import timestep_frequencies
 from ddpm.networks.settings import CONVENTION
-from ddpm.networks.unet import shapes_of
+from ddpm.networks.unet import AUGMENTATION, shapes_of
 
 Weights = dict[str, Tensor]
 
@@ -86,7 +86,7 @@ def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -
     """
     config, blocks, written = to_theirs(architecture), _blocks(architecture), {}
     for name, tensor in state.items():
-        if name == "augmentation.weight":
+        if name == AUGMENTATION:
             continue
         if name.split(".")[-2] in ("qkv", "proj"):
             tensor = tensor.reshape(_essential(tensor.shape))

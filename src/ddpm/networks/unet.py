@@ -27,6 +27,8 @@ from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.kernels import conv, linear
 from ddpm.networks.settings import CONVENTION, Convention
 
+AUGMENTATION = "augmentation.weight"
+"""Name of the layer [c, K] of the numbers that describe how training images were changed."""
 LABELS = "label.weight"
 """Name of the class embedding [classes + 1, c]: one row per class, and the last for samples without a label."""
 

@@ -148,7 +148,7 @@ def begin(
         settings, fingerprint = planned, checkpoint.fingerprint({"training": fingerprint, "as": determining(planned)})
     torch.manual_seed(seed_of("init", settings.seed))
     network = build_network(spec)
-    start = None if parent is None else take_over(network, spec, parent)
+    start = None if parent is None else take_over(network, spec, parent, transforms=settings.augment.transforms)
     training = Training(
         state=new_state(
             network.to(device),

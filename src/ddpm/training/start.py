@@ -1,5 +1,6 @@
 """What a training takes over from another model, its parent: tensors of the same name and shape, classes by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
 from ddpm.networks.settings import CONVENTION
-from ddpm.networks.unet import LABELS
+from ddpm.networks.unet import AUGMENTATION, LABELS
 from ddpm.unread_settings import value_of
 
 _SHOWN = 8
@@ -70,11 +71,12 @@ class Start:
         return ["; ".join(parts), *(f"warning: {sentence}" for sentence in self.warnings)]
 
 
-def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
+def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Sequence[str] = ()) -> Start:
     """Copy the parent's tensors into the network of `spec`, where name and shape agree; return the comparison.
 
     The rows of the class embedding are taken over by the names of the classes, and that of samples without a label.
-    All other weights of the network stay. Raises UserError if no weight matrix or convolution agrees.
+    The layer of the augmentation is taken over only if the parent was trained with the same `transforms`, because its
+    columns mean these. All other weights of the network stay. Raises UserError if no weight matrix or convolution agrees.
     """
     own = network.state_dict()
     if parent.model is None:
@@ -90,6 +92,8 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
             taken[name], new_classes, left_classes = _by_class(tensor, spec.classes, there, parent.model.spec.classes)
             new += [f"{name} of {each}" for each in new_classes]
             left += [f"{name} of {each} (no class here)" for each in left_classes]
+        elif name == AUGMENTATION and (others := _transforms(parent.model)) != set(transforms):
+            left.append(f"{name} (transforms {_named(others)} in the file, {_named(set(transforms))} here)")
         elif there.shape != tensor.shape:
             left.append(f"{name} (shape {list(there.shape)} in the file, {list(tensor.shape)} here)")
         else:
@@ -105,6 +109,18 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent) -> Start:
     details = tuple(f"{key} {value}" for key, value in vars(spec.convention).items() if value != usual[key])
     warnings = _warnings(network, spec, parent.model)
     return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings)
+
+
+def _transforms(model: Model) -> set[str]:
+    """Return the transformations that the model was trained with, as its file names them; none if it does not."""
+    value: Any = model.lineage
+    for key in ("params", "train", "augment", "transforms"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return {str(name) for name in value} if isinstance(value, (list, tuple)) else set()
+
+
+def _named(transforms: set[str]) -> str:
+    return ", ".join(sorted(transforms)) or "of unknown names"
 
 
 def _by_class(
