@@ -16,9 +16,12 @@ class UserError(Exception):
         super().__init__(redacted(_without_middle(sentence)))
 
     def __str__(self) -> str:
-        """Return the sentence on one line: line breaks and control characters, as in file names, are escaped."""
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
-        return "".join(shown)
+        return on_one_line(super().__str__())
+
+
+def on_one_line(text: str) -> str:
+    """Return the text with line breaks and control characters, as in file names, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def not_installed(package: str) -> UserError:

@@ -52,9 +52,11 @@ def test_a_measured_size_is_kept_until_a_cause_changes(
     ):
         with pytest.raises(FileNotFoundError):  # it would measure
             size_chooser(changed, record=record)(own, channels)
-    record.write_text(json.dumps({"for": {}}))
-    with pytest.raises(FileNotFoundError):
-        size_chooser(SETTINGS, record=record)(40, 3)
+    choice = json.loads(record.read_text())
+    for damaged in ({"for": {}}, choice | {"size": 0}, choice | {"size": 41}):
+        record.write_text(json.dumps(damaged))
+        with pytest.raises(FileNotFoundError):
+            size_chooser(SETTINGS, record=record)(40, 3)
 
 
 def test_a_measurement_that_fails_says_what_to_do(tmp_path: Path) -> None:

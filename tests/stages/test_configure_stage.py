@@ -58,6 +58,15 @@ def test_a_wrong_value_of_a_later_stage_is_one_sentence_now(tmp_path: Path, chan
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"a note", b"\xff" * 9])
+def test_a_file_that_cannot_be_a_model_is_refused_as_a_start(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data/starts").mkdir(parents=True)
+    (tmp_path / "data/starts/note.txt").write_bytes(content)
+    done = configure(tmp_path, train={"start": "data/starts/note.txt"})
+    assert done.returncode == 1
+    assert "train.start is data/starts/note.txt, which does not begin like a safetensors file" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -99,3 +99,20 @@ def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
+
+
+def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)):
+        Image.fromarray(noise).save(raw / f"{k:04d}.png")
+    whole = (raw / "0000.png").read_bytes()
+    (raw / "cut\nshort.png").write_bytes(whole[: len(whole) // 2])
+    project(tmp_path, data={"source": "folder", "labels": False})
+    assert "\nrejected cut\\nshort.png: truncated or damaged\n" in stage(tmp_path).stdout
+    for k in range(6):
+        (raw / f"text {k}.png").write_text("no image")
+    said = stage(tmp_path).stdout
+    assert "rejected cut\\nshort.png: truncated or damaged" in said
+    assert said.count("\nrejected ") == 5
+    assert "\nand 2 more; all are in data/prepared/manifest.parquet\n" in said

@@ -80,7 +80,10 @@ def _recorded(record: Path, question: Question) -> tuple[int, str] | None:
         read = json.loads(record.read_text(encoding="utf-8"))
         if read["for"] != _for(question):
             return None
-        return int(read["size"]), f"{read['reason']} (measured before; delete {record} to measure again)"
+        size = int(read["size"])
+        if not 1 <= size <= question.own_size:
+            return None
+        return size, f"{read['reason']} (measured before; delete {record} to measure again)"
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

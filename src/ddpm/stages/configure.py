@@ -51,6 +51,18 @@ def _require_start(start: str | None, starts: Path) -> None:
             f"train.start is {path}, expected a model file, or a folder of diffusers with {' or '.join(options)}; "
             "correct it"
         )
+    if path.is_file() and not _may_be_safetensors(path):
+        raise UserError(
+            f"train.start is {path}, which does not begin like a safetensors file; expected a model file, such as "
+            "models/model.safetensors of a finished pipeline"
+        )
+
+
+def _may_be_safetensors(path: Path) -> bool:
+    """Return whether the file begins like one: the length of its header in 8 bytes, and then the header, in JSON."""
+    with open(path, "rb") as file:
+        first = file.read(9)
+    return first[8:] == b"{" and int.from_bytes(first[:8], "little") <= path.stat().st_size - 8
 
 
 def _require_devices(runtime: Runtime) -> None:

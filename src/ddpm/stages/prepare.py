@@ -3,10 +3,16 @@
 from pathlib import Path
 
 from ddpm import unread_settings
+from ddpm.data.preparing.manifest import rejected_files
 from ddpm.data.preparing.prepare import prepare
+from ddpm.errors import on_one_line
 from ddpm.planning.size_choice import Settings, size_chooser
 from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
+
+
+_NAMED = 5
+"""Rejected files that are printed by name."""
 
 
 def main(stage: Stage) -> None:
@@ -33,10 +39,20 @@ def main(stage: Stage) -> None:
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
     )
+    for line in _rejected(stage.paths.prepared / "manifest.parquet", n=sum(facts.rejected.values())):
+        print(line)
     for sentence in unread_settings.warned_of_size(params, facts.size):
         print(f"warning: {sentence}")
     if recommended := advice(Path("params.yaml"), channels=facts.channels, size=facts.size, images=facts.kept):
         print(recommended)
+
+
+def _rejected(manifest: Path, *, n: int) -> list[str]:
+    """Return a line for each of the first rejected files, and one for the rest."""
+    if n == 0:
+        return []
+    lines = [f"rejected {on_one_line(path)}: {reason}" for path, reason in rejected_files(manifest, most=_NAMED)]
+    return [*lines, f"and {n - _NAMED} more; all are in {manifest}"] if n > _NAMED else lines
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
@@ -51,6 +52,18 @@ def write_manifest(
         for start in range(0, len(paths), _BATCH_ROWS):
             part = slice(start, start + _BATCH_ROWS)
             writer.write_batch(_batch(paths[part], records[part], splits[part], index[part], labels[part], classes))
+
+
+def rejected_files(path: Path, *, most: int) -> list[tuple[str, str]]:
+    """Return the path and the reason of the first `most` rejected files in the manifest."""
+    found: list[tuple[str, str]] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["path", "reason", "status"]):
+            rows = batch.filter(pc.equal(batch["status"], "rejected")).to_pylist()
+            found += [(row["path"], row["reason"]) for row in rows]
+            if len(found) >= most:
+                break
+    return found[:most]
 
 
 def _batch(
