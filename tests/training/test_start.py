@@ -140,13 +140,11 @@ def test_classes_are_taken_over_by_their_names_and_the_others_are_new() -> None:
     assert not start.is_whole
 
 
-def test_a_model_without_classes_becomes_one_with_classes_and_the_reverse() -> None:
+def test_a_model_without_classes_becomes_one_with_classes() -> None:
     without = spec_with(classes=())
     start, before, after = taken_over(tiny.SPEC, parent_of(without))
     assert start.new == (LABEL,)
     assert torch.equal(after[LABEL], before[LABEL])
-    start, _, _ = taken_over(without, parent_of(tiny.SPEC))
-    assert start.left == (f"{LABEL} (not in the network here)",)
 
 
 def test_a_network_that_shares_no_weights_is_refused() -> None:
@@ -230,3 +228,19 @@ def test_the_layer_of_the_augmentation_is_taken_over_only_from_a_parent_of_the_s
     (left,) = start_from(["mirror", "shift"]).left
     assert left == "augmentation.weight (transforms mirror, shift in the file, rotate, scale here)"
     assert "of unknown names in the file" in start_from("scale").left[0]
+
+
+@pytest.mark.parametrize("unconditional", [True, False])
+def test_a_start_without_classes_predicts_what_the_parent_does_without_a_label(unconditional: bool) -> None:
+    parent = parent_of(spec_with(unconditional=unconditional))
+    assert parent.model is not None
+    plain = spec_with(classes=(), unconditional=True)
+    network = build_network(plain).eval()
+    start = take_over(network, plain, parent)
+    assert start.is_whole
+    assert start.left == ("label.weight (no classes here; its row for samples without a label is added to time.2.bias)",)
+    theirs, x, t = parent.model.network.eval(), torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
+    if not unconditional:
+        with torch.no_grad():
+            theirs.label.weight[-1] = theirs.label.weight[:-1].mean(dim=0)
+    assert torch.allclose(network(x, t), theirs(x, t), atol=1e-5)

@@ -152,6 +152,9 @@ def report(args: argparse.Namespace) -> None:
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
 
+    if not args.run_json.exists():  # the metrics may be there all the same, because they are committed
+        raise UserError(f"{args.run_json} was not found, so no model has been made here; run the pipeline: `dvc repro`")
+    run = read_run(args.run_json)
     try:
         record = json.loads(args.metrics.read_text())
     except FileNotFoundError:
@@ -161,7 +164,6 @@ def report(args: argparse.Namespace) -> None:
         print(f"{title:12}{_rounded(record.get(key)):>10}{_rounded(record['floor'].get(key)):>10}   {meaning}")
     print()
 
-    run = read_run(args.run_json)
     versions = MlflowRegistry(registered_name(args)).versions()
     found = holding(versions, run["model_sha256"], record.get("protocol", {}))
     champion = next((v for v in versions if CHAMPION in v.aliases), None)

@@ -29,6 +29,8 @@ from ddpm.networks.settings import CONVENTION, Convention
 
 AUGMENTATION = "augmentation.weight"
 """Name of the layer [c, K] of the numbers that describe how training images were changed."""
+BIAS = "time.2.bias"
+"""Name of the bias [c] that is added to the embedding of every sample, as a row of LABELS is."""
 LABELS = "label.weight"
 """Name of the class embedding [classes + 1, c]: one row per class, and the last for samples without a label."""
 

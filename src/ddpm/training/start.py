@@ -10,7 +10,7 @@ from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
 from ddpm.networks.settings import CONVENTION
-from ddpm.networks.unet import AUGMENTATION, LABELS
+from ddpm.networks.unet import AUGMENTATION, BIAS, LABELS
 from ddpm.unread_settings import value_of
 
 _SHOWN = 8
@@ -98,7 +98,10 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
             left.append(f"{name} (shape {list(there.shape)} in the file, {list(tensor.shape)} here)")
         else:
             taken[name] = there
-    left += [f"{name} (not in the network here)" for name in theirs if name not in own]
+    if LABELS in theirs and LABELS not in own and BIAS in taken:
+        taken[BIAS] = taken[BIAS] + _without_label(parent.model, theirs[LABELS])
+        left.append(f"{LABELS} (no classes here; its row for samples without a label is added to {BIAS})")
+    left += [f"{name} (not in the network here)" for name in theirs if name not in own and name != LABELS]
     if not any(tensor.ndim > 1 for name, tensor in taken.items() if name != LABELS):
         raise UserError(
             f"train.start is {parent.identity['name']}, whose network shares no weight matrix and no convolution with "
@@ -109,6 +112,11 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     details = tuple(f"{key} {value}" for key, value in vars(spec.convention).items() if value != usual[key])
     warnings = _warnings(network, spec, parent.model)
     return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings)
+
+
+def _without_label(model: Model, rows: Tensor) -> Tensor:
+    """Return the row of a class embedding for samples without a label; the mean of the classes if it was not trained."""
+    return rows[-1] if model.spec.unconditional else rows[:-1].mean(dim=0)
 
 
 def _transforms(model: Model) -> set[str]:
