@@ -53,7 +53,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
             {"schedule__name": "cosin"},
             r"schedule\.name is 'cosin'.*'linear', 'cosine', 'sigmoid', 'variance_exploding' or 'linear_path'",
         ),
-        ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"objective\.target is eps.*v, x_0, edm or"),
+        ({"schedule__zero_terminal_snr": True, "objective__target": "eps"}, r"target is eps.*v, x_0, edm or"),
         (
             {"schedule__name": "linear_path", "schedule__time": "continuous", "objective__target": "eps"},
             r"target is eps, but with schedule\.name linear_path",

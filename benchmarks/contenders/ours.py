@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ddpm.generation.recipe import Recipe
     from ddpm.params import Params
     from ddpm.training.session import Training
+    from ddpm.training.start import Parent
 
 UNPLANNED = 10**12
 """Images of a training whose speed is not known yet: no learning rate decays before there is a plan."""
@@ -93,7 +94,12 @@ class Ours:
             device=device,
             precision=hardware.choose_precision(self.params.runtime.precision, device, size),
             state_folder=state,
+            parent=self.parent(),
         )
+
+    def parent(self) -> "Parent | None":
+        """The model that the training starts from; none."""
+        return None
 
     def _run(self, training: "Training", budget: Budget, folder: Path) -> list[str]:
         """Steps until the time or the plan is over. A plan begins the generator of steps anew, from where it stands."""

@@ -238,7 +238,8 @@ def test_a_start_without_classes_predicts_what_the_parent_does_without_a_label(u
     network = build_network(plain).eval()
     start = take_over(network, plain, parent)
     assert start.is_whole
-    assert start.left == ("label.weight (no classes here; its row for samples without a label is added to time.2.bias)",)
+    (left,) = start.left
+    assert left == "label.weight (no classes here; its row for samples without a label is added to time.2.bias)"
     theirs, x, t = parent.model.network.eval(), torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
     if not unconditional:
         with torch.no_grad():

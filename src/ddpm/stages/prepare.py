@@ -10,7 +10,6 @@ from ddpm.planning.size_choice import Settings, size_chooser
 from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
 
-
 _NAMED = 5
 """Rejected files that are printed by name."""
 

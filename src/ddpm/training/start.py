@@ -76,7 +76,8 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
 
     The rows of the class embedding are taken over by the names of the classes, and that of samples without a label.
     The layer of the augmentation is taken over only if the parent was trained with the same `transforms`, because its
-    columns mean these. All other weights of the network stay. Raises UserError if no weight matrix or convolution agrees.
+    columns mean these. All other weights of the network stay. Raises UserError if no weight matrix or convolution
+    agrees.
     """
     own = network.state_dict()
     if parent.model is None:
@@ -115,7 +116,7 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
 
 
 def _without_label(model: Model, rows: Tensor) -> Tensor:
-    """Return the row of a class embedding for samples without a label; the mean of the classes if it was not trained."""
+    """Return the row of a class embedding for samples without a label; the mean of the others if it was not trained."""
     return rows[-1] if model.spec.unconditional else rows[:-1].mean(dim=0)
 
 
