@@ -25,11 +25,8 @@ def take_after_the_launcher_has_died(*words):
 
 workspace._own_or_share = take_after_the_launcher_has_died
 
-def main():
-    Path("pid").write_text(str(os.getpid()))
-    time.sleep(3600)
-
-workspace.run_stage(main)
+Path("pid").write_text(str(os.getpid()))
+workspace.run_stage(lambda: time.sleep(3600))
 """
 LAUNCHER = """
 import os, subprocess, sys
@@ -42,8 +39,6 @@ def test_a_stage_ends_whose_flow_died_while_it_took_the_lock(tmp_path: Path) -> 
     (tmp_path / "stage.py").write_text(STAGE)
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], cwd=tmp_path, env=os.environ.copy())
     launcher.wait()
-    wait_for((tmp_path / "pid").exists)
-    wait_for((tmp_path / "pid").read_text)
     pid = int((tmp_path / "pid").read_text())
     try:
         wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
