@@ -35,8 +35,6 @@ from ddpm.training.start import Parent
 KINDS, EACH, HELD_OUT = 20, 25, 5
 MOST = 85
 """Tiles of a kind; a few kinds have many more, and the others would be compared with these above all."""
-QUANTILE = 0.01
-"""evaluate.memorized_quantile of params.yaml."""
 
 
 def tiles(archive: Path) -> tuple[Images, Images]:
@@ -83,18 +81,20 @@ class Started(Ours):
         return Parent({"name": start, "sha256": model.sha256}, model)
 
 
-def copies(made: torch.Tensor, few: Images, judge: Judge) -> dict[str, float]:
-    """Share of copies by each way of comparing; features are the judge's."""
+def copies(made: torch.Tensor, few: Images, judge: Judge, *, quantile: float) -> dict[str, float]:
+    """The share of generated images that are copies, for each way of comparing. Features are those of the judge."""
     images = (made.numpy(), few.test, few.train)
     described = tuple(np.asarray(judge.describe(each).features) for each in images)
     found = memorization.find_copies_in_every_way(
-        images, described, quantile=QUANTILE, device=torch.device("cpu"), progress=False
+        images, described, quantile=quantile, device=torch.device("cpu"), progress=False
     )
     return {way: of.share for way, of in vars(found).items()}
 
 
-def row(name: str, made: torch.Tensor, few: Images, judges: list[Judge], limit: float) -> dict[str, str]:
-    shares = copies(made, few, judges[0])
+def row(
+    name: str, made: torch.Tensor, few: Images, judges: list[Judge], *, limit: float, quantile: float
+) -> dict[str, str]:
+    shares = copies(made, few, judges[0], quantile=quantile)
     way = max(shares, key=lambda each: shares[each])
     verdict = "within" if shares[way] <= limit else "above"
     fids = {
@@ -123,11 +123,12 @@ def main() -> None:
     plain = replace(params, train=replace(params.train, augment=replace(params.train.augment, probability=0.0)))
     name = "from another model" if args.start else "alone"
     trainings = {name: params} | ({f"{name}, without augmentation": plain} if args.without_augmentation else {})
+    rules = {"limit": params.promote.max_memorized_share, "quantile": params.evaluate.memorized_quantile}
     rows = []
     for name, each in trainings.items():
         made, budget = trained(each, few, args, args.models / name.replace(" ", "_").replace(",", ""))
-        limit = params.promote.max_memorized_share
-        rows.append({"images seen": f"{budget.done:,}"} | row(name, made, few, judges, limit))
+        told = row(name, made, few, judges, **rules)
+        rows.append({"training": told.pop("training"), "images seen": f"{budget.done:,}"} | told)
         print(rows[-1], flush=True)
         if args.pictures:
             args.pictures.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,6 @@ def report(
         f"`{judge.name}`, right in {100 * judge.accuracy:.1f} % of the reference, floor {judge.fid(few.train):.2f}"
         for judge in judges
     )
-    rows = [{"training": each["training"]} | each for each in rows]  # the first column
     lines = [
         f"# {args.minutes:g} minutes of {'processor time in ' if args.cpu_time else ''}training on few pictures",
         f"{len(few.train)} tiles of {KINDS} kinds. FID of as many generated images against {len(others.test):,} other "

@@ -177,11 +177,12 @@ def test_zeros_are_the_same_as_no_augmentation_and_other_numbers_are_not() -> No
     assert float((without - ones).abs().max()) > 1e-2
 
 
-def steps(state: State, settings: Train, device_batch: int | None = None) -> Any:
+def steps(state: State, settings: Train, device_batch: int | None = None, *, batches: Batches | None = None) -> Any:
     process = make_schedule("cosine", 100)
+    labelled = Batches(IMAGES, np.arange(37) % 3, batch_size=16, seed=0, flip=False, device=CPU)
     return train(
         state,
-        Batches(IMAGES, np.arange(37) % 3, batch_size=16, seed=0, flip=False, device=CPU),
+        batches or labelled,
         process=process,
         times=make_times(process, settings, memory=state.times),
         objective=PARAMS.objective,
@@ -252,16 +253,7 @@ def test_rotations_leak_into_generated_images_only_if_the_network_does_not_get_t
     torch.manual_seed(0)
     changes: dict[str, Any] = {"width": 16, "classes": 0, "dropout": 0.0, "augmentation": numbers_in(rotated)}
     state = new_state(UNet(**ARCHITECTURE | changes), settings=settings)
-    for _ in train(
-        state,
-        Batches(images, None, batch_size=64, seed=0, flip=False, device=CPU),
-        process=process,
-        times=make_times(process, settings, memory=state.times),
-        objective=PARAMS.objective,
-        settings=settings,
-        device=CPU,
-        precision="float32",
-    ):
+    for _ in steps(state, settings, batches=Batches(images, None, batch_size=64, seed=0, flip=False, device=CPU)):
         pass
 
     def denoise(x_t: torch.Tensor, t: torch.Tensor) -> objectives.Estimate:
