@@ -47,16 +47,18 @@ class Params:
         unread = unread_settings.refused(self)
         require(unread is None, str(unread))
         schedule, objective, train = self.schedule, self.objective, self.train
-        noise, otherwise = schedule.ending_in_noise or ("", "")
+        noise = (
+            f"schedule.name {schedule.name} and zero_terminal_snr {unread_settings.yaml(schedule.zero_terminal_snr)}"
+        )
         require(
-            not (noise and objective.target == "eps"),
+            not (schedule.ends_in_noise and objective.target == "eps"),
             f"objective.target is eps, but with {noise} x_T is pure noise, from which a prediction "
             "of eps does not determine the image; set target to v, x_0, edm or velocity",
         )
         require(
-            not (noise and self.sample.sampler == "langevin"),
+            not (schedule.ends_in_noise and self.sample.sampler == "langevin"),
             f"sample.sampler is langevin, which divides by the share of the image in x_t, but with {noise} this share "
-            f"is 0 at x_T; {otherwise} or choose another sampler",
+            "is 0 at x_T; choose another sampler or another schedule",
         )
         for setting, needs_steps in (
             ("objective.learned_variance is true", objective.learned_variance),

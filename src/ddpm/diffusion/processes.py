@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule, wide
+from ddpm.diffusion.schedules import ContinuousTime, make_continuous_schedule, make_schedule, wide
 from ddpm.diffusion.settings import Schedule
 
 
@@ -90,7 +90,7 @@ class VarianceExploding:
 
 
 @dataclass(frozen=True)
-class LinearPath:
+class LinearPath(ContinuousTime):
     """alpha = 1 - u and sigma = u: the straight line from the image at u = 0 to noise at u = 1.
 
     Flow matching with the optimal-transport path (Lipman et al. 2023, Eq. 22) and rectified flow (Liu et al. 2023,
@@ -98,17 +98,7 @@ class LinearPath:
     shift t/T / (1 + (shift - 1) t/T): Esser et al. 2024, Eq. 23.
     """
 
-    duration: float
-    """T. It only sets the unit of time."""
     shift: float = 1.0
-
-    prior_std = 1.0
-    """Standard deviation of x_T, which is pure noise."""
-
-    @property
-    def T(self) -> float:
-        """The largest time."""
-        return self.duration
 
     def _u(self, t: Tensor) -> Tensor:
         """Return u, in float64 where the device has it."""
@@ -127,14 +117,6 @@ class LinearPath:
         """(1 - u)^2 / u^2: float32, infinite at t = 0."""
         u = self._u(t)
         return (((1 - u) / u) ** 2).to(torch.float32)
-
-    def c_noise(self, t: Tensor) -> Tensor:
-        """The network's input for t: float32, t/T on a scale from 0 to 1000."""
-        return t.to(torch.float32) * (1000 / self.T)
-
-    def draw(self, n: int, device: torch.device | str) -> Tensor:
-        """float32 [n], uniform in [1e-5 T, T], since at 0 the SNR is infinite."""
-        return self.duration * (1e-5 + (1 - 1e-5) * torch.rand(n, device=device))
 
 
 def make_process(schedule: Schedule) -> Process:

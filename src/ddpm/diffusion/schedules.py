@@ -20,11 +20,8 @@ Curve = Callable[[Tensor], Tensor]
 """alpha_bar as a function of u = t/T in [0, 1], falling from 1."""
 
 
-class VariancePreserving(ABC):
-    """alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), so that alpha^2 + sigma^2 = 1.
-
-    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)                       Ho et al. 2020, Eq. 4
-    """
+class ScaledTime(ABC):
+    """A process that ends in noise of standard deviation 1, and whose network reads the time as the share t/T."""
 
     prior_std = 1.0
     """Standard deviation of x_T."""
@@ -35,12 +32,40 @@ class VariancePreserving(ABC):
         """The largest time."""
 
     @abstractmethod
-    def alpha_bar(self, t: Tensor) -> Tensor:
-        """Return alpha_bar of the shape of t: float64, or float32 where the device has no float64."""
-
-    @abstractmethod
     def draw(self, n: int, device: torch.device | str) -> Tensor:
         """Times for training, uniform over the process: [n]."""
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """The network's input for t: float32, t/T on a scale from 0 to 1000."""
+        return t.to(torch.float32) * (1000 / self.T)
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousTime(ScaledTime):
+    """A process at every real t in (0, T]."""
+
+    duration: float
+    """T. It only sets the unit of time."""
+
+    @property
+    def T(self) -> float:
+        """The largest time."""
+        return self.duration
+
+    def draw(self, n: int, device: torch.device | str) -> Tensor:
+        """float32 [n], uniform in [1e-5 T, T]: Song et al. 2021, appendix C, since at 0 the SNR is infinite."""
+        return self.duration * (1e-5 + (1 - 1e-5) * torch.rand(n, device=device))
+
+
+class VariancePreserving(ScaledTime):
+    """alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), so that alpha^2 + sigma^2 = 1.
+
+    q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I)                       Ho et al. 2020, Eq. 4
+    """
+
+    @abstractmethod
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """Return alpha_bar of the shape of t: float64, or float32 where the device has no float64."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Factor of the sample in x_t: float32 of the shape of t, integer or real, in 0..T."""
@@ -54,10 +79,6 @@ class VariancePreserving(ABC):
         """Signal-to-noise ratio alpha_t^2 / sigma_t^2: float32 of the shape of t, infinite at t = 0."""
         alpha_bar = self.alpha_bar(t)
         return (alpha_bar / (1 - alpha_bar)).to(torch.float32)
-
-    def c_noise(self, t: Tensor) -> Tensor:
-        """The network's input for t: float32, t/T on a scale from 0 to 1000."""
-        return t.to(torch.float32) * (1000 / self.T)
 
 
 def wide(device: torch.device) -> torch.dtype:
@@ -111,27 +132,16 @@ class Schedule(VariancePreserving):
 
 
 @dataclass(frozen=True, eq=False)
-class ContinuousSchedule(VariancePreserving):
+class ContinuousSchedule(ContinuousTime, VariancePreserving):
     """The process at every real t in (0, T], where alpha_bar is a closed function of u = t/T.
 
     It is the limit of the chain of that name for many steps: Song et al. 2021, Sec. 3.4 and appendix B ("VP SDE").
     """
 
     curve: Curve
-    duration: float
-    """T. It only sets the unit of time."""
-
-    @property
-    def T(self) -> float:
-        """The largest time."""
-        return self.duration
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         return self.curve(t.to(wide(t.device)) / self.duration)
-
-    def draw(self, n: int, device: torch.device | str) -> Tensor:
-        """float32 [n], uniform in [1e-5 T, T]: Song et al. 2021, appendix C, since at 0 the SNR is infinite."""
-        return self.duration * (1e-5 + (1 - 1e-5) * torch.rand(n, device=device))
 
 
 def _vp_sde(u: Tensor) -> Tensor:
@@ -227,4 +237,4 @@ def make_continuous_schedule(
         values = shifted(curve(u), shift)
         return zero_terminal_snr(values, first=1.0, last=last) if zero_terminal else values
 
-    return ContinuousSchedule(alpha_bar, float(T))
+    return ContinuousSchedule(float(T), alpha_bar)

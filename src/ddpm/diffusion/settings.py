@@ -15,7 +15,8 @@ class Schedule:
     name: Literal["linear", "cosine", "sigmoid", "variance_exploding", "linear_path"]
     """linear, cosine, sigmoid: alpha_bar of a variance-preserving process; linear_path: that of flow matching."""
     T: int
-    """Number of steps of the forward process; in continuous time the largest time; variance_exploding ignores it."""
+    """Number of steps of the forward process. In continuous time, also for linear_path, it is the largest time and only
+    sets the unit of time; variance_exploding ignores it."""
     time: Literal["discrete", "continuous"]
     """discrete: training draws the steps 1..T; continuous: any real time up to T."""
     shift: float
@@ -28,13 +29,9 @@ class Schedule:
     """variance_exploding only: largest standard deviation of the noise, at which sampling starts."""
 
     @property
-    def ending_in_noise(self) -> tuple[str, str] | None:
-        """The setting by which nothing of the image is left in x_T, and what to do otherwise; None where some is."""
-        if self.name == "linear_path":
-            return "schedule.name linear_path", "choose another schedule"
-        if self.zero_terminal_snr:
-            return "schedule.zero_terminal_snr", "set zero_terminal_snr to false"
-        return None
+    def ends_in_noise(self) -> bool:
+        """Whether x_T is pure noise, with no trace of the image."""
+        return self.name == "linear_path" or self.zero_terminal_snr
 
     def __post_init__(self) -> None:
         require(2 <= self.T <= MAX_T, f"T is {self.T}, expected 2 to {MAX_T} steps")
