@@ -7,12 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddpm.data.preparing.executors import cores
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = 100
+"""Images on a picture."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,18 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     header = list(rows[0])
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *([row[key] for key in header] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def save_pictures(folder: Path, images: "Mapping[str, Tensor | np.ndarray]") -> None:
+    """A grid of the first SHOWN images of each name: `folder`/NAME.png."""
+    import torch
+
+    from ddpm.generation.pictures import grid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, each in images.items():
+        shown = torch.as_tensor(each[:SHOWN])
+        grid(shown, columns=10, scale=2).save(folder / f"{name.replace(' ', '_')}.png")
 
 
 def write(output: Path | None, text: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Images, command, machine, table, write
+from common import Images, command, machine, save_pictures, table, write
 from contenders import EMA, Budget
 from contenders.kept import ROOT
 from contenders.ours import Ours
@@ -27,7 +27,6 @@ from judge import JUDGES, Judge, train_judge
 from PIL import Image
 
 from ddpm import model_file, overlay
-from ddpm.generation.pictures import grid
 from ddpm.measuring import memorization
 from ddpm.params import Params
 from ddpm.training.start import Parent
@@ -131,10 +130,8 @@ def main() -> None:
         rows.append({"training": told.pop("training"), "images seen": f"{budget.done:,}"} | told)
         print(rows[-1], flush=True)
         if args.pictures:
-            args.pictures.mkdir(parents=True, exist_ok=True)
-            grid(made[:100], columns=10, scale=2).save(args.pictures / f"{name.replace(' ', '_')}.png")
-            real = torch.from_numpy(few.train[np.random.default_rng(0).permutation(len(few.train))[:100]])
-            grid(real, columns=10, scale=2).save(args.pictures / "real.png")
+            real = few.train[np.random.default_rng(0).permutation(len(few.train))]
+            save_pictures(args.pictures, {name: made, "real": real})
     write(args.output, report(args, few, others, judges, rows))
 
 

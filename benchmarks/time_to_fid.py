@@ -17,24 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Images, command, load_images, machine, spread, table, write
+from common import SHOWN, Images, command, load_images, machine, save_pictures, spread, table, write
 from contenders import EMA, RAW, Contender
 from contenders.kept import NAMES, Trained, add_arguments, make_contender, params_for, train, trained_before
 from contenders.measured import Measured, final, measure
 from judge import DIM, JUDGES, Judge, train_judge
 
 from ddpm.compute.hardware import choose_device
-from ddpm.generation.pictures import grid
-
-SHOWN = 100
-"""Images on a picture."""
-
-
-def save_pictures(folder: Path, images: dict[str, torch.Tensor]) -> None:
-    """A grid of the first images of each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, shown in images.items():
-        grid(shown[:SHOWN], columns=10, scale=2).save(folder / f"{name.replace(' ', '_')}.png")
 
 
 def real_images(images: Images, n: int) -> np.ndarray:
@@ -154,7 +143,7 @@ def main() -> None:
     judges = [train_judge(images, name, seen=args.judge_images) for name in JUDGES]
     benches = [Bench(judge, judge.fid(real_images(images, args.images))) for judge in judges]
     if args.pictures:
-        save_pictures(args.pictures, {"real": torch.from_numpy(real_images(images, SHOWN))})
+        save_pictures(args.pictures, {"real": real_images(images, SHOWN)})
     rows, fids = [], {}
     for contender, done in zip(contenders, trainings, strict=True):
         folder, count = args.models / contender.name, {"n": args.images, "first": args.first}
