@@ -243,7 +243,7 @@ def whole_levels(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def off_range(operator: restoration.Operator, shape: tuple[int, ...], y: Tensor) -> Tensor:
-    """A consistent denoiser's estimate: an image in the range, moved to the measurement and so partly out of range."""
+    """Images in the range, corrected to have the measurement y, as `consistent` does; some pixels leave the range."""
     x = normal(shape, 9)().clamp(-1, 1)
     return x + operator.undo(y - operator.measure(x))
 

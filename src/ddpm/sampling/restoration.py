@@ -91,11 +91,11 @@ class Operator:
 
 
 def consistent(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
-    """Return the denoiser with x_0 replaced by the nearest image whose measurement is y: A^+ y + (I - A^+ A) x_0.
+    """Return a denoiser that corrects each estimate of x_0 so that its measurement is y: A^+ y + (I - A^+ A) x_0.
 
-    Wang et al. 2023 (DDNM), Eq. 13. Every sampler ends at an estimate of x_0, so its result has A x = y up to
-    float rounding, and the model determines what A does not measure. The result may leave [-1, 1]: see
-    `Operator.settle`. y must be without noise.
+    The correction is the smallest that does this: Wang et al. 2023 (DDNM), Eq. 13. A sampler ends at an estimate of
+    x_0, so its result has A x = y up to float rounding, and the model determines what A does not measure. The result
+    may leave [-1, 1]: see `Operator.settle`. y must be without noise.
     """
 
     def estimate(x_t: Tensor, t: Tensor) -> Estimate:

@@ -15,8 +15,8 @@ class Augment:
     images have none. Useful for few images.  Karras et al. 2022, appendix F.2."""
 
     probability: float
-    """Probability of each transformation, independent of the others; 0: no augmentation, and no input for it. Karras et
-    al. use 0.12 to 0.15."""
+    """Each transformation is applied to an image with this probability, independently of the others. Karras et al. use
+    0.12 to 0.15. 0: no augmentation, and the network has no input for it."""
     transforms: tuple[Transform, ...]
     """Possible transformations of an image."""
 

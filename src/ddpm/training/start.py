@@ -116,7 +116,11 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
 
 
 def _without_label(model: Model, rows: Tensor) -> Tensor:
-    """Return the row of a class embedding for samples without a label; the mean of the others if it was not trained."""
+    """Return the row of a class embedding for samples without a label.
+
+    If that row was not trained, because the model has no unconditional prediction, return the mean of the rows of the
+    classes.
+    """
     return rows[-1] if model.spec.unconditional else rows[:-1].mean(dim=0)
 
 
