@@ -60,13 +60,16 @@ def test_a_wrong_value_of_a_later_stage_is_one_sentence_now(tmp_path: Path, chan
     assert says in done.stderr
 
 
-@pytest.mark.parametrize("content", [b"", b"a note", b"\xff" * 9])
-def test_a_file_that_cannot_be_a_model_is_refused_as_a_start(tmp_path: Path, content: bytes) -> None:
+HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+
+
+@pytest.mark.parametrize("content", [b"a note", len(HEADER).to_bytes(8, "little") + HEADER + bytes(7)])
+def test_a_file_that_is_no_whole_model_file_is_refused_as_a_start(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data/starts").mkdir(parents=True)
     (tmp_path / "data/starts/note.txt").write_bytes(content)
     done = configure(tmp_path, train={"start": "data/starts/note.txt"})
     assert done.returncode == 1
-    assert "train.start is data/starts/note.txt, which does not begin like a safetensors file" in done.stderr
+    assert "train.start is data/starts/note.txt, which is not a complete safetensors file (" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

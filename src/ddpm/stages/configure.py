@@ -40,7 +40,7 @@ def _require_files(params: Params) -> None:
 
 
 def _require_start(start: str | None, starts: Path) -> None:
-    """Raise UserError if train.start is a path at which there cannot be a model. Its content is read in training."""
+    """Raise UserError if train.start is a path at which there cannot be a model. Weights are read in training."""
     if start is None or start == CHAMPION:
         return
     path = Path(start)
@@ -51,18 +51,17 @@ def _require_start(start: str | None, starts: Path) -> None:
             f"train.start is {path}, expected a model file, or a folder of diffusers with {' or '.join(options)}; "
             "correct it"
         )
-    if path.is_file() and not _may_be_safetensors(path):
-        raise UserError(
-            f"train.start is {path}, which does not begin like a safetensors file; expected a model file, such as "
-            "models/model.safetensors of a finished pipeline"
-        )
+    if path.is_file():
+        from safetensors import SafetensorError, safe_open
 
-
-def _may_be_safetensors(path: Path) -> bool:
-    """Return whether the file begins like one: the length of its header in 8 bytes, and then the header, in JSON."""
-    with open(path, "rb") as file:
-        first = file.read(9)
-    return first[8:] == b"{" and int.from_bytes(first[:8], "little") <= path.stat().st_size - 8
+        try:
+            with safe_open(path, framework="np"):  # reads the header only
+                pass
+        except SafetensorError as error:
+            raise UserError(
+                f"train.start is {path}, which is not a complete safetensors file ({error}); expected a model file, "
+                "such as models/model.safetensors of a finished pipeline"
+            ) from None
 
 
 def _require_devices(runtime: Runtime) -> None:
