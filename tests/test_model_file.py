@@ -107,8 +107,8 @@ def test_a_header_that_describes_no_model_is_one_sentence(
     [
         (lambda guide: guide["spec"]["network"].update(width=4096), r"for guide\..* the network in its header has"),
         (lambda guide: guide["spec"].update(size=16), "its guide has another size than the model"),
-        (lambda guide: guide.update(lineage=None), "guide.lineage is None, but its input should be an object"),
-        (lambda guide: guide.update(sha256=5), "guide.sha256 is 5, but its input should be a valid string"),
+        (lambda guide: guide.update(lineage=None), "guide.lineage is null, expected a mapping"),
+        (lambda guide: guide.update(sha256=5), "guide.sha256 is 5, expected text"),
     ],
 )
 def test_a_guide_is_held_to_its_weights_and_to_the_model(

@@ -121,7 +121,7 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("train: {batchsize: 3}", "recipe.yaml: train.batchsize is no key of params.yaml"),
         ("trian: {lr: 1.0}", "recipe.yaml: trian is no key of params.yaml"),
         ("train: {lr: -1.0}", "params.yaml with recipe.yaml: train: lr is -1.0, expected a number above 0"),
-        ("train: {lr: null}", "params.yaml with recipe.yaml: train.lr is None"),
+        ("train: {lr: null}", "params.yaml with recipe.yaml: train.lr is null"),
         ("train: {warmup_images: 60000}", "warmup_images + decay_images"),
         ("train:", "recipe.yaml: train is null, but in params.yaml it has keys below it"),
         ("train: {lr: {a: 1}}", "recipe.yaml: train.lr has keys below it, but in params.yaml it is a value"),

@@ -198,7 +198,7 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
             of_guide = shapes_of_weights(header.guide.spec, tensors=tensors)
             shapes |= {f"{_GUIDE}{name}": shape for name, shape in of_guide.items()}
     except WRONG as error:
-        fault = fault_in(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
+        fault = fault_in(error, Header) if isinstance(error, ValidationError) else str(error)
         raise UserError(
             f"{path} has no valid model in its header ({' '.join(fault.split())[:200]}); train or fetch it again, or "
             "read it with the version of this project that wrote it"

@@ -130,4 +130,4 @@ def validate(values: dict[str, Any], *, source: str) -> Params:
         # Via JSON, because there pydantic's strict mode accepts a list as a tuple, and converts nothing else.
         return TypeAdapter(Params).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise UserError(f"{source}: {sentence_of(error.errors()[0])}") from None
+        raise UserError(f"{source}: {sentence_of(error, Params)}") from None

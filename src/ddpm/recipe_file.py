@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ddpm import yaml_file
 from ddpm.errors import UserError
@@ -27,7 +27,7 @@ class Header:
     """What a recipe is for, which images it fits, and what it reached where it was measured (null: not measured)."""
 
     purpose: str
-    channels: Literal[1, 3] | None
+    channels: int | None
     """Of the images that it fits; null: grey and colour."""
     sizes: Limits
     """Height and width in pixels of the prepared images that it fits."""
@@ -47,6 +47,7 @@ class Header:
 
     def __post_init__(self) -> None:
         require_named(self, "purpose", "machine", "command")
+        require(self.channels in (1, 3, None), f"channels is {self.channels}, expected 1, 3 or null")
         for name in ("sizes", "images"):
             least, most = getattr(self, name)
             require(
@@ -136,7 +137,7 @@ def _header(values: Any, path: Path) -> Header:
     try:
         return TypeAdapter(Header).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {KEY}.{fault_in(error.errors()[0])}; correct the recipe's header") from None
+        raise UserError(f"{path}: {KEY}.{fault_in(error, Header)}; correct the recipe's header") from None
 
 
 def _factors_outside(limits: Limits, number: int) -> float:

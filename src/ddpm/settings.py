@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 
@@ -50,25 +52,83 @@ def as_dict(section: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(section)))
 
 
-def sentence_of(error: Any) -> str:
-    """Return an error of pydantic as one sentence that names the key and says what to do."""
-    remedies = {
-        "unexpected_keyword_argument": "; remove it or correct its spelling",
-        "missing": "; add it (settings.py of its package explains it)",
-        "missing_argument": "; add it (settings.py of its package explains it)",
-    }
-    return fault_in(error) + remedies.get(error["type"], "")
+def sentence_of(error: Any, cls: type) -> str:
+    """Return the first fault in a ValidationError of pydantic about a `cls`, as one sentence with key and remedy."""
+    return "; ".join(_fault_and_remedy(error.errors()[0], cls))
 
 
-def fault_in(error: Any) -> str:
-    """Return what is wrong according to an error of pydantic, beginning with the key."""
-    key = ".".join(str(part) for part in error["loc"] if part not in ("literal['auto']", "int", "str"))
+def fault_in(error: Any, cls: type) -> str:
+    """Return the same without the remedy: the key, what was read, and what is expected."""
+    return _fault_and_remedy(error.errors()[0], cls)[0]
+
+
+def _fault_and_remedy(error: Any, cls: type) -> list[str]:
+    """Return the fault and, if the fault does not say it itself, what to do."""
+    location = error["loc"]
     if error["type"] == "unexpected_keyword_argument":
-        return f"{key} is not a known key"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{key} is missing"
+        return [f"{'.'.join(map(str, location))} is not a known key", "remove it or correct its spelling"]
+    is_missing = error["type"] in ("missing", "missing_argument")
+    if is_missing and isinstance(location[-1], int):  # the list is too short
+        is_missing, location = False, location[:-1]
+    key, kind = _place(cls, location)
+    if is_missing:
+        return [f"{key} is missing", "add it (settings.py of its package explains it)"]
     if error["type"] == "value_error":
         detail = str(error["ctx"]["error"])
-        return f"{key}: {detail}" if key else detail
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {reprlib.repr(error['input'])}, but its {message}"
+        return [f"{key}: {detail}" if key else detail]
+    expected = "a finite number" if error["type"] == "finite_number" else _in_words(kind)
+    return [f"{key} is {_AsYaml().repr(error['input'])}, expected {expected}"]
+
+
+class _AsYaml(reprlib.Repr):
+    """A short form of a value with the words of YAML."""
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return str(value).lower()
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+
+def _place(cls: type, location: Sequence[str | int]) -> tuple[str, Any]:
+    """Return the key of a place in the values of a `cls`, and the declared type.
+
+    `location` is pydantic's, in which a union adds the name of one of its types.
+    """
+    keys: list[str] = []
+    kind: Any = cls
+    for part in location:
+        for each in _alternatives(kind):
+            if isinstance(part, int) and get_origin(each) is tuple:
+                kinds = get_args(each)
+                keys, kind = [*keys, str(part)], kinds[0] if kinds[-1] is ... else kinds[part]
+            elif dataclasses.is_dataclass(each) and part in (fields := get_type_hints(each)):
+                keys, kind = [*keys, str(part)], fields[part]
+    return ".".join(keys), kind
+
+
+def _in_words(kind: Any) -> str:
+    """Return which values a declared type allows."""
+    words: list[str] = []
+    for each in _alternatives(kind):
+        if get_origin(each) is Literal:
+            words += (value if isinstance(value, str) else _AsYaml().repr(value) for value in get_args(each))
+        elif get_origin(each) is tuple:
+            kinds = get_args(each)
+            words.append("a list" if kinds[-1] is ... else f"a list of {len(kinds)} values")
+        else:
+            words += _WORDS.get(each, ["a mapping of keys and values"])
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_WORDS = {
+    int: ["a whole number"],
+    float: ["a number"],
+    str: ["text"],
+    bool: ["true", "false"],
+    type(None): ["null"],
+}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -128,7 +128,7 @@ def _read(config: Mapping[str, Any]) -> Options:
     try:
         return TypeAdapter(Options).validate_json(json.dumps(given | {"sample_size": size}), strict=True)
     except ValidationError as error:
-        raise ExchangeError(sentence_of(error.errors()[0])) from None
+        raise ExchangeError(sentence_of(error, Options)) from None
 
 
 def _refuse(options: Options, key: str, expected: str) -> NoReturn:

@@ -68,7 +68,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     try:
         return _reader().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ValueError(sentence_of(error.errors()[0])) from None
+        raise ValueError(sentence_of(error, Recipe)) from None
 
 
 @lru_cache(maxsize=1)

@@ -53,8 +53,11 @@ class Heun:
 class Unipc:
     """Options of `solvers.unipc`."""
 
-    order: Literal[1, 2, 3]
+    order: int
     """Order of the predictor; the corrector raises it by one."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.order <= 3, f"order is {self.order}, expected 1, 2 or 3")
 
 
 @section

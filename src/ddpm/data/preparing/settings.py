@@ -18,7 +18,7 @@ class Data:
     """torchvision only: download what is not at `path`."""
     size: int | None
     """Height and width in pixels; null chooses it by the images, and above 32 pixels by what this machine can train."""
-    channels: Literal[1, 3] | None
+    channels: int | None
     """1: grey, 3: RGB; null chooses it by the images."""
     fit: Literal["crop", "pad"]
     """How a non-square image becomes square."""
@@ -54,6 +54,7 @@ class Data:
             self.path != "" and "://" not in self.path and "\0" not in self.path,
             f"path is {self.path!r}, expected a local folder or file; download data at a URL first",
         )
+        require(self.channels in (1, 3, None), f"channels is {self.channels}, expected 1, 3 or null")
         require(
             self.size is None or 4 <= self.size <= 4096,
             f"size is {self.size}, expected 4 to 4096 pixels or null",
