@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shelf import Shelf, moved_by_hand
 
 from ddpm import model_file
+from ddpm.compute.processes import joined, rank
 from ddpm.errors import UserError
 from ddpm.exchange import diffusers_folder
 from ddpm.files import write_json
+from ddpm.params import load
 from ddpm.tracking import mlflow_registry
 from ddpm.tracking.parent import find_parent, note_training
 from ddpm.training import finished
@@ -125,6 +128,21 @@ def test_a_changed_copy_of_the_champion_is_noticed(shelf: Shelf, tiny_model: Cal
     tiny_model(STATE / "champion-k" / "model.safetensors", seed=9)
     with pytest.raises(UserError, match=r"has changed since the training began with it; delete .*champion-k"):
         found()
+
+
+def found_in_a_state_folder_of_its_own() -> None:
+    """As one of several processes, each on another machine."""
+    options: dict[str, Any] = {"starts": STARTS, "classes": 4, "name": "ddpm", "key": "k", "resume": "auto"}
+    says = (
+        r"disagree on the checksum of .*champion-k/parent\.json \(0: no such file\): 0 and .* a disk that all machines"
+    )
+    with joined(load("params.yaml").runtime), pytest.raises(UserError, match=says):
+        find_parent("champion", state=STATE / str(rank()), **options)
+
+
+def test_two_machines_without_a_shared_folder_are_one_sentence(project: Path) -> None:
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", project)
+    forked.run_together(2, found_in_a_state_folder_of_its_own, folder=project)
 
 
 def test_a_file_is_identified_by_its_content_and_says_its_data(project: Path, tiny_model: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ddpm.promotion.registry import CHAMPION, champion
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 from ddpm.tracking.store import connect
 from ddpm.training import finished
+from ddpm.training.sharding import require_same
 from ddpm.training.start import Parent
 
 _NOTE = "parent.json"
@@ -38,7 +40,8 @@ def find_parent(
     diffusers has one class more than the `classes` of the training, its last class means "no label", as in the folders
     that `ddpm export-unet` writes.
 
-    Raises UserError if the registry does not answer, or for a file that is lost, elsewhere or not such a model.
+    Raises UserError if the registry does not answer, if processes on several machines do not share `state`, or for a
+    file that is lost, elsewhere or not such a model.
     """
     if start is None:
         return None
@@ -49,7 +52,10 @@ def find_parent(
     if leads() and (again or not _is_valid(kept)):
         _keep_champion(name, kept)
     together()
-    identity = json.loads((kept / _NOTE).read_text())["identity"]
+    note = kept / _NOTE
+    checksum = zlib.crc32(note.read_bytes()) if note.is_file() else 0
+    require_same(checksum, what=f"the checksum of {note} (0: no such file)")
+    identity = json.loads(note.read_text())["identity"]
     if identity["sha256"] is None:
         return Parent(identity, None)
     model = model_file.load(kept / _FILE)
