@@ -50,6 +50,7 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
         "10 hours, 1,000 steps of 64 images at 36 s each",
         "8 GB; 10 GB is free",
         "sampling: 1.7 minutes, comparing the images with the training images: 3.3 minutes",
+        "not included: stage features",
         "change most with network.patch 2 (4.2 times shorter); also data.size 32 (4.0 times shorter)",
     ):
         assert part in said

@@ -99,8 +99,12 @@ class Plan:
         if self.sampling_seconds is not None and self.evaluation_seconds is not None:
             lines.append(
                 f"plan: then sampling: {duration(self.sampling_seconds)}, comparing the images with the training "
-                f"images: {duration(self.evaluation_seconds)}, beside some seconds for each stage"
+                f"images: {duration(self.evaluation_seconds)}"
             )
+        lines.append(
+            "plan: not included: stage features, which trains the feature extractor; the pictures and files at the "
+            "end of the training; some seconds for the start of each stage"
+        )
         if self.alternatives and self.steps:
             best, *others = self.alternatives
             also = f"; also {', '.join(map(str, others))}" if others else ""
