@@ -1,5 +1,6 @@
 """What tests of several floors need: a project folder with a store of its own, a server, a tiny untrained model."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -146,15 +147,22 @@ def write_split() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database before anything is in it; making one takes seconds."""
-    from ddpm.tracking import store
+    """MLflow's database before anything is in it; making one takes seconds, so pytest's workers share it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty.db"
+    with open(shared.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            from ddpm.tracking import store
 
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store.connect(make=True)
-    return folder / "mlflow.db"
+            folder = tmp_path_factory.mktemp("store")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DVC_ROOT", str(folder))
+                patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+                store.connect(make=True)
+            shutil.copy(folder / "mlflow.db", own / "empty.db.part")
+            os.replace(own / "empty.db.part", shared)
+    return shared
 
 
 @pytest.fixture

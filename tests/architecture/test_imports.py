@@ -94,8 +94,11 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
 @pytest.mark.parametrize(
     "stage",
     [
-        *("configure", "prepare", "validate", "features", "train"),
-        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("sample", "evaluate", "register")),
+        *("configure", "prepare", "validate"),
+        *(
+            pytest.param(stage, marks=pytest.mark.slow)
+            for stage in ("features", "train", "sample", "evaluate", "register")
+        ),
     ],
 )
 def test_a_stage_imports_the_libraries_that_it_uses_and_no_other(

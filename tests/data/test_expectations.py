@@ -1,5 +1,6 @@
 """Great Expectations checks real prepared images against their limits, names the rows, and Data Docs show them."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -22,6 +23,8 @@ from ddpm.data.validating.rules import Outcome, failure, rules
 from ddpm.data.validating.settings import Validate
 from ddpm.data.validating.tables import read_tables
 from ddpm.params import load as load_params
+from ddpm.stages import validate
+from ddpm.stages.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
@@ -178,7 +181,9 @@ def test_equal_data_give_equal_data_docs(prepared: Path, tmp_path: Path) -> None
     assert contents[0] == contents[1]
 
 
-def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path, tmp_path: Path) -> None:
+def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     yaml = YAML(typ="safe")
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["validate"] |= json.loads(json.dumps(dataclasses.asdict(LENIENT))) | {"brightness": [2.0, 253.0]}
@@ -200,8 +205,9 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(prepared: Path
 
     params["validate"]["brightness"] = [1.0, 253.0]
     yaml.dump(params, tmp_path / "params.yaml")
-    passed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert passed.returncode == 0, passed.stderr
+    monkeypatch.chdir(tmp_path)
+    paths = {"report": "reports/validation.json", "docs": "reports/data_docs", "passed": "validated.json"}
+    validate.main(Stage(argparse.Namespace(prepared=prepared, **{name: Path(path) for name, path in paths.items()})))
     report = json.loads((tmp_path / "reports" / "validation.json").read_text())
     assert (report["passed"], report["failed"]) == (True, 0)
     assert (tmp_path / "validated.json").exists()
