@@ -24,13 +24,14 @@ SHOWN = 100
 
 @dataclass(frozen=True)
 class Images:
-    """Train and test images: uint8 [N,C,H,W], and int64 labels [N] or None."""
+    """Train and test images: uint8 [N,C,H,W], int64 labels [N] or None, and the names of the classes, if any."""
 
     name: str
     train: np.ndarray
     train_labels: np.ndarray | None
     test: np.ndarray
     test_labels: np.ndarray | None
+    classes: tuple[str, ...] = ()
 
 
 def load_images(folder: Path | None, *, size: int = 32) -> Images:
@@ -44,7 +45,7 @@ def load_images(folder: Path | None, *, size: int = 32) -> Images:
         return _digits(size)
     if (folder / "dataset.json").is_file():
         facts, train, test = read_facts(folder), read_split(folder, "train"), read_split(folder, "test")
-        return Images(facts.name, train.images[:], train.labels, test.images[:], test.labels)
+        return Images(facts.name, train.images[:], train.labels, test.images[:], test.labels, tuple(facts.classes))
     found = sorted(folder.rglob("train-images-idx3-ubyte"))
     if not found:
         raise UserError(

@@ -56,8 +56,8 @@ def tiles(archive: Path) -> tuple[Images, Images]:
                 labels += [label] * (stop - start)
     train, held_out, learned, reference = ((np.stack(pixels), np.array(labels)) for pixels, labels in parts)
     return (
-        Images("few tiles", *train, *held_out),
-        Images("other tiles of the same kinds", *learned, *reference),
+        Images("few tiles", *train, *held_out, tuple(largest)),
+        Images("other tiles of the same kinds", *learned, *reference, tuple(largest)),
     )
 
 
@@ -91,8 +91,16 @@ def copies(made: torch.Tensor, few: Images, judge: Judge, *, quantile: float) ->
 
 
 def row(
-    name: str, made: torch.Tensor, few: Images, judges: list[Judge], *, limit: float, quantile: float
+    name: str,
+    made: torch.Tensor,
+    few: Images,
+    judges: list[Judge],
+    *,
+    real: dict[str, float],
+    limit: float,
+    quantile: float,
 ) -> dict[str, str]:
+    """One line of the table; `real` are the shares of copies among real pictures that no training saw."""
     shares = copies(made, few, judges[0], quantile=quantile)
     way = max(shares, key=lambda each: shares[each])
     verdict = "within" if shares[way] <= limit else "above"
@@ -101,7 +109,8 @@ def row(
         for judge in judges
         for fid in [judge.fid(made)]
     }
-    return {"training": name} | fids | {"most copies": f"{shares[way]:.1%} ({way})", "gate's limit": verdict}
+    found = {"most copies": f"{shares[way]:.1%} ({way})", "of other real tiles": f"{real[way]:.1%}"}
+    return {"training": name} | fids | found | {"gate's limit": verdict}
 
 
 def trained(params: Params, few: Images, args: argparse.Namespace, folder: Path) -> tuple[torch.Tensor, Budget]:
@@ -118,15 +127,18 @@ def main() -> None:
     few, others = tiles(args.tiles)
     judges = [train_judge(others, name, seen=args.judge_images) for name in JUDGES]
     params = overlay.load(ROOT / "params.yaml", args.recipe)
+    if args.attention is not None:
+        params = replace(params, network=replace(params.network, attention=tuple(args.attention)))
     params = replace(params, train=replace(params.train, start=None if args.start is None else str(args.start)))
     plain = replace(params, train=replace(params.train, augment=replace(params.train.augment, probability=0.0)))
     name = "from another model" if args.start else "alone"
     trainings = {name: params} | ({f"{name}, without augmentation": plain} if args.without_augmentation else {})
     rules = {"limit": params.promote.max_memorized_share, "quantile": params.evaluate.memorized_quantile}
+    real = copies(torch.from_numpy(others.test), few, judges[0], quantile=rules["quantile"])
     rows = []
     for name, each in trainings.items():
         made, budget = trained(each, few, args, args.models / name.replace(" ", "_").replace(",", ""))
-        told = row(name, made, few, judges, **rules)
+        told = row(name, made, few, judges, real=real, **rules)
         rows.append({"training": told.pop("training"), "images seen": f"{budget.done:,}"} | told)
         print(rows[-1], flush=True)
         if args.pictures:
@@ -147,7 +159,8 @@ def report(
         f"{len(few.train)} tiles of {KINDS} kinds. FID of as many generated images against {len(others.test):,} other "
         f"tiles by judges that learned from {len(others.train):,} others: {told}. The floor is the FID of the training "
         "images. Copies are counted as in stage `evaluate` with these judges' features, "
-        f"by {len(few.test)} held-out tiles; the way that finds most is named.",
+        f"by {len(few.test)} held-out tiles; the way that finds most is named, and how many tiles of the "
+        "reference, which no training saw, it takes for copies: as many are chance.",
         table(rows),
         f"{machine('cpu')}; {torch.get_num_threads()} threads of torch.",
         f"`{command()}`",
@@ -162,6 +175,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
     parser.add_argument("--cpu-time", action="store_true", help="count this process's time on all cores")
     parser.add_argument("--start", type=Path, help="a model file")
+    parser.add_argument("--attention", type=int, nargs="*", help="network.attention, such as that of the started model")
     parser.add_argument("--without-augmentation", action="store_true", help="train once more, without it")
     parser.add_argument("--judge-images", type=int, default=60_000, help="seen in each judge's training")
     parser.add_argument("--models", type=Path, default=Path(".state/benchmarks/few"))

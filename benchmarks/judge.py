@@ -1,4 +1,7 @@
-"""The judges of `time_to_fid` and `sampling`: classifiers of real images that no contender was tuned on.
+"""The judges of `time_to_fid` and `sampling`: classifiers of real images, apart from every training.
+
+The values of recipes/ were chosen by their FID on the same held-out images (docs/performance.md), so they favour this
+project a little; the peers have their own default values.
 
 Both differ from the extractor of the pipeline's own metrics (residual blocks with group normalisation, trained on
 shifted images) and from each other in architecture, augmentation, optimizer and seed:

@@ -61,12 +61,12 @@ def test_its_parts_are_of_the_twenty_largest_kinds_and_have_no_picture_in_common
 def test_training_pictures_themselves_are_above_the_gate_s_limit_of_copies(few: Any, archive: Path) -> None:
     pictures, others = few.tiles(archive)
     judge = few.train_judge(others, "convolutions", seen=256)
-    row = few.row("copies", torch.from_numpy(pictures.train), pictures, [judge], limit=0.05, quantile=0.01)
+    real = few.copies(torch.from_numpy(others.test), pictures, judge, quantile=0.01)
+    rules = {"real": real, "limit": 0.05, "quantile": 0.01}
+    row = few.row("copies", torch.from_numpy(pictures.train), pictures, [judge], **rules)
     assert row["gate's limit"] == "above"
     assert row["most copies"].startswith("100.0%")
     assert row["FID / floor, convolutions"].endswith("(1.00)")
+    assert 0 <= float(row["of other real tiles"].rstrip("%")) < 20
     noise = np.random.default_rng(1).integers(0, 256, pictures.train.shape, np.uint8)
-    assert (
-        few.row("noise", torch.from_numpy(noise), pictures, [judge], limit=0.05, quantile=0.01)["gate's limit"]
-        == "within"
-    )
+    assert few.row("noise", torch.from_numpy(noise), pictures, [judge], **rules)["gate's limit"] == "within"

@@ -132,5 +132,7 @@ def in_batches(n: int, batch: int, draw: Callable[[int, int], Tensor]) -> Tensor
 
 
 def class_names(images: Images) -> list[str]:
-    """Names of the classes; empty without labels."""
-    return [] if images.train_labels is None else [str(k) for k in range(int(images.train_labels.max()) + 1)]
+    """Names of the classes, their numbers where they have no names; empty without labels."""
+    if images.train_labels is None:
+        return []
+    return list(images.classes) or [str(k) for k in range(int(images.train_labels.max()) + 1)]
