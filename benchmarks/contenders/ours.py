@@ -69,7 +69,7 @@ class Ours:
             kept = self._run(training, budget, folder)
             budget.end()
         self._save(training, training.state.network, folder, RAW)
-        self._save(training, training.state.ema.network, folder, EMA)
+        self._save(training, training.average(), folder, EMA)
         return [RAW, EMA, *kept]
 
     def _begin(self, images: Images, state: Path) -> "Training":
@@ -112,7 +112,7 @@ class Ours:
                 if waiting and budget.spent >= waiting[0] and not budget.over:
                     with budget.pause():
                         kept.append(f"{EMA} after {waiting.pop(0) / 60:g} min")
-                        self._save(training, training.state.ema.network, folder, kept[-1])
+                        self._save(training, training.average(), folder, kept[-1])
                 total = budget.plan()
                 if total is not None:
                     training.settings = fitted(self.params.train, total)

@@ -13,8 +13,10 @@ import torch
 
 from ddpm.compute.settings import Runtime
 from ddpm.model_spec import Spec
+from ddpm.planning import trial
 from ddpm.planning.measuring import Measured, measure, step_cost
 from ddpm.training import session
+from ddpm.training.settings import Lora
 
 CPU = torch.device("cpu")
 LARGER = dataclasses.replace(
@@ -78,6 +80,15 @@ def test_parameters_are_those_of_the_network(measured: Measured) -> None:
     training = tiny.begin(tiny.NOWHERE, resume="never")
     assert of(tiny.SPEC, device_batch=1).parameters == training.parameters
     assert measured.parameters > training.parameters
+
+
+def test_with_adapters_fewer_parameters_are_trained_and_less_is_held_in_memory() -> None:
+    train = dataclasses.replace(BATCH, start="champion", lora=Lora(rank=2, alpha=4.0))
+    settings = {"runtime": runtime(), "device": "cpu", "precision": "float32", "limit_bytes": 10**12}
+    bench = trial._Bench(trial.Job(spec=tiny.SPEC, train=train, images=1, parts=1, others=(), **settings))  # type: ignore[arg-type]
+    bench.step_seconds(tiny.SPEC, 1)
+    network, adapters = 53_113, 8_484
+    assert bench.sizes == (network, adapters, 2 * (network + adapters) + 3 * adapters)
 
 
 def test_time_and_memory_of_few_images_are_extrapolated_to_those_of_many(measured: Measured) -> None:

@@ -12,6 +12,7 @@ from ddpm.params import load as load_params
 from ddpm.planning import alternatives
 from ddpm.planning.measuring import Measured
 from ddpm.planning.plan import Pictures, Plan, duration, evaluation_seconds, sampling_seconds, size
+from ddpm.training.settings import Lora
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 LARGE = dataclasses.replace(tiny.SPEC, size=64, network=dataclasses.replace(tiny.SPEC.network, width=32))
@@ -21,6 +22,7 @@ COST = Measured(
     bytes=8_000_000_000,
     images_that_fit=80,
     parameters=1_234_567,
+    trained=1_234_567,
     forward_seconds=0.1,
     flops_per_second=1e11,
     ratios=(0.25, 0.24, 0.5),
@@ -56,6 +58,12 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
         assert part in said
 
 
+def test_with_adapters_the_plan_says_how_many_parameters_are_trained() -> None:
+    train = dataclasses.replace(TRAIN, start="champion", lora=Lora(rank=4, alpha=4.0))
+    first, *_ = plan(dataclasses.replace(COST, trained=56_789), settings=train).lines()
+    assert first.endswith("network of 1,234,567 parameters, 56,789 to train in adapters")
+
+
 def test_a_length_planned_for_minutes_is_not_refused_because_the_machine_became_slower() -> None:
     assert plan(minutes=60.0).refusal() is None, "repeated with the recorded length, at a speed measured anew"
 
@@ -89,7 +97,7 @@ def test_a_training_beyond_the_free_memory_is_refused_with_the_device_batch_that
 
 
 def test_a_training_of_which_not_one_image_fits_has_no_time_and_is_refused_for_memory() -> None:
-    none = Measured(math.inf, 10**10 + 1, 0, 0, None, 0.0, (None,) * 3)
+    none = Measured(math.inf, 10**10 + 1, 0, 0, 0, None, 0.0, (None,) * 3)
     refused = plan(none, sampling_seconds=None, evaluation_seconds=None).refusal()
     assert refused is not None
     assert "hours" not in refused

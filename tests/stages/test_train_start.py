@@ -73,14 +73,15 @@ def test_it_starts_from_nothing_then_from_the_champion_which_stays_the_same_when
     project: Path,
 ) -> None:
     folder = project
-    set_train(start="champion", images=640, decay_images=320)
+    set_train(start="champion", images=640, decay_images=320, lora={"rank": 4, "alpha": 4.0})
     output = finish(folder)
-    assert "ddpm has no champion at sqlite:///mlflow.db, so the training starts from untrained weights" in output
+    assert "no champion at sqlite:///mlflow.db, so the training starts from untrained weights, and all are" in output
     assert lineage(folder)["start"]["sha256"] is None
+    assert lineage(folder)["params"]["train"]["lora"]["rank"] == 0
     assert crown() == "1"
     champion = model_hash(folder)
 
-    set_train(images=960)
+    set_train(images=960, lora={"rank": 0, "alpha": 4.0})
     output = finish(folder)
     assert (
         "starting from ddpm version 1: taken over 145 of 145 tensors, into the network and into its average" in output

@@ -8,13 +8,14 @@ import torch
 
 from ddpm.compute.processes import joined, together
 from ddpm.diffusion.schedules import make_schedule
-from ddpm.networks.unet import UNet
+from ddpm.networks.unet import AUGMENTATION, UNet
 from ddpm.params import load as load_params
 from ddpm.training import checkpoint
 from ddpm.training.augmentation import numbers_in
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
-from ddpm.training.settings import Augment, Train
+from ddpm.training.lora import adapt
+from ddpm.training.settings import Augment, Lora, Train
 from ddpm.training.sharding import Parallel
 from ddpm.training.times import make_times
 
@@ -36,18 +37,22 @@ SETTINGS = dataclasses.replace(
 LEARNED = dataclasses.replace(PARAMS.objective, learned_variance=True)
 T = 4
 MUON = dataclasses.replace(SETTINGS, optimizer="muon")
+ADAPTERS = dataclasses.replace(SETTINGS, start="another", lora=Lora(rank=2, alpha=4.0))
 DIVISIONS: dict[str, tuple[Parallel, int | None, Train]] = {
     "whole": ("ddp", None, SETTINGS),
     "accumulated": ("ddp", 5, SETTINGS),
     "whole, by Muon": ("ddp", None, MUON),
+    "whole, with adapters": ("ddp", None, ADAPTERS),
     "divided": ("ddp", None, SETTINGS),
     "divided and accumulated": ("ddp", 3, SETTINGS),  # into 2, 3, 2 and 3 images
     "divided, by Muon": ("ddp", None, MUON),
+    "divided, with adapters": ("ddp", None, ADAPTERS),
     "sharded": ("fsdp", None, SETTINGS),
     "sharded and accumulated": ("fsdp", 3, SETTINGS),
     "sharded, by Muon": ("fsdp", None, MUON),
+    "sharded, with adapters": ("fsdp", None, ADAPTERS),
 }
-ALONE = 3
+ALONE = 4
 """Number of divisions that run in one process; the others run in two."""
 
 
@@ -58,6 +63,8 @@ def begin(parallel: Parallel, settings: Train = SETTINGS) -> State:
         channels=1, size=8, classes=3, out_channels=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,),
         head_channels=8, dropout=0.0, augmentation=numbers_in(SETTINGS.augment),
     )  # fmt: skip
+    if settings.lora.rank:
+        adapt(network, network.state_dict().keys() - {AUGMENTATION}, settings.lora)
     return new_state(network, settings=settings, parallel=parallel)
 
 

@@ -43,7 +43,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], list[float]]:
 def test_a_divided_training_has_the_weights_average_and_optimizer_state_of_a_whole_one(
     folder: Path, division: str
 ) -> None:
-    whole, losses = read(folder / ("whole, by Muon" if division.endswith("by Muon") else "whole"))
+    whole, losses = read(folder / ", ".join(["whole", *division.split(", ")[1:]]))
     other, other_losses = read(folder / division)
     assert other.keys() == whole.keys()
     assert {name.split(".")[0] for name in whole} == {"network", "ema", "optimizer", "times"}

@@ -184,7 +184,9 @@ def test_without_a_champion_all_weights_are_new(tmp_path: Path) -> None:
     training = begin(tmp_path, Parent({"name": "ddpm has no champion", "sha256": None}, None))
     assert equal(training.state.network, begin(tmp_path, None).state.network)
     assert training.start is not None
-    assert training.start.sentences() == ["ddpm has no champion, so the training starts from untrained weights"]
+    assert training.start.sentences() == [
+        "ddpm has no champion, so the training starts from untrained weights, and all are trained"
+    ]
     assert training.start.record() == {"name": "ddpm has no champion", "sha256": None}
 
 

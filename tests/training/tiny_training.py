@@ -28,7 +28,7 @@ from ddpm.params import load as load_params
 from ddpm.tracker import NullTracker, Tracker
 from ddpm.training import session
 from ddpm.training.run import run_training
-from ddpm.training.settings import Augment, Train
+from ddpm.training.settings import Augment, Lora, Train
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
@@ -87,6 +87,7 @@ SETTINGS = Train(
     max_nonfinite_steps=10,
     seed=0,
     start=None,
+    lora=Lora(rank=0, alpha=8.0),
 )
 NOWHERE = Path("no-checkpoints")
 """The state folder of trainings that save nothing; it is never created."""

@@ -44,9 +44,10 @@ def normalised(x: Tensor, norm: nn.Module, *, scale_shift: Tensor | None = None,
     return F.silu(y) if silu else y
 
 
-def upsampled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def upsampled_conv(x: Tensor, conv: nn.Module) -> Tensor:
     """Return conv of x upsampled by 2 (each pixel repeated 2x2)."""
-    if x.device.type == "cpu" and x.shape[2] * x.shape[3] >= kernels.UPSAMPLED_FROM:
+    large = x.shape[2] * x.shape[3] >= kernels.UPSAMPLED_FROM
+    if x.device.type == "cpu" and large and isinstance(conv, nn.Conv2d):
         return kernels.upsampled_conv(x, conv)
     return kernels.conv(F.interpolate(x, scale_factor=2, mode="nearest"), conv)
 
@@ -114,7 +115,7 @@ class ResidualBlock(nn.Module):
             h = normalised(h, self.norm2, scale_shift=condition, silu=True)
         h = kernels.conv(self.dropout(h), self.conv2)
         x = self._resampled(x)
-        return (kernels.conv(x, self.skip) if isinstance(self.skip, nn.Conv2d) else x) + h
+        return (x if isinstance(self.skip, nn.Identity) else kernels.conv(x, self.skip)) + h
 
 
 class Downsample(nn.Module):

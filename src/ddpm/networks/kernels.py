@@ -43,16 +43,19 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous())
 
 
-def conv(x: Tensor, layer: nn.Conv2d) -> Tensor:
+def conv(x: Tensor, layer: nn.Module) -> Tensor:
     """Return layer(x). On a CPU without gradients, an image's result is the same to the bit in any batch.
 
     torch uses oneDNN for several images, but its own loops, which round differently, for a single small image and for
     up to 15 images in a 1x1 convolution on one thread. Here it is always oneDNN.
+    A layer that is not nn.Conv2d, but one with an adapter beside it, computes by itself.
     """
+    if not isinstance(layer, nn.Conv2d):
+        return layer(x)
     return _conv2d(x, layer.weight, layer.bias, stride=layer.stride, padding=layer.padding)
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+def linear(x: Tensor, layer: nn.Module) -> Tensor:
     """Return layer(x) for x [N,C]. On a CPU without gradients, a row's result is the same to the bit for any N.
 
     Matrix products of few rows use another program, which rounds differently, so x is padded with rows of zeros.

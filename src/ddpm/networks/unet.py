@@ -144,8 +144,6 @@ class UNet(ConditionedNetwork):
 
         frequencies = timestep_frequencies(self.width, shift=self.frequency_shift, device=t.device)
         first, silu, second = self.time
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
         emb = timestep_embedding(t, frequencies)
         if augmentation is not None:
             assert self.augmentation is not None

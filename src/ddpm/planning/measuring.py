@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from ddpm.compute.hardware import Precision
 
-_COPIES = 5
-"""Copies of the parameters in a training: weights, gradients, average and two moments."""
-
 
 @dataclass(frozen=True)
 class StepCost:
@@ -45,6 +42,9 @@ class Measured(StepCost):
     images_that_fit: int
     """Number of images on a device at a time whose estimate fits into the free memory; 0: not even one."""
     parameters: int
+    """Of the network, without adapters."""
+    trained: int
+    """Parameters that are trained, among them those of adapters; as if every layer were taken over from train.start."""
     forward_seconds: float | None
     """Time of one network evaluation for one image in one process, without gradients; None if it was not measured."""
     flops_per_second: float
@@ -96,7 +96,7 @@ def measure(
     )
     trials = _run(job, number)
     if not trials.points:
-        return Measured(math.inf, free + 1, 0, 0, None, trials.flops_per_second, (None,) * len(others))
+        return Measured(math.inf, free + 1, 0, 0, 0, None, trials.flops_per_second, (None,) * len(others))
     seconds = _seconds(trials, at_a_time)
     more = seconds if trials.part_seconds is None else trials.part_seconds
     memory = _Memory.of(trials, spec=spec, batch=train.batch_size, number=number, fsdp=runtime.parallel == "fsdp")
@@ -105,6 +105,7 @@ def measure(
         bytes=here * memory.of_images(at_a_time),
         images_that_fit=memory.images_within(free // here),
         parameters=trials.parameters,
+        trained=trials.trained,
         forward_seconds=trials.forward_seconds,
         flops_per_second=trials.flops_per_second,
         ratios=(*trials.ratios, *[None] * (len(others) - len(trials.ratios))),
@@ -135,13 +136,13 @@ class _Memory:
         first, last = trials.points[0], trials.points[-1]
         noise = 4 * spec.channels * spec.size**2  # every process draws that of the whole batch
         if first is last:
-            per_image = max(0.0, last.bytes - 4.0 * _COPIES * trials.parameters)
+            per_image = max(0.0, last.bytes - 4.0 * trials.held)
         else:
             per_image = max(0.0, (last.bytes - first.bytes) / (last.images - first.images))
         fixed = last.bytes - per_image * last.images + noise * max(0, batch - last.images)
         if number > 1:
-            copies = _COPIES * (1 / number - 1) if fsdp else 1  # DDP has the gradients once more
-            fixed += 4 * trials.parameters * copies
+            # DDP has the gradients once more.
+            fixed += 4 * (trials.held * (1 / number - 1) if fsdp else trials.trained)
         return cls(max(0.0, fixed), max(per_image, float(noise)))
 
     def of_images(self, images: int) -> int:

@@ -82,7 +82,10 @@ class Plan:
         if self.pictures is not None:
             pictures = f"{self.pictures.train:,} training pictures"
         colour = "grey" if spec.channels == 1 else "in colour"
-        lines = [f"plan: {pictures} of {spec.size}x{spec.size}, {colour}; network of {cost.parameters:,} parameters"]
+        parameters = f"{cost.parameters:,} parameters"
+        if self.settings.lora.rank:
+            parameters += f", {cost.trained:,} to train in adapters"
+        lines = [f"plan: {pictures} of {spec.size}x{spec.size}, {colour}; network of {parameters}"]
         if math.isinf(cost.seconds):
             return [
                 *lines,

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm.compute.settings import Runtime
 from ddpm.model_spec import Spec
 from ddpm.settings import section
 from ddpm.training.settings import Train
+
+if TYPE_CHECKING:
+    from ddpm.training.start import Parent
 
 GROWTH_SECONDS = 4.0
 """Time after which no larger number of images is tried."""
@@ -79,6 +82,11 @@ class Trials:
     forward_seconds: float | None = None
     """Time of one network evaluation for one image, without gradients."""
     parameters: int = 0
+    """Of the network."""
+    trained: int = 0
+    """Parameters that are trained, among them those of adapters."""
+    held: int = 0
+    """Numbers in memory beside activations: weights, gradients, average and two moments."""
     flops_per_second: float = 0.0
     """Of a product of large float32 matrices, by which distances of images are computed."""
     least_per_image: float = 0.0
@@ -121,7 +129,7 @@ def _measure_growth(job: Job, bench: "_Bench", trials: Trials) -> None:
     while following >= 2 * n or following == job.images > n:
         n = following
         trials.points.append(bench.point(job.spec, n))
-        trials.parameters = bench.parameters
+        trials.parameters, trials.trained, trials.held = bench.sizes
         trials.least_per_image = bench.flops_per_image / trials.flops_per_second
         left = GROWTH_SECONDS - (bench.spent - began)
         affordable = min(_within_seconds(trials, left / 2), _within_bytes(trials, job.limit_bytes / 2))
@@ -165,7 +173,9 @@ class _Bench:
     def __init__(self, job: Job) -> None:
         import torch
 
-        self.job, self.device, self.parameters, self.flops_per_image = job, torch.device(job.device), 0, 0
+        self.job, self.device, self.flops_per_image = job, torch.device(job.device), 0
+        self.sizes = (0, 0, 0)
+        """`parameters`, `trained` and `held` of the trials, for the last model."""
         self.spent = 0.0
         """Seconds that were measured so far."""
         self._memory_before = _resident_peak()
@@ -219,8 +229,10 @@ class _Bench:
             device=self.device,
             precision=self.job.precision,  # type: ignore[arg-type]
             state_folder=_STATE_FOLDER,
+            parent=_stand_in(spec) if settings.lora.rank else None,
         )
-        self.parameters = training.parameters
+        weights = sum(p.numel() for p in training.state.network.parameters())
+        self.sizes = training.parameters, training.trained, 2 * weights + 3 * training.trained
         steps, meter = training.steps(), Meter()
 
         def step() -> None:
@@ -282,6 +294,15 @@ class _Bench:
         seconds = min(taken, computing) if self.device.type == "cpu" else taken
         self.spent += seconds
         return seconds
+
+
+def _stand_in(spec: Spec) -> "Parent":
+    """Return a parent of which every layer is taken over; which model it will be is decided when a training begins."""
+    from ddpm.model_file import Model
+    from ddpm.model_spec import build_network
+    from ddpm.training.start import Parent
+
+    return Parent({"name": "stand-in", "sha256": ""}, Model(build_network(spec), spec, lineage={}, sha256=""))
 
 
 def _resident_peak() -> int:

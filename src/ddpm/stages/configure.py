@@ -22,6 +22,7 @@ def main(stage: Stage) -> None:
     params = stage.params
     _require_files(params)
     _require_start(params.train.start, stage.paths.starts)
+    _require_packages(params)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
     for sentence in unread_settings.warned(params):
@@ -62,6 +63,14 @@ def _require_start(start: str | None, starts: Path) -> None:
                 f"train.start is {path}, which is not a complete safetensors file ({error}); expected a model file, "
                 "such as models/model.safetensors of a finished pipeline"
             ) from None
+
+
+def _require_packages(params: Params) -> None:
+    """Raise UserError if an optional package is missing that the settings need."""
+    if params.train.lora.rank:
+        from ddpm.training.lora import require_peft
+
+        require_peft()
 
 
 def _require_devices(runtime: Runtime) -> None:

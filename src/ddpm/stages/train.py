@@ -70,6 +70,8 @@ def main(stage: Stage) -> None:
 
 def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     """Print the plan; return the training, if it may begin, and the length planned for train.minutes, if it is set."""
+    from dataclasses import replace
+
     from ddpm.networks.settings import CONVENTION
     from ddpm.planning.before_training import agreed
     from ddpm.planning.plan import Pictures
@@ -95,6 +97,9 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         key=key,
         resume=params.runtime.resume,
     )
+    if parent is not None and parent.model is None:  # no weights to keep, so there are no adapters either
+        params = replace(params, train=replace(params.train, lora=replace(params.train.lora, rank=0)))
+        sections["train"] = params.train
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
     machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
@@ -116,6 +121,8 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         note_training(training.folder, key=key)
         for sentence in training.start.sentences() if not training.state.images_seen else []:
             print(sentence)
+        if training.settings.lora.rank:
+            print(f"{training.trained:,} parameters are trained; the network has {training.parameters:,}")
     return training, planned
 
 

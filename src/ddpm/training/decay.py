@@ -8,10 +8,11 @@ from torch import nn
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
     """Return an optimizer's groups: the parameters that decay, and those that do not, each if there are any.
 
-    Biases, normalisations and label embeddings do not.
+    Biases, normalisations and label embeddings do not. Frozen parameters are in no group.
     """
     embeddings = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
-    decaying = [p for p in network.parameters() if p.ndim >= 2 and id(p) not in embeddings]
-    others = [p for p in network.parameters() if p.ndim < 2 or id(p) in embeddings]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    decaying = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    others = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
     groups: list[dict[str, Any]] = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

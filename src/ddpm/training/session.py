@@ -18,7 +18,7 @@ from ddpm.images import Images
 from ddpm.model_spec import Spec, build_network
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
-from ddpm.training import checkpoint, finished
+from ddpm.training import checkpoint, finished, lora
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.settings import Train, determining
@@ -53,8 +53,13 @@ class Training:
 
     @property
     def parameters(self) -> int:
-        """Number of trainable parameters of the network."""
-        return sum(p.numel() for p in self.state.network.parameters())
+        """Number of parameters of the network, without adapters."""
+        return sum(p.numel() for name, p in self.state.network.named_parameters() if not lora.is_adapter(name))
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters that are trained, among them those of adapters."""
+        return sum(p.numel() for p in self.state.network.parameters() if p.requires_grad)
 
     def steps(self) -> Iterator[Step]:
         process = make_process(self.spec.schedule)
@@ -71,12 +76,15 @@ class Training:
         )
 
     def average(self) -> nn.Module:
-        """Return the averaged network; a sharded one is gathered, so all processes must call this."""
-        if not is_sharded(self.state.ema.network):
+        """Return the averaged network, with adapters merged into its weights.
+
+        A sharded network is gathered, so all processes must call this.
+        """
+        if not is_sharded(self.state.ema.network) and not self.settings.lora.rank:
             return self.state.ema.network
         weights = {name: whole(tensor).cpu() for name, tensor in self.state.ema.network.state_dict().items()}
         network = build_network(self.spec)
-        network.load_state_dict(weights)
+        network.load_state_dict(lora.merged(weights, self.settings.lora))
         return network.to(self.device).eval()
 
     def save(self) -> None:
@@ -140,7 +148,8 @@ def begin(
     parameters, data or code or another parent it is another training. `planned` are the settings with the length that
     was planned for train.minutes; the folder's name does not depend on it, but a checkpoint of another one is refused.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
-    Raises UserError if runtime.resume is `required` and there is nothing to resume, or if the parent shares no weights.
+    Raises UserError if runtime.resume is `required` and there is nothing to resume, if the parent shares no weights, or
+    if train.lora needs peft, which is not installed.
     """
     fingerprint = fingerprint_of(spec, settings, data_hash=data_hash, code_hash=code_hash, parent=parent)
     folder = state_folder / fingerprint
@@ -149,6 +158,8 @@ def begin(
     torch.manual_seed(seed_of("init", settings.seed))
     network = build_network(spec)
     start = None if parent is None else take_over(network, spec, parent, transforms=settings.augment.transforms)
+    if start is not None and settings.lora.rank:
+        lora.adapt(network, start.whole, settings.lora)
     training = Training(
         state=new_state(
             network.to(device),

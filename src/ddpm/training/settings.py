@@ -34,6 +34,22 @@ class Augment:
 
 
 @section
+class Lora:
+    """Low-rank adapters: of the layers taken over from the model in train.start, only a small change is trained, and it
+    is added to them in the model file.  Hu et al. 2021."""
+
+    rank: int
+    """Rank of the change of each weight matrix or kernel; 0: no adapters, all weights are trained. Hu et al. use 1 to
+    64. Above 0, the normalisations, biases and label embeddings that were taken over completely stay as they are."""
+    alpha: float
+    """The change is multiplied by alpha / rank, so that a learning rate suits several ranks; above 0."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, self, "rank")
+        require_positive(self, "alpha")
+
+
+@section
 class Train:
     """The optimizer, the content of a step, and the length of training; all lengths are in images seen."""
 
@@ -82,6 +98,7 @@ class Train:
     start: str | None
     """Model whose weights the training starts from: champion (of promote.name, when the training begins), or the path
     of a model file or of a folder of diffusers in data/starts. null: untrained weights."""
+    lora: Lora
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr", "grad_clip", "ema_halflife_images", "shuffle_shards")
@@ -96,6 +113,11 @@ class Train:
         )
         require_share(self, "label_dropout")
         require_named(self, "start")
+        require(
+            self.lora.rank == 0 or self.start is not None,
+            f"lora.rank is {self.lora.rank}, but start is null, so there is no model whose weights could be kept; set "
+            "start to a model or lora.rank to 0",
+        )
         require(self.log_normal[1] > 0, f"log_normal is {list(self.log_normal)}, expected [mean, std] with std above 0")
         require(
             not (self.flip and self.augment.probability > 0 and "mirror" in self.augment.transforms),

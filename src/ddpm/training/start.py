@@ -45,6 +45,8 @@ class Start:
     details: tuple[str, ...]
     """Details of the network (`Convention`) that are the parent's and not those of other networks here, as words."""
     warnings: tuple[str, ...]
+    whole: frozenset[str] = frozenset()
+    """Names of the network's tensors that are completely the parent's."""
 
     @property
     def is_whole(self) -> bool:
@@ -61,7 +63,7 @@ class Start:
     def sentences(self) -> list[str]:
         """Return the lines to print: what was taken over, what is new, what was not taken, and the warnings."""
         if self.identity["sha256"] is None:
-            return [f"{self.identity['name']}, so the training starts from untrained weights"]
+            return [f"{self.identity['name']}, so the training starts from untrained weights, and all are trained"]
         parts = [
             f"starting from {self.identity['name']}: taken over {self.taken} of {self.tensors} tensors, "
             "into the network and into its average"
@@ -85,6 +87,7 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     theirs = parent.model.network.state_dict()
     taken: dict[str, Tensor] = {}
     new, left = [], []
+    new_classes: list[str] = []
     for name, tensor in own.items():
         there = theirs.get(name)
         if there is None:
@@ -112,7 +115,8 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     usual = vars(CONVENTION)
     details = tuple(f"{key} {value}" for key, value in vars(spec.convention).items() if value != usual[key])
     warnings = _warnings(network, spec, parent.model)
-    return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings)
+    whole = taken.keys() - ({LABELS} if new_classes else set())
+    return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings, frozenset(whole))
 
 
 def _without_label(model: Model, rows: Tensor) -> Tensor:
