@@ -180,3 +180,17 @@ def test_the_linear_path_is_a_straight_line_whose_shift_divides_the_snr_by_its_s
     assert torch.allclose(shifted.snr(t[1:3]), path.snr(t[1:3]) / 9)
     assert float(shifted.sigma(t[3])) == 1
     assert LinearPath(1000.0).c_noise(1000 * t).tolist() == path.c_noise(t).tolist() == [0, 250, 500, 1000]
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.2, 0.3, 0.42, 0.7, 1.1, 3.0, 10.0])
+def test_no_image_is_left_at_the_end_of_a_shifted_linear_path(shift: float) -> None:
+    """Without a negative share from rounding just before it."""
+    path, T = LinearPath(1000.0, shift), 1000.0
+    end = torch.tensor([T], dtype=torch.float64)
+    assert path.alpha(end).item() == path.snr(end).item() == 0
+    assert path.sigma(end).item() == 1
+    left = 10.0 ** -torch.arange(1, 11, dtype=torch.float64)  # 1 - t/T
+    expected = (left / (shift - (shift - 1) * left)).float()
+    assert torch.allclose(path.alpha(T * (1 - left)), expected, rtol=1e-5, atol=0)
+    every = torch.linspace(0, T, 1001, dtype=torch.float64)
+    assert torch.allclose(path.alpha(every) + path.sigma(every), torch.ones(1001), rtol=0, atol=1e-6)

@@ -43,6 +43,15 @@ def test_every_grid_falls_to_0_in_so_many_steps(name: str, process: Process, ste
     assert all(t > s for t, s in pairwise(grid))
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_falls_to_0_on_a_linear_path_of_any_shift(name: str) -> None:
+    for shift in (0.1, 0.2, 0.3, 0.42, 0.7, 1.1, 3.0, 10.0):
+        grid = grid_of(name, LinearPath(1000.0, shift), 10)
+        assert len(grid) == 11
+        assert grid[-1] == 0
+        assert all(t > s for t, s in pairwise(grid))
+
+
 def test_the_time_of_a_noise_level_has_that_level() -> None:
     for process in PROCESSES.values():
         for level in (0.05, 0.5, 5.0, 50.0):

@@ -100,23 +100,24 @@ class LinearPath(ContinuousTime):
 
     shift: float = 1.0
 
-    def _u(self, t: Tensor) -> Tensor:
-        """Return u, in float64 where the device has it."""
-        s = t.to(wide(t.device)) / self.duration
-        return self.shift * s / (1 + (self.shift - 1) * s)
+    def _share(self, t: Tensor) -> Tensor:
+        """Return t/T, in float64 where the device has it."""
+        return t.to(wide(t.device)) / self.duration
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1 - u: float32."""
-        return (1 - self._u(t)).to(torch.float32)
+        """1 - u: float32. Computed as (1 - t/T) / (1 + (shift - 1) t/T), which is exactly 0 at T and never below 0."""
+        s = self._share(t)
+        return ((1 - s) / (1 + (self.shift - 1) * s)).to(torch.float32)
 
     def sigma(self, t: Tensor) -> Tensor:
         """u: float32."""
-        return self._u(t).to(torch.float32)
+        s = self._share(t)
+        return (self.shift * s / (1 + (self.shift - 1) * s)).to(torch.float32)
 
     def snr(self, t: Tensor) -> Tensor:
-        """(1 - u)^2 / u^2: float32, infinite at t = 0."""
-        u = self._u(t)
-        return (((1 - u) / u) ** 2).to(torch.float32)
+        """(1 - u)^2 / u^2: float32, infinite at t = 0 and 0 at T."""
+        s = self._share(t)
+        return (((1 - s) / (self.shift * s)) ** 2).to(torch.float32)
 
 
 def make_process(schedule: Schedule) -> Process:
