@@ -20,7 +20,10 @@ class Schedule:
     time: Literal["discrete", "continuous"]
     """discrete: training draws the steps 1..T; continuous: any real time up to T."""
     shift: float
-    """The SNR is divided by its square. For images of d x d pixels and a schedule made for 64 x 64: d/64."""
+    """The SNR is divided by its square. For images of d x d pixels and a schedule made for 64 x 64: d/64. With
+    train.time_sampling log_normal, the noise levels of the training do not depend on it: it changes only the times that
+    the network reads and the time grids of sampling. For the shifted times of Esser et al. 2024 on the linear path, set
+    train.log_normal to [ln(shift), 1]."""
     zero_terminal_snr: bool
     """Rescale the schedule so that x_T is pure noise."""
     sigma_min: float

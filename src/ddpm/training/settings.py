@@ -81,7 +81,7 @@ class Train:
     where the loss is large; log_normal: in the noise level sigma / alpha."""
     log_normal: tuple[float, float]
     """Mean and standard deviation of ln(sigma / alpha), for time_sampling log_normal. [-1.2, 1.2]: Karras et al.
-    2022; [0, 1]: the times that Esser et al. 2024 recommend for flow matching."""
+    2022; [ln(schedule.shift), 1]: the times that Esser et al. 2024 recommend for flow matching."""
     label_dropout: float
     """Share of labels hidden from the network; guidance needs it above 0."""
     flip: bool

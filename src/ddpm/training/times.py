@@ -41,8 +41,10 @@ class Uniform:
 class LogNormal:
     """ln(sigma / alpha) ~ N(mean, std^2), within the process's range.  Karras et al. 2022, Tab. 1, where alpha is 1.
 
-    On the linear path of flow matching this is a logit-normal time (Esser et al. 2024, Sec. 3.1). A discrete chain gets
-    the nearest step. The weights are 1, because this density is part of their objective.
+    On the linear path of flow matching ln(sigma / alpha) is the logit of t/T plus ln(shift), so t/T is logit-normal
+    with the mean `mean` - ln(shift). At shift 1 this is the time of Esser et al. 2024, Sec. 3.1; their shifted times
+    (Eq. 23) are mean = ln(shift), std = 1. A discrete chain gets the nearest step. The weights are 1, because this
+    density is part of their objective.
     """
 
     def __init__(self, process: Process, *, mean: float, std: float) -> None:
