@@ -1,8 +1,11 @@
 """Stored samples and the model's range."""
 
+import math
+
+import pytest
 import torch
 
-from ddpm.images import HIGH, LEVEL, LOW, TOP, clipped, from_levels, to_levels, to_model_range, to_uint8
+from ddpm.images import HIGH, LEVEL, LOW, TOP, NotFiniteError, clipped, from_levels, to_levels, to_model_range, to_uint8
 
 EVERY = torch.arange(TOP + 1, dtype=torch.uint8)
 
@@ -27,3 +30,9 @@ def test_a_sample_of_any_number_of_dimensions_is_stored_alike() -> None:
     for shape in ((2, 128), (2, 4, 32), (2, 4, 4, 8)):
         assert torch.equal(to_model_range(EVERY.view(shape)).flatten(), to_model_range(EVERY))
         assert torch.equal(to_uint8(to_model_range(EVERY).view(shape)), EVERY.view(shape))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_does_not_become_black_or_white(value: float) -> None:
+    with pytest.raises(NotFiniteError, match="not finite numbers, so the sampler diverged"):
+        to_uint8(torch.tensor([0.0, value]))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.errors import UserError
+
 STORED = torch.uint8
 TOP = 255
 """The highest level; the lowest is 0."""
@@ -18,6 +20,10 @@ LOW, HIGH = -1.0, 1.0
 LEVELS_PER_UNIT = TOP / (HIGH - LOW)
 LEVEL = 1 / LEVELS_PER_UNIT
 """Distance between two neighbouring levels in the model's range."""
+
+
+class NotFiniteError(UserError):
+    """Values of generated images are NaN or infinite, as after a sampler has diverged."""
 
 
 class Images(Protocol):
@@ -61,7 +67,15 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Map float of any shape to uint8; values outside [-1, 1] are clamped, the others rounded to the nearest level."""
+    """Map float of any shape to uint8; values outside [-1, 1] are clamped, the others rounded to the nearest level.
+
+    Raises NotFiniteError for NaN and infinite values, which would become black or white.
+    """
+    if not bool(x.isfinite().all()):
+        raise NotFiniteError(
+            "the generated images have values that are not finite numbers, so the sampler diverged; "
+            "choose another sampler, more steps or less guidance"
+        )
     return ((x.to(torch.float32) + 1) * LEVELS_PER_UNIT).round().clamp(0, TOP).to(torch.uint8)
 
 

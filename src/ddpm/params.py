@@ -47,18 +47,10 @@ class Params:
         unread = unread_settings.refused(self)
         require(unread is None, str(unread))
         schedule, objective, train = self.schedule, self.objective, self.train
-        noise = (
-            f"schedule.name {schedule.name} and zero_terminal_snr {unread_settings.yaml(schedule.zero_terminal_snr)}"
-        )
         require(
             not (schedule.ends_in_noise and objective.target == "eps"),
-            f"objective.target is eps, but with {noise} x_T is pure noise, from which a prediction "
+            f"objective.target is eps, but with schedule.{schedule.ending} x_T is pure noise, from which a prediction "
             "of eps does not determine the image; set target to v, x_0, edm or velocity",
-        )
-        require(
-            not (schedule.ends_in_noise and self.sample.sampler == "langevin"),
-            f"sample.sampler is langevin, which divides by the share of the image in x_t, but with {noise} this share "
-            "is 0 at x_T; choose another sampler or another schedule",
         )
         for setting, needs_steps in (
             ("objective.learned_variance is true", objective.learned_variance),
@@ -68,7 +60,7 @@ class Params:
                 schedule.time == "discrete" or not needs_steps,
                 f"{setting}, which needs discrete time steps; set schedule.time to discrete",
             )
-        self.sample.require_within(schedule, "sample")
+        self.sample.require_fits(schedule, called="sample.")
         require(
             self.sample.guidance == 1 or self.sample.guide is not None or train.label_dropout > 0,
             f"sample.guidance is {self.sample.guidance}, but train.label_dropout is 0, so the model has no "

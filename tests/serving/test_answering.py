@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -183,3 +184,13 @@ def test_what_goes_wrong_in_here_says_nothing_of_this_machine(model: Model) -> N
     model.network.register_forward_pre_hook(fail)
     status, sentence = refused(Answering(model, BOUNDS), [{"steps": 1}])
     assert (status, sentence) == (FAILED, "the images could not be generated; see the server's log")
+
+
+def test_images_that_are_not_finite_are_refused_with_the_reason(model: Model) -> None:
+    def diverge(_: Any, inputs: Any, output: Any) -> Any:
+        return output * math.nan
+
+    model.network.register_forward_hook(diverge)
+    status, sentence = refused(Answering(model, BOUNDS), [{"steps": 2}])
+    assert status == FAILED
+    assert "not finite numbers, so the sampler diverged" in sentence

@@ -246,6 +246,14 @@ def test_no_more_evaluations_are_walked_than_steps_are_asked_for(model: Model) -
     assert complete({"sampler": "langevin", "steps": 8}, longer).recipe.steps == 8
 
 
+def test_a_sampler_that_cannot_begin_in_pure_noise_is_refused(model: Model) -> None:
+    ends_in_noise = replace(model.spec.schedule, zero_terminal_snr=True)
+    noisy = replace(model, spec=replace(model.spec, schedule=ends_in_noise))
+    with pytest.raises(UserError, match=r"^sampler is langevin.*zero_terminal_snr true this share is 0 at x_T"):
+        complete({"sampler": "langevin"}, noisy)
+    assert complete({"sampler": "ddim"}, noisy).recipe.sampler == "ddim"
+
+
 def test_a_label_is_a_class_by_index_or_by_name(model: Model) -> None:
     assert complete({"label": 2}, model).label == complete({"label": "class 2"}, model).label == 2
 

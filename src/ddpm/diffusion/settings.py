@@ -36,6 +36,11 @@ class Schedule:
         """Whether x_T is pure noise, with no trace of the image."""
         return self.name == "linear_path" or self.zero_terminal_snr
 
+    @property
+    def ending(self) -> str:
+        """The values that `ends_in_noise` reads, as words."""
+        return f"name {self.name} and zero_terminal_snr {'true' if self.zero_terminal_snr else 'false'}"
+
     def __post_init__(self) -> None:
         require(2 <= self.T <= MAX_T, f"T is {self.T}, expected 2 to {MAX_T} steps")
         require_positive(self, "shift", "sigma_min")

@@ -100,7 +100,7 @@ def _require_recipe_fits(model: Model) -> None:
     recipe = recipe_of(model)
     if recipe is None:
         return
-    recipe.require_within(model.spec.schedule, "recipe")
+    recipe.require_fits(model.spec.schedule, called="recipe.")
     guide = None if model.guide is None else model.guide.sha256
     if recipe.guide != guide:
         raise ValueError(f"recipe.guide is {recipe.guide!r}, but the guide in the file is {guide!r}")

@@ -136,9 +136,14 @@ class Drawing:
             "and one at the end; set steps to more",
         )
 
-    def require_within(self, schedule: Schedule, section: str) -> None:
-        """Raise ValueError for more steps than the schedule has, also of a sampler that is not chosen; `section` is the
-        name of the section in the message."""
+    def require_fits(self, schedule: Schedule, *, called: str) -> None:
+        """Raise ValueError for more steps than the schedule has, also of a sampler that is not chosen, and for a
+        sampler that cannot begin at its x_T; `called` precedes the settings in the message: "sample.", or nothing."""
+        require(
+            not (schedule.ends_in_noise and self.sampler == "langevin"),
+            f"{called}sampler is langevin, which divides by the share of the image in x_t, but with the schedule's "
+            f"{schedule.ending} this share is 0 at x_T; choose another sampler",
+        )
         most = schedule.T if schedule.time == "discrete" else MAX_T
         for key, steps in {
             "steps": self.steps,
@@ -146,7 +151,7 @@ class Drawing:
             "predictor_corrector.steps": self.predictor_corrector.steps,
         }.items():
             named = f"schedule.T ({most})" if schedule.time == "discrete" else most
-            require(steps <= most, f"{section}.{key} is {steps}, expected at most {named}")
+            require(steps <= most, f"{called}{key} is {steps}, expected at most {named}")
 
     def options(self, name: str) -> dict[str, Any]:
         """Return the keyword arguments of the sampler or grid of this name."""

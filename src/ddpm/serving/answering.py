@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ddpm.errors import UserError
+from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
 from ddpm.serving.fields import MAX_IMAGES
@@ -97,6 +98,8 @@ class Answering:
                 return [self._answer(request) for request in requests]
         except RefusedError:
             raise
+        except NotFiniteError as error:
+            raise RefusedError(FAILED, str(error)) from None
         except Exception:  # the client must not see internal errors, whose messages may contain paths
             logging.getLogger(__name__).exception("a call could not be answered")
             raise RefusedError(FAILED, "the images could not be generated; see the server's log") from None

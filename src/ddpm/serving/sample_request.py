@@ -53,12 +53,13 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     number: 1..max_number (default 1); label: index or name of a class (default: all classes in turn); seed: 0..2^63-1
     (default: random). The defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20;
     sampler: a key of SAMPLERS; eta: 0..1.
-    Raises UserError, one sentence, for an unknown field, a value outside its limits, and a model without a recipe if
-    sampler or steps is missing.
+    Raises UserError, one sentence, for an unknown field, a value outside its limits, a sampler that does not fit the
+    model's schedule, and a model without a recipe if sampler or steps is missing.
     """
     given = given_fields(fields, FIELDS)
     try:
         recipe = _recipe(given, model)
+        recipe.require_fits(model.spec.schedule, called="")
     except ValueError as error:  # two settings exclude each other
         raise UserError(str(error)) from None
     return SampleRequest(
