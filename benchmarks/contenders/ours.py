@@ -42,9 +42,12 @@ class Ours:
 
     @property
     def default(self) -> Setting:
+        from ddpm.diffusion.processes import make_process
         from ddpm.generation.recipe import recipe_in
+        from ddpm.sampling.drawing import evaluations
 
-        return setting_of(recipe_in(self.params.sample, self.params.runtime.precision))
+        recipe = recipe_in(self.params.sample, self.params.runtime.precision)
+        return setting_of(recipe, evaluations(recipe, make_process(self.params.schedule)))
 
     @property
     def ladder(self) -> tuple[Setting, ...]:
@@ -134,9 +137,8 @@ class Ours:
         return file_drawer(_file(folder, weights), self.params.runtime)
 
 
-def setting_of(recipe: "Recipe") -> Setting:
-    """The recipe as a setting, with what it costs; guidance doubles the evaluations."""
-    evaluations = recipe.steps * (2 if recipe.guidance != 1 else 1)
+def setting_of(recipe: "Recipe", evaluations: int) -> Setting:
+    """The recipe as a setting, with what it costs."""
     return Setting(f"{recipe.sampler} {recipe.steps}, {recipe.time_grid} grid", evaluations, {"recipe": recipe})
 
 

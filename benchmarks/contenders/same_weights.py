@@ -13,7 +13,7 @@ STEPS = (5, 10, 20)
 def ladder(default: Setting) -> tuple[Setting, ...]:
     """This project's sampler with fewer and with more evaluations than by default, without guidance."""
     unguided = replace(default.told["recipe"], guidance=1.0)
-    return tuple(setting_of(replace(unguided, steps=steps)) for steps in STEPS)
+    return tuple(setting_of(replace(unguided, steps=steps), evaluations=steps) for steps in STEPS)
 
 
 def drawer(folder: Path, runtime: Runtime) -> Draw:

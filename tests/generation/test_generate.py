@@ -1,6 +1,7 @@
 """Images from a model file, by every sampler and setting that params.yaml can name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from small_recipe import recipe
 from torch import Tensor
 
 from ddpm import model_file
+from ddpm.diffusion.schedules import make_schedule
 from ddpm.errors import UserError
 from ddpm.generation.generate import generate
 from ddpm.model_file import Model
 from ddpm.sampling.catalogue import GRIDS, SAMPLERS
+from ddpm.sampling.drawing import COUNTED, evaluations
 
 LEARNED = {
     "target": "v",
@@ -108,3 +111,29 @@ def test_a_guide_of_other_classes_and_a_missing_one_are_refused(folder: Path, mo
         made(model, guidance=2.0, guide=str(folder / "other.safetensors"))
     with pytest.raises(UserError, match="is not a model file"):
         made(model, guidance=2.0, guide=str(folder / "none.safetensors"))
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10, 11), (20, 23)])
+def test_guidance_within_an_interval_asks_twice_at_its_levels_only(steps: int, expected: int) -> None:
+    chosen = recipe(sampler="dpmpp_2m", time_grid="karras", steps=steps, guidance=2.0, guidance_interval=[0.3, 2.0])
+    assert evaluations(chosen, make_schedule("cosine", 1000)) == expected
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_evaluations_that_are_counted_are_those_of_the_network(folder: Path, sampler: str, guidance: float) -> None:
+    model, seen = model_file.load(folder / "model.safetensors"), 0
+
+    def count(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+
+    model.network.register_forward_pre_hook(count)
+    inner = {"steps": 2, "snr": 0.2}
+    changes = {"guidance": guidance, "guidance_interval": [0.3, 2.0], "langevin": inner, "predictor_corrector": inner}
+    chosen = recipe(sampler=sampler, steps=9, heun={"churn": 3.0}, precision="float32", **changes)
+    generate(model, chosen, n=1, seed=0, batch=1, condition=torch.zeros(1, dtype=torch.long))
+    counted = evaluations(chosen, model.schedule)
+    assert seen <= counted
+    assert guidance == 1 or seen == counted, "exact where guidance makes a difference"
+    assert evaluations(replace(chosen, guidance=2.0, steps=COUNTED + 1), model.schedule) == 2 * (COUNTED + 1)

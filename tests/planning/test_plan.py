@@ -117,6 +117,9 @@ def test_guidance_doubles_sampling_and_the_likelihood_adds_to_the_evaluation() -
         sampling_seconds(LARGE, pictures, one, forward_seconds=0.1, processes=1) or 0 for one in (sample, guided)
     ]
     assert seconds == pytest.approx([5_000 * sample.steps * 0.1, 2 * 5_000 * sample.steps * 0.1])
+    within = dataclasses.replace(guided, guidance_interval=(0.3, 2.0))
+    inside = sampling_seconds(LARGE, pictures, within, forward_seconds=0.1, processes=1)
+    assert inside == pytest.approx(5_000 * 11 * 0.1)
     without = evaluation_seconds(LARGE, pictures, sample, evaluate, cost=COST) or 0
     bounded = dataclasses.replace(evaluate, bits_per_dim=10)
     more = (evaluation_seconds(LARGE, pictures, sample, bounded, cost=COST) or 0) - without

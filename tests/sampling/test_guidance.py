@@ -111,3 +111,16 @@ def test_dynamic_thresholding_takes_every_image_by_itself() -> None:
     made = torch.stack([PATTERN[0] * 0.5, PATTERN[0] * 8])
     x_0 = thresholded(lambda x_t, t, labels: Estimate(made), quantile=0.9)(X, T, None).x_0
     assert torch.equal(x_0[0], made[0])
+
+
+def test_a_scale_of_zero_asks_the_unconditional_model_alone() -> None:
+    asked = []
+
+    def counted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
+        asked.append(labels)
+        return by_label(x_t, t, labels)
+
+    assert torch.equal(classifier_free(counted, scale=0.0)(X, T, LABELS).x_0, torch.zeros_like(X))
+    assert asked == [None]
+    off = classifier_free(by_label, scale=0.0, active=lambda t: False)
+    assert torch.equal(off(X, T, LABELS).x_0, by_label(X, T, LABELS).x_0)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ddpm.compute.settings import Runtime
+from ddpm.diffusion.processes import make_process
 from ddpm.measuring.bits_per_dim import ODE_STEPS, STEPS
 from ddpm.measuring.settings import Evaluate
 from ddpm.model_spec import Spec
 from ddpm.planning.alternatives import Alternative
 from ddpm.planning.measuring import Measured
+from ddpm.sampling.drawing import evaluations
 from ddpm.sampling.settings import Sample
 from ddpm.training.settings import Train
 
@@ -159,8 +161,8 @@ def sampling_seconds(
     """Return the time of stage sample, by the measured time of a network evaluation for one image."""
     if forward_seconds is None:
         return None
-    guided = 2 if sample.guidance != 1 else 1
-    return generated(pictures, sample) * sample.steps * guided * forward_seconds / processes
+    asked = evaluations(sample, make_process(spec.schedule))
+    return generated(pictures, sample) * asked * forward_seconds / processes
 
 
 def evaluation_seconds(

@@ -23,12 +23,19 @@ def classifier_free(
     """Return x_0 = unconditional + scale * (conditional - unconditional).  Ho and Salimans 2022, Eq. 6, scale = w + 1.
 
     The variance is that of the conditional estimate. The formula is in x_0; it is the same in eps or v, because these
-    are affine in x_0 at fixed x_t. A scale of 1 is the conditional denoiser itself and costs one evaluation. A call
-    without a condition (None) is not guided and also costs one.
+    are affine in x_0 at fixed x_t. A scale of 1 is the conditional denoiser itself and costs one evaluation. So does a
+    scale of 0 without `rescale`, the unconditional one with its own variance, and a call without a condition (None),
+    which is not guided.
     """
     if scale == 1:
         return denoise
-    toward = autoguided(denoise, lambda x_t, t, _: denoise(x_t, t, None), scale=scale, rescale=rescale, active=active)
+
+    def unconditional(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
+        return denoise(x_t, t, None)
+
+    if scale == 0 and rescale == 0:
+        return lambda x_t, t, condition: (unconditional if active is None or active(t) else denoise)(x_t, t, condition)
+    toward = autoguided(denoise, unconditional, scale=scale, rescale=rescale, active=active)
     return lambda x_t, t, condition: (denoise if condition is None else toward)(x_t, t, condition)
 
 
