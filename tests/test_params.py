@@ -104,7 +104,10 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ),
         ({"objective__bounded": True, "sample__threshold": 0.99}, r"set threshold to null"),
         ({"sample__guide": "weaker.safetensors"}, r"sample\.guide is weaker.*sample\.guidance is 1\.0; set"),
-        ({"sample__guidance_interval": [2.0, 1.0]}, r"guidance_interval is \[2\.0, 1\.0\], expected \[low, high\]"),
+        (
+            {"sample__guidance_interval": [2.0, 1.0]},
+            r"interval is \[2\.0, 1\.0\], expected .* above low and up to high",
+        ),
         ({"sample__heun__churn_range": [-1.0, None]}, r"sample\.heun: churn_range is \[-1\.0, None\]"),
         ({"sample__guidance_rescale": 1.5}, r"guidance_rescale is 1\.5"),
         ({"sample__threshold": 99.5}, r"threshold is 99\.5, expected a share"),

@@ -12,6 +12,7 @@ from ddpm.measuring.memorization import (
     Copies,
     CopiesInEveryWay,
     find_copies,
+    compared_numbers,
     find_copies_in_every_way,
     halves,
     nearest,
@@ -229,3 +230,8 @@ def test_images_of_very_few_pixels_are_compared_whole(size: int) -> None:
     found = in_every_way(images, (images, 255 - images, None))
     assert found.shifted.share == 1.0
     assert found.half.share == (0.0 if size == 1 else 1.0)  # a pixel has no contrast
+
+
+def test_the_numbers_that_the_ways_compare_are_those_of_whole_shifted_mirrored_and_half_images() -> None:
+    whole, inner = 3 * 32 * 32, 3 * 30 * 30
+    assert compared_numbers((3, 32, 32)) == (1 + 2 + 2) * whole + 9 * inner

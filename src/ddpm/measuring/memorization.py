@@ -102,18 +102,29 @@ def find_copies_in_every_way(
     10,000 generated
     and 10,000 held-out images of 32x32 in colour against 60,000 take half an hour on one CPU core.
     """
-    shape = images[0].shape[1:]
+    views = _views(images[0].shape[1:])
 
     def find(what: str, of: tuple[Images, Images, Images], **compared: Any) -> Copies:
         return find_copies(*of, quantile=quantile, device=device, progress=progress, space=what, **compared)
 
     return CopiesInEveryWay(
-        pixels=find("pixels", images),
+        pixels=find("pixels", images, views=views["pixels"]),
         features=find("features", features),
-        shifted=find("shifted", images, views=shifts(shape)),
-        mirrored=find("mirrored", images, views=MIRRORED),
-        half=find("halves", images, views=halves(shape), per_contrast=True),
+        shifted=find("shifted", images, views=views["shifted"]),
+        mirrored=find("mirrored", images, views=views["mirrored"]),
+        half=find("halves", images, views=views["half"], per_contrast=True),
     )
+
+
+def compared_numbers(shape: Sequence[int]) -> int:
+    """Return how many numbers of two images [C,H,W] all ways compare, in which features are not counted."""
+    image = np.empty(shape, np.uint8)
+    return sum(image[(..., *view.item)].size for views in _views(shape).values() for view in views)
+
+
+def _views(shape: Sequence[int]) -> dict[str, tuple[View, ...]]:
+    """Return the views of each way that compares images [C,H,W]."""
+    return {"pixels": WHOLE, "shifted": shifts(shape), "mirrored": MIRRORED, "half": halves(shape)}
 
 
 def find_copies(

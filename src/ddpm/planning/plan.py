@@ -8,6 +8,7 @@ from typing import Protocol
 from ddpm.compute.settings import Runtime
 from ddpm.diffusion.processes import make_process
 from ddpm.measuring.bits_per_dim import ODE_STEPS, STEPS
+from ddpm.measuring.memorization import compared_numbers
 from ddpm.measuring.settings import Evaluate
 from ddpm.model_spec import Spec
 from ddpm.planning.alternatives import Alternative
@@ -16,8 +17,6 @@ from ddpm.sampling.drawing import evaluations
 from ddpm.sampling.settings import Sample
 from ddpm.training.settings import Train
 
-_COMPARISONS = 12
-"""Matrix products of all pairs of images in the search for copies, see measuring/memorization.py."""
 _WITH_GRADIENT = 3
 """Cost of a network evaluation with its gradient, as a multiple of one without."""
 
@@ -177,7 +176,7 @@ def evaluation_seconds(
     if cost.forward_seconds is None or not cost.flops_per_second:
         return None
     pairs = (generated(pictures, sample) + pictures.test) * pictures.train
-    seconds = 2 * _COMPARISONS * pairs * spec.channels * spec.size**2 / cost.flops_per_second
+    seconds = 2 * pairs * compared_numbers((spec.channels, spec.size, spec.size)) / cost.flops_per_second
     steps = spec.schedule.T if spec.schedule.time == "discrete" else STEPS
     evaluations = steps + 2 * _WITH_GRADIENT * ODE_STEPS
     return seconds + min(evaluate.bits_per_dim, pictures.test) * evaluations * cost.forward_seconds

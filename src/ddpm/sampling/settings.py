@@ -41,7 +41,7 @@ class Heun:
     def __post_init__(self) -> None:
         require_at_least(0, self, "churn")
         require_positive(self, "churn_noise")
-        _require_interval(self, "churn_range")
+        _require_interval(self, "churn_range", levels="from low to high")
         require(
             self.churn > 0 or self.churn_range == (0, None),
             f"churn_range is {list(self.churn_range)}, which nothing reads where churn is 0; "
@@ -95,7 +95,8 @@ class Drawing:
     sampler: str
     """A key of `catalogue.SAMPLERS`."""
     steps: int
-    """Network evaluations per image, at most schedule.T; guidance doubles their cost, not their number."""
+    """Evaluations of the guided model per image, at most schedule.T. Each is one of the network, and two where guidance
+    is on."""
     ddpm: Ddpm
     ddim: Ddim
     heun: Heun
@@ -111,7 +112,7 @@ class Drawing:
     """A weaker model of the same data to guide against; null: the model itself without a label. In params.yaml it is a
     file in data/guides, in a model file the sha256 of the guide inside the file."""
     guidance_interval: tuple[float, float | None]
-    """Noise levels (sigma / alpha) with guidance; null: no upper end."""
+    """Noise levels (sigma / alpha) with guidance: above the first number, up to the second; null: no upper end."""
     guidance_rescale: float
     """Share of the contrast added by guidance that is removed again, in [0, 1]."""
     threshold: float | None
@@ -124,7 +125,7 @@ class Drawing:
         require_positive(self, "steps")
         require_at_least(0, self, "guidance")
         require_named(self, "guide")
-        _require_interval(self, "guidance_interval")
+        _require_interval(self, "guidance_interval", levels="above low and up to high")
         require_share(self, "guidance_rescale")
         require(
             self.threshold is None or 0 < self.threshold <= 1,
@@ -176,9 +177,9 @@ class Sample(Drawing):
         require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")
 
 
-def _require_interval(section: Any, name: str) -> None:
+def _require_interval(section: Any, name: str, *, levels: str) -> None:
     low, high = getattr(section, name)
     require(
         low >= 0 and (high is None or low < high),
-        f"{name} is {[low, high]}, expected [low, high] with 0 <= low < high, or null for no end",
+        f"{name} is {[low, high]}, expected [low, high], levels {levels}, with 0 <= low < high, or null for no end",
     )
