@@ -11,8 +11,8 @@ from ddpm.measuring import memorization
 from ddpm.measuring.memorization import (
     Copies,
     CopiesInEveryWay,
-    find_copies,
     compared_numbers,
+    find_copies,
     find_copies_in_every_way,
     halves,
     nearest,
