@@ -131,13 +131,22 @@ def test_what_agrees_in_name_and_shape_is_taken_over_and_all_else_is_new_and_lis
 
 def test_classes_are_taken_over_by_their_names_and_the_others_are_new() -> None:
     parent = parent_of(spec_with(classes=("cat", "c", "a")))
-    start, before, after = taken_over(spec_with(classes=("a", "b", "c", "d")), parent)
+    start, _, after = taken_over(spec_with(classes=("a", "b", "c", "d")), parent)
     theirs = parent.model.network.state_dict()[LABEL]  # type: ignore[union-attr]
-    expected = [theirs[2], before[LABEL][1], theirs[1], before[LABEL][3], theirs[3]]
-    assert torch.equal(after[LABEL], torch.stack(expected))
-    assert start.new == (f"{LABEL} of 'b'", f"{LABEL} of 'd'")
+    assert torch.equal(after[LABEL], theirs[[2, 3, 1, 3, 3]]), "new classes begin as the row without a label"
+    assert start.new == tuple(f"{LABEL} of {name} (begins as the row without a label)" for name in ("'b'", "'d'"))
     assert start.left == (f"{LABEL} of 'cat' (no class here)",)
     assert not start.is_whole
+
+
+def test_a_row_without_a_label_that_was_never_trained_is_warned_about_and_no_class_begins_as_it() -> None:
+    parent = parent_of(spec_with(classes=("a", "b"), unconditional=False))
+    start, _, after = taken_over(spec_with(classes=("a", "c")), parent)
+    theirs = parent.model.network.state_dict()[LABEL]  # type: ignore[union-attr]
+    assert torch.equal(after[LABEL], torch.stack([theirs[0], theirs[:2].mean(dim=0), theirs[2]]))
+    assert start.new == (f"{LABEL} of 'c' (begins as the mean of the classes there)",)
+    assert len(start.warnings) == 1
+    assert "for samples without a label was taken over untrained" in start.warnings[0]
 
 
 def test_a_model_without_classes_becomes_one_with_classes() -> None:

@@ -39,7 +39,8 @@ class Start:
     taken: int
     """Number of them that are the parent's, completely or for some of the classes."""
     new: tuple[str, ...]
-    """Tensors and classes that the parent does not have, as words; initialised as without a parent."""
+    """Tensors and classes that the parent does not have, as words. A new tensor is initialised as without a parent, a
+    new class as `take_over` says."""
     left: tuple[str, ...]
     """Tensors and classes of the parent that were not taken over, as words with the reason."""
     details: tuple[str, ...]
@@ -76,7 +77,9 @@ class Start:
 def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Sequence[str] = ()) -> Start:
     """Copy the parent's tensors into the network of `spec`, where name and shape agree; return the comparison.
 
-    The rows of the class embedding are taken over by the names of the classes, and that of samples without a label.
+    The rows of the class embedding are taken over by the names of the classes, and that of samples without a label. A
+    class that the parent does not have begins as the latter, or as the mean of the parent's classes if the parent was
+    trained without label dropout: nearer to a trained row than a random one.
     The layer of the augmentation is taken over only if the parent was trained with the same `transforms`, because its
     columns mean these. All other weights of the network stay. Raises UserError if no weight matrix or convolution
     agrees.
@@ -93,8 +96,9 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
         if there is None:
             new.append(name)
         elif name == LABELS and there.shape[1:] == tensor.shape[1:]:
-            taken[name], new_classes, left_classes = _by_class(tensor, spec.classes, there, parent.model.spec.classes)
-            new += [f"{name} of {each}" for each in new_classes]
+            taken[name], new_classes, left_classes = _by_class(tensor, spec.classes, there, parent.model)
+            begins = "the row without a label" if parent.model.spec.unconditional else "the mean of the classes there"
+            new += [f"{name} of {each} (begins as {begins})" for each in new_classes]
             left += [f"{name} of {each} (no class here)" for each in left_classes]
         elif name == AUGMENTATION and (others := _transforms(parent.model)) != set(transforms):
             left.append(f"{name} (transforms {_named(others)} in the file, {_named(set(transforms))} here)")
@@ -141,24 +145,31 @@ def _named(transforms: set[str]) -> str:
 
 
 def _by_class(
-    own: Tensor, classes: tuple[str, ...], theirs: Tensor, their_classes: tuple[str, ...]
+    own: Tensor, classes: tuple[str, ...], theirs: Tensor, parent: Model
 ) -> tuple[Tensor, list[str], list[str]]:
     """Return the class embedding with the parent's rows, the classes that are new, and those that were not taken.
 
-    The last row of both, that of samples without a label, is always taken over.
+    The last row of both, that of samples without a label, is always taken over; new classes begin as `_without_label`.
     """
-    taken, rows = own.clone(), {name: row for row, name in enumerate(their_classes)}
-    taken[-1] = theirs[-1]
+    taken, rows = own.clone(), {name: row for row, name in enumerate(parent.spec.classes)}
+    taken[:-1], taken[-1] = _without_label(parent, theirs), theirs[-1]
     for row, name in enumerate(classes):
         if name in rows:
             taken[row] = theirs[rows[name]]
     here = set(classes)
     new = [repr(name) for name in classes if name not in rows]
-    return taken, new, [repr(name) for name in their_classes if name not in here]
+    return taken, new, [repr(name) for name in parent.spec.classes if name not in here]
 
 
 def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
-    """Return a sentence if the parent's weights mean something else than the training asks for."""
+    """Return sentences if the parent's weights mean something else than the training asks for, or were not trained."""
+    warnings = []
+    shapes = [each.state_dict()[LABELS].shape[1:] for each in (network, parent.network) if LABELS in each.state_dict()]
+    if spec.unconditional and not parent.spec.unconditional and len(shapes) == 2 and shapes[0] == shapes[1]:
+        warnings.append(
+            f"the parent was trained without label dropout, so the row of {LABELS} for samples without a label was "
+            "taken over untrained, and only this training trains it"
+        )
     keys = ["schedule.name", "schedule.time", "schedule.shift", "schedule.zero_terminal_snr"]
     keys += ["objective.target", "objective.learned_variance", "objective.bounded"]
     if spec.schedule.name == parent.spec.schedule.name == "variance_exploding":
@@ -173,12 +184,12 @@ def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
             keys.append(key)
     values = [(key, value_of(spec, key), value_of(parent.spec, key)) for key in keys]
     differing = [f"{key} {theirs} (here {ours})" for key, ours, theirs in values if ours != theirs]
-    if not differing:
-        return ()
-    return (
-        f"the parent was trained with {', '.join(differing)}, so its weights predict something else until this "
-        "training has changed them",
-    )
+    if differing:
+        warnings.append(
+            f"the parent was trained with {', '.join(differing)}, so its weights predict something else until this "
+            "training has changed them"
+        )
+    return tuple(warnings)
 
 
 def _divisions(network: nn.Module, attribute: str) -> dict[str, int]:
