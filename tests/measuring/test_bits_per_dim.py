@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ddpm import model_file
+from ddpm.diffusion.processes import LinearPath
+from ddpm.images import LEVEL
 from ddpm.measuring.bits_per_dim import NOT_MEASURED, BitsPerDim, measure
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
@@ -66,6 +69,18 @@ def test_every_process_and_objective_has_both_figures(
     # Random images need 8 bits per dimension under any model; an untrained model may need more.
     assert 7.9 < found.bound < 1000  # type: ignore[operator]
     assert 7.9 < found.ode < 1000  # type: ignore[operator]
+
+
+def test_a_continuous_process_begins_at_a_noise_that_blurs_the_grey_levels(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    sections: dict[str, Any] = {
+        "schedule": {"name": "linear_path", "time": "continuous", "T": 1000},
+        "objective": objective(target="v"),
+    }
+    found = measured(tmp_path / "m.safetensors", tiny_model, n=1, **sections)
+    t, process = torch.tensor([found.terms[-1][0]], dtype=torch.float64), LinearPath(1000.0)
+    assert float(process.sigma(t) / process.alpha(t)) == pytest.approx(LEVEL / 2, rel=1e-3)
 
 
 def test_what_was_not_measured_is_null_in_the_file_and_absent_in_the_tracker(tmp_path: Path) -> None:

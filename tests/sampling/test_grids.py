@@ -72,6 +72,12 @@ def test_log_snr_is_even_in_the_logarithm_of_the_noise_level() -> None:
         assert gaps == pytest.approx([sum(gaps) / len(gaps)] * len(gaps), rel=2e-2)
 
 
+def test_log_snr_can_begin_at_a_noise_level_above_the_least_of_the_process() -> None:
+    path = LinearPath(1000.0)
+    assert noise_levels(path, grids.log_snr(path, 5, least=0.004))[-1] == pytest.approx(0.004, rel=1e-3)
+    assert grids.log_snr(path, 5, least=1e-5) == grids.log_snr(path, 5)
+
+
 def test_quadratic_is_even_in_the_root_of_t() -> None:
     roots = [math.sqrt(t) for t in grids.quadratic(PROCESSES["linear"], 10)[:-1]]
     assert roots == pytest.approx([math.sqrt(1000) + (1 - math.sqrt(1000)) * i / 9 for i in range(10)])

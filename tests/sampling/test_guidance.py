@@ -114,7 +114,7 @@ def test_dynamic_thresholding_takes_every_image_by_itself() -> None:
 
 
 def test_a_scale_of_zero_asks_the_unconditional_model_alone() -> None:
-    asked = []
+    asked: list[Tensor | None] = []
 
     def counted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Estimate:
         asked.append(labels)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm.diffusion.bound import Estimate
 from ddpm.files import write_json
 from ddpm.generation.batch import PerImageNoise
-from ddpm.images import Images, to_model_range
+from ddpm.images import LEVEL, Images, to_model_range
 from ddpm.model_file import Model
 from ddpm.sampling.grids import log_snr, uniform_grid
 from ddpm.sampling.guidance import ConditionalDenoise, clipped
@@ -23,6 +23,13 @@ STEPS = 1000
 """Steps of the variational bound for continuous time; a discrete chain has its own number."""
 ODE_STEPS = 100
 """Steps of the ODE, two network evaluations each; 200 steps change the metric of the default model by 0.002."""
+
+
+LEAST_NOISE = LEVEL / 2
+"""Least noise level (sigma / alpha) of both bounds, but not of a chain, which has its own. Noise far below the distance
+of two grey levels does not blur them into a density: on the linear path from T/1000, an eighth of that distance, the
+bounds of a smooth model that is exact but for the levels are 0.8 bits looser. The default process begins at 0.8 of
+the distance."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class BitsPerDim:
     bound_decoder: float | None = None
     """L_0 of the variational bound."""
     ode: float | None = None
-    """The bound with the same decoder, and the probability-flow ODE in place of all other steps."""
+    """The bound with the decoder from the least noise level of the ODE (`LEAST_NOISE`), and the ODE in place of all
+    other steps."""
     terms: tuple[tuple[float, float], ...] = ()
     """(t, L) of every step, by descending t; the last is the decoder's."""
 
@@ -74,8 +82,8 @@ def measure(
     chosen = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
     process = model.schedule
     chain = isinstance(process.T, int)
-    bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS)
-    *ode_grid, _ = log_snr(process, ODE_STEPS)
+    bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS, least=LEAST_NOISE)
+    *ode_grid, _ = log_snr(process, ODE_STEPS, least=LEAST_NOISE)
     estimate = clipped(model.estimator())
 
     bounds: list[Bound] = []

@@ -42,10 +42,13 @@ def karras(process: Process, steps: int, *, rho: float) -> list[float]:
     return [*_times(process, levels), 0]
 
 
-def log_snr(process: Process, steps: int) -> list[float]:
-    """Return times evenly spaced in lambda = log(alpha / sigma).  Lu et al. 2022 (DPM-Solver), Sec. 3.3."""
+def log_snr(process: Process, steps: int, *, least: float = 0.0) -> list[float]:
+    """Return times evenly spaced in lambda = log(alpha / sigma), at noise levels of `least` and more.
+
+    Lu et al. 2022 (DPM-Solver), Sec. 3.3.
+    """
     high, low = _noise_range(process)
-    return [*_times(process, [math.exp(x) for x in _even(math.log(high), math.log(low), steps)]), 0]
+    return [*_times(process, [math.exp(x) for x in _even(math.log(high), math.log(max(low, least)), steps)]), 0]
 
 
 def optimized(process: Process, steps: int) -> list[float]:

@@ -1,8 +1,8 @@
 """The negative log likelihood of images, by the variational bound and by the probability-flow ODE.
 
 Both are for images in [-1, 1] with 256 levels, in bits per dimension (colour value of a pixel). Both are upper bounds
-with the same decoder from the smallest noise level to the image. They differ in log p(x_t) at that level: the chain
-bounds it by one term per step, and the ODE computes it.
+with a decoder from the smallest noise level of the grid to the image. They differ in log p(x_t) at that level: the
+chain bounds it by one term per step, and the ODE computes it.
 """
 
 import math
@@ -112,8 +112,10 @@ def ode_bound(
 
     At the grid's last time t: -log P(x_0) <= E_q(x_t | x_0) [-log P(x_0 | x_t) + log q(x_t | x_0) - log p(x_t)], by
     Jensen's inequality; this is variational dequantisation (Ho et al. 2019, Eq. 10) with the process's own noise. The
-    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). Only the decoder
-    makes the bound loose, so on average over data it is below the bound of a chain whose denoiser is exact.
+    decoder P(x_0 | x_t) is that of `variational_bound`, and `log_likelihood` is log p(x_t). With the same decoder and
+    an exact denoiser it is on average below the bound of a chain. Two things make it loose: the decoder, and a noise at
+    t far below the distance of two grey levels, which leaves x_t in peaks that a smooth density does not have. Bounds
+    of different processes compare only from about the same noise level.
     """
     t = torch.full((len(x_0),), grid[-1], device=x_0.device)
     x_t = q_sample(process, x_0, t, noise())
