@@ -118,8 +118,8 @@ def find_copies_in_every_way(
 
 def compared_numbers(shape: Sequence[int]) -> int:
     """Return how many numbers of two images [C,H,W] all ways compare, in which features are not counted."""
-    image = np.empty(shape, np.uint8)
-    return sum(image[(..., *view.item)].size for views in _views(shape).values() for view in views)
+    image = torch.empty((1, *shape), dtype=torch.uint8)
+    return sum(_part(image, view.item).numel() for views in _views(shape).values() for view in views)
 
 
 def _views(shape: Sequence[int]) -> dict[str, tuple[View, ...]]:
