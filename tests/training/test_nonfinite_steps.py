@@ -16,6 +16,8 @@ from safetensors import safe_open
 
 from ddpm.errors import UserError
 from ddpm.files import write_json
+from ddpm.generation import pictures
+from ddpm.images import to_uint8
 from ddpm.tracker import NullTracker
 from ddpm.training import checkpoint, session
 from ddpm.training.curves import write_curves
@@ -103,6 +105,19 @@ def test_the_means_of_an_interval_are_those_of_its_finite_steps(tmp_path: Path) 
     assert told[:2] == calm[:2]
     assert told[2]["loss"] == pytest.approx(calm[2]["loss"], rel=0.5)
     assert told[2] != calm[2]
+
+
+def test_a_picture_that_is_not_finite_does_not_end_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = begin(tmp_path / "state", at=set())
+
+    def diverged() -> tiny.Image.Image:
+        return pictures.grid(to_uint8(torch.full((1, 1, 8, 8), math.nan)), columns=1)
+
+    run_training(training, tracker=NullTracker(), **EVERY, picture=diverged)
+    assert training.state.images_seen == 16 * STEPS
+    assert f"no picture after {16 * STEPS} images: the generated images have" in capsys.readouterr().out
 
 
 class StoppedAtTheFirstRow(NullTracker):

@@ -16,7 +16,6 @@ from torch import Tensor
 from ddpm.errors import UserError
 from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
-from ddpm.sampling.drawing import evaluations
 from ddpm.serving import picture_request, sample_request
 from ddpm.serving.fields import MAX_IMAGES
 from ddpm.serving.picture_request import PictureRequest
@@ -166,12 +165,13 @@ class Answering:
 
 
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:
-    """Return the largest work of the request: network evaluations times pixels (height times width)."""
-    if isinstance(request, PictureRequest):
-        asked = picture_request.evaluations(request) * (1 if request.recipe.guidance == 1 else 2)
-    else:
-        asked = evaluations(request.recipe, model.schedule)
-    return request.number * asked * model.spec.size**2
+    """Return the largest work of the request: network evaluations times pixels (height times width).
+
+    Guidance counts at every noise level, because counting the levels of an interval exactly would itself be work.
+    """
+    steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.recipe.steps
+    networks = 1 if request.recipe.guidance == 1 else 2
+    return request.number * steps * networks * model.spec.size**2
 
 
 def shortened(sentence: str) -> str:

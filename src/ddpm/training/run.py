@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ddpm.compute.hardware import is_out_of_memory
 from ddpm.compute.processes import any_of, leads, together
 from ddpm.errors import UserError
+from ddpm.images import NotFiniteError
 from ddpm.tracker import Tracker
 from ddpm.training.curves import Meter, Row, metrics_of
 from ddpm.training.loop import Step
@@ -56,7 +57,7 @@ def run_training(
                 if row["loss"] is not None:
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
             if _crossed(step, grid_every_images) or step.images_seen >= total:
-                tracker.image("samples", picture(), images_seen=step.images_seen)
+                _send_picture(picture, tracker, images_seen=step.images_seen)
             overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
             stopping, due = any_of(bool(signals), overdue)
             if stopping:
@@ -94,6 +95,15 @@ class _Log:
         self._tracker.log(metrics_of(row) | metrics, images_seen=step.images_seen)
         self.meter, self._began, self._images_before = Meter(), now, step.images_seen
         return row
+
+
+def _send_picture(picture: Callable[[], "Image"], tracker: Tracker, *, images_seen: int) -> None:
+    """Send the picture of the samples; say why there is none if they are not finite, because the training goes on."""
+    try:
+        tracker.image("samples", picture(), images_seen=images_seen)
+    except NotFiniteError as error:
+        if leads():
+            print(f"no picture after {images_seen} images: {error}")
 
 
 def _progress_bar(training: Training) -> "tqdm[NoReturn]":
