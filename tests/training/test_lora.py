@@ -104,7 +104,7 @@ def test_a_training_with_adapters_that_was_stopped_continues_bit_for_bit(tmp_pat
         ({"classes": ("a", "cat"), "augmentation": 3}, {"augmentation"}),
         ({"classes": ("a", "dog")}, {"label"}),
     ],
-    ids=["a class fewer", "other channels", "augmentation", "another class"],
+    ids=["the same classes", "other channels", "augmentation", "another class"],
 )
 def test_layers_that_were_not_taken_over_completely_are_trained_in_full(
     changes: dict[str, Any], layers: set[str]
