@@ -122,6 +122,13 @@ def test_configure_says_what_a_recipe_is_for_and_what_was_measured(
     assert "  train.lr: 0.002 -> 0.5\n" in said
     assert "recipe:" not in Path("params.yaml").read_text()
 
+    before = Path("params.yaml").read_bytes()
+    assert cli.main(["configure", "mine"]) == 0
+    assert Path("params.yaml").read_bytes() == before
+    capsys.readouterr()
+    assert cli.main(["configure", "recipes/none.yaml"]) == 1
+    assert "recipes/none.yaml was not found; name one of recipes/" in capsys.readouterr().err
+
     assert cli.main(["configure"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == sorted(f"recipes/{path.name}" for path in Path("recipes").iterdir())

@@ -110,6 +110,20 @@ def read(path: Path) -> Recipe:
     return Recipe(path, _header(values.pop(KEY), path) if KEY in values else None, values)
 
 
+def find(named: Path) -> Path:
+    """Return the file that a person named: by its path or, in the project's folder, without `recipes/` and `.yaml`.
+
+    Raises UserError with the recipes that there are.
+    """
+    if named.exists():
+        return named
+    short = FOLDER / f"{named}.yaml"
+    if short.is_file():
+        return short
+    names = ", ".join(sorted(str(path) for path in FOLDER.glob("*.yaml")))
+    raise UserError(f"{named} was not found; " + (f"name one of {names}" if names else "name the file of a recipe"))
+
+
 def with_headers(folder: Path = FOLDER) -> list[tuple[Path, Header]]:
     """Return the recipes in the folder that have a header, by name; none if there is no such folder.
 

@@ -109,7 +109,12 @@ def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tm
     whole = (raw / "0000.png").read_bytes()
     (raw / "cut\nshort.png").write_bytes(whole[: len(whole) // 2])
     project(tmp_path, data={"source": "folder", "labels": False})
-    assert "\nrejected cut\\nshort.png: truncated or damaged\n" in stage(tmp_path).stdout
+    said = stage(tmp_path).stdout
+    assert "\nrejected cut\\nshort.png: truncated or damaged\n" in said
+    assert "\ndata.size is null, so the images get the size that they have by themselves, 8 pixels: " in said
+    assert "\nwarning: there are only 16 training and 4 held-out images, " in said
+    for limit in ("validate.min_test_images is 100 (possible: at most 4)", "evaluate.kid_subset_size is 100 (possible"):
+        assert limit in said
     for k in range(6):
         (raw / f"text {k}.png").write_text("no image")
     said = stage(tmp_path).stdout

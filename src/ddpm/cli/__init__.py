@@ -268,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="FILE",
-        help="a YAML file with the values to change, such as those in recipes/; without one, these are listed",
+        help="a YAML file with the values to change, or the name of one in recipes/; without one, these are listed",
     )
 
     command(operate.look, "check that the files at data.path can be read", "ddpm look")

@@ -98,6 +98,7 @@ def configure(args: argparse.Namespace) -> None:
     params = Path("params.yaml")
     if not params.exists():
         raise UserError(f"{params} was not found in {Path.cwd()}; run `ddpm configure` in the project's folder")
+    args.recipe = recipe_file.find(args.recipe)
     with claim("ddpm configure"):
         result, changes = overlay.write(params, args.recipe)
     header = recipe_file.read(args.recipe).header

@@ -6,6 +6,7 @@ from ddpm import unread_settings
 from ddpm.data.preparing.manifest import rejected_files
 from ddpm.data.preparing.prepare import prepare
 from ddpm.errors import on_one_line
+from ddpm.params import Params
 from ddpm.planning.size_choice import Settings, size_chooser
 from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
@@ -40,10 +41,38 @@ def main(stage: Stage) -> None:
     )
     for line in _rejected(stage.paths.prepared / "manifest.parquet", n=sum(facts.rejected.values())):
         print(line)
+    if settings.size is None and facts.own_size is None:
+        print(
+            f"data.size is null, so the images get the size that they have by themselves, {facts.size} pixels: the "
+            "shorter side of at least half of them or, if that enlarges more than one in twenty, the largest multiple "
+            "of 8 that does not; set data.size for another size"
+        )
     for sentence in unread_settings.warned_of_size(params, facts.size):
         print(f"warning: {sentence}")
+    if too_few := _too_few(params, train=facts.train, test=facts.test):
+        print(f"warning: {too_few}")
     if recommended := advice(Path("params.yaml"), channels=facts.channels, size=facts.size, images=facts.kept):
         print(recommended)
+
+
+def _too_few(params: Params, *, train: int, test: int) -> str | None:
+    """Return one sentence with all settings at which stages would stop for so few images; None if there are none."""
+    fewest = min(train, test)
+    limits = [
+        ("validate.min_train_images", params.validate.min_train_images, train),
+        ("validate.min_test_images", params.validate.min_test_images, test),
+        ("evaluate.kid_subset_size", params.evaluate.kid_subset_size, fewest),
+        ("evaluate.neighbours", params.evaluate.neighbours, fewest - 1),
+    ]
+    if params.features.inception_weights is None:
+        limits.append(("features.dim", params.features.dim, fewest - 1))
+    above = [f"{key} is {value} (possible: at most {most})" for key, value, most in limits if value > most]
+    if not above:
+        return None
+    return (
+        f"there are only {train} training and {test} held-out images, and later stages would stop, because "
+        f"{', '.join(above)}; have more images, or lower these and trust the metrics less"
+    )
 
 
 def _rejected(manifest: Path, *, n: int) -> list[str]:
