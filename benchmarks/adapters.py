@@ -25,6 +25,7 @@ from ddpm.images import to_model_range
 from ddpm.model_file import Model
 from ddpm.params import Params
 from ddpm.params import load as load_params
+from ddpm.training.session import Training
 from ddpm.training.settings import Lora
 
 DRAWS = 8
@@ -62,11 +63,23 @@ def loss_of(model: Model, images: Images) -> float:
     return float(losses.mean())
 
 
-def trained(params: Params, images: Images, seconds: float, folder: Path) -> tuple[Path, Budget]:
+class Counted(Started):
+    """This project, remembering how many parameters it trains."""
+
+    trained = 0
+
+    def _begin(self, images: Images, state: Path) -> Training:
+        training = super()._begin(images, state)
+        self.trained = training.trained
+        return training
+
+
+def trained(params: Params, images: Images, seconds: float, folder: Path) -> tuple[Path, Budget, int]:
+    """The model file, the time and images of its training, and how many parameters were trained."""
     folder.mkdir()
-    budget = Budget(seconds, clock=time.process_time)
-    Started(params).train(images, budget, folder)
-    return folder / f"{EMA}.safetensors", budget
+    contender, budget = Counted(params), Budget(seconds, clock=time.process_time)
+    contender.train(images, budget, folder)
+    return folder / f"{EMA}.safetensors", budget, contender.trained
 
 
 def main() -> None:
@@ -80,7 +93,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        parent, _ = trained(params, old, 2 * args.seconds, folder / "parent")
+        parent, *_ = trained(params, old, 2 * args.seconds, folder / "parent")
         for name, start, rank in (
             ("alone, all weights", None, 0),
             ("from the parent, all weights", str(parent), 0),
@@ -89,7 +102,7 @@ def main() -> None:
         ):
             lora = Lora(rank=rank, alpha=params.train.lora.alpha)
             each = replace(params, train=replace(params.train, start=start, lora=lora))
-            file, budget = trained(each, new, args.seconds, folder / name.replace(" ", "_"))
+            file, budget, parameters = trained(each, new, args.seconds, folder / name.replace(" ", "_"))
             steps = budget.done / params.train.batch_size
             rows.append(
                 {
@@ -97,6 +110,8 @@ def main() -> None:
                     "loss": f"{loss_of(model_file.load(file), new):.4f}",
                     "steps": f"{steps:.0f}",
                     "ms per step": f"{1000 * budget.spent / steps:.0f}",
+                    "parameters trained": f"{parameters:,}",
+                    "moments of the optimizer": f"{8e-6 * parameters:.1f} MB",
                 }
             )
             print(rows[-1], flush=True)

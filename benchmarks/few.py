@@ -100,7 +100,7 @@ def row(
     limit: float,
     quantile: float,
 ) -> dict[str, str]:
-    """One line of the table; `real` are the shares of copies among real pictures that no training saw."""
+    """One line of the table. `real`: the share of copies among real pictures not trained on, for each way."""
     shares = copies(made, few, judges[0], quantile=quantile)
     way = max(shares, key=lambda each: shares[each])
     verdict = "within" if shares[way] <= limit else "above"

@@ -138,7 +138,7 @@ class Ours:
 
 
 def setting_of(recipe: "Recipe", evaluations: int) -> Setting:
-    """The recipe as a setting, with what it costs."""
+    """A setting that draws by this recipe; `evaluations` is its cost for an image."""
     return Setting(f"{recipe.sampler} {recipe.steps}, {recipe.time_grid} grid", evaluations, {"recipe": recipe})
 
 

@@ -92,13 +92,10 @@ class Params:
             require(
                 processes <= batch, f"{key} is {batch}, expected at least runtime.processes ({processes}); raise it"
             )
-        for name, needed in (
-            ("evaluate.kid_subset_size", self.evaluate.kid_subset_size),
-            ("evaluate.neighbours", self.evaluate.neighbours + 1),  # an image is not its own neighbour
-        ):
+        for name, needed in self.evaluate.images_needed.items():
             require(
                 self.sample.images == "auto" or needed <= self.sample.images,
-                f"sample.images is {self.sample.images}, but {name} needs at least {needed}; "
+                f"sample.images is {self.sample.images}, but evaluate.{name} needs at least {needed}; "
                 "raise the former or lower the latter",
             )
 

@@ -58,12 +58,12 @@ def sentence_of(error: Any, cls: type) -> str:
 
 
 def fault_in(error: Any, cls: type) -> str:
-    """Return the same without the remedy: the key, what was read, and what is expected."""
+    """Return the first fault in a ValidationError about a `cls`: the key, what was read, and what is expected."""
     return _fault_and_remedy(error.errors()[0], cls)[0]
 
 
 def _fault_and_remedy(error: Any, cls: type) -> list[str]:
-    """Return the fault and, if the fault does not say it itself, what to do."""
+    """Return what is wrong and, unless that says it already, what to do."""
     location = error["loc"]
     if error["type"] == "unexpected_keyword_argument":
         return [f"{'.'.join(map(str, location))} is not a known key", "remove it or correct its spelling"]

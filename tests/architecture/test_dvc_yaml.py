@@ -40,7 +40,8 @@ RESULT_OF = {"register": {"tracking"}}
 SHOWN_ONLY = {"train": {"generation"}}
 NO_RESULT_SECTIONS = {"runtime", "tracking", "serve"}
 # A champion that has moved reruns no training that started from the former one, nor does the name of its model.
-READ_ONCE = {"train": {"promote"}}
+# Stage `prepare` compares the number of images with limits of later stages only to warn early.
+READ_ONCE = {"train": {"promote"}, "prepare": {"validate", "features", "evaluate"}}
 # Keys that decide only whether a stage begins; their section is declared key by key.
 NO_RESULT_KEYS = {"train.max_hours"}
 # Where data.size is null, stage `configure` writes what of these can change the size into its output, which the stage

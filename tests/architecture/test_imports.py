@@ -29,7 +29,7 @@ USED = {
     "train": {"torch", "PIL"} | COMPILER | MLFLOW,
     "sample": {"torch", "PIL"} | MLFLOW,
     "evaluate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL"} | COMPILER | MLFLOW,
-    "register": {"torch"} | MLFLOW,
+    "register": {"torch", "PIL"} | MLFLOW,  # the served model, which it stores, reads and writes pictures
 }
 SMALL = {
     "features": {"images": 1280},

@@ -69,7 +69,7 @@ def test_a_length_planned_for_minutes_is_not_refused_because_the_machine_became_
 
 
 def test_for_a_planned_length_settings_change_the_time_of_a_step() -> None:
-    """With train.minutes the training takes that time at any speed, so a cheaper step only gives more steps."""
+    """With train.minutes a training always takes that time: a cheaper step only means more steps."""
     assert plan(minutes=30.0).lines()[-1].startswith("plan: the time of a step would change most with network.patch 2")
     assert plan().lines()[-1].startswith("plan: the training's time would change most")
 

@@ -32,7 +32,7 @@ def lineage(folder: Path) -> dict[str, Any]:
 
 
 def crown(models: Path = Path()) -> str:
-    """Register the model in the folder `models`, make it the champion, and return its number."""
+    """Register the model in the folder `models`, make it the champion, and return its version number."""
     run, sha256 = attach(models / "run.json"), model_hash(models)
     model_id = log_model(run, models / "model.safetensors", model_sha256=sha256)
     record = {"fid": 1.0, "floor": {}, "protocol": {}}

@@ -25,7 +25,7 @@ from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
 from ddpm.measuring.record import Metrics, Protocol, Record, Spread
-from ddpm.measuring.settings import Evaluate, require_enough
+from ddpm.measuring.settings import Evaluate
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 
@@ -262,7 +262,14 @@ def _require_comparable(generated: Images, train: Images, test: Images, *, dim: 
         made, real = ("x".join(map(str, images.shape[1:])) for images in (generated, test))
         raise UserError(f"the generated images are {made}, the real ones {real}; train a model on these data first")
     require_enough_images(dim, {"generated": len(generated), "training": len(train), "held-out": len(test)})
-    require_enough(settings, min(len(generated), len(train), len(test)))
+    fewest = min(len(generated), len(train), len(test))
+    for name, needed in settings.images_needed.items():
+        if needed > fewest:
+            value = getattr(settings, name)
+            raise UserError(
+                f"evaluate.{name} is {value}, but the smallest of the generated, training and held-out sets has "
+                f"{fewest} images; set it to at most {fewest - (needed - value)} or have more images"
+            )
 
 
 def _known(**options: Any) -> dict[str, Any]:

@@ -99,8 +99,7 @@ def find_copies_in_every_way(
 
     `images` uint8 [N,C,H,W] and `features` [N,D] are tuples: generated, held-out and training images.
     The time is that of matrix products of all pairs: one for pixels, nine for shifted, two for mirrored, two for half.
-    10,000 generated
-    and 10,000 held-out images of 32x32 in colour against 60,000 take half an hour on one CPU core.
+    10,000 generated and 10,000 held-out images of 32x32 in colour against 60,000 take half an hour on one CPU core.
     """
     views = _views(images[0].shape[1:])
 

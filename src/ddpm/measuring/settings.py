@@ -1,6 +1,5 @@
 """Settings of the metrics: `evaluate` in params.yaml."""
 
-from ddpm.errors import UserError
 from ddpm.settings import require, require_positive, require_share, section
 
 
@@ -27,14 +26,10 @@ class Evaluate:
         require(self.bits_per_dim >= 0, f"bits_per_dim is {self.bits_per_dim}, expected 0 or a number of images")
         require_share(self, "memorized_quantile")
 
-
-def require_enough(settings: Evaluate, fewest: int) -> None:
-    """Raise UserError if the smallest of the generated, training and held-out sets, `fewest` images, is too small."""
-    for name in ("kid_subset_size", "neighbours"):
-        value = getattr(settings, name)
-        most = fewest - (name == "neighbours")  # an image is not its own neighbour
-        if value > most:
-            raise UserError(
-                f"evaluate.{name} is {value}, but the smallest of the generated, training and held-out sets has "
-                f"{fewest} images; set it to at most {most} or have more images"
-            )
+    @property
+    def images_needed(self) -> dict[str, int]:
+        """Least number of generated, of training and of held-out images, by the name of the setting that needs them."""
+        return {
+            "kid_subset_size": self.kid_subset_size,
+            "neighbours": self.neighbours + 1,  # an image is not its own neighbour
+        }

@@ -178,8 +178,8 @@ def evaluation_seconds(
     pairs = (generated(pictures, sample) + pictures.test) * pictures.train
     seconds = 2 * pairs * compared_numbers((spec.channels, spec.size, spec.size)) / cost.flops_per_second
     steps = spec.schedule.T if spec.schedule.time == "discrete" else STEPS
-    evaluations = steps + 2 * _WITH_GRADIENT * ODE_STEPS
-    return seconds + min(evaluate.bits_per_dim, pictures.test) * evaluations * cost.forward_seconds
+    asked = steps + 2 * _WITH_GRADIENT * ODE_STEPS
+    return seconds + min(evaluate.bits_per_dim, pictures.test) * asked * cost.forward_seconds
 
 
 def generated(pictures: Pictures, sample: Sample) -> int:

@@ -61,9 +61,10 @@ def _too_few(params: Params, *, train: int, test: int) -> str | None:
     limits = [
         ("validate.min_train_images", params.validate.min_train_images, train),
         ("validate.min_test_images", params.validate.min_test_images, test),
-        ("evaluate.kid_subset_size", params.evaluate.kid_subset_size, fewest),
-        ("evaluate.neighbours", params.evaluate.neighbours, fewest - 1),
     ]
+    for name, needed in params.evaluate.images_needed.items():
+        value = getattr(params.evaluate, name)
+        limits.append((f"evaluate.{name}", value, fewest - (needed - value)))
     if params.features.inception_weights is None:
         limits.append(("features.dim", params.features.dim, fewest - 1))
     above = [f"{key} is {value} (possible: at most {most})" for key, value, most in limits if value > most]

@@ -52,7 +52,7 @@ def require_peft() -> None:
 
 
 def merged(weights: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
-    """Return the weights of the network without adapters, W + (alpha / rank) B A for each that had one; by name."""
+    """Return the weights of an ordinary network by name: each adapted weight W becomes W + (alpha / rank) B A."""
     plain = {name.replace(_BASE, "."): tensor for name, tensor in weights.items() if not is_adapter(name)}
     for name, a in weights.items():
         if _A in name:

@@ -39,15 +39,15 @@ class Start:
     taken: int
     """Number of them that are the parent's, completely or for some of the classes."""
     new: tuple[str, ...]
-    """Tensors and classes that the parent does not have, as words. A new tensor is initialised as without a parent, a
-    new class as `take_over` says."""
+    """Tensors and classes that the parent does not have, each in words. A new tensor is initialised as without a
+    parent, a new class as `take_over` says."""
     left: tuple[str, ...]
     """Tensors and classes of the parent that were not taken over, as words with the reason."""
     details: tuple[str, ...]
     """Details of the network (`Convention`) that are the parent's and not those of other networks here, as words."""
     warnings: tuple[str, ...]
     whole: frozenset[str] = frozenset()
-    """Names of the network's tensors that are completely the parent's."""
+    """Names of the tensors that were copied from the parent completely."""
 
     @property
     def is_whole(self) -> bool:
@@ -119,6 +119,12 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     usual = vars(CONVENTION)
     details = tuple(f"{key} {value}" for key, value in vars(spec.convention).items() if value != usual[key])
     warnings = _warnings(network, spec, parent.model)
+    if LABELS in taken and spec.unconditional and not parent.model.spec.unconditional:
+        warnings = (
+            f"the parent was trained without label dropout, so the row of {LABELS} for samples without a label was "
+            "taken over untrained, and only this training trains it",
+            *warnings,
+        )
     whole = taken.keys() - ({LABELS} if new_classes else set())
     return Start(parent.identity, len(own), len(taken), tuple(new), tuple(left), details, warnings, frozenset(whole))
 
@@ -162,14 +168,7 @@ def _by_class(
 
 
 def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
-    """Return sentences if the parent's weights mean something else than the training asks for, or were not trained."""
-    warnings = []
-    shapes = [each.state_dict()[LABELS].shape[1:] for each in (network, parent.network) if LABELS in each.state_dict()]
-    if spec.unconditional and not parent.spec.unconditional and len(shapes) == 2 and shapes[0] == shapes[1]:
-        warnings.append(
-            f"the parent was trained without label dropout, so the row of {LABELS} for samples without a label was "
-            "taken over untrained, and only this training trains it"
-        )
+    """Return a sentence if the parent's weights mean something else than the training asks for."""
     keys = ["schedule.name", "schedule.time", "schedule.shift", "schedule.zero_terminal_snr"]
     keys += ["objective.target", "objective.learned_variance", "objective.bounded"]
     if spec.schedule.name == parent.spec.schedule.name == "variance_exploding":
@@ -184,12 +183,12 @@ def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
             keys.append(key)
     values = [(key, value_of(spec, key), value_of(parent.spec, key)) for key in keys]
     differing = [f"{key} {theirs} (here {ours})" for key, ours, theirs in values if ours != theirs]
-    if differing:
-        warnings.append(
-            f"the parent was trained with {', '.join(differing)}, so its weights predict something else until this "
-            "training has changed them"
-        )
-    return tuple(warnings)
+    if not differing:
+        return ()
+    return (
+        f"the parent was trained with {', '.join(differing)}, so its weights predict something else until this "
+        "training has changed them",
+    )
 
 
 def _divisions(network: nn.Module, attribute: str) -> dict[str, int]:
