@@ -10,11 +10,15 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from browser import started
 from mlflow_server import Server, end_group
 from waiting import HANG_SECONDS, wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Tests run side by side and start processes of their own; torch's threads would wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -225,3 +229,10 @@ def s3() -> Iterator[str]:
         yield f"s3://{bucket}"
         fsspec.get_filesystem_class("s3").clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' own
+def browser() -> "Iterator[Browser]":
+    """A real browser, or the test is skipped (`tests/browser.py`)."""
+    with started() as one:
+        yield one
