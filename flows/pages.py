@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.cli.operate import SHOWN_METRICS
 from ddpm.errors import UserError
+from ddpm.measuring.metric_catalogue import JUDGED, SPREAD
 
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
@@ -67,9 +67,9 @@ def metrics(measured: Mapping[str, Any], registered: Registered | None) -> str:
         title = f"champion, version {registered.against.number}"
         champion = registered.against.record_like(measured) or {}
     lines = [f"| | this model | {title} | floor: real images, measured the same way |", "|---|---|---|---|"]
-    for name, label, meaning in SHOWN_METRICS:
-        values = [_rounded(record, name) for record in (measured, champion, measured.get("floor") or {})]
-        lines.append(f"| **{label}**, {meaning} | {' | '.join(values)} |")
+    for metric in JUDGED:
+        values = [_rounded(record, metric.name) for record in (measured, champion, measured.get("floor") or {})]
+        lines.append(f"| **{metric.label}**, {metric.direction} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -128,7 +128,7 @@ def _rounded(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name)
     if value is None:
         return ""
-    spread = record.get(f"{name}_spread") or record.get(f"{name}_std")
+    spread = record.get(f"{name}{SPREAD}")
     return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
 
 

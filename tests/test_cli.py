@@ -30,7 +30,7 @@ COMMANDS += ("serve", "import-unet", "export-unet", "configure", "look", "plan")
 
 
 def record(fid: float) -> dict[str, Any]:
-    figures = {"fid": fid, "kid": 0.01, "isc": 9.0, "precision": 0.8, "recall": 0.7, "memorized_share": 0.0}
+    figures = {"fid": fid, "kid": 0.01, "inception_score": 9.0, "precision": 0.8, "recall": 0.7, "memorized_share": 0.0}
     return {
         **figures,
         "floor": {"fid": 4.0, "kid": 0.001},
@@ -282,7 +282,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
     assert cli.main(["report"]) == 0
     said = capsys.readouterr().out
     for part in (
-        "FID                 16         4   lower is better",
+        f"{'FID':20}{16:>10}{4:>10}   lower is better",
         "ddpm version 1: promoted; it is the champion",
         "there is no champion to compare with",
         "reports/samples.png and reports/reverse_process.gif",

@@ -72,7 +72,7 @@ def noisy(images: np.ndarray, std: float) -> np.ndarray:
 def test_real_images_against_themselves_have_no_distance(measure, digits) -> None:
     figures = measure(digits[1].images).metrics
     assert 0 <= figures.fid < 1e-6
-    assert abs(figures.kid) < 3 * figures.kid_std
+    assert abs(figures.kid) < 3 * figures.kid_spread
     assert (figures.precision, figures.recall) == (1.0, 1.0)
 
 
@@ -100,8 +100,8 @@ def test_what_is_missing_lowers_recall_and_score_and_not_precision(measure, digi
     whole, half = measure(train.images).metrics, measure(train.images[train.labels < 5]).metrics
     assert half.recall < whole.recall - 0.2
     assert half.precision > whole.precision - 0.1
-    assert half.isc < 0.7 * whole.isc
-    assert 1 <= half.isc <= 5.5
+    assert half.inception_score < 0.7 * whole.inception_score
+    assert 1 <= half.inception_score <= 5.5
 
 
 def test_the_floor_is_that_of_as_many_real_training_images(measure, digits) -> None:
@@ -211,10 +211,10 @@ def test_features_given_once_make_the_same_figures_as_torch_fidelitys_own_extrac
     ours = measure(generated).metrics
     for name, theirs_name in {
         "fid": "frechet_inception_distance",
-        "isc": "inception_score_mean",
-        "isc_std": "inception_score_std",
+        "inception_score": "inception_score_mean",
+        "inception_score_spread": "inception_score_std",
         "kid": "kernel_inception_distance_mean",
-        "kid_std": "kernel_inception_distance_std",
+        "kid_spread": "kernel_inception_distance_std",
         "precision": "precision",
         "recall": "recall",
     }.items():
@@ -273,7 +273,7 @@ def test_colour_images_without_labels_are_measured(digits) -> None:
         progress=False,
     )
     assert record.metrics.fid > record.floor.fid > 0
-    assert record.metrics.isc is None  # rotations are not classes of images
+    assert record.metrics.inception_score is None  # rotations are not classes of images
     assert Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False))) == record
 
 

@@ -25,10 +25,10 @@ PROTOCOL = Protocol(
 )
 METRICS = Metrics(
     fid=2.5,
-    isc=8.0,
-    isc_std=0.1,
+    inception_score=8.0,
+    inception_score_spread=0.1,
     kid=-0.001,
-    kid_std=0.02,
+    kid_spread=0.02,
     precision=0.8,
     recall=0.7,
     memorized_share=0.01,
@@ -64,10 +64,10 @@ def test_what_is_not_finite_becomes_null(value: float) -> None:
 
 
 def test_a_tracker_gets_the_figures_that_there_are() -> None:
-    numbers = replace(RECORD, metrics=replace(METRICS, isc=None)).numbers()
+    numbers = replace(RECORD, metrics=replace(METRICS, inception_score=None)).numbers()
     assert numbers["fid"] == 2.5
     assert numbers["floor/fid"] == 0.5
-    assert "isc" not in numbers
+    assert "inception_score" not in numbers
 
 
 @pytest.mark.parametrize(

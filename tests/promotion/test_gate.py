@@ -21,8 +21,8 @@ PROTOCOL = {"n": 1000, "seed": 0, "drawing": DRAWING, "reference_hash": "r", "ex
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    figures = {"fid": 10.0, "fid_spread": 0.1, "kid": 0.02, "kid_std": 0.001} | dict.fromkeys(MEMORIZED, 0.01)
-    return {**figures, "floor": {"fid": 4.0, "kid": 0.005, "kid_std": 0.001}, "protocol": PROTOCOL} | changes
+    figures = {"fid": 10.0, "fid_spread": 0.1, "kid": 0.02, "kid_spread": 0.001} | dict.fromkeys(MEMORIZED, 0.01)
+    return {**figures, "floor": {"fid": 4.0, "kid": 0.005, "kid_spread": 0.001}, "protocol": PROTOCOL} | changes
 
 
 def said(decision: Decision) -> str:
@@ -72,7 +72,7 @@ def test_kid_is_judged_by_its_own_figures() -> None:
 
 def test_a_floor_of_kid_below_zero_gives_way_to_its_spread() -> None:
     rule = replace(RULE, metric="kid")
-    floor = {"kid": -0.0002, "kid_std": 0.001}
+    floor = {"kid": -0.0002, "kid_spread": 0.001}
     assert decide(record(kid=0.004, floor=floor), None, rule).promote
     decision = decide(record(kid=0.006, floor=floor), None, rule)
     assert not decision.promote

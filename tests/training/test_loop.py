@@ -301,8 +301,8 @@ def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_d
     losses, weights = torch.tensor([4.0, 4.0, 4.0, 1.0]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
     step = Step(4, 1.0, losses, weights, t, torch.tensor([0, 0, 0, 0]), 1.0, 0.1, skipped=False)
     meter.add(step)
-    assert meter.row(step)["loss_q1"] == pytest.approx(2.5)
-    assert meter.row(step)["loss_q2"] is None
+    assert meter.row(step)["loss_noise_quarter_1"] == pytest.approx(2.5)
+    assert meter.row(step)["loss_noise_quarter_2"] is None
 
 
 @pytest.mark.slow

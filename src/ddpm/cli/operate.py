@@ -13,20 +13,6 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
 
-SHOWN_METRICS = (
-    ("fid", "FID", "lower is better"),
-    ("kid", "KID", "lower is better"),
-    ("isc", "IS", "higher is better"),
-    ("precision", "precision", "higher is better"),
-    ("recall", "recall", "higher is better"),
-    ("memorized_share", "memorized", "share of near copies of training images, pixel by pixel"),
-    ("memorized_share_features", "by features", "share of near copies by the extractor's features"),
-    ("memorized_share_shifted", "if shifted", "share of near copies that may be shifted by one pixel"),
-    ("memorized_share_mirrored", "if mirrored", "share of near copies that may be mirrored left to right"),
-    ("memorized_share_half", "by halves", "share whose left, right, upper or lower half is a near copy"),
-)
-"""The metrics that people are shown: the key in metrics.json, a title, and the meaning."""
-
 
 def versions(args: argparse.Namespace) -> None:
     """Print a table of all versions, newest first."""
@@ -149,6 +135,7 @@ def report(args: argparse.Namespace) -> None:
     """Print the metrics and the decision of the last run, and how to see more."""
     import json
 
+    from ddpm.measuring.metric_catalogue import JUDGED
     from ddpm.promotion.registry import CHAMPION, holding
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
@@ -160,9 +147,11 @@ def report(args: argparse.Namespace) -> None:
         record = json.loads(args.metrics.read_text())
     except FileNotFoundError:
         raise UserError(f"{args.metrics} was not found; run the pipeline first: `dvc repro`") from None
-    print(f"{'':12}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
-    for key, title, meaning in SHOWN_METRICS:
-        print(f"{title:12}{_rounded(record.get(key)):>10}{_rounded(record['floor'].get(key)):>10}   {meaning}")
+    width = max(len(metric.label) for metric in JUDGED) + 2
+    print(f"{'':{width}}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
+    for metric in JUDGED:
+        values = "".join(f"{_rounded(values.get(metric.name)):>10}" for values in (record, record["floor"]))
+        print(f"{metric.label:{width}}{values}   {metric.direction}")
     print()
 
     versions = MlflowRegistry(registered_name(args)).versions()

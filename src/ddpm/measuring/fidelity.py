@@ -211,7 +211,7 @@ def remeasure(
 def scores(
     images: Described, reference: Described, *, settings: Evaluate, names_classes: bool
 ) -> dict[str, float | None]:
-    """Return fid, isc, isc_std, kid, kid_std, precision and recall of images against a reference; isc needs classes."""
+    """Return the metrics of group `quality`, with spreads, of images against a reference; the score needs classes."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -229,10 +229,10 @@ def scores(
     )
     return {
         "fid": frechet_distance(images, reference),
-        "isc": isc.get(KEY_METRIC_ISC_MEAN),
-        "isc_std": isc.get(KEY_METRIC_ISC_STD),
+        "inception_score": isc.get(KEY_METRIC_ISC_MEAN),
+        "inception_score_spread": isc.get(KEY_METRIC_ISC_STD),
         "kid": kid[KEY_METRIC_KID_MEAN],
-        "kid_std": kid[KEY_METRIC_KID_STD],
+        "kid_spread": kid[KEY_METRIC_KID_STD],
         "precision": prc[KEY_METRIC_PRECISION],
         "recall": prc[KEY_METRIC_RECALL],
     }

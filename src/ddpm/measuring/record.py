@@ -40,13 +40,13 @@ class Metrics:
 
     fid: float | None
     """Fréchet distance of the features to those of the held-out real images (Heusel et al. 2017); lower is better."""
-    isc: float | None
+    inception_score: float | None
     """Inception score (Salimans et al. 2016); 1 to the number of classes. None if the extractor knows no classes."""
-    isc_std: float | None
+    inception_score_spread: float | None
     """Standard deviation over 10 parts of the images."""
     kid: float | None
     """Squared MMD with a cubic kernel (Bińkowski et al. 2018), unbiased, so it may be negative."""
-    kid_std: float | None
+    kid_spread: float | None
     """Standard deviation over the subsets: that of one subset, not of their mean."""
     precision: float | None
     """Share of the images inside the manifold of the real images (Kynkäänniemi et al. 2019)."""

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm.errors import UserError
+from ddpm.measuring.metric_catalogue import JUDGED, SPREAD
 from ddpm.promotion.settings import Promote
 
-MEMORIZED = (
-    "memorized_share",
-    "memorized_share_features",
-    "memorized_share_shifted",
-    "memorized_share_mirrored",
-    "memorized_share_half",
-)
+MEMORIZED = tuple(metric.name for metric in JUDGED if metric.group == "copies")
 """Metrics of copies of training images, one for each way of comparing."""
 
 
@@ -80,7 +75,7 @@ def _near_floor(candidate: Mapping[str, Any], rule: Promote) -> _Check:
     called = f"the floor {floor:.4g}"
     if floor <= 0:
         # KID is unbiased and the floor's true value is zero, so its estimate may be negative.
-        floor = _finite(candidate["floor"], f"{name}_std") or 0.0
+        floor = _finite(candidate["floor"], f"{name}{SPREAD}") or 0.0
         called = f"the floor's standard deviation {floor:.4g} (the floor itself is not positive)"
     limit = rule.max_over_floor * floor
     relation = "within" if measured <= limit else "above"
@@ -120,7 +115,7 @@ def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: Pro
         reason = f"{name} {new:.4g} is {-gain:.3g} worse than the champion's {old:.4g}"
     else:
         reason = f"{name} {new:.4g} equals the champion's"
-    spread = _finite(candidate, f"{name}_spread") or _finite(candidate, f"{name}_std")
+    spread = _finite(candidate, f"{name}{SPREAD}")
     if spread is not None and 0 < abs(gain) <= spread:
         reason += f"; the difference is within the spread of the measurement, {spread:.3g}, and may be chance"
     return passed, reason

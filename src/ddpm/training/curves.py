@@ -8,7 +8,8 @@ import torch
 
 from ddpm.training.loop import Step
 
-COLUMNS = ("images_seen", "loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "gradient_norm", "learning_rate")
+QUARTERS = tuple(f"loss_noise_quarter_{k}" for k in range(1, 5))
+COLUMNS = ("images_seen", "loss", *QUARTERS, "gradient_norm", "learning_rate")
 Row = dict[str, float | None]
 """One logging interval: a value for each of COLUMNS; None where the interval has no such value."""
 
@@ -17,7 +18,7 @@ Row = dict[str, float | None]
 class Meter:
     """Sums over the steps of a logging interval, without skipped steps, so that all sums are finite.
 
-    loss_q1 to loss_q4 are the losses in the quarters of the noise range, least noise first.
+    QUARTERS are the losses in the quarters of the noise range, least noise first.
     """
 
     steps: int = 0

@@ -1,0 +1,207 @@
+"""The catalogue of metrics: what each is called, what it means, and which direction is better.
+
+A metric has the same name in reports/metrics.json and in MLflow. A floor is nested under `floor` in the JSON file and
+is called `floor/NAME` in MLflow. Everything that shows metrics to people takes their labels and meanings from here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+Group = Literal["quality", "copies", "likelihood", "augmentation", "training", "speed"]
+"""quality: of the generated images; copies: of training images among them; likelihood: of held-out images;
+augmentation: generated images as training data; training: curves; speed: of training and sampling."""
+
+Kind = Literal["value", "spread", "floor"]
+"""spread: how much another metric varies from sample to sample; floor: the metric of real images."""
+
+SPREAD = "_spread"
+FLOOR = "floor/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric. Texts are plain sentences without markup."""
+
+    name: str
+    """Key in reports/metrics.json and in MLflow."""
+    label: str
+    """Short title for tables and charts."""
+    meaning: str
+    """One sentence that ends with a full stop."""
+    unit: str = ""
+    """Empty for a number without a unit."""
+    better: Literal["lower", "higher"] | None = None
+    """Which values are better; None if neither."""
+    group: Group
+    kind: Kind = "value"
+    has_spread: bool = False
+    """A metric called NAME_spread exists beside this one."""
+    has_floor: bool = False
+    """Real images were measured, too; the metric called floor/NAME exists."""
+
+    @property
+    def direction(self) -> str:
+        """The direction in words, such as "lower is better"; empty if neither is."""
+        return f"{self.better} is better" if self.better else ""
+
+    @property
+    def spread(self) -> str:
+        """The name of the metric that has this one's spread."""
+        return f"{self.name}{SPREAD}"
+
+
+_quality = partial(Metric, group="quality", has_floor=True)
+_copies = partial(Metric, group="copies", unit="share, 0 to 1", better="lower", has_floor=True)
+_bits = partial(Metric, group="likelihood", unit="bits per dimension", better="lower")
+_accuracy = partial(Metric, group="augmentation", unit="share, 0 to 1", better="higher")
+_curve = partial(Metric, group="training")
+_speed = partial(Metric, group="speed", unit="images per second", better="higher")
+
+_NEAR = "Share of the generated images that are nearer to a training image than almost all held-out real images are"
+_CLASSIFIER = "Accuracy on held-out real images of a classifier that was trained on"
+
+METRICS: tuple[Metric, ...] = (
+    _quality(
+        name="fid",
+        label="FID",
+        meaning="Fréchet distance of the features of generated images to those of held-out real images.",
+        unit="squared distance of features",
+        better="lower",
+        has_spread=True,
+    ),
+    _quality(
+        name="kid",
+        label="KID",
+        meaning="Kernel distance of the same features; it is unbiased, so it may be slightly negative.",
+        unit="squared distance of features",
+        better="lower",
+        has_spread=True,
+    ),
+    _quality(
+        name="inception_score",
+        label="Inception score",
+        meaning="How clearly a classifier recognises the single images, and how evenly they cover the classes.",
+        unit="1 to the number of classes",
+        better="higher",
+        has_spread=True,
+    ),
+    _quality(
+        name="precision",
+        label="Precision",
+        meaning="Share of the generated images whose features are among those of real images.",
+        unit="share, 0 to 1",
+        better="higher",
+    ),
+    _quality(
+        name="recall",
+        label="Recall",
+        meaning="Share of the held-out real images whose features are among those of generated images.",
+        unit="share, 0 to 1",
+        better="higher",
+    ),
+    _copies(name="memorized_share", label="Copies by pixels", meaning=f"{_NEAR}, pixel by pixel."),
+    _copies(name="memorized_share_features", label="Copies by features", meaning=f"{_NEAR}, by their features."),
+    _copies(name="memorized_share_shifted", label="Copies, shifted", meaning=f"{_NEAR}, shifted by up to one pixel."),
+    _copies(name="memorized_share_mirrored", label="Copies, mirrored", meaning=f"{_NEAR}, mirrored left to right."),
+    _copies(name="memorized_share_half", label="Copies by halves", meaning=f"{_NEAR}, by their most similar half."),
+    _bits(
+        name="bits_per_dim_bound",
+        label="Bits per dimension, bound",
+        meaning="Variational upper bound of the code length of held-out images.",
+    ),
+    _bits(
+        name="bits_per_dim_bound_prior",
+        label="Bits per dimension, prior",
+        meaning="Part of the variational bound: the distance of the noised images to pure noise.",
+    ),
+    _bits(
+        name="bits_per_dim_bound_decoder",
+        label="Bits per dimension, decoder",
+        meaning="Part of the variational bound: the last step, from the least noise to pixels.",
+    ),
+    _bits(
+        name="bits_per_dim_ode",
+        label="Bits per dimension, ODE",
+        meaning="Bound of the code length of held-out images by the probability flow ODE.",
+    ),
+    _accuracy(
+        name="augmentation/real", label="Accuracy, trained on real images", meaning=f"{_CLASSIFIER} real images."
+    ),
+    _accuracy(
+        name="augmentation/generated",
+        label="Accuracy, trained on generated images",
+        meaning=f"{_CLASSIFIER} generated images.",
+    ),
+    _accuracy(
+        name="augmentation/both", label="Accuracy, trained on both", meaning=f"{_CLASSIFIER} real and generated images."
+    ),
+    _curve(
+        name="loss",
+        label="Loss",
+        meaning="Mean weighted loss of the training steps since the last point.",
+        better="lower",
+    ),
+    *(
+        _curve(
+            name=f"loss_noise_quarter_{k}",
+            label=f"Loss, noise quarter {k} of 4",
+            meaning=f"The same loss in {which} quarter of the noise levels.",
+            better="lower",
+        )
+        for k, which in enumerate(("the least noisy", "the second", "the third", "the noisiest"), start=1)
+    ),
+    _curve(name="gradient_norm", label="Gradient norm", meaning="Mean norm of the gradient before clipping."),
+    _curve(name="learning_rate", label="Learning rate", meaning="Learning rate of the optimizer at this point."),
+    _curve(
+        name="nonfinite_steps",
+        label="Skipped steps",
+        meaning="Number of steps so far that were skipped because loss or gradient was not finite.",
+        unit="steps",
+        better="lower",
+    ),
+    _speed(
+        name="images_per_second",
+        label="Training speed",
+        meaning="Training images per second since the last point.",
+    ),
+    _speed(
+        name="sampling_images_per_second",
+        label="Sampling speed",
+        meaning="Images per second when the images for the evaluation were generated.",
+    ),
+)
+"""All metrics but spreads and floors, in the order in which people read them."""
+
+JUDGED: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.group in ("quality", "copies"))
+"""The metrics by which a model is judged: those of reports/metrics.json."""
+
+
+def with_spreads_and_floors() -> Iterator[Metric]:
+    """Yield every metric that MLflow may have: each value, then its spread, then its floor."""
+    for metric in METRICS:
+        yield metric
+        if metric.has_spread:
+            yield Metric(
+                name=metric.spread,
+                label=f"{metric.label}, spread",
+                meaning=f"Standard deviation of {metric.label} over parts of the images.",
+                unit=metric.unit,
+                group=metric.group,
+                kind="spread",
+            )
+        if metric.has_floor:
+            yield Metric(
+                name=f"{FLOOR}{metric.name}",
+                label=f"{metric.label}, floor",
+                meaning=f"{metric.label} of real images, measured the same way.",
+                unit=metric.unit,
+                group=metric.group,
+                kind="floor",
+            )
+
+
+def find(name: str) -> Metric | None:
+    """Return the metric with this name, `NAME_spread` and `floor/NAME` included; None for an unknown one."""
+    return next((metric for metric in with_spreads_and_floors() if metric.name == name), None)
