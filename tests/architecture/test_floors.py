@@ -21,6 +21,7 @@ FLOORS = (
     {"measuring"},
     {"planning"},
     {"promotion"},
+    {"reporting"},
     {"serving"},
     {"tracking"},
     {"params", "recipe_file"},
