@@ -1,7 +1,5 @@
 """The pages of a run, as Markdown: the metrics, the images, the decision of the gate, and links."""
 
-import base64
-import io
 import json
 import shlex
 from collections.abc import Mapping
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.measuring.metric_catalogue import JUDGED, SPREAD
+from ddpm.reporting import decisions, markdown, measurements
 
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
@@ -19,8 +17,6 @@ METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
 DATA_DOCS = Path("reports/data_docs/index.html")
-
-_MAX_IMAGE_PIXELS = 1024
 
 
 @dataclass(frozen=True)
@@ -59,29 +55,13 @@ def registered() -> Registered:
 def metrics(measured: Mapping[str, Any], registered: Registered | None) -> str:
     """Return a table of the metrics of this model, of the champion when the gate decided, and of the floor.
 
-    The champion's column is empty if its metrics come from another protocol, because they cannot be compared.
+    The champion's column is left out if its metrics come from another protocol, because they cannot be compared.
     """
-    champion: Mapping[str, Any] = {}
-    title = "champion"
+    champion, title = None, "champion"
     if registered and registered.against:
         title = f"champion, version {registered.against.number}"
-        champion = registered.against.record_like(measured) or {}
-    lines = [f"| | this model | {title} | floor: real images, measured the same way |", "|---|---|---|---|"]
-    for metric in JUDGED:
-        values = [_rounded(record, metric.name) for record in (measured, champion, measured.get("floor") or {})]
-        lines.append(f"| **{metric.label}**, {metric.direction} | {' | '.join(values)} |")
-    return "\n".join(lines)
-
-
-def image(path: Path) -> str:
-    """Return Markdown that contains the image itself, because a reader of the page may not have the file."""
-    from PIL import Image
-
-    written = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.thumbnail((_MAX_IMAGE_PIXELS, _MAX_IMAGE_PIXELS))
-        picture.save(written, format="PNG")
-    return f"![{path.name}](data:image/png;base64,{base64.b64encode(written.getvalue()).decode()})\n\n`{path}`"
+        champion = registered.against.record_like(measured)
+    return markdown.table(measurements.metrics_table(measured, champion, champion_title=title))
 
 
 def links(registered: Registered | None) -> str:
@@ -98,20 +78,9 @@ def links(registered: Registered | None) -> str:
 
 def decision(registered: Registered) -> str:
     """Return the decision of the gate on this workspace's model, and how a person can change it."""
-    version = registered.version
-    if version is None:
+    if registered.version is None:
         return "This workspace's model is not registered."
-    decided = version.tags.get("decision", "not decided")
-    lines = [f"Version {version.number} of `{version.name}`: **{decided}**."]
-    lines += [f"- {reason}" for reason in version.tags.get("reasons", "").split("; ") if reason]
-    if decided == "pending":
-        lines += ["", f"To approve it: `ddpm promote {version.number} --reason …`"]
-    if registered.champion:
-        number = registered.champion.number
-        lines += ["", f"Champion: version {number}. To return to the champion before it: `ddpm rollback --reason …`"]
-    else:
-        lines += ["", "There is no champion."]
-    return "\n".join(lines)
+    return decisions.decision(registered.version, registered.champion)
 
 
 def read_metrics() -> dict[str, Any] | None:
@@ -122,14 +91,6 @@ def read_metrics() -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{METRICS} is not valid JSON ({error}); write it again with `dvc repro -f evaluate`") from None
-
-
-def _rounded(record: Mapping[str, Any], name: str) -> str:
-    value = record.get(name)
-    if value is None:
-        return ""
-    spread = record.get(f"{name}{SPREAD}")
-    return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
 
 
 def _run_link(run_id: str) -> str:

@@ -19,6 +19,7 @@ from unreported import End, Page
 from ddpm.errors import UserError
 from ddpm.pipeline.workspace import InUseError, claim
 from ddpm.redaction import redact_logs
+from ddpm.reporting import markdown
 
 
 def _may_pass_next_time(task: Task, task_run: TaskRun, state: State) -> bool:
@@ -97,7 +98,7 @@ def _result(registered: pages.Registered | None) -> list[Page]:
     if measured:
         result.append(Page("metrics", pages.metrics(measured, registered), "Metrics, compared with the champion's"))
     if pages.GRID.exists():
-        result.append(Page("samples", pages.image(pages.GRID), "Samples of the model"))
+        result.append(Page("samples", markdown.embedded(pages.GRID), "Samples of the model"))
     if registered:
         result.append(Page("gate", pages.decision(registered), "Decision of the gate"))
     return result
