@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test test-slow check format setup bench-setup lock clean
+.PHONY: run test test-slow check format docs setup bench-setup lock clean
 
 run: setup  ## run the whole pipeline with params.yaml, then print a report
 	@$(BIN)/python -m ddpm.pipeline.running_list && $(BIN)/ddpm look && $(BIN)/dvc repro
@@ -31,6 +31,9 @@ check: setup  ## check formatting, lint and types
 format: setup
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: setup  ## build the pages of docs/ as a site, with a reference of commands and settings
+	@$(BIN)/python docs/site/build.py
 
 setup: $(READY)
 
@@ -59,10 +62,10 @@ bench-setup: setup  ## install the libraries that the benchmarks compare this pr
 lock:  ## rebuild requirements.lock and requirements-bench.lock from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 --upgrade \
+	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 	@cp requirements.lock requirements-bench.lock
-	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra bench --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --extra bench --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-bench.lock
 
 clean:  ## remove everything but your images, your MLflow runs and your DVC cache

@@ -75,7 +75,7 @@ def main() -> None:
         activation_bytes=activations,
     )
     footer = f"`{command()}`: {machine()}."
-    text = "\n\n".join(["### Measured parts", table(measured.rows()), footer, *plan(measured)])
+    text = "\n\n".join(["## Measured parts", table(measured.rows()), footer, *plan(measured)])
     print(text)
     if args.write:
         write_between(ROOT / "docs" / "scaling.md", "scaling_parts", text)

@@ -63,7 +63,7 @@ class Measured:
 
 def plan(measured: Measured) -> Iterator[str]:
     """Yield the sections of the page that follow the measured parts."""
-    yield "### Assumptions, not measured here"
+    yield "## Assumptions, not measured here"
     yield table(
         _rows(
             ("name", "assumption", "value"),
@@ -78,7 +78,7 @@ def plan(measured: Measured) -> Iterator[str]:
             ("`c`", "CPU cores for `prepare`", f"{PREPARE_CORES}"),
         )
     )
-    yield "### What the training needs"
+    yield "## What the training needs"
     yield table(_rows(("need", "arithmetic", "result", "setting"), *_needs(measured)))
 
 

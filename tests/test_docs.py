@@ -13,6 +13,61 @@ PAGES = [ROOT / "docs/performance.md", ROOT / "docs/scaling.md", ROOT / "benchma
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 
+LINKED = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site write them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_its_heading(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_navigation_once_and_in_no_other_order_than_people_need() -> None:
+    sys.path.insert(0, str(ROOT / "docs" / "site"))
+    try:
+        import build
+    finally:
+        sys.path.pop(0)
+    sections = build.navigation()
+    assert sections[0][1][0][1] == "../README.md"
+    listed = [file for _, links in sections for _, file in links]
+    assert len(listed) == len(set(listed))
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages == {file for file in listed if not file.startswith("../")}
+
+
+@pytest.mark.slow  # half a minute: Sphinx reads and writes all pages
+def test_the_site_is_built_without_a_warning_and_needs_no_other_server() -> None:
+    built = subprocess.run([sys.executable, "docs/site/build.py"], cwd=ROOT, capture_output=True, text=True)
+    assert (built.returncode, built.stderr) == (0, "")
+    site = ROOT / "build" / "docs"
+    pages = {path.relative_to(site): path.read_text() for path in site.rglob("*.html")}
+    assert {Path("index.html"), Path("reference/params.html"), Path("reference/command-line.html")} <= set(pages)
+    loaded = r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*"
+    assert [found for text in pages.values() for found in re.findall(loaded, text)] == []
+    styles = "\n".join(path.read_text() for path in site.rglob("*.css"))
+    assert re.findall(r"(?:url\(|@import)[\s\"']*(?:https?:)?//[^)]*", styles) == []
+    assert "<math" in pages[Path("mathematics.html")]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_setting_that_a_page_names_is_in_params_yaml(page: Path) -> None:
     named = set(re.findall(rf"`({'|'.join(PARAMS)})\.(\w+)[:`]", page.read_text()))

@@ -1,4 +1,4 @@
-"""What README.md tells a newcomer to type is there to be typed."""
+"""What README.md and the pages of docs/ tell a newcomer to type is there to be typed."""
 
 import re
 import shlex
@@ -18,42 +18,54 @@ from ddpm.params import load as load_params
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+ALL = "\n".join(PAGES.values())
+PREFECT_WORDS = ("server", "start", "deploy", "worker", "deployment", "run")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", ALL, re.DOTALL)
+
+
+def in_blocks() -> set[str]:
+    """Every shell line, without its comment; continued lines joined."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return {re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()} - {""}
 
 
 def commands() -> list[str]:
-    """Every shell line, without its comment; continued lines joined."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
+    """Those, and the commands in the text."""
+    in_text = {text for text in re.findall(r"`((?:ddpm|dvc|prefect) [^`\n]+)`", ALL) if "…" not in text}
+    return sorted(in_blocks() | in_text)
 
 
 def changed(params: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         params = params[section]
-    assert last in params, f"README names {key}, which params.yaml does not have"
+    assert last in params, f"the docs name {key}, which params.yaml does not have"
     params[last] = value
 
 
+def test_the_readme_is_one_screen_s_spirit() -> None:
+    assert len(README.splitlines()) <= 150
+
+
 def test_every_make_target_exists() -> None:
-    targets = set(re.findall(r"make ([a-z-]+)", README))
+    targets = set(re.findall(r"`make ([a-z-]+)", ALL)) | set(re.findall(r"^make ([a-z-]+)", ALL, re.MULTILINE))
     assert {"run", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 
-def test_every_path_exists() -> None:
-    made_by_running = ("reports/", "models/", "data/prepared", "mlflow.db", "mlartifacts/")
-    yours = ("data/raw/images.zip", "train/", "test/")
-    for path in re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:yaml|py|md|json))`", README):
-        if not path.startswith(made_by_running + yours):
-            assert (ROOT / path).exists(), path
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file(), picture
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_exists(page: str) -> None:
+    made_by_running = ("reports/", "models/", "data/prepared", "data/generated", "mlflow.db", "mlartifacts/", ".state/")
+    yours = ("data/raw/images.zip", "train/", "test/", "data/raw/", "unet/")
+    for path in re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:yaml|py|md|json))`", PAGES[page]):
+        if path.endswith(("/", ".yaml", ".py", ".md")) and not path.startswith(made_by_running + yours):
+            assert any((folder / path).exists() for folder in (ROOT, ROOT / "src/ddpm")), path
 
 
 def test_every_setting_exists_and_is_accepted(tmp_path: Path) -> None:
@@ -80,7 +92,11 @@ def test_every_setting_exists_and_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("ddpm ")])
 def test_every_ddpm_command_is_understood(command: str) -> None:
-    parser().parse_args(shlex.split(command)[1:])
+    if command in in_blocks():
+        parser().parse_args(shlex.split(command)[1:])
+        return
+    names = {name for action in parser()._actions for name in (action.choices or ())}  # the text may name no option
+    assert command.split()[1] in {*names, "--help", "COMMAND", "KEY"}
 
 
 def test_every_dvc_and_prefect_command_exists() -> None:
@@ -91,7 +107,7 @@ def test_every_dvc_and_prefect_command_exists() -> None:
         if words[0] == "dvc":
             seen.add((words[0], *[w for w in words[1:3] if not w.startswith("-")]))
         if words[0] == "prefect":
-            seen.add((words[0], *[w for w in words[1:] if w in ("server", "start", "deploy", "worker")]))
+            seen.add((words[0], *[w for w in words[1:] if w in PREFECT_WORDS]))
     assert len(seen) >= 5
     for words in seen:
         tool = [str(Path(sys.executable).with_name(words[0]))]

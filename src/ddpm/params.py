@@ -5,6 +5,7 @@ the last section is found before training and not after it.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,17 @@ def load(path: Path | str = "params.yaml") -> Params:
 
 def validate(values: dict[str, Any], *, source: str) -> Params:
     """Return the validated parameters. Raises UserError as `load` does; `source` names the file of the values."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         # Via JSON, because there pydantic's strict mode accepts a list as a tuple, and converts nothing else.
-        return TypeAdapter(Params).validate_json(json.dumps(values), strict=True)
+        return _adapter().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise UserError(f"{source}: {sentence_of(error, Params)}") from None
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Params)

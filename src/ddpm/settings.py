@@ -1,6 +1,7 @@
 """The base of the sections of params.yaml: a closed, typed dataclass, and the checks that sections use."""
 
 import dataclasses
+import difflib
 import json
 import reprlib
 from collections.abc import Sequence
@@ -66,18 +67,27 @@ def _fault_and_remedy(error: Any, cls: type) -> list[str]:
     """Return what is wrong and, unless that says it already, what to do."""
     location = error["loc"]
     if error["type"] == "unexpected_keyword_argument":
-        return [f"{'.'.join(map(str, location))} is not a known key", "remove it or correct its spelling"]
+        return [f"{'.'.join(map(str, location))} is not a known key", _remedy_of_unknown(cls, location)]
     is_missing = error["type"] in ("missing", "missing_argument")
     if is_missing and isinstance(location[-1], int):  # the list is too short
         is_missing, location = False, location[:-1]
     key, kind = _place(cls, location)
     if is_missing:
-        return [f"{key} is missing", "add it (settings.py of its package explains it)"]
+        return [f"{key} is missing", f"add it (`ddpm explain {key}` says what it means)"]
     if error["type"] == "value_error":
         detail = str(error["ctx"]["error"])
         return [f"{key}: {detail}" if key else detail]
-    expected = "a finite number" if error["type"] == "finite_number" else _in_words(kind)
+    expected = "a finite number" if error["type"] == "finite_number" else allowed_values(kind)
     return [f"{key} is {_AsYaml().repr(error['input'])}, expected {expected}"]
+
+
+def _remedy_of_unknown(cls: type, location: Sequence[str | int]) -> str:
+    *above, name = map(str, location)
+    known = get_type_hints(cls)
+    for part in above:
+        known = get_type_hints(known[part]) if dataclasses.is_dataclass(known.get(part)) else {}
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {'.'.join([*above, *nearest])}?" if nearest else "remove it or correct its spelling"
 
 
 class _AsYaml(reprlib.Repr):
@@ -98,7 +108,7 @@ def _place(cls: type, location: Sequence[str | int]) -> tuple[str, Any]:
     keys: list[str] = []
     kind: Any = cls
     for part in location:
-        for each in _alternatives(kind):
+        for each in alternatives(kind):
             if isinstance(part, int) and get_origin(each) is tuple:
                 kinds = get_args(each)
                 keys, kind = [*keys, str(part)], kinds[0] if kinds[-1] is ... else kinds[part]
@@ -107,10 +117,10 @@ def _place(cls: type, location: Sequence[str | int]) -> tuple[str, Any]:
     return ".".join(keys), kind
 
 
-def _in_words(kind: Any) -> str:
+def allowed_values(kind: Any) -> str:
     """Return which values a declared type allows."""
     words: list[str] = []
-    for each in _alternatives(kind):
+    for each in alternatives(kind):
         if get_origin(each) is Literal:
             words += (value if isinstance(value, str) else _AsYaml().repr(value) for value in get_args(each))
         elif get_origin(each) is tuple:
@@ -130,5 +140,6 @@ _WORDS = {
 }
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -25,7 +25,7 @@ FLOORS = (
     {"serving"},
     {"tracking"},
     {"params", "recipe_file"},
-    {"overlay"},
+    {"overlay", "params_reference"},
     {"recipe_advice"},
     {"stages", "cli"},
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import exchange, images, operate, plan, serving
+from ddpm.cli import exchange, explain, images, operate, plan, serving
 from ddpm.errors import UserError, not_installed
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -269,6 +269,13 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         metavar="FILE",
         help="a YAML file with the values to change, or the name of one in recipes/; without one, these are listed",
+    )
+
+    explained = command(
+        explain.explain, "say what a key of params.yaml means and which values it takes", "ddpm explain train.lr"
+    )
+    explained.add_argument(
+        "key", nargs="?", metavar="KEY", help="a key or a section of params.yaml (default: a list of all keys)"
     )
 
     command(operate.look, "check that the files at data.path can be read", "ddpm look")

@@ -12,7 +12,9 @@ class Runtime:
     """How and where the stages compute; a change reruns no stage."""
 
     device: Literal["auto", "cuda", "mps", "cpu"]
+    """auto: CUDA if there is a GPU, else MPS, else the CPU."""
     precision: Precision
+    """Numbers of the network's arithmetic. auto: bf16 where this machine computes it faster, else float32."""
     compile: bool
     """Compile the network for training with torch.compile, which takes a minute or more; meant for GPUs. Needs Triton
     on a GPU, a C++ compiler on a CPU."""
@@ -33,9 +35,11 @@ class Runtime:
     """Continue from the last checkpoint of the same parameters, data and code. auto: if there is one; required: stop if
     there is none; never: start from the beginning."""
     checkpoint_seconds: float
+    """Time between two checkpoints: at most this much work is lost."""
     deterministic: bool
     """Use only deterministic kernels on a GPU, so that a training repeats and resumes bit by bit."""
     progress: bool
+    """Show progress bars."""
     cache: str
     """Folder for the shards fetched from data.store, shared by all processes of this machine."""
     cache_bytes: int

@@ -77,6 +77,8 @@ class Objective:
     """What the network predicts and how the loss is weighted over noise levels."""
 
     target: Target
+    """What the network predicts: the noise (eps), the image (x_0), v = alpha eps - sigma x_0, the velocity eps - x_0 of
+    flow matching, or the target of EDM."""
     weight: Weight
     """Weight of the squared error of x_0; simple: the error of the target itself has the same weight at all levels;
     flow: the error of the velocity eps - x_0 has, as in flow matching."""

@@ -8,9 +8,11 @@ class Evaluate:
     """How metrics are measured."""
 
     kid_subset_size: int
+    """Images in each random subset for KID."""
     kid_subsets: int
+    """Number of random subsets whose mean is KID."""
     neighbours: int
-    """k of precision and recall."""
+    """k of precision and recall, which count images within the distance of the k-th nearest neighbour."""
     blocks: int
     """Number of disjoint blocks of the generated images, for the spread of FID."""
     memorized_quantile: float

@@ -42,7 +42,9 @@ class Network:
     attention: tuple[int, ...]
     """Resolutions with self-attention, in positions (pixels if patch is 1)."""
     head_channels: int
+    """Channels of each attention head."""
     dropout: float
+    """Share of the activations in each residual block that are set to zero in training."""
     embedding: Literal["scale_shift", "add"]
     """How a block uses time and class. scale_shift: they scale and shift the output of the second normalisation
     (Dhariwal and Nichol 2021). add: they are added to its input (Ho et al. 2020)."""

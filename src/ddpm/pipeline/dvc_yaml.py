@@ -28,3 +28,21 @@ def code_of_stage(name: str) -> list[Path]:
     if not deps:
         raise UserError(f"{PIPELINE.absolute()} names no code under {_SOURCE} for the stage {name}; add its deps")
     return [PACKAGE / dep.removeprefix(_SOURCE) for dep in deps]
+
+
+def params_of_stages(pipeline: Path = PIPELINE) -> dict[str, list[str]]:
+    """Return the sections and keys of params.yaml that each stage reads, without a stage that reads the whole file.
+
+    Raises UserError if the file is missing or declares no stages.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        stages = YAML(typ="safe").load(pipeline.read_text())["stages"]
+        read = {name: stage.get("params", []) for name, stage in stages.items()}
+    except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{pipeline.absolute()} declares no stages ({type(error).__name__}: {error}); "
+            "run the command in the project's folder"
+        ) from None
+    return {name: keys for name, keys in read.items() if all(isinstance(key, str) for key in keys)}

@@ -12,6 +12,7 @@ class Promote:
     name: str
     """Name of the registered model."""
     metric: Literal["fid", "kid"]
+    """The metric that the gate compares; lower is better."""
     min_improvement: float
     """Share of the champion's metric by which the candidate must be better, in [0, 1]."""
     max_over_floor: float

@@ -32,11 +32,11 @@ class Heun:
     """Options of `solvers.heun`."""
 
     churn: float
-    """S_churn; 0 is deterministic."""
+    """S_churn of Karras et al. 2022: the amount of noise that is added again in each step; 0 is deterministic."""
     churn_range: tuple[float, float | None]
     """S_min and S_max: the noise levels (sigma / alpha) with churn; null: no upper end."""
     churn_noise: float
-    """S_noise."""
+    """S_noise: the factor of the standard deviation of that noise."""
 
     def __post_init__(self) -> None:
         require_at_least(0, self, "churn")
@@ -93,7 +93,7 @@ class Drawing:
     """
 
     sampler: str
-    """A key of `catalogue.SAMPLERS`."""
+    """The method that turns noise into images."""
     steps: int
     """Evaluations of the guided model per image, at most schedule.T. Each is one of the network, and two where guidance
     is on."""
@@ -104,10 +104,10 @@ class Drawing:
     langevin: Langevin
     predictor_corrector: Langevin
     time_grid: str
-    """A key of `catalogue.GRIDS`: the times of the evaluations."""
+    """The times of the evaluations."""
     karras: Karras
     guidance: float
-    """1 is the conditional model itself."""
+    """Guidance scale: 1 is the conditional model itself; above 1, images are clearer and vary less."""
     guide: str | None
     """A weaker model of the same data to guide against; null: the model itself without a label. In params.yaml it is a
     file in data/guides, in a model file the sha256 of the guide inside the file."""
@@ -169,6 +169,7 @@ class Sample(Drawing):
     grid: int
     """Number of images in the picture."""
     seed: int
+    """Decides the noise from which every image is made."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

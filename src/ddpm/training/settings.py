@@ -54,6 +54,7 @@ class Train:
     """The optimizer, the content of a step, and the length of training; all lengths are in images seen."""
 
     images: int
+    """Images seen in training: the length, whatever the number of images in the data."""
     minutes: float | None
     """Time for which the length is planned, once, from the measured speed, instead of `images`: decay_images and
     ema_halflife_images then keep their ratio to `images`, and warmup_images is at most a tenth of the length. null: the
@@ -65,6 +66,7 @@ class Train:
     optimizer: Literal["adamw", "muon"]
     """muon: orthogonal updates of weight matrices, scaled to the size of AdamW's; AdamW for all other parameters."""
     lr: float
+    """Largest learning rate."""
     warmup_images: int
     """Number of first images over which the learning rate rises linearly from zero."""
     decay_images: int
@@ -89,12 +91,14 @@ class Train:
     that a mirrored image could have been one of the data; `augment` says that it could not."""
     augment: Augment
     ema_halflife_images: int
+    """Half-life, in images seen, of the moving average of the weights, which is the model that is saved."""
     max_nonfinite_steps: int
     """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
     shuffle_shards: int
     """Number of shards that are mixed at a time, over all machines together. More shards mix better and need larger
     caches; with a multiple of the number of machines, each machine reads only its share."""
     seed: int
+    """Decides the first weights, the order of images, and the times and noise of every step."""
     start: str | None
     """Model whose weights the training starts from: champion (of promote.name, when the training begins), or the path
     of a model file or of a folder of diffusers in data/starts. null: untrained weights."""

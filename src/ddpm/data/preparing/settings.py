@@ -25,6 +25,7 @@ class Data:
     test_fraction: float
     """Share of images held out by a seeded draw if the source has no test split."""
     seed: int
+    """Decides which images are held out if the source has no test split."""
     labels: bool
     """Use the source's classes as labels if it has any; false ignores them, and class folders have no meaning."""
     max_pixels: int
@@ -37,6 +38,7 @@ class Data:
     archive_max_bytes: int
     """An archive that unpacks to more bytes is refused."""
     archive_max_files: int
+    """An archive with more files is refused."""
     store: str | None
     """Where shards are stored: an fsspec URL such as s3://bucket/prefix; null keeps them beside their index."""
     shard_bytes: int

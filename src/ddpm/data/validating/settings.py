@@ -8,8 +8,11 @@ class Validate:
     """The limits that the prepared data must meet."""
 
     min_train_images: int
+    """Smallest number of images to train on."""
     min_test_images: int
+    """Smallest number of held-out images, with which FID and the floor compare."""
     max_rejected_share: float
+    """Largest share of files that could not be read or were refused; data/prepared/manifest.parquet has the reasons."""
     max_test_duplicates: int
     """Largest number of images in test whose pixels are also in train."""
     min_class_share: float

@@ -18,8 +18,11 @@ class Features:
     images: int
     """Images seen in the training of the small extractor."""
     batch_size: int
+    """Images per step of that training."""
     lr: float
+    """Largest learning rate of that training."""
     seed: int
+    """Decides the first weights and the order of images of that training."""
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr")
