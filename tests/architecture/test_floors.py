@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "ddpm"
 # From the ground up; a module may import its own room and anything on a lower floor.
 FLOORS = (
     {"errors", "files", "redaction", "seeding", "images", "yaml_file", "unread_settings", "settings", "tracker"},
-    {"compute", "diffusion", "networks"},
+    {"compute", "diffusion", "networks", "rendering"},
     {"sampling", "model_spec", "pipeline"},
     {"model_file"},
     {"data", "generation", "training", "exchange"},

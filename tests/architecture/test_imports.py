@@ -24,7 +24,7 @@ COMPILER = {"torch._dynamo", "sympy"}
 USED = {
     "configure": set(),
     "prepare": {"PIL", "pyarrow", "pandas"},
-    "validate": {"great_expectations", "pandas", "pyarrow", "scipy"},
+    "validate": {"great_expectations", "pandas", "pyarrow", "scipy", "PIL"},
     "features": {"torch"} | COMPILER,
     "train": {"torch", "PIL"} | COMPILER | MLFLOW,
     "sample": {"torch", "PIL"} | MLFLOW,

@@ -16,6 +16,7 @@ from ddpm.data.preparing.picture_file import Reading, pixel_limit
 from ddpm.data.preparing.pixels import Target
 from ddpm.data.preparing.reasons import (
     DAMAGED,
+    EMPTY,
     NEARLY_BLACK,
     NO_IMAGE,
     REASONS,
@@ -203,10 +204,10 @@ def test_records_describe_the_file_and_the_prepared_pixels(tmp_path: Path) -> No
     assert records["std"][0] == pytest.approx(images[0].std(), rel=1e-5)
 
 
-def test_text_and_an_empty_file_are_rejected_as_no_image(tmp_path: Path) -> None:
-    for name, content in (("a.jpg", b"hello"), ("b.png", b"")):
+def test_text_is_rejected_as_no_image_and_an_empty_file_as_empty(tmp_path: Path) -> None:
+    for name, content, expected in (("a.jpg", b"hello", NO_IMAGE), ("b.png", b"", EMPTY)):
         (tmp_path / name).write_bytes(content)
-        assert reason(tmp_path / name) == NO_IMAGE
+        assert reason(tmp_path / name) == expected
 
 
 FLI = struct.pack("<IHHHHHH", 128, 0xAF12, 1, 8, 8, 8, 0).ljust(128, b"\0")

@@ -16,10 +16,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ddpm.data.preparing.prepare import prepare
+from ddpm.data.previews import read_previews
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.data.validating import data_docs
 from ddpm.data.validating.expectations import NAMED_ROWS, check
-from ddpm.data.validating.rules import Outcome, failure, rules
+from ddpm.data.validating.rules import Outcome, failure, observed, rules
 from ddpm.data.validating.settings import Validate
 from ddpm.data.validating.tables import read_tables
 from ddpm.params import load as load_params
@@ -28,6 +29,7 @@ from ddpm.stages.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
+IN_PAGE = "data:image/png;base64"
 LENIENT = Validate(
     min_train_images=1,
     min_test_images=1,
@@ -62,8 +64,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes_of(prepared: Path, docs: Path, **limits: Any) -> dict[str, Outcome]:
     facts = read_facts(prepared)
     expected = rules(facts, dataclasses.replace(LENIENT, **limits))
-    found = check(expected, read_tables(prepared, facts))
-    data_docs.write(docs, found, run_name="a run")
+    tables = read_tables(prepared, facts)
+    found = check(expected, tables)
+    how = {"facts": facts, "tables": tables, "previews": read_previews(prepared), "limits": LENIENT}
+    data_docs.write(docs, found, prepared=prepared, **how)
     assert [outcome.rule for outcome in found] == list(expected)
     return {outcome.rule.name: outcome for outcome in found}
 
@@ -92,9 +96,14 @@ def test_every_limit_that_is_exceeded_breaks_its_own_rule_and_names_the_rows(pre
     ]
     sentence = failure(list(outcomes.values()), show=2)
     assert "\n" not in sentence
-    assert "raise data.test_fraction or lower validate.min_test_images" in sentence
+    assert "raise data.test_fraction, or lower validate.min_test_images" in sentence
+    named = re.findall(r"validate\.(\w+)", sentence)
+    assert named == [
+        *("max_rejected_share", "min_train_images", "min_test_images", "max_test_duplicates", "max_upscaled_share"),
+        *("brightness", "min_class_share"),
+    ]
     for outcome in broken:
-        assert f"expected: {outcome.rule.name} ({outcome.rule.sentence}), but {outcome.observed} rows" in sentence
+        assert f"expected: {outcome.rule.name} ({outcome.rule.sentence}), but {observed(outcome)}" in sentence
         assert all(row in sentence for row in outcome.rows[:2])
 
 
@@ -166,10 +175,11 @@ def test_only_the_first_rows_are_named(prepared: Path, tmp_path: Path) -> None:
 def test_data_docs_name_what_failed_and_refer_to_nothing_outside_the_page(prepared: Path, tmp_path: Path) -> None:
     outcomes_of(prepared, tmp_path / "docs", brightness=(2.0, 253.0))
     page = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
-    assert "1 failed" in page
+    assert "1 of 17 expectations failed" in page
     assert "the mean of every image is between 2.0 and 253.0" in page
     assert "train/a/9.png (mean 1)" in page
-    assert not re.search(r"(src|href|url\()", page)
+    outside = re.findall(r"(?:src|href)=\"([^\"]*)|url\(", page)
+    assert {reference.partition(",")[0].partition("#")[0] for reference in outside} <= {"", "run.js", IN_PAGE}
 
 
 def test_equal_data_give_equal_data_docs(prepared: Path, tmp_path: Path) -> None:
@@ -211,7 +221,7 @@ def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(
     report = json.loads((tmp_path / "reports" / "validation.json").read_text())
     assert (report["passed"], report["failed"]) == (True, 0)
     assert (tmp_path / "validated.json").exists()
-    assert "all passed" in (tmp_path / "reports" / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert "All 17 expectations passed" in (tmp_path / "reports/data_docs/index.html").read_text(encoding="utf-8")
 
 
 def test_the_digits_meet_the_limits_in_params_yaml(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import dataclasses, resource, sys
 from pathlib import Path
 from ddpm.data.preparing.settings import Data
 from ddpm.params import load as load_params
-from ddpm.data.preparing.layout import is_ignored
 from ddpm.data.preparing.prepare import prepare
 data = dataclasses.replace(load_params(sys.argv[2]).data, source="folder", size=256, channels=3)
 prepare(data, raw=Path(sys.argv[1]), prepared=Path(sys.argv[1] + "-out"), workers=1, progress=False)

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ddpm.data.preparing.layout import is_ignored
+from ddpm.data.preparing.layout import ignored_as
 from ddpm.data.preparing.prepare import prepare
 from ddpm.data.preparing.reasons import (
     DAMAGED,
     DUPLICATE,
+    EMPTY,
     LINK,
     NO_IMAGE,
     NO_NAME,
@@ -142,9 +143,11 @@ def test_classes_can_be_left_out(run: Run, raw: Path) -> None:
 
 
 def test_hidden_files_and_text_are_ignored_and_folders_of_that_name_are_not() -> None:
-    ignored = ["README.md", "a/README", "LICENSE", ".git/a.png", "a/._b.png", "__MACOSX/a.png", "Thumbs.db", "a.json"]
-    counted = ["readme/a.png", "license/b.png", "a/b.png", "a/no_suffix", "c.pdf", "txt"]
-    assert [path for path in ignored + counted if is_ignored(path)] == ignored
+    ignored = ["README.md", "a/README", "LICENSE", ".git/a.png", "a/._b.png", "__MACOSX/a.png", "a.json"]
+    litter = ["a/Thumbs.db", "THUMBS.DB", "a/desktop.ini", ".DS_Store"]
+    counted = ["readme/a.png", "license/b.png", "a/b.png", "a/no_suffix", "c.pdf", "txt", "desktop.png"]
+    assert [path for path in ignored + litter + counted if ignored_as(path) is not None] == ignored + litter
+    assert [ignored_as(path) for path in litter] == ["Thumbs.db", "Thumbs.db", "desktop.ini", ".DS_Store"]
 
 
 @pytest.mark.parametrize("held_out", ["test", "val", "Test"])
@@ -197,18 +200,21 @@ def test_every_file_is_kept_or_rejected_or_ignored_and_says_why(run: Run, raw: P
     (raw / "cat" / "cut.png").write_bytes((raw / "cat" / "0.png").read_bytes()[:200])
     Image.new("L", (200, 200)).save(raw / "dog" / "large.png")
     shutil.copy(raw / "cat" / "0.png", raw / "dog" / "copy.png")
+    (raw / "dog" / "nothing.png").write_bytes(b"")
     for name in ("README.md", ".gitkeep", ".DS_Store", "cat/Thumbs.db", "labels.csv"):
         (raw / name).write_text("text")
     facts = run(raw, max_pixels=10_000)
-    assert facts.rejected == {NO_IMAGE: 1, DAMAGED: 1, TOO_LARGE: 1, DUPLICATE: 1}
-    assert (facts.found, facts.kept, facts.ignored) == (24, 20, 5)
+    assert facts.rejected == {NO_IMAGE: 1, EMPTY: 1, DAMAGED: 1, TOO_LARGE: 1, DUPLICATE: 1}
+    assert (facts.found, facts.kept) == (25, 20)
+    assert facts.ignored == {"*.csv": 1, "*.md": 1, ".DS_Store": 1, "Thumbs.db": 1, "hidden files": 1}
     rows = manifest(tmp_path)
-    assert len(rows) == 24
+    assert len(rows) == 25
     assert rows["reason"].dropna().to_dict() == {
         "cat/notes.png": NO_IMAGE,
         "cat/cut.png": DAMAGED,
         "dog/large.png": TOO_LARGE,
         "dog/copy.png": DUPLICATE,
+        "dog/nothing.png": EMPTY,
     }
     rejected = rows[rows["status"] == "rejected"]
     assert rejected[["split", "index", "pixel_sha256", "mean", "std"]].isna().all(axis=None)
@@ -218,7 +224,7 @@ def test_every_file_is_kept_or_rejected_or_ignored_and_says_why(run: Run, raw: P
 def test_the_readme_of_the_raw_folder_does_not_count_as_rejected(run: Run, raw: Path) -> None:
     shutil.copy(ROOT / "data" / "raw" / "README.md", raw)
     facts = run(raw)
-    assert (facts.rejected, facts.ignored) == ({}, 1)
+    assert (facts.rejected, facts.ignored) == ({}, {"*.md": 1})
 
 
 def test_the_same_file_in_train_and_test_is_kept_for_validation_to_count(run: Run, tmp_path: Path) -> None:
@@ -267,7 +273,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(run: Run, tmp_path:
         files = sorted(path for path in (tmp_path / "prepared").rglob("*") if path.is_file())
         contents.append({str(path): path.read_bytes() for path in files})
     assert contents[0] == contents[1] == contents[2]
-    assert len(contents[0]) == 8
+    assert len(contents[0]) == 10
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
@@ -333,7 +339,7 @@ def test_the_manifest_has_the_documented_columns(run: Run, raw: Path, tmp_path: 
     run(raw)
     names = "path split index status reason original_width original_height original_mode sha256 pixel_sha256 mean std"
     assert " ".join(pq.read_schema(tmp_path / "prepared" / "manifest.parquet").names) == f"{names} label"
-    assert json.loads((tmp_path / "prepared" / "dataset.json").read_text())["ignored"] == 0
+    assert json.loads((tmp_path / "prepared" / "dataset.json").read_text())["ignored"] == {}
 
 
 def test_errors_are_one_sentence_and_leave_the_old_data(run: Run, raw: Path, tmp_path: Path) -> None:

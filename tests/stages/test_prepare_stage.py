@@ -1,5 +1,6 @@
 """The prepare stage as DVC runs it: progress, one-sentence errors, and no trace of a run that was killed."""
 
+import csv
 import json
 import os
 import signal
@@ -120,4 +121,6 @@ def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tm
     said = stage(tmp_path).stdout
     assert "rejected cut\\nshort.png: truncated or damaged" in said
     assert said.count("\nrejected ") == 5
-    assert "\nand 2 more; all are in data/prepared/manifest.parquet\n" in said
+    assert "\nand 2 more; all rejected files and the reasons: data/prepared/rejected.csv\n" in said
+    rows = list(csv.reader((tmp_path / "data/prepared/rejected.csv").open(newline="")))
+    assert (rows[0], rows[1], len(rows)) == (["reason", "file"], ["truncated or damaged", "cut\\nshort.png"], 8)

@@ -5,6 +5,7 @@ from pathlib import Path
 from ddpm import unread_settings
 from ddpm.data.preparing.manifest import rejected_files
 from ddpm.data.preparing.prepare import prepare
+from ddpm.data.previews import REJECTED_LIST
 from ddpm.errors import on_one_line
 from ddpm.params import Params
 from ddpm.planning.size_choice import Settings, size_chooser
@@ -39,7 +40,10 @@ def main(stage: Stage) -> None:
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
     )
-    for line in _rejected(stage.paths.prepared / "manifest.parquet", n=sum(facts.rejected.values())):
+    if facts.ignored:
+        named = ", ".join(f"{n} {name}" for name, n in facts.ignored.items())
+        print(f"ignored {sum(facts.ignored.values())} files that are not images by their names: {named}")
+    for line in _rejected(stage.paths.prepared, n=sum(facts.rejected.values())):
         print(line)
     if settings.size is None and facts.own_size is None:
         print(
@@ -76,12 +80,14 @@ def _too_few(params: Params, *, train: int, test: int) -> str | None:
     )
 
 
-def _rejected(manifest: Path, *, n: int) -> list[str]:
-    """Return a line for each of the first rejected files, and one for the rest."""
+def _rejected(prepared: Path, *, n: int) -> list[str]:
+    """Return a line for each of the first rejected files, and one that says where the list of all is."""
     if n == 0:
         return []
-    lines = [f"rejected {on_one_line(path)}: {reason}" for path, reason in rejected_files(manifest, most=_NAMED)]
-    return [*lines, f"and {n - _NAMED} more; all are in {manifest}"] if n > _NAMED else lines
+    first = rejected_files(prepared / "manifest.parquet", most=_NAMED)
+    lines = [f"rejected {on_one_line(path)}: {reason}" for path, reason in first]
+    more = f"and {n - _NAMED} more; " if n > _NAMED else ""
+    return [*lines, f"{more}all rejected files and the reasons: {prepared / REJECTED_LIST}"]
 
 
 if __name__ == "__main__":

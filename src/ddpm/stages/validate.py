@@ -1,5 +1,6 @@
 """DVC stage `validate`: check the prepared data against the limits in params.yaml; a failed check ends the pipeline."""
 
+from ddpm.data.previews import read_previews
 from ddpm.data.reading.dataset import read_facts
 from ddpm.data.validating import data_docs
 from ddpm.data.validating.expectations import check
@@ -12,17 +13,27 @@ from ddpm.stages.stage import Stage, execute
 
 
 def main(stage: Stage) -> None:
-    paths = stage.paths
+    paths, limits = stage.paths, stage.params.validate
     facts = read_facts(paths.prepared)
     tables = read_tables(paths.prepared, facts)
-    outcomes = check(rules(facts, stage.params.validate), tables)
-    data_docs.write(paths.docs, outcomes, run_name=facts.content_hash[:12])
+    outcomes = check(rules(facts, limits), tables)
+    data_docs.write(
+        paths.docs,
+        outcomes,
+        facts=facts,
+        tables=tables,
+        previews=read_previews(paths.prepared),
+        limits=limits,
+        prepared=paths.prepared,
+    )
+    data_docs.write_run(paths.docs)
     write_report(paths.report, facts=facts, tables=tables, outcomes=outcomes)
+    page = paths.docs / data_docs.INDEX
     if not all(outcome.passed for outcome in outcomes):
-        raise UserError(f"{failure(outcomes, show=5)}; see {paths.docs / 'index.html'} for all results")
+        raise UserError(f"{failure(outcomes, show=5)}; see {page} for all results and pictures")
     # Later stages depend on this file. It does not contain the limits, so a new limit does not rerun training.
     write_json(paths.passed, {"content_hash": facts.content_hash})
-    print(f"{len(outcomes)} expectations passed; see {paths.docs / 'index.html'}")
+    print(f"{len(outcomes)} expectations passed; {page} shows them and pictures of the data")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ _TEXT = {
     ".yaml",
     ".yml",
 }
-_LITTER = {"thumbs.db", "desktop.ini", "license", "readme"}
+_LITTER = {
+    "thumbs.db": "Thumbs.db",
+    "ehthumbs.db": "ehthumbs.db",
+    "desktop.ini": "desktop.ini",
+    ".ds_store": ".DS_Store",
+    "icon\r": "Icon",
+    "picasa.ini": "picasa.ini",
+    "license": "LICENSE",
+    "readme": "README",
+}
+"""Names of files that are not images, in lower case, and how they are counted."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,20 @@ class Placed:
     classes: tuple[str, ...]
 
 
-def is_ignored(path: str) -> bool:
-    """Whether the file is hidden, left by an operating system, or text: such files do not count as found."""
+def ignored_as(path: str) -> str | None:
+    """Return the name under which a file that does not count as found is counted; None for a file that counts.
+
+    Such files are hidden, left by an operating system, or text.
+    """
     *folders, name = path.lower().split("/")
-    hidden = name.startswith(".") or any(folder.startswith(".") or folder == "__macosx" for folder in folders)
-    return hidden or name in _LITTER or PurePosixPath(name).suffix in _TEXT
+    if name in _LITTER:
+        return _LITTER[name]
+    if name.startswith("._") or "__macosx" in folders:
+        return "copies of file attributes by macOS"
+    if name.startswith(".") or any(folder.startswith(".") for folder in folders):
+        return "hidden files"
+    suffix = PurePosixPath(name).suffix
+    return f"*{suffix}" if suffix in _TEXT else None
 
 
 def place(paths: Sequence[str], *, with_labels: bool) -> Placed:

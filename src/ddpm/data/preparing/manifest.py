@@ -1,5 +1,6 @@
 """The manifest: one row per file that was found, kept or rejected."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
 from ddpm.data.preparing.reasons import REASONS
+from ddpm.errors import on_one_line
 
 SCHEMA = pa.schema(
     [
@@ -64,6 +66,20 @@ def rejected_files(path: Path, *, most: int) -> list[tuple[str, str]]:
             if len(found) >= most:
                 break
     return found[:most]
+
+
+def write_rejected(manifest: Path, path: Path) -> None:
+    """Write path and reason of every rejected file in the manifest as CSV; write nothing if there are none."""
+    with pq.ParquetFile(manifest) as file:
+        for batch in file.iter_batches(columns=["path", "reason", "status"]):
+            rows = batch.filter(pc.equal(batch["status"], "rejected")).select(["reason", "path"]).to_pylist()
+            if not rows:
+                continue
+            is_new = not path.exists()
+            with path.open("a", encoding="utf-8", newline="") as rejected:
+                writer = csv.writer(rejected)
+                writer.writerows([["reason", "file"]] if is_new else [])
+                writer.writerows([row["reason"], on_one_line(row["path"])] for row in rows)
 
 
 def _batch(

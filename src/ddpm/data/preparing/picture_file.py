@@ -15,6 +15,7 @@ from ddpm.data.preparing.formats import formats_read, is_begun, unread
 from ddpm.data.preparing.pixels import NearlyBlackError, UnknownValuesError, is_grey
 from ddpm.data.preparing.reasons import (
     DAMAGED,
+    EMPTY,
     NEARLY_BLACK,
     NO_IMAGE,
     TOO_LARGE,
@@ -87,7 +88,10 @@ def opened(file: BinaryIO, reading: Reading, seen: Seen) -> Iterator[Image.Image
     Every error except MemoryError, also one inside the block, is raised as RejectedError.
     """
     with rejecting(), pixel_limit(reading.max_pixels):
-        file_bytes, pixels = file.seek(0, SEEK_END), pixels_in_icon(file)
+        file_bytes = file.seek(0, SEEK_END)
+        if file_bytes == 0:
+            raise RejectedError(EMPTY)
+        pixels = pixels_in_icon(file)
         _require_room(reading, pixels=pixels, n_bytes=max(file_bytes, bytes_of_icon(pixels)))
         file.seek(0)
         try:

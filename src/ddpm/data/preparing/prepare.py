@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from ddpm.data.preparing.assemble import ShardTask, assemble, shard_task
+from ddpm.data.preparing.chosen_previews import choose_previews
 from ddpm.data.preparing.decode_file import code_of
 from ddpm.data.preparing.decode_source import Decoded, decode_all
 from ddpm.data.preparing.executors import Crew, cores
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
-from ddpm.data.preparing.manifest import write_manifest
+from ddpm.data.preparing.manifest import write_manifest, write_rejected
 from ddpm.data.preparing.pixels import Target
 from ddpm.data.preparing.prepared_shape import ChooseSize, keep_own_size, own_size
 from ddpm.data.preparing.reasons import DUPLICATE, REASONS
@@ -30,6 +31,7 @@ from ddpm.data.preparing.settings import Data
 from ddpm.data.preparing.sources import Found, find
 from ddpm.data.preparing.split import draw_test, duplicates
 from ddpm.data.preparing.upkeep import tidy
+from ddpm.data.previews import REJECTED_LIST, write_previews
 from ddpm.data.reading.dataset import Facts
 from ddpm.data.reading.shard_index import Index, images_per_shard, write_index
 from ddpm.errors import UserError
@@ -73,6 +75,7 @@ def prepare(
             labels, classes = _labels(data, found, records, usable)
             splits = _splits(data, found, records, usable, labels)
             _write_splits(data, decoded, splits, labels if classes else None, folder=folder, crew=crew)
+        write_previews(folder, choose_previews(data, found, decoded, splits, labels, n_classes=len(classes)))
         write_manifest(
             folder / "manifest.parquet",
             paths=found.paths,
@@ -81,6 +84,7 @@ def prepare(
             labels=labels,
             classes=classes,
         )
+        write_rejected(folder / "manifest.parquet", folder / REJECTED_LIST)
         facts = Facts(
             name=found.name,
             source=data.source,

@@ -3,6 +3,7 @@
 from ddpm.data.preparing.formats import NOT_READ
 
 NO_IMAGE = "no image"
+EMPTY = "empty file (0 bytes)"
 DAMAGED = "truncated or damaged"
 TOO_LARGE = "more than max_pixels"
 TOO_MUCH_MEMORY = "more memory than max_picture_bytes to decode"
@@ -25,7 +26,7 @@ def not_read(name: str) -> str:
 
 
 REASONS = (
-    *(NO_IMAGE, DAMAGED, TOO_LARGE, TOO_MUCH_MEMORY, DUPLICATE, UNKNOWN_VALUES, NEARLY_BLACK),
+    *(NO_IMAGE, EMPTY, DAMAGED, TOO_LARGE, TOO_MUCH_MEMORY, DUPLICATE, UNKNOWN_VALUES, NEARLY_BLACK),
     *(UNREADABLE, SPECIAL_FILE, LINK, NO_NAME, UNKNOWN_NAME, TOO_MANY_HEADERS, OUTSIDE_SPLITS, OUTSIDE_CLASSES),
     *(not_read(name) for name in NOT_READ),
 )

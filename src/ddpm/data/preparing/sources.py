@@ -4,7 +4,8 @@ To add a source, write a function that returns a Found and call it in `find`.
 """
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -37,8 +38,8 @@ class Found:
     reasons: Sequence[str | None]
     """Why a file is rejected by its path or kind; None if it is not."""
     classes: tuple[str, ...]
-    ignored: int
-    """Files that were not counted: hidden files, and text beside the images."""
+    ignored: dict[str, int]
+    """Number of files that do not count as found, by name or kind (layout.ignored_as)."""
     kind: Literal["files", "memory"]
     """files: decoded in processes; memory: decoded in threads."""
 
@@ -58,7 +59,7 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
         found = _torchvision(data, raw)
     if not found.paths:
         raise UserError(
-            f"no images were found in {raw} ({found.ignored} hidden or text files do not count); "
+            f"no images were found in {raw} ({sum(found.ignored.values())} hidden or text files do not count); "
             "put images there, or set data.source and data.path in params.yaml to where they are"
         )
     return found
@@ -76,7 +77,7 @@ def _digits(*, with_labels: bool) -> Found:
         labels=None,
         reasons=[None] * len(images),
         classes=tuple(str(digit) for digit in range(10)) if with_labels else (),
-        ignored=0,
+        ignored={},
         kind="memory",
     )
 
@@ -106,9 +107,9 @@ def _folder(folder: Path, *, with_labels: bool) -> Found:
     if not folder.is_dir():
         raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
     found = tree.files(folder)
-    names = sorted(name for name in found if not layout.is_ignored(name))
+    names = sorted(name for name in found if layout.ignored_as(name) is None)
     placed = layout.place(names, with_labels=with_labels)
-    return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=len(found) - len(names))
+    return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=_ignored(found))
 
 
 class _Inside(Sequence[Input]):
@@ -128,15 +129,20 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
     members = unpack(path, unpacked, max_bytes=data.archive_max_bytes, max_files=data.archive_max_files)
-    counted = sorted((member for member in members if not layout.is_ignored(member.name)), key=lambda file: file.name)
+    counted = [member for member in members if layout.ignored_as(member.name) is None]
+    counted.sort(key=lambda member: member.name)
     names = [member.name for member in counted]
     return _placed(
         path.name.split(".")[0],
         names,
         [str(member.file) for member in counted],
         _place_written(counted, with_labels=data.labels),
-        ignored=len(members) - len(counted),
+        ignored=_ignored(member.name for member in members),
     )
+
+
+def _ignored(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(filter(None, map(layout.ignored_as, names))).items()))
 
 
 def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Placed:
@@ -150,7 +156,9 @@ def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Pl
     return layout.Placed(splits, labels, reasons, placed.classes)
 
 
-def _placed(name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: int) -> Found:
+def _placed(
+    name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: dict[str, int]
+) -> Found:
     """Return the Found for files. `names` are sorted, so the order is the same on every file system and archive."""
     return Found(
         name=name,
@@ -208,7 +216,7 @@ def _torchvision(data: Data, root: Path) -> Found:
         labels=None,
         reasons=[None] * sum(sizes),
         classes=tuple(str(label) for label in classes) if data.labels else (),
-        ignored=0,
+        ignored={},
         kind="memory",
     )
 

@@ -104,7 +104,7 @@ def _kind(mode: int) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether the path is hidden, so that it is ignored anyway (layout.is_ignored)."""
+    """Whether the path is hidden, so that it is ignored anyway (layout.ignored_as)."""
     return name.startswith(".") or "/." in name
 
 

@@ -2,12 +2,14 @@
 
 dataset.json              Facts
 manifest.parquet          one row per file that was found (columns: data/preparing/manifest.py)
+rejected.csv              reason and path of every rejected file; only if there are some
+previews.npy              small pictures of some files (data/previews.py)
 {train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, local or in a store (see shard_index.py)
 {train,test}/labels.npy   int64 [N] of all shards; only if the source has classes
 """
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -40,8 +42,8 @@ class Facts:
     """Number of rejected files by reason."""
     content_hash: str
     """sha256 of all pixels and labels, in order, with their splits, classes and shape."""
-    ignored: int = 0
-    """Hidden files and text beside the images; not part of found."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Number of files that are not part of found, by name or kind: hidden files, text, files of operating systems."""
     own_size: int | None = None
     """Pixels of height and width that the images have by themselves, if a smaller size was chosen for them."""
 
@@ -62,7 +64,7 @@ def read_facts(folder: Path) -> Facts:
     except FileNotFoundError:
         raise UserError(f"{path} was not found; create it with `dvc repro prepare`") from None
     read["classes"] = tuple(read["classes"])
-    return Facts(**{field.name: read[field.name] for field in fields(Facts) if field.name in read})
+    return Facts(**{each.name: read[each.name] for each in fields(Facts) if each.name in read})
 
 
 def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime | None" = None) -> Split:

@@ -13,6 +13,8 @@ from ddpm.data.validating.settings import Validate
 KEYS = {"classes": "label", "arrays": "split"}
 """By table: the column that identifies a row for a reader, if it is not `path`."""
 
+_PREPARE_AGAIN = "the prepared data were changed or damaged; make them again with `dvc repro -f -s prepare`"
+
 Check = Literal["row_count", "between", "in_set", "not_null", "null", "unique_together"]
 
 
@@ -23,6 +25,8 @@ class Rule:
     name: str
     sentence: str
     """The expectation in words, with its limit."""
+    remedy: str
+    """What a person can do where it is broken, with the setting of the limit if there is one."""
     table: str
     """A key of tables.read_tables."""
     check: Check
@@ -53,6 +57,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every file found is in the manifest",
             sentence=f"the manifest has {facts.found} rows",
+            remedy=_PREPARE_AGAIN,
             table="files",
             check="row_count",
             low=facts.found,
@@ -61,6 +66,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every file is kept or rejected",
             sentence="status is kept or rejected",
+            remedy=_PREPARE_AGAIN,
             table="files",
             check="in_set",
             columns=("status",),
@@ -69,6 +75,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="few files are rejected",
             sentence=f"at most {limits.max_rejected_share:.1%} of {facts.found} files are rejected",
+            remedy="repair or remove them, or raise validate.max_rejected_share",
             table="files",
             check="null",
             columns=("reason",),
@@ -77,14 +84,15 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="enough training images",
             sentence=f"at least {limits.min_train_images} images are in train",
+            remedy="add images, or lower validate.min_train_images",
             table="train",
             check="row_count",
             low=limits.min_train_images,
         ),
         Rule(
             name="enough test images",
-            sentence=f"at least {limits.min_test_images} images are in test; otherwise raise data.test_fraction "
-            "or lower validate.min_test_images",
+            sentence=f"at least {limits.min_test_images} images are in test",
+            remedy="add images, raise data.test_fraction, or lower validate.min_test_images",
             table="test",
             check="row_count",
             low=limits.min_test_images,
@@ -92,6 +100,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="no image of test is in train",
             sentence=f"at most {limits.max_test_duplicates} images of test have the pixels of a training image",
+            remedy="remove them from one of the two, or raise validate.max_test_duplicates",
             table="test",
             check="null",
             columns=("same_as_in_train",),
@@ -100,6 +109,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="images are not enlarged",
             sentence=f"at most {limits.max_upscaled_share:.1%} of the images have a side below {facts.size} pixels",
+            remedy="remove them, lower data.size, or raise validate.max_upscaled_share",
             table="images",
             check="between",
             columns=("original_shorter_side",),
@@ -109,6 +119,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="brightness is in range",
             sentence=f"the mean of every image is between {low} and {high}",
+            remedy="remove these images, or widen validate.brightness",
             table="images",
             check="between",
             columns=("mean",),
@@ -118,6 +129,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has its hashes",
             sentence="sha256 is known of every image",
+            remedy=_PREPARE_AGAIN,
             table="images",
             check="not_null",
             columns=("sha256",),
@@ -125,6 +137,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has its own place",
             sentence="no two images have the same split and index",
+            remedy=_PREPARE_AGAIN,
             table="images",
             check="unique_together",
             columns=("split", "index"),
@@ -133,6 +146,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             Rule(
                 name=f"arrays are as stated: {column}",
                 sentence=f"{column} of the arrays is {value} in train and test",
+                remedy=_PREPARE_AGAIN,
                 table="arrays",
                 check="in_set",
                 columns=(column,),
@@ -154,6 +168,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has a known label",
             sentence=f"label is one of {len(facts.classes)} classes",
+            remedy=_PREPARE_AGAIN,
             table="images",
             check="in_set",
             columns=("label",),
@@ -162,6 +177,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="classes are balanced",
             sentence=f"every class has at least {limits.min_class_share:.0%} of an equal share of train",
+            remedy="add images of these classes, merge or remove them, or lower validate.min_class_share",
             table="classes",
             check="between",
             columns=("share_of_equal",),
@@ -170,13 +186,21 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
     )
 
 
+def observed(outcome: Outcome) -> str:
+    """Return what was observed in words, such as "3 rows break it"; for a row count, the number of rows."""
+    n, rows = outcome.observed, "row" if outcome.observed == 1 else "rows"
+    if outcome.rule.check == "row_count":
+        return f"{n} {rows}"
+    return f"{n} {rows} {'breaks' if n == 1 else 'break'} it"
+
+
 def failure(outcomes: Sequence[Outcome], *, show: int) -> str:
-    """Return one sentence that names every broken rule and the first `show` rows of each."""
+    """Return one sentence that names every broken rule, the first `show` rows of each, and what to do."""
     broken = []
     for outcome in (outcome for outcome in outcomes if not outcome.passed):
         rule = outcome.rule
-        seen = f"{outcome.observed} rows" + ("" if rule.check == "row_count" else " break it")
+        seen = observed(outcome)
         rows = f": {'; '.join(outcome.rows[:show])}" if outcome.rows else ""
         more = " …" if len(outcome.rows) > show else ""
-        broken.append(f"expected: {rule.name} ({rule.sentence}), but {seen}{rows}{more}")
+        broken.append(f"expected: {rule.name} ({rule.sentence}), but {seen}{rows}{more}; {rule.remedy}")
     return " | ".join(broken)

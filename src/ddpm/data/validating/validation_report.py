@@ -37,6 +37,7 @@ def write_report(
                 "expected": outcome.rule.sentence,
                 "passed": outcome.passed,
                 "observed": outcome.observed,
+                "remedy": outcome.rule.remedy,
                 "rows": list(outcome.rows),
             }
             for outcome in outcomes
