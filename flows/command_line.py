@@ -17,7 +17,7 @@ import httpx
 import unreported
 from prefect.client.schemas.objects import State
 from prefect.context import refresh_global_settings_context
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_API_PORT
 
 from ddpm.errors import UserError
 from ddpm.redaction import redacted_output
@@ -78,6 +78,22 @@ def _status_of(a_flow: Callable[..., State], **parameters: Any) -> int:
         return 1
     print(state.message)
     return 0
+
+
+def use_server() -> None:
+    """Use the server of PREFECT_API_URL, or else the one that `prefect server start` starts on this machine.
+
+    Raises UserError if it does not answer.
+    """
+    _move_credentials()
+    if not PREFECT_API_URL.value():
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{PREFECT_SERVER_API_PORT.value()}/api"
+        refresh_global_settings_context()
+    if not unreported.answers():
+        raise UserError(
+            f"no Prefect server answers at {PREFECT_API_URL.value()}; start it with `prefect server start`, "
+            "or name another one in PREFECT_API_URL"
+        )
 
 
 def _move_credentials() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -71,8 +71,8 @@ def look() -> None:
     require_readable(Path(data.path), source=data.source)
 
 
-def changes(*, silent_seconds: float | None = None) -> dict[str, list[str]]:
-    """Return the reasons to run each stage again: stage -> sentences; empty if nothing has changed.
+def changes(*, silent_seconds: float | None = None) -> dict[str, list[Any]]:
+    """Return what DVC finds changed: stage -> findings of `dvc status --json`; empty if nothing has changed.
 
     DVC compares content hashes. Raises UserError, with DVC's sentence, if `dvc status` fails, and if it takes longer
     than `silent_seconds`.
@@ -86,7 +86,8 @@ def changes(*, silent_seconds: float | None = None) -> dict[str, list[str]]:
         raise UserError(f"dvc status {_silence(silent_seconds)}") from None
     if answer.returncode != 0:
         raise UserError(_dvc_error(answer.stderr.splitlines()) or f"dvc status ended with {answer.returncode}")
-    return {stage: _reasons(found) for stage, found in json.loads(answer.stdout).items()}
+    found: dict[str, list[Any]] = json.loads(answer.stdout)
+    return found
 
 
 def run(
@@ -266,19 +267,3 @@ def _dvc_error(lines: list[str]) -> str:
     text = " ".join(line.strip() for line in lines[start:]).partition("ERROR: ")[2]
     text = re.sub(r"^failed to reproduce '[^']*': (?:failed to run: )?", "", text)
     return text.split(" If there are no processes")[0].strip()
-
-
-def _reasons(found: list[object]) -> list[str]:
-    """Return DVC's findings about one stage as sentences."""
-    sentences = []
-    for finding in found:
-        if not isinstance(finding, dict):
-            sentences.append(str(finding))
-            continue
-        for kind, items in finding.items():
-            for name, what in items.items():
-                if isinstance(what, dict):
-                    sentences += [f"parameter {key} {state}" for key, state in what.items()]
-                else:
-                    sentences.append(f"{'output ' if kind == 'changed outs' else ''}{name} {what}")
-    return sentences

@@ -1,22 +1,32 @@
-"""The pages of a run, as Markdown: the metrics, the images, the decision of the gate, and links."""
+"""The page of a run, as Markdown: its end, its reasons, the decision of the gate, metrics, samples and links."""
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect.client.schemas.objects import State
+from unreported import Page
+
 from ddpm.errors import UserError
+from ddpm.redaction import redacted
 from ddpm.reporting import decisions, markdown, measurements
+from ddpm.reporting.markdown import escaped
 
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
 
+KEY = "retraining"
+"""Key of the page of a run."""
 METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
 DATA_DOCS = Path("reports/data_docs/index.html")
+
+_DESCRIPTION_CHARACTERS = 300
+"""Longest description on the card of a page."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,64 @@ class Registered:
     """The champion when the gate decided."""
     champion: "Version | None"
     """The present champion."""
+
+    def state_name(self) -> str:
+        """Return the name of the state of a run that registered the version: what became of it, at a glance."""
+        if self.version is not None and self.champion is not None and self.champion.number == self.version.number:
+            return "Completed: promoted"
+        if self.version is not None and self.version.tags.get("decision") == "pending":
+            return "Waiting for approval"
+        return "Completed: kept the champion" if self.champion else "Completed: not promoted"
+
+    def sentence(self) -> str:
+        """Return what became of the version and why."""
+        assert self.version is not None
+        reasons = self.version.tags.get("reasons", "")
+        number = self.version.number
+        decided = {
+            "Completed: promoted": f"version {number} is the champion now",
+            "Waiting for approval": f"version {number} waits: `ddpm promote {number} --reason …` makes it the champion",
+            "Completed: not promoted": f"version {number} was not promoted, and there is no champion",
+        }
+        kept = f"version {number} was not promoted, and version {self.champion.number if self.champion else ''} stays"
+        return redacted(": ".join(filter(None, (decided.get(self.state_name(), kept), reasons))))
+
+
+def of_result(state: State, reasons: Sequence[str], registered: Registered | None) -> list[Page]:
+    """Return the page of a run that completed all stages."""
+    parts = [_top(state, reasons)]
+    if registered:
+        parts.append(f"## Decision of the gate\n\n{decision(registered)}")
+    measured = read_metrics()
+    if measured:
+        parts.append(f"## Metrics\n\n{metrics(measured, registered)}")
+    if GRID.exists():
+        parts.append(f"## Samples\n\n{markdown.embedded(GRID)}")
+    return [_page(state, [*parts, links(registered)])]
+
+
+def of_failure(state: State, reasons: Sequence[str]) -> Page:
+    """Return the page of a run that failed."""
+    return _page(state, [_top(state, reasons), links(None)])
+
+
+def of_nothing(state: State, registered: Registered | None) -> Page:
+    """Return the page of a run that had nothing to do."""
+    parts = [_top(state, [])]
+    if registered:
+        parts.append(f"## The model so far\n\n{decision(registered)}")
+    return _page(state, parts)
+
+
+def _page(state: State, parts: Sequence[str]) -> Page:
+    return Page(
+        KEY, "\n\n".join(filter(None, parts)) + "\n", f"{state.name}: {state.message}"[:_DESCRIPTION_CHARACTERS]
+    )
+
+
+def _top(state: State, reasons: Sequence[str]) -> str:
+    because = "".join(f"\n- {escaped(reason)}" for reason in reasons)
+    return f"# {state.name}\n\n{escaped(state.message or '')}" + (f"\n\n## Why it ran\n{because}" if because else "")
 
 
 def registered() -> Registered:
@@ -65,7 +133,7 @@ def metrics(measured: Mapping[str, Any], registered: Registered | None) -> str:
 
 
 def links(registered: Registered | None) -> str:
-    """Return a list of the places with more detail that exist, or an empty string."""
+    """Return a section with the places with more detail that exist, or an empty string."""
     lines = []
     if registered and registered.version and registered.version.run_id:
         lines.append(_run_link(registered.version.run_id))
@@ -73,7 +141,7 @@ def links(registered: Registered | None) -> str:
         lines.append(f"Data Docs: open `{DATA_DOCS.absolute()}` in a browser")
     if METRICS.exists():
         lines.append("Metrics and curves of this and other revisions: `dvc metrics diff`, `dvc plots show`")
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(["## More", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
 def decision(registered: Registered) -> str:

@@ -1,25 +1,29 @@
-"""The flow `pipeline`: runs the stages of dvc.yaml in order as tasks, with retries, live logs and pages of results.
+"""The flow `pipeline`: runs the stages of dvc.yaml in order as tasks, with retries, live logs and a page of results.
 
 `python flows/pipeline.py` runs it with the Prefect server of PREFECT_API_URL, or with a temporary server.
 """
 
 import os
+from datetime import datetime
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
 import dvc_stage
+import httpx
 import pages
+import stale_runs
 import unreported
 from prefect import flow, get_run_logger, task
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
-from unreported import End, Page
+from unreported import End
 
 from ddpm.errors import UserError
 from ddpm.pipeline.workspace import InUseError, claim
 from ddpm.redaction import redact_logs
-from ddpm.reporting import markdown
 
 
 def _may_pass_next_time(task: Task, task_run: TaskRun, state: State) -> bool:
@@ -43,7 +47,12 @@ def run_stage(stage: str, *, force: bool, timeout_seconds: float | None, silent_
     return Completed(message=message, name="Completed" if outcome.ran else "Unchanged")
 
 
-@flow
+def start_time() -> str:
+    """Return the name of a run that starts now; the reason is added when it is known."""
+    return f"{datetime.now():%Y-%m-%d %H:%M}"
+
+
+@flow(flow_run_name=start_time, on_crashed=[stale_runs.after_crash], on_cancellation=[stale_runs.after_cancellation])
 def pipeline(
     force: list[str] | None = None,
     retries: int = 2,
@@ -63,13 +72,19 @@ def pipeline(
             flow fails, because dvc may wait for a disk that does not answer. Hashing new data prints nothing either.
             None: no limit.
     """
-    redact_logs()
-    unreported.report_earlier_runs()
+    begin()
     try:
         with claim("the flow pipeline"):
             dvc_stage.look()
-            limits = {"timeout_seconds": timeout_seconds, "silent_seconds": silent_seconds}
-            end = _run_all(force=force or [], retries=retries, retry_delay_seconds=retry_delay_seconds, limits=limits)
+            add_to_name("all stages")
+            end = run_all(
+                [],
+                force=force or [],
+                retries=retries,
+                retry_delay_seconds=retry_delay_seconds,
+                timeout_seconds=timeout_seconds,
+                silent_seconds=silent_seconds,
+            )
     except InUseError as error:
         end = End(Failed(name="Refused", message=str(error)))
     except UserError as error:
@@ -77,7 +92,27 @@ def pipeline(
     return unreported.conclude(end)
 
 
-def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limits: dict[str, float | None]) -> End:
+def begin() -> None:
+    """Start a flow run: write down its process, and report or close earlier runs whose end the server missed."""
+    redact_logs()
+    stale_runs.sign(unreported.this_run())
+    unreported.report_earlier_runs()
+    try:
+        stale_runs.close_stale(get_run_logger().warning)
+    except (httpx.HTTPError, PrefectException) as error:  # a server that restarts must not end the run
+        get_run_logger().warning(f"runs that no process works on were not looked for ({error})")
+
+
+def add_to_name(reason: str) -> None:
+    """Add the reason of this run to its name in Prefect."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_name(unreported.this_run(), f"{start_time()} {reason}")
+
+
+def run_all(
+    reasons: list[str], *, force: list[str], retries: int, retry_delay_seconds: float, **limits: float | None
+) -> End:
+    """Run all stages as tasks of this flow run, up to the first that fails, and return the end of the run."""
     ends: dict[str, State] = {}
     for stage in dvc_stage.stages():
         named = run_stage.with_options(
@@ -85,28 +120,27 @@ def _run_all(*, force: list[str], retries: int, retry_delay_seconds: float, limi
         )
         state = ends[stage] = named(stage, force=stage in force, **limits, return_state=True)
         if not state.is_completed():
-            return End(Failed(message=state.message), _links(None), ends)
-    registered = pages.registered() if pages.RUN.exists() else None
+            failed: State = Failed(name=f"Failed: {stage}", message=state.message)
+            return End(failed, [pages.of_failure(failed, reasons)], ends)
     ran = [stage for stage, state in ends.items() if state.name != "Unchanged"]
-    done: State = Completed(message=f"ran {', '.join(ran)}" if ran else "nothing had changed")
-    return End(done, [*_result(registered), *_links(registered)], ends)
+    registered = pages.registered() if pages.RUN.exists() else None
+    done = _done(ran, registered)
+    return End(done, pages.of_result(done, reasons, registered), ends)
 
 
-def _result(registered: pages.Registered | None) -> list[Page]:
-    result = []
-    measured = pages.read_metrics()
-    if measured:
-        result.append(Page("metrics", pages.metrics(measured, registered), "Metrics, compared with the champion's"))
-    if pages.GRID.exists():
-        result.append(Page("samples", markdown.embedded(pages.GRID), "Samples of the model"))
-    if registered:
-        result.append(Page("gate", pages.decision(registered), "Decision of the gate"))
-    return result
+def _done(ran: list[str], registered: pages.Registered | None) -> State:
+    """Return the state of a run whose stages all completed; its name is the decision on the model."""
+    if not ran:
+        return nothing_changed()
+    if registered is None or registered.version is None:
+        return Completed(message=f"ran {', '.join(ran)}")
+    if "register" not in ran:
+        return Completed(name="Completed: same model", message=f"ran {', '.join(ran)}, which made no other model")
+    return Completed(name=registered.state_name(), message=registered.sentence())
 
 
-def _links(registered: pages.Registered | None) -> list[Page]:
-    links = pages.links(registered)
-    return [Page("links", links, "More details")] if links else []
+def nothing_changed() -> State:
+    return Completed(name="Completed: nothing changed", message="nothing has changed, so nothing was done")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,32 @@
-"""The flow `retrain`: runs the pipeline if there is a reason, and writes the decision as an artifact in every case.
+"""The flow `retrain`: runs the pipeline if there is a reason, and writes a page about its end in every case.
 
 `python flows/retrain.py [--force]` runs it in this process; prefect.yaml runs it on a schedule.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
 import dvc_stage
 import pages
+import reasons
+import stale_runs
 import unreported
-from pipeline import pipeline
+from pipeline import add_to_name, begin, nothing_changed, run_all, start_time
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
-from unreported import End, Page
+from prefect.states import Failed
+from unreported import End
 
 from ddpm.errors import UserError
+from ddpm.params import load as load_params
 from ddpm.pipeline.workspace import InUseError, claim
-from ddpm.redaction import redact_logs
 
 
-@flow
+@flow(flow_run_name=start_time, on_crashed=[stale_runs.after_crash], on_cancellation=[stale_runs.after_cancellation])
 def retrain(
     force: bool = False,
     retries: int = 2,
@@ -46,8 +49,7 @@ def retrain(
             flow fails, because dvc may wait for a disk that does not answer. Hashing new data prints nothing either.
             None: no limit.
     """
-    redact_logs()
-    unreported.report_earlier_runs()
+    begin()
     try:
         with claim("the flow retrain"):
             dvc_stage.look()
@@ -59,53 +61,45 @@ def retrain(
                 silent_seconds=silent_seconds,
             )
     except InUseError as error:
-        end = End(Failed(name="Refused", message=str(error)))
+        end = _without_stages(Failed(name="Refused", message=str(error)))
     except UserError as error:
-        end = End(Failed(message=str(error)))
+        end = _without_stages(Failed(message=str(error)))
     return unreported.conclude(end)
 
 
-def _decide(force: bool, **limits: float | None) -> End:
-    reasons, forced = _reasons(force, limits["silent_seconds"])
-    for reason in reasons or ["nothing has changed"]:
-        get_run_logger().info(reason)
-    if not reasons:
-        page = _page("Not retrained", ["Data, parameters, code and results have not changed."], gate=True)
-        return End(Completed(name="Unchanged", message="nothing has changed, so nothing was done"), [page])
+def _decide(force: bool, *, retries: int, retry_delay_seconds: float, **limits: float | None) -> End:
+    found, forced = _reasons(force, limits["silent_seconds"])
+    sentences = [str(reason) for reason in found]
+    for sentence in sentences or ["nothing has changed"]:
+        get_run_logger().info(sentence)
     if not unreported.comes_back():
-        return End(Failed(message="the pipeline was not started"), [_page("Not retrained", reasons, gate=False)])
-
-    def end_of(state: State) -> End:
-        if not state.is_completed():
-            return End(Failed(message=state.message), [_page(f"Failed at {state.message}", reasons, gate=False)])
-        return End(Completed(message=state.message), [_page("Retrained", reasons, gate=True)])
-
-    with unreported.within(end_of):
-        state = pipeline(force=forced, **limits, return_state=True)
-    return end_of(state)
+        return _without_stages(Failed(message="the pipeline was not started"), sentences)
+    if not found:
+        add_to_name("nothing changed")
+        state = nothing_changed()
+        return End(state, [pages.of_nothing(state, pages.registered() if pages.RUN.exists() else None)])
+    add_to_name(reasons.in_short(found))
+    return run_all(sentences, force=forced, retries=retries, retry_delay_seconds=retry_delay_seconds, **limits)
 
 
-def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[str], list[str]]:
+def _without_stages(state: State, sentences: Sequence[str] = ()) -> End:
+    return End(state, [pages.of_failure(state, sentences)])
+
+
+def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[reasons.Reason], list[str]]:
     """Return the reasons to run the pipeline and the stages to force. DVC compares content hashes."""
     if force:
-        return ["forced"], dvc_stage.stages()
+        return [reasons.Reason(0, "forced")], dvc_stage.stages()
     if not Path("dvc.lock").exists():
-        return ["the pipeline has not run here yet"], []
+        return [reasons.Reason(0, "first run")], []
     changed = dvc_stage.changes(silent_seconds=silent_seconds)
     if changed:
-        return [f"{stage}: {', '.join(what)}" for stage, what in changed.items()], []
+        return reasons.of_changes(changed, data=Path(load_params().data.path)), []
     if pages.RUN.exists() and pages.registered().version is None:
         # MLflow's store is new or another one. A forced training logs its run there; it repeats no training step if the
         # finished training is still kept.
-        return ["the registry does not have the model of this workspace"], ["train", "register"]
+        return [reasons.Reason(3, "the registry does not have the model of this workspace")], ["train", "register"]
     return [], []
-
-
-def _page(title: str, reasons: list[str], *, gate: bool) -> Page:
-    text = f"## {title}\n\n" + "\n".join(f"- {reason}" for reason in reasons)
-    if gate and pages.RUN.exists():
-        text += f"\n\n## Decision of the gate\n\n{pages.decision(pages.registered())}"
-    return Page("decision", text, title)
 
 
 def main() -> None:

@@ -4,8 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,19 +50,6 @@ class End:
     tasks: Mapping[str, State] = field(default_factory=dict)
 
 
-_outer_flows: list[tuple[UUID, Callable[[State], End]]] = []
-
-
-@contextmanager
-def within(end_of: Callable[[State], End]) -> Iterator[None]:
-    """Say how this flow ends if a flow that it calls in the block has to end the process: `end_of` the inner state."""
-    _outer_flows.append((_this_run(), end_of))
-    try:
-        yield
-    finally:
-        _outer_flows.pop()
-
-
 def conclude(end: End) -> State:
     """Send the pages and the states of the tasks to the server, and return the state that the flow returns.
 
@@ -71,18 +57,13 @@ def conclude(end: End) -> State:
     with 0 if the flow completed, otherwise 1. Prefect would retry for minutes and then mark a completed flow as failed.
     """
     if not comes_back():
-        _keep(_this_run(), end)
-        state = end.state
-        for run, end_of in reversed(_outer_flows):
-            outer = end_of(state)
-            _keep(run, outer)
-            state = outer.state
-        _exit(state)
+        _keep(this_run(), end)
+        _exit(end.state)
     for page in end.pages:
         create_markdown_artifact(page.text, key=page.key, description=page.description)
     if end.tasks:
         with get_client(sync_client=True) as client:
-            _send_task_states(client, _this_run(), end.tasks)
+            _send_task_states(client, this_run(), end.tasks)
     return end.state
 
 
@@ -184,7 +165,8 @@ def _exit(state: State) -> NoReturn:
     os._exit(0 if state.is_completed() else 1)
 
 
-def _this_run() -> UUID:
+def this_run() -> UUID:
+    """Return the id of the flow run that calls this."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None

@@ -62,6 +62,7 @@ stages:
   train:
     cmd: python stage.py train
     deps: [data/raw, reports/validation.json]
+    params: [train.images, sample]
     metrics: [reports/metrics.json]
     plots: [reports/samples.png]
 """
@@ -197,6 +198,10 @@ class Prefect:
     def state(self, flow_run: Any) -> Any:
         with self.client() as client:
             return client.read_flow_run(flow_run).state
+
+    def name(self, flow_run: Any) -> str:
+        with self.client() as client:
+            return str(client.read_flow_run(flow_run).name)
 
     def logs(self) -> list[str]:
         """Of all runs, the oldest first."""

@@ -35,20 +35,29 @@ def test_the_first_run_is_live_and_leaves_what_a_person_wants_to_see(prefect: Pr
     with prefect.client() as client:
         runs = {task.name: task.run_count for task in client.read_task_runs()}
     assert (runs["validate"], runs["train"]) == (1, 2), "only what crashed is tried again"
-    artifacts = prefect.artifacts()
-    assert "## Retrained" in artifacts["decision"]
-    assert "the pipeline has not run here yet" in artifacts["decision"]
-    assert re.search(r"\| \*\*FID\*\*.* \| 3\.25 \| .*\| 1\.5 \|", artifacts["metrics"])
-    assert "](data:image/png;base64," in artifacts["samples"]
-    assert "dvc metrics diff" in artifacts["links"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d first run", prefect.name(run))
+    page = prefect.artifacts()["retraining"]
+    assert page.startswith("# Completed\n\nran validate, train\n\n## Why it ran\n\n- first run\n")
+    assert re.search(r"\| FID, lower is better \| 3\.25 \| 1\.5 \|", page)
+    assert "](data:image/png;base64," in page
+    assert "dvc metrics diff" in page
     wait_for(lambda: any("the model is trained" in line for line in prefect.logs()))
 
 
 def test_without_new_data_nothing_is_done(prefect: Prefect) -> None:
     state = prefect.end_of(prefect.trigger())
-    assert (state.name, state.type.value) == ("Unchanged", "COMPLETED")
+    assert (state.name, state.type.value) == ("Completed: nothing changed", "COMPLETED")
     assert state.message == "nothing has changed, so nothing was done"
-    assert "## Not retrained" in prefect.artifacts()["decision"]
+    assert prefect.artifacts()["retraining"].startswith("# Completed: nothing changed\n")
+
+
+def test_a_run_is_named_after_the_setting_that_changed_with_its_old_and_its_new_value(prefect: Prefect) -> None:
+    params = prefect.project.path / "params.yaml"
+    params.write_text(params.read_text().replace("  images: 60000 ", "  images: 70000 ", 2))
+    run = prefect.trigger()
+    assert prefect.end_of(run).message == "ran train"
+    assert prefect.name(run).endswith(" train.images 60000 → 70000")
+    assert "\n- train.images 60000 → 70000 (train)\n" in prefect.artifacts()["retraining"]
 
 
 def test_a_failed_stage_gives_its_own_sentence_to_its_task_and_its_flow(prefect: Prefect) -> None:
@@ -56,8 +65,9 @@ def test_a_failed_stage_gives_its_own_sentence_to_its_task_and_its_flow(prefect:
     run = prefect.trigger()
     sentence = "validate: data/raw/said.txt says bad, expected good; write good"
     state = prefect.end_of(run)
-    assert (state.type.value, state.message) == ("FAILED", sentence)
-    assert "- validate: data/raw modified" in prefect.artifacts()["decision"], "new data were the reason"
+    assert (state.name, state.type.value, state.message) == ("Failed: validate", "FAILED", sentence)
+    assert prefect.name(run).endswith(" data in data/raw modified")
+    assert "- data in data/raw modified (validate, train)" in prefect.artifacts()["retraining"]
     with prefect.client() as client:
         tasks = [task for task in client.read_task_runs() if task.state.is_failed()]
         assert {task.state.message for task in tasks} == {sentence}
@@ -121,7 +131,7 @@ def test_the_page_of_the_server_itself_asks_with_a_token_and_where_it_came_from(
     token = json.loads(ask(prefect, "/api/csrf-token?client=page")[1])["token"]
     sent = {"Content_Type": "application/json", "Prefect_Csrf_Token": token, "Prefect_Csrf_Client": "page"}
     status, said, _ = ask(prefect, "/api/flows/count", method="POST", Origin=prefect.address, **sent)
-    assert (status, json.loads(said)) == (200, 2), "retrain and pipeline"
+    assert (status, json.loads(said)) == (200, 1), "retrain"
 
 
 def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_running(prefect: Prefect) -> None:

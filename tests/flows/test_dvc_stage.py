@@ -162,14 +162,6 @@ def test_what_a_dvc_that_was_killed_left_of_its_list_keeps_no_stage_from_running
     assert dvc_stage.changes() == {}
 
 
-def test_changed_data_are_the_reason_that_dvc_names(project: Project) -> None:
-    run("validate")
-    run("train")
-    assert dvc_stage.changes() == {}
-    project.say("good")
-    assert dvc_stage.changes() == {"validate": ["data/raw modified"], "train": ["data/raw modified"]}
-
-
 def test_a_folder_without_stages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"dvc\.yaml was not found in .*; start the flow in the project's folder"):

@@ -1,6 +1,7 @@
 """The entries of dvc.lock in the working folder, in which DVC records the results of the stages."""
 
 from pathlib import Path
+from typing import Any
 
 LOCK = Path("dvc.lock")
 
@@ -26,3 +27,14 @@ def written_at() -> int | None:
         return LOCK.stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def recorded_params() -> dict[str, dict[str, Any]]:
+    """Return the parameters with which each stage last ran: stage -> key -> value. Empty if dvc.lock cannot be read."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        stages = (YAML(typ="safe").load(LOCK.read_text()) or {}).get("stages", {})
+        return {name: (stage.get("params") or {}).get("params.yaml") or {} for name, stage in stages.items()}
+    except (OSError, ValueError, YAMLError, AttributeError, TypeError):  # dvc may be writing the file
+        return {}

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -34,6 +33,7 @@ import psutil
 from ddpm.compute import processes
 from ddpm.errors import UserError
 from ddpm.files import disk_trouble
+from ddpm.pipeline.process_identity import place
 from ddpm.redaction import redacted, redacted_output
 
 LOCK = Path(".state/pipeline.lock")
@@ -62,7 +62,7 @@ class _Holder:
     @staticmethod
     def of(pid: int, what: str) -> "_Holder":
         since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        return _Holder(pid, what, since, platform.node(), _place())
+        return _Holder(pid, what, since, platform.node(), place())
 
     @staticmethod
     def read(path: Path) -> "_Holder | None":
@@ -75,7 +75,7 @@ class _Holder:
 
     def is_here(self) -> bool:
         """Return whether the holder is on this machine and in this PID namespace, so that its pid can be looked up."""
-        return self.place == _place()
+        return self.place == place()
 
 
 @contextmanager
@@ -294,19 +294,6 @@ def _refusal(path: Path, holder: _Holder | None) -> str:
         f"{used} (process {holder.pid} of another container or machine, {holder.host}, since {holder.since}); wait "
         f"until it ends, or end it there, and delete {path} only if that machine does not exist any more"
     )
-
-
-@cache
-def _place() -> str:
-    """Return what a pid is valid in: on Linux the boot of this machine and the PID namespace, else the machine's name.
-
-    A container has its own PID namespace.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
 
 
 def _lives(pid: int) -> bool:

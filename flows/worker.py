@@ -1,0 +1,35 @@
+"""`python flows/worker.py`: a Prefect worker for this folder, after closing the runs that no process works on any more.
+
+It becomes `prefect worker start --pool ddpm --type process` (other options are passed on), with the server of
+PREFECT_API_URL, or else the one at http://127.0.0.1:4200.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
+
+import command_line
+import stale_runs
+
+from ddpm.errors import UserError
+from ddpm.redaction import redacted_output
+
+_POOL = "ddpm"
+
+
+def main() -> None:
+    with redacted_output():
+        try:
+            command_line.use_server()
+            stale_runs.close_stale(lambda sentence: print(sentence, flush=True))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    start = ["-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"]
+    name = [] if "--name" in sys.argv else ["--name", stale_runs.worker_name()]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *start, *name, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
