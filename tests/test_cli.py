@@ -26,7 +26,7 @@ from ddpm.tracking.mlflow_registry import MlflowRegistry
 REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
-COMMANDS += ("serve", "import-unet", "export-unet", "configure", "look", "plan")
+COMMANDS += ("serve", "page", "import-unet", "export-unet", "configure", "explain", "look", "plan")
 
 
 def record(fid: float) -> dict[str, Any]:

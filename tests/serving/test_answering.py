@@ -17,7 +17,7 @@ from ddpm import model_file
 from ddpm.model_file import Model
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.serving import answering
-from ddpm.serving.answering import FAILED, GIVEN_UP, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Call
+from ddpm.serving.answering import FAILED, GIVEN_UP, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Budget, Call
 
 BOUNDS = Bounds(max_work=10**6, max_work_together=2 * 10**6, max_seconds=60, max_body_bytes=10**6)
 ENDLESS = {"number": 64, "sampler": "ddpm", "steps": 50}
@@ -66,7 +66,7 @@ def test_the_work_of_a_request_is_at_least_what_the_network_sees(model: Model, f
     model.network.register_forward_pre_hook(count)
     if "task" in fields:
         fields = {"image": picture()} | fields
-    answers = Answering(model, BOUNDS)
+    answers = Answering(model, Budget(BOUNDS))
     [request] = answers._completed([fields])
     said = answering.work(request, model)
     answers.answers([fields])
@@ -75,7 +75,7 @@ def test_the_work_of_a_request_is_at_least_what_the_network_sees(model: Model, f
 
 
 def test_a_call_beyond_its_share_is_refused_with_the_numbers(model: Model) -> None:
-    answers = Answering(model, Bounds(640, 6400, 60, 10**6))
+    answers = Answering(model, Budget(Bounds(640, 6400, 60, 10**6)))
     assert refused(answers, [{"number": 2, "steps": 10}]) == (
         TOO_MUCH,
         "the call needs 1280 network evaluations times pixels, expected at most 640; "
@@ -93,7 +93,7 @@ def test_what_is_free_is_never_all_taken_and_comes_back(model: Model) -> None:
         leave.wait(HANG_SECONDS)
 
     model.network.register_forward_pre_hook(wait)
-    answers = Answering(model, Bounds(1000, 2000, 60, 10**6))
+    answers = Answering(model, Budget(Bounds(1000, 2000, 60, 10**6)))
     large, small = [{"number": 1, "steps": 15}], [{"number": 1, "steps": 1}]
     thread = threading.Thread(target=answers.answers, args=(large,))
     thread.start()
@@ -118,7 +118,7 @@ def test_the_work_ends_when_its_time_is_up(model: Model) -> None:
         evaluations += 1
         time.sleep(0.15)
 
-    answers = Answering(model, Bounds(10**9, 10**10, 0.2, 10**6))
+    answers = Answering(model, Budget(Bounds(10**9, 10**10, 0.2, 10**6)))
     model.network.register_forward_pre_hook(take_long)
     status, sentence = refused(answers, [ENDLESS])
     assert (status, sentence) == (
@@ -129,7 +129,7 @@ def test_the_work_ends_when_its_time_is_up(model: Model) -> None:
 
 
 def test_the_work_ends_when_its_client_goes_and_others_go_on(model: Model) -> None:
-    answers, call = Answering(model, BOUNDS), Call(60)
+    answers, call = Answering(model, Budget(BOUNDS)), Call(60)
     evaluations = 0
 
     def count(*_: Any) -> None:
@@ -171,7 +171,7 @@ def test_the_work_ends_when_its_client_goes_and_others_go_on(model: Model) -> No
     ids=lambda inputs: repr(inputs)[:20],
 )
 def test_a_wrong_type_is_one_short_sentence(model: Model, inputs: Any) -> None:
-    status, sentence = refused(Answering(model, BOUNDS), inputs)
+    status, sentence = refused(Answering(model, Budget(BOUNDS)), inputs)
     assert status == INVALID, sentence
     assert len(sentence) <= 410
     assert "\n" not in sentence
@@ -182,7 +182,7 @@ def test_what_goes_wrong_in_here_says_nothing_of_this_machine(model: Model) -> N
         raise OSError(2, "No such file", "/root/secret/model.safetensors")
 
     model.network.register_forward_pre_hook(fail)
-    status, sentence = refused(Answering(model, BOUNDS), [{"steps": 1}])
+    status, sentence = refused(Answering(model, Budget(BOUNDS)), [{"steps": 1}])
     assert (status, sentence) == (FAILED, "the images could not be generated; see the server's log")
 
 
@@ -191,6 +191,6 @@ def test_images_that_are_not_finite_are_refused_with_the_reason(model: Model) ->
         return output * math.nan
 
     model.network.register_forward_hook(diverge)
-    status, sentence = refused(Answering(model, BOUNDS), [{"steps": 2}])
+    status, sentence = refused(Answering(model, Budget(BOUNDS)), [{"steps": 2}])
     assert status == FAILED
     assert "not finite numbers, so the sampler diverged" in sentence

@@ -24,6 +24,7 @@ from ddpm.errors import UserError
 from ddpm.serving import server
 from ddpm.serving.answering import Bounds
 from ddpm.serving.connections import IDLE_SECONDS
+from ddpm.serving.served_models import ServedModels
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -87,8 +88,8 @@ class Served:
     def begin_body(self, content: bytes, *, length: int) -> socket.socket:
         """A call whose body is said to have `length` bytes, of which these come at once."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=HANG_SECONDS)
-        head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + content)
+        head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + content)
         return connection
 
     def work(self) -> float:
@@ -190,7 +191,7 @@ def test_what_cannot_be_answered_is_one_short_sentence_without_paths(
 def test_a_body_of_200_megabytes_is_refused_before_it_is_sent_and_never_held(served: Served) -> None:
     before = psutil.Process(served.process.pid).memory_info().rss
     with socket.create_connection(("127.0.0.1", served.port), timeout=HANG_SECONDS) as connection:
-        head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Content-Length: 200000000\r\n\r\n" + b'{"inputs": [')
         status, answer = answer_on(connection)
     assert status == 413
@@ -238,11 +239,7 @@ def test_six_heavy_calls_leave_room_for_a_small_one_and_end_when_given_up(served
 def test_a_body_that_does_not_arrive_holds_nobody_up(served: Served) -> None:
     slow = []
     for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", served.port), timeout=HANG_SECONDS)
-        connection.sendall(
-            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-        )
-        slow.append(connection)
+        slow.append(served.begin_body(b"{", length=99))
     assert served.post({"inputs": [{"steps": 1}]})[0] == 200
     for connection in slow:
         connection.close()
@@ -336,8 +333,8 @@ def test_told_to_end_it_ends_though_it_is_at_work(tmp_path: Path, tiny_model: Ca
 
 def test_an_address_that_cannot_be_had_is_one_sentence(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
     tiny_model(tmp_path / "model.safetensors")
-    model = model_file.load(tmp_path / "model.safetensors")
+    model, bounds = model_file.load(tmp_path / "model.safetensors"), Bounds(1, 2, 1, 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for port in (taken.getsockname()[1], 70_000):
             with pytest.raises(UserError, match=rf"^cannot listen on 127\.0\.0\.1, port {port} \(.*; choose another"):
-                server.run(model, "a model", Bounds(1, 2, 1, 1), host="127.0.0.1", port=port)
+                server.run(ServedModels(model, "a model", bounds), bounds, host="127.0.0.1", port=port)

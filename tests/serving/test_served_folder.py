@@ -24,7 +24,8 @@ def served_folder(tmp_path: Path, tiny_model: Callable[..., str]) -> Path:
 
 def test_the_logged_model_holds_no_pickle_and_no_compiled_code(served_folder: Path) -> None:
     files = [path for path in served_folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".safetensors", ".py", ".typed", ".txt", ".yaml", ""}
+    text = {".py", ".typed", ".txt", ".yaml", ".html", ".css", ".js", ".svg", ""}
+    assert {path.suffix for path in files} <= {".safetensors", *text}
     for path in files:
         start_of_file = path.read_bytes()[:2]
         assert start_of_file not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"), path

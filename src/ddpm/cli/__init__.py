@@ -197,16 +197,25 @@ def parser() -> argparse.ArgumentParser:
     )
     interpolate.add_argument("--other", type=Path, required=True, metavar="FILE", help="the picture at the other end")
 
-    serve = add_model(
-        command(
-            serving.serve,
-            "serve images over HTTP, within the limits in params.yaml",
-            "ddpm serve --port 5001",
+    for run, summary, example in (
+        (serving.serve, "serve images over HTTP, within the limits in params.yaml", "ddpm serve --port 5001"),
+        (serving.page, "open a page in the browser that generates and changes images", "ddpm page"),
+    ):
+        served = add_model(command(run, summary, example))
+        served.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
+        served.add_argument(
+            "--port", type=int, default=5001, help="port to listen on; 0: any free port (default: 5001)"
         )
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
-    serve.add_argument("--port", type=int, default=5001, help="port to listen on; 0: any free port (default: 5001)")
-    add_device(serve)
+        served.add_argument(
+            "--allowed-host",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="a name of this server in browsers' addresses, besides localhost and IP addresses; can be repeated",
+        )
+        add_device(served)
+        if run is serving.page:
+            served.add_argument("--no-browser", action="store_true", help="only print the address of the page")
 
     add_name(command(operate.versions, "list the registered versions, newest first", "ddpm versions"))
 

@@ -20,23 +20,26 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
     A model without a recipe (the settings of sampling) gets the recipe of the params.yaml in the working folder, if
     there is one.
     """
+    if args.model:
+        return _loaded(args.model, args.device), str(args.model)
+    found = find_version(args)
+    return load_version(found, args.device), f"{found.name} version {found.number}"
+
+
+def load_version(version: "Version", device: Any) -> "Model":
+    """Return the model of a registered version. Raise UserError if its file is lost, was changed or cannot be read."""
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
     with tempfile.TemporaryDirectory() as folder:
-        found = None if args.model else _registered(args)
-        if found is None:
-            file, name = args.model, str(args.model)
-        else:
-            from ddpm.tracking.mlflow_registry import MlflowRegistry
+        return _loaded(MlflowRegistry(version.name).download(version, Path(folder)), device)
 
-            file = MlflowRegistry(found.name).download(found, Path(folder))
-            name = f"{found.name} version {found.number}"
 
-        from ddpm.compute.hardware import choose_device
-        from ddpm.generation.recipe import load_model
+def _loaded(file: Path, device: Any) -> "Model":
+    from ddpm.compute.hardware import choose_device
+    from ddpm.generation.recipe import load_model
 
-        model = load_model(file, choose_device(args.device))
-        if model.recipe is None:
-            model = replace(model, recipe=_recipe_here())
-        return model, name
+    model = load_model(file, choose_device(device))
+    return replace(model, recipe=_recipe_here()) if model.recipe is None else model
 
 
 def _recipe_here() -> dict[str, Any] | None:
@@ -51,7 +54,8 @@ def _recipe_here() -> dict[str, Any] | None:
     return as_dict(recipe_in(params.sample, params.runtime.precision))
 
 
-def _registered(args: argparse.Namespace) -> "Version":
+def find_version(args: argparse.Namespace) -> "Version":
+    """Return the version of --version, else the champion. Raise UserError if there is none."""
     from ddpm.promotion.registry import champion, version
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 

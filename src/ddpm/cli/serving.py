@@ -1,18 +1,60 @@
-"""The command that serves a model over HTTP."""
+"""The commands that serve a model: over HTTP for programs, and as a page for people."""
 
 import argparse
+import os
+import sys
+import webbrowser
+from collections.abc import Callable
 
-from ddpm.cli.model import load
+from ddpm.cli.model import find_version, load, load_version
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Serve the champion, a version or a model file within the limits of section `serve` of params.yaml."""
+    """Serve the champion, a version or a model file within the limits of section `serve` of params.yaml.
+
+    Without --version or --model the server follows the champion.
+    """
+    _serve(args, ready=lambda address: None)
+
+
+def page(args: argparse.Namespace) -> None:
+    """Serve as `serve` does, and open the page in a browser if there is a screen."""
+    _serve(args, ready=lambda address: None if args.no_browser or not _has_screen() else _open(address))
+
+
+def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
     from ddpm.params import load as load_params
     from ddpm.settings import as_dict
 
-    bounds = as_dict(load_params().serve)
-    model, name = load(args)
+    settings = as_dict(load_params().serve)
+    version = None if args.model else find_version(args)
+    model, name = load(args) if version is None else (load_version(version, args.device), version.name)
     from ddpm.serving import server
     from ddpm.serving.answering import Bounds
+    from ddpm.serving.served_models import ServedModels
 
-    server.run(model, name, Bounds(**bounds), host=args.host, port=args.port)
+    bounds = Bounds(**settings)
+    if version is None:
+        models = ServedModels(model, args.model.name, bounds)
+    else:
+        from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+        models = ServedModels(
+            model,
+            name,
+            bounds,
+            version=version,
+            registry=MlflowRegistry(name),
+            load=lambda found: load_version(found, args.device),
+            follows=args.version is None,
+        )
+    server.run(models, bounds, host=args.host, port=args.port, hosts=args.allowed_host, ready=ready)
+
+
+def _has_screen() -> bool:
+    """Whether a browser can open a window; otherwise Python might start one in the terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open(address: str) -> None:
+    webbrowser.open(address)

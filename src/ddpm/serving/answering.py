@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
 from ddpm.serving.fields import MAX_IMAGES
 from ddpm.serving.picture_request import PictureRequest
+from ddpm.serving.reverse_process import filmed
 from ddpm.serving.sample_request import SampleRequest
 
 INVALID, TOO_MUCH, GIVEN_UP, FAILED, TIME_UP = 400, 429, 499, 500, 504
@@ -74,27 +75,70 @@ class Call:
 _running_call: ContextVar[Call | None] = ContextVar("_running_call", default=None)
 
 
+class Budget:
+    """The work of all running calls, within the bounds. Several models can share one."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._lock, self._work = threading.Lock(), 0
+
+    @contextmanager
+    def admitted(self, needed: int) -> Iterator[None]:
+        """Count the work as running inside the block. Raises RefusedError if it exceeds a limit."""
+        most = self.bounds.max_work
+        if needed > most:
+            raise RefusedError(
+                TOO_MUCH,
+                f"the call needs {needed} network evaluations times pixels, expected at most {most}; "
+                "request fewer images, steps or resamplings",
+            )
+        with self._lock:
+            free = self.bounds.max_work_together - self._work
+            if 2 * needed > free:
+                raise RefusedError(
+                    TOO_MUCH,
+                    f"the call needs {needed} network evaluations times pixels, and at most {free // 2} are free "
+                    f"beside the {self._work} of running calls; try again later or request less",
+                )
+            self._work += needed
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._work -= needed
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The registered version of a model; None where there is none, or where it is not known, as in MLflow's server."""
+
+    name: str | None = None
+    version: str | None = None
+
+
 class Answering:
     """A model that answers calls, also from several threads at the same time."""
 
-    def __init__(self, model: Model, bounds: Bounds | None) -> None:
-        """Without bounds, as in a notebook, calls have no limits."""
-        self.model, self._bounds = model, bounds
-        self._lock, self._work = threading.Lock(), 0
+    def __init__(self, model: Model, budget: Budget | None, identity: Identity | None = None) -> None:
+        """Without a budget, as in a notebook, calls have no limits."""
+        self.model, self._budget = model, budget
+        self.identity = vars(identity or Identity()) | {"sha256": model.sha256}
+        """The fields name, version and sha256 (of the model file), which every answer has under `model`."""
         model.network.register_forward_pre_hook(_require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
         """Return one answer for each of the inputs, a list of objects; all are checked before images are generated.
 
-        An answer has `images` (PNG files in base64) and the fields that generate the same images again. Raises
-        RefusedError.
+        An answer has `images` (PNG files in base64, without metadata), the fields that generate the same images again,
+        and `model`, which generates them. Raises RefusedError.
         """
-        if call is None and self._bounds is not None:
-            call = Call(self._bounds.max_seconds)
+        if call is None and self._budget is not None:
+            call = Call(self._budget.bounds.max_seconds)
         token = _running_call.set(call)
         try:
             requests = self._completed(inputs)
-            with self._admitted(sum(work(request, self.model) for request in requests)):
+            needed = sum(work(request, self.model) for request in requests)
+            with nullcontext() if self._budget is None else self._budget.admitted(needed):
                 return [self._answer(request) for request in requests]
         except RefusedError:
             raise
@@ -128,40 +172,18 @@ class Answering:
             )
         return requests
 
-    @contextmanager
-    def _admitted(self, needed: int) -> Iterator[None]:
-        """Count the work as running inside the block. Raises RefusedError if it exceeds a limit."""
-        if self._bounds is None:
-            yield
-            return
-        most = self._bounds.max_work
-        if needed > most:
-            raise RefusedError(
-                TOO_MUCH,
-                f"the call needs {needed} network evaluations times pixels, expected at most {most}; "
-                "request fewer images, steps or resamplings",
-            )
-        with self._lock:
-            free = self._bounds.max_work_together - self._work
-            if 2 * needed > free:
-                raise RefusedError(
-                    TOO_MUCH,
-                    f"the call needs {needed} network evaluations times pixels, and at most {free // 2} are free "
-                    f"beside the {self._work} of running calls; try again later or request less",
-                )
-            self._work += needed
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._work -= needed
-
     def _answer(self, request: SampleRequest | PictureRequest) -> dict[str, Any]:
+        model, more = self.model, {}
         if isinstance(request, PictureRequest):
-            images, fields = picture_request.draw(self.model, request), picture_request.described(request, self.model)
+            images, fields = picture_request.draw(model, request), picture_request.described(request, model)
         else:
-            images, fields = sample_request.draw(self.model, request), sample_request.described(request, self.model)
-        return {"images": [_png(image) for image in images]} | fields
+            fields = sample_request.described(request, model) | sample_request.again(request, model)
+            if request.frames:
+                images, strips = filmed(model, request)
+                more = {"frames": [_png(strip) for strip in strips]}
+            else:
+                images = sample_request.draw(model, request)
+        return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}
 
 
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:

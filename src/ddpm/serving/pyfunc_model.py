@@ -2,7 +2,12 @@
 
 A request is {"number": 4, "label": 3, "seed": 1, "steps": 20, "guidance": 1.5}; every field is optional
 (sample_request.py has limits and defaults). Its answer is {"images": [base64 of a PNG, …], "labels": [class name, …],
-"seed": …, "sampler": …, "steps": …, "eta": …, "guidance": …}, which is enough to generate the same images again.
+"seed": …, "sampler": …, "steps": …, "eta": …, "guidance": …, "number": …, "label": …, "recipe": {…}, "model": {…}},
+which is enough to generate the same images again: `recipe` has all settings for sampling, `model` the sha256 of the
+model file, and from `ddpm serve` the registered name and version.
+
+With "frames": 20 the answer also has `frames`: for each image a PNG of up to 20 states of the reverse process, from top
+to bottom.
 
 A request with a picture is {"task": "inpaint", "image": base64 of a PNG, "mask": base64 of a PNG}, or another task of
 picture_request.py. Its answer is {"images": […], "task": …, "seed": …, …}.
@@ -21,7 +26,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from ddpm.compute.hardware import choose_device
 from ddpm.generation.recipe import load_model
-from ddpm.serving.answering import FAILED, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, RefusedError
+from ddpm.serving.answering import FAILED, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Budget, RefusedError
 
 _CODES = {
     INVALID: codes.INVALID_PARAMETER_VALUE,
@@ -49,7 +54,7 @@ class DiffusionModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         model = load_model(context.artifacts["model"], choose_device("auto"))
-        self.answering = Answering(model, Bounds(**context.model_config) if context.model_config else None)
+        self.answering = Answering(model, Budget(Bounds(**context.model_config)) if context.model_config else None)
 
     # The type hint is MLflow's signature: a body other than {"inputs": […]} gets the answer 400. The items of the list
     # are checked here, because the messages are clearer and shorter than MLflow's.

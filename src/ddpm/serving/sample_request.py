@@ -7,6 +7,7 @@ eta and guidance; all other options, including those of the other sampler, come 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ from ddpm.serving.fields import (
     require_both_predictions,
     whole,
 )
+from ddpm.settings import as_dict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 BATCH = 64
 """Number of images generated at a time."""
 FIELDS = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
+"""The fields that HTTP and the command line have in common."""
+MAX_FRAMES = 50
+MAX_FRAME_BYTES = 2**25
+"""Largest size of the frames of a request, in bytes before compression."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class SampleRequest:
     """Index of a class; None: the classes in turn."""
     seed: int
     recipe: Recipe
+    frames: int = 0
+    """Largest number of states of the reverse process in the answer; 0: none."""
 
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> SampleRequest:
@@ -52,22 +60,35 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
 
     number: 1..max_number (default 1); label: index or name of a class (default: all classes in turn); seed: 0..2^63-1
     (default: random). The defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20;
-    sampler: a key of SAMPLERS; eta: 0..1.
+    sampler: a key of SAMPLERS; eta: 0..1. frames: 0..MAX_FRAMES (default 0).
     Raises UserError, one sentence, for an unknown field, a value outside its limits, a sampler that does not fit the
     model's schedule, and a model without a recipe if sampler or steps is missing.
     """
-    given = given_fields(fields, FIELDS)
+    given = given_fields(fields, (*FIELDS, "frames"))
     try:
         recipe = _recipe(given, model)
         recipe.require_fits(model.spec.schedule, called="")
     except ValueError as error:  # two settings exclude each other
         raise UserError(str(error)) from None
+    number = whole("number", given.get("number", 1), 1, max_number)
     return SampleRequest(
-        number=whole("number", given.get("number", 1), 1, max_number),
+        number=number,
         label=label_index(given.get("label"), model.spec.classes),
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         recipe=recipe,
+        frames=_frames(given.get("frames", 0), number, model),
     )
+
+
+def _frames(frames: Any, number: int, model: Model) -> int:
+    """Return the number of frames. Raises UserError if they would take too much memory."""
+    frames, bytes_of_one = whole("frames", frames, 0, MAX_FRAMES), number * model.spec.channels * model.spec.size**2
+    if frames * bytes_of_one > MAX_FRAME_BYTES:
+        raise UserError(
+            f"frames is {frames}, expected at most {MAX_FRAME_BYTES // bytes_of_one} for {number} images of this size; "
+            "request fewer images or frames"
+        )
+    return frames
 
 
 def _recipe(given: Mapping[str, Any], model: Model) -> Recipe:
@@ -130,3 +151,10 @@ def described(request: SampleRequest, model: Model) -> dict[str, Any]:
         "eta": recipe.ddim.eta,
         "guidance": recipe.guidance,
     }
+
+
+def again(request: SampleRequest, model: Model) -> dict[str, Any]:
+    """Return, as plain values, what the request has besides `described`: number, label, and the whole recipe."""
+    label = None if request.label is None else model.spec.classes[request.label]
+    guide = request.recipe.guide and Path(request.recipe.guide).name  # a sha256; or a file, whose folder is private
+    return {"number": request.number, "label": label, "recipe": as_dict(request.recipe) | {"guide": guide}}

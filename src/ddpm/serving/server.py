@@ -1,24 +1,33 @@
 """`ddpm serve`: a model over HTTP, with the interface of `mlflow models serve` and with limits for every request.
 
 The answer to POST /invocations with {"inputs": [{…}, …]} is {"predictions": [{…}, …]} (pyfunc_model.py has the fields).
-GET /ping, /health and /version answer as MLflow does. A refusal is {"error_code": …, "message": one sentence}.
+GET /ping, /health and /version answer as MLflow does, GET /model says what is served, and GET / is a page for people.
+A body {"inputs": …, "version": "2"} is answered by another version of the same registered model. `notice` in an answer
+says that the served model is not the champion. A refusal is {"error_code": …, "message": one sentence}.
 A body is read in pieces and refused if it is too large or too slow. Work ends when its client disconnects.
 """
 
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm import __version__
 from ddpm.errors import UserError
-from ddpm.model_file import Model
-from ddpm.serving.answering import INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Call, RefusedError, shortened
+from ddpm.serving import page
+from ddpm.serving.answering import INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
+from ddpm.serving.own_site import require_own_host, require_own_site
+from ddpm.serving.page import Document
+from ddpm.serving.served_models import ServedModels
+
+if TYPE_CHECKING:
+    import uvicorn
 
 _CONNECTIONS = 64
 """Number of open connections; uvicorn answers more with 503."""
@@ -36,11 +45,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Server:
-    """An ASGI application around one model."""
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+}
 
-    def __init__(self, model: Model, bounds: Bounds) -> None:
-        self._answering, self._bounds = Answering(model, bounds), bounds
+
+class Server:
+    """An ASGI application around the served models. It accepts requests for localhost, IP addresses and these hosts."""
+
+    def __init__(self, models: ServedModels, bounds: Bounds, *, hosts: Collection[str] = ()) -> None:
+        self._models, self._bounds, self._hosts = models, bounds, frozenset(host.lower() for host in hosts)
         self._room = _Room(_BODIES_TOGETHER * bounds.max_body_bytes)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="answer")
 
@@ -50,29 +67,38 @@ class Server:
             return
         body = _Body(receive, self._bounds.max_body_bytes, self._room)
         try:
-            status, answer = await self._answer(scope, body)
+            status, answer = 200, await self._answer(scope, body)
         except RefusedError as refused:
-            status, answer = refused.status, _refusal(refused.status, str(refused))
+            status, answer = refused.status, Document("application/json", _refusal(refused.status, str(refused)))
         finally:
             body.forget()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+        named = _HEADERS | {"content-type": answer.kind, "content-length": str(len(answer.content))} | answer.headers
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer, "more_body": not body.is_over})
+        await send({"type": "http.response.body", "body": answer.content, "more_body": not body.is_over})
         if not body.is_over:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._bounds.max_seconds):
                     await body.drain(_DRAINED_BODIES * self._bounds.max_body_bytes)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _answer(self, scope: Message, body: "_Body") -> tuple[int, bytes]:
-        path, method = scope["path"], scope["method"]
-        if path not in ("/invocations", "/ping", "/health", "/version"):
-            raise RefusedError(404, "the path is unknown; POST to /invocations")
+    async def _answer(self, scope: Message, body: "_Body") -> Document:
+        path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
+        require_own_host(headers, self._hosts)
+        documents: dict[str, Callable[[], Document]] = {
+            "/": lambda: page.page(self._models),
+            "/model": lambda: Document("application/json", json.dumps(page.facts(self._models)).encode()),
+            "/ping": lambda: Document("text/plain", b"\n"),
+            "/health": lambda: Document("text/plain", b"\n"),
+            "/version": lambda: Document("text/plain", __version__.encode()),
+        } | {f"/{name}": partial(page.file, name) for name in page.FILES}
+        if path not in documents and path != "/invocations":
+            raise RefusedError(404, "the path is unknown; POST to /invocations, or open / in a browser")
         if method != ("POST" if path == "/invocations" else "GET"):
             raise RefusedError(405, f"{path} does not take {method}")
-        if path != "/invocations":
-            return 200, __version__.encode() if path == "/version" else b"\n"
-        headers = dict(scope["headers"])
+        if path in documents:
+            return documents[path]()
+        require_own_site(headers)
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
             raise RefusedError(415, "the header Content-Type is not application/json; set it and send JSON")
@@ -82,7 +108,7 @@ class Server:
                 content = await body.read(headers.get(b"content-length", b"0"))
         except TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {self._bounds.max_seconds:g} seconds") from None
-        return 200, await self._worked(content, call, body)
+        return Document("application/json", await self._worked(content, call, body))
 
     async def _worked(self, content: bytes, call: Call, body: "_Body") -> bytes:
         """Compute the answer in a thread; its work ends early if the client disconnects."""
@@ -98,7 +124,10 @@ class Server:
             gone.cancel()
 
     def _predictions(self, content: bytes, call: Call) -> bytes:
-        return json.dumps({"predictions": self._answering.answers(_inputs(content), call)}).encode()
+        message = _message(content)
+        served = self._models.named(message.get("version"))
+        notice = {} if self._models.notice is None else {"notice": self._models.notice}
+        return json.dumps({"predictions": served.answering.answers(message["inputs"], call)} | notice).encode()
 
 
 @dataclass
@@ -169,8 +198,8 @@ class _Body:
         return RefusedError(413, f"the body is larger than {self._max_bytes} bytes; send fewer or smaller pictures")
 
 
-def _inputs(content: bytes) -> Any:
-    """Return the value of `inputs`. Raises RefusedError for a body that is not {"inputs": …} in JSON."""
+def _message(content: bytes) -> dict[str, Any]:
+    """Return the body: `inputs`, and maybe `version`. Raises RefusedError for anything else than this in JSON."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not a number in JSON")
@@ -184,9 +213,11 @@ def _inputs(content: bytes) -> Any:
     except ValueError as error:  # wrong JSON, wrong UTF-8, or a number with thousands of digits
         kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise RefusedError(INVALID, f"the body cannot be read as {kind} ({error})") from None
-    if not isinstance(message, dict) or message.keys() != {"inputs"}:
-        raise RefusedError(INVALID, 'the body is not {"inputs": [{…}, …]}; send one object with only this key')
-    return message["inputs"]
+    if not isinstance(message, dict) or "inputs" not in message or not message.keys() <= {"inputs", "version"}:
+        raise RefusedError(
+            INVALID, 'the body is not {"inputs": [{…}, …]}; send one object with only this key, or also with "version"'
+        )
+    return message
 
 
 def _refusal(status: int, sentence: str) -> bytes:
@@ -194,12 +225,39 @@ def _refusal(status: int, sentence: str) -> bytes:
     return json.dumps({"error_code": name, "message": shortened(sentence)}, ensure_ascii=False).encode()
 
 
-def run(model: Model, name: str, bounds: Bounds, *, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; port 0 is any free port. Raises UserError if the address cannot be used."""
+def web_server(application: Server) -> "uvicorn.Server":
+    """Return the HTTP server around the application, not yet running."""
     import uvicorn
 
     from ddpm.serving.connections import ImpatientProtocol
 
+    return uvicorn.Server(
+        uvicorn.Config(
+            application,
+            lifespan="off",
+            log_level="warning",
+            http=ImpatientProtocol,
+            ws="none",
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            server_header=False,
+        )
+    )
+
+
+def run(
+    models: ServedModels,
+    bounds: Bounds,
+    *,
+    host: str,
+    port: int,
+    hosts: Collection[str] = (),
+    ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; port 0 is any free port. Raises UserError if the address cannot be used.
+
+    `hosts` are further names of this machine, and `ready` gets the address of the page when the port is open.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,15 +266,9 @@ def run(model: Model, name: str, bounds: Bounds, *, host: str, port: int) -> Non
             listening.listen()
         except (OSError, OverflowError) as error:
             raise UserError(f"cannot listen on {host}, port {port} ({error}); choose another with --port") from None
-        config = uvicorn.Config(
-            Server(model, bounds),
-            lifespan="off",
-            log_level="warning",
-            http=ImpatientProtocol,
-            ws="none",
-            limit_concurrency=_CONNECTIONS,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
         shown = f"[{host}]" if ":" in host else host
-        print(f"{name} answers on http://{shown}:{listening.getsockname()[1]}/invocations", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        address = f"http://{shown}:{listening.getsockname()[1]}/"
+        print(f"{models.current.called} answers on {address}invocations, and its page is {address}", flush=True)
+        models.follow()
+        ready(address)
+        web_server(Server(models, bounds, hosts=(host, *hosts))).run(sockets=[listening])

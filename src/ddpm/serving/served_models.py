@@ -1,0 +1,175 @@
+"""The models that a server answers with: the one that it serves, which may follow the champion, and one beside it.
+
+At most three models are in memory: the served one, a new champion while it is loaded, and one other version, which
+requests name to be compared with the served one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm.errors import UserError
+from ddpm.model_file import Model
+from ddpm.promotion.registry import CHAMPION, Registry, Version
+from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Identity, RefusedError
+
+LOOK_SECONDS = 10.0
+"""Time between two looks at the registry."""
+RETRY_SECONDS = 300.0
+"""Time until a champion that could not be loaded is tried again."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model and what it is."""
+
+    answering: Answering
+    name: str
+    """Name of the registered model, or of the file."""
+    version: Version | None = None
+    """None: a file without a registry."""
+
+    @property
+    def number(self) -> str | None:
+        return None if self.version is None else self.version.number
+
+    @property
+    def called(self) -> str:
+        return self.name if self.version is None else f"{self.name} version {self.number}"
+
+
+class ServedModels:
+    """The served model, and the other versions of its registry. Can be used from any thread."""
+
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        bounds: Bounds,
+        *,
+        version: Version | None = None,
+        registry: Registry | None = None,
+        load: Callable[[Version], Model] | None = None,
+        follows: bool = False,
+    ) -> None:
+        """Serve this model; without a registry it is the only one.
+
+        `load` returns the model of a version or raises UserError. With `follows` a new champion takes over, otherwise
+        `notice` says that there is one.
+        """
+        self._budget, self._registry, self._load, self._follows = Budget(bounds), registry, load, follows
+        self.current = Served(self._answering(model, name, version), name, version)
+        """The model that answers requests which name no version."""
+        self.notice: str | None = None
+        """One sentence if the served model is not the champion, or if nothing is known about that."""
+        self.versions: list[Version] = [] if version is None else [version]
+        """The versions in the registry, newest first, as last seen."""
+        self._other: Served | None = None
+        self._loading = threading.Lock()
+        self._failed: tuple[str, float] | None = None
+        """The champion that could not be loaded, and when to try again."""
+        self._logged = ""
+
+    @property
+    def champion(self) -> str | None:
+        """The champion's number, as last seen."""
+        return next((found.number for found in self.versions if CHAMPION in found.aliases), None)
+
+    @property
+    def follows(self) -> bool:
+        return self._follows
+
+    def named(self, number: Any) -> Served:
+        """Return the version with this number, loaded if needed; None is the served model. Raises RefusedError."""
+        current = self.current
+        if number is None or number == current.number:
+            return current
+        found = next((version for version in self.versions if version.number == number), None)
+        if found is None:
+            there = ", ".join(version.number for version in self.versions) or "none, because a file is served"
+            raise RefusedError(INVALID, f"version is {number!r}, expected one of: {there}")
+        with self._loading:
+            if self._other is None or self._other.number != number:
+                self._other = None  # free its memory first
+                try:
+                    self._other = self._loaded(found)
+                except UserError:
+                    logging.getLogger(__name__).exception("version %s could not be loaded", number)
+                    raise RefusedError(
+                        INVALID, f"version {number} could not be loaded, choose another; see the server's log"
+                    ) from None
+            return self._other
+
+    def follow(self, *, every: float = LOOK_SECONDS) -> None:
+        """Look at the registry now and then, in a thread that ends with the process."""
+        if self._registry is not None:
+            threading.Thread(target=self._look_for_ever, args=(every,), daemon=True, name="follow").start()
+
+    def look(self) -> None:
+        """Look at the registry once, and take over a new champion if this server follows it."""
+        assert self._registry is not None
+        try:
+            self.versions = self._registry.versions()
+        except Exception as error:  # a registry can fail in many ways; the served model goes on
+            self._say(f"the registry did not answer at {time.strftime('%H:%M:%S')}; {self._stays}", because=error)
+            return
+        champion = next((found for found in self.versions if CHAMPION in found.aliases), None)
+        if champion is None:
+            self._say(f"{self.current.name} has no champion now; {self._stays}")
+        elif champion.number == self.current.number:
+            self.current = Served(self.current.answering, self.current.name, champion)  # its aliases may be new
+            self.notice = self._failed = None
+        elif not self._follows:
+            self._say(
+                f"version {champion.number} is the champion now; this server was started with version "
+                f"{self.current.number} and stays with it until it is started again"
+            )
+        elif self._failed is None or self._failed[0] != champion.number or time.monotonic() > self._failed[1]:
+            self._take_over(champion)
+
+    def _take_over(self, champion: Version) -> None:
+        """Load the new champion beside the served model, and then serve it. Running calls finish with the old one."""
+        self.notice = f"version {champion.number} is the champion and is being loaded; {self._stays} until then"
+        with self._loading:
+            self._other = None
+            try:
+                new = self._loaded(champion)
+            except Exception as error:  # also without memory: the served model must go on
+                self._failed = (champion.number, time.monotonic() + RETRY_SECONDS)
+                self._say(
+                    f"version {champion.number} is the champion but could not be loaded (see the server's log); "
+                    f"{self._stays}",
+                    because=error,
+                )
+                return
+        before, self.current = self.current, new
+        self.notice = self._failed = None
+        print(f"{new.called} is the champion and answers from now on, in place of version {before.number}", flush=True)
+
+    def _look_for_ever(self, every: float) -> None:
+        while True:
+            self.look()
+            time.sleep(every)
+
+    def _loaded(self, version: Version) -> Served:
+        assert self._load is not None
+        return Served(self._answering(self._load(version), version.name, version), version.name, version)
+
+    def _answering(self, model: Model, name: str, version: Version | None) -> Answering:
+        number = None if version is None else version.number
+        return Answering(model, self._budget, Identity(None if version is None else name, number))
+
+    @property
+    def _stays(self) -> str:
+        return f"version {self.current.number} still answers"
+
+    def _say(self, sentence: str, *, because: Exception | None = None) -> None:
+        """Set the notice, and log it once for each thing to say. Clients see the sentence, only the log the reason."""
+        topic = sentence.split(" at ")[0]  # without the time
+        if topic != self._logged:
+            reason = "" if because is None else f" ({type(because).__name__}: {because})"
+            logging.getLogger(__name__).warning("%s%s", sentence, reason)
+        self.notice, self._logged = sentence, topic
