@@ -24,6 +24,7 @@ METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
 DATA_DOCS = Path("reports/data_docs/index.html")
+REPORT = Path("reports/report.html")
 
 _DESCRIPTION_CHARACTERS = 300
 """Longest description on the card of a page."""
@@ -137,6 +138,8 @@ def links(registered: Registered | None) -> str:
     lines = []
     if registered and registered.version and registered.version.run_id:
         lines.append(_run_link(registered.version.run_id))
+    if REPORT.exists():
+        lines.append(f"Report: open `{REPORT.absolute()}` in a browser")
     if DATA_DOCS.exists():
         lines.append(f"Data Docs: open `{DATA_DOCS.absolute()}` in a browser")
     if METRICS.exists():

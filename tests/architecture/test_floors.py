@@ -26,7 +26,7 @@ FLOORS = (
     {"tracking"},
     {"params", "recipe_file"},
     {"overlay", "params_reference"},
-    {"recipe_advice"},
+    {"recipe_advice", "last_run"},
     {"stages", "cli"},
 )
 ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring"}

@@ -30,6 +30,7 @@ USED = {
     "sample": {"torch", "PIL"} | MLFLOW,
     "evaluate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL"} | COMPILER | MLFLOW,
     "register": {"torch", "PIL"} | MLFLOW,  # the served model, which it stores, reads and writes pictures
+    "report": {"PIL"} | MLFLOW,
 }
 SMALL = {
     "features": {"images": 1280},
@@ -97,7 +98,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
         *("configure", "prepare", "validate"),
         *(
             pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("features", "train", "sample", "evaluate", "register")
+            for stage in ("features", "train", "sample", "evaluate", "register", "report")
         ),
     ],
 )

@@ -160,10 +160,36 @@ def report(args: argparse.Namespace) -> None:
     _print_row("model", _decision(found, champion))
     if found is not None:
         _print_row("because", found.tags.get("reasons", ""))
+    _print_page(registered_name(args))
     _print_row("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
     _print_row("MLflow", _mlflow_command(), wrap=False)
     _print_row("Prefect", f"PREFECT_SERVER_ANALYTICS_ENABLED=false {_program('prefect')} server start", wrap=False)
     _print_row("", "then open http://127.0.0.1:4200")
+
+
+def _print_page(name: str) -> None:
+    """Write the page of the last run again, say where it is, and say what has changed since the run."""
+    from dataclasses import replace
+
+    from ddpm import last_run
+    from ddpm.files import write_text
+    from ddpm.params import load as load_params
+    from ddpm.pipeline.dvc_yaml import options_of_stage
+    from ddpm.reporting.report_page import report_page
+
+    paths = options_of_stage("report")
+    if paths is None:
+        return
+    outdated = last_run.outdated()
+    if outdated:
+        _print_row("OLDER", outdated)
+    try:
+        promote = replace(load_params().promote, name=name)
+        write_text(paths.page, report_page(last_run.read(paths, promote, outdated=outdated)))
+    except UserError as error:
+        _print_row("report", f"not written: {error}")
+    else:
+        _print_row("report", f"{paths.page} (open it in a browser)")
 
 
 def _decision(found: "Version | None", champion: "Version | None") -> str:

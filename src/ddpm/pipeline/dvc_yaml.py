@@ -1,5 +1,7 @@
 """The code that a stage depends on, as dvc.yaml in the working folder declares it."""
 
+from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 
 import ddpm
@@ -28,6 +30,17 @@ def code_of_stage(name: str) -> list[Path]:
     if not deps:
         raise UserError(f"{PIPELINE.absolute()} names no code under {_SOURCE} for the stage {name}; add its deps")
     return [PACKAGE / dep.removeprefix(_SOURCE) for dep in deps]
+
+
+def options_of_stage(name: str) -> Namespace | None:
+    """Return the paths in the command of a stage by option, as the stage gets them; None if there is no such stage."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        words = YAML(typ="safe").load(PIPELINE.read_text())["stages"][name]["cmd"].split()
+    except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError):
+        return None
+    return Namespace(**{option[2:]: Path(value) for option, value in pairwise(words) if option.startswith("--")})
 
 
 def params_of_stages(pipeline: Path = PIPELINE) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHOWN_PIXELS = 56
+SHOWN_PIXELS = 48
 """Smaller images are shown enlarged by a whole factor, to about this height."""
 _LARGEST_LOSSLESS = 32
 """Pixels of height up to which images are stored without loss; larger ones as JPEG."""

@@ -1,0 +1,237 @@
+"""reports/report.html: one page that tells a person who was not there what the last run made, and what was decided.
+
+It is one file without outside references, for a phone, dark screens and paper.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddpm.measuring.metric_catalogue import JUDGED
+from ddpm.promotion.registry import Version
+from ddpm.rendering import charts
+from ddpm.rendering.page import render
+from ddpm.rendering.pictures import Picture, strip
+from ddpm.reporting import decisions, origins
+from ddpm.reporting.measurements import metrics_table, protocol_sentence, with_spread
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+CLASSES, PER_CLASS, WITHOUT_CLASSES = 30, 10, 60
+"""Classes that are shown, images for each of them, and images of data without classes."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one class, or of all if there are no classes; uint8 [n,C,H,W], empty where there are none."""
+
+    name: str
+    real: np.ndarray
+    generated: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What MLflow knows of the training's run."""
+
+    run_id: str
+    began: datetime
+    ended: datetime | None
+    images_per_second: float | None
+    sampling_images_per_second: float | None
+    watts: float | None
+    """Mean power of all GPUs in the training; None if it was not measured."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRun:
+    """What the last run of the pipeline made."""
+
+    facts: Mapping[str, Any]
+    """As in dataset.json."""
+    validation: Mapping[str, Any]
+    """As in reports/validation.json."""
+    data_docs: str
+    """Path of the Data Docs, which is named."""
+    images: Sequence[Images]
+    measured: Mapping[str, Any]
+    """As in reports/metrics.json."""
+    curves: Sequence[Mapping[str, float]]
+    """Rows of reports/curves.csv without empty cells."""
+    lineage: Mapping[str, Any]
+    """As in the model file."""
+    promote: Mapping[str, Any]
+    """The section of params.yaml."""
+    neighbours: Picture | None
+    run: Run | None
+    version: Version | None
+    against: Version | None
+    """The champion when the gate decided."""
+    champion: Version | None
+    """The present champion."""
+    environment: Mapping[str, str]
+    """Versions by name of a package."""
+    outdated: str = ""
+    """A sentence on what has changed since this run; empty if nothing has."""
+
+
+def report_page(run: LastRun) -> str:
+    """Return the page as HTML."""
+    version = run.version
+    against = run.against.record_like(run.measured) if run.against and run.against != version else None
+    champion_title = f"champion then, version {run.against.number}" if run.against else "champion"
+    lineage = dict(run.lineage) | ({"git_commit": commit} if (commit := _commit(run.run)) else {})
+    page = render(
+        Path(__file__).parent / "report.html",
+        run=run,
+        headline=f"version {version.number} {decisions.verdict(version)}" if version else "not registered",
+        promoted=version is not None and version.tags.get("decision") == "promoted",
+        summary=_summary(run.measured, against),
+        asked=_asked(run),
+        images=[(each.name, _strip(each.generated), _strip(each.real)) for each in list(run.images)[:CLASSES]],
+        more_classes=max(0, len(run.facts["classes"]) - CLASSES),
+        failed=[each for each in run.validation["details"] if not each["passed"]],
+        metrics=metrics_table(run.measured, against, champion_title=champion_title),
+        champion_measured_otherwise=run.against is not None and run.against != version and against is None,
+        protocol=protocol_sentence(run.measured.get("protocol", {})),
+        meanings=[metric for metric in JUDGED if run.measured.get(metric.name) is not None],
+        loss=_loss(run.curves),
+        loss_by_noise=_loss_by_noise(run.curves),
+        reasons=decisions.reasons(version) if version else [],
+        decided=_decided(version),
+        next_steps=_next_steps(run),
+        costs=_costs(run),
+        tables=[
+            origins.lineage_table(lineage, run_id=run.run.run_id if run.run else None),
+            origins.data_table(run.facts),
+            origins.sampling_table(run.measured.get("protocol", {}).get("drawing", {})),
+        ],
+        dirty=run.run is not None and run.run.tags.get("git.dirty") == "true",
+        params=[
+            (f"{section}.{key}", origins.as_words(value))
+            for section, values in run.lineage.get("params", {}).items()
+            for key, value in values.items()
+        ],
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    return str(page)
+
+
+def _summary(measured: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
+    fid = next(metric for metric in JUDGED if metric.name == "fid")
+    sentence = f"{fid.label} {with_spread(measured, fid)} ({fid.direction}); "
+    sentence += f"real images, measured the same way, have {with_spread(measured.get('floor') or {}, fid)}"
+    return sentence + (f", and the champion then had {with_spread(champion, fid)}." if champion else ".")
+
+
+def _strip(images: np.ndarray) -> Picture | None:
+    return strip(images, columns=10) if len(images) else None
+
+
+def _commit(run: Run | None) -> str | None:
+    return run.tags.get("mlflow.source.git.commit") if run else None
+
+
+def _asked(run: LastRun) -> list[str]:
+    """Return what the settings ask for, in sentences."""
+    facts, params, rule = run.facts, run.lineage.get("params", {}), run.promote
+    train, drawing = params.get("train", {}), run.measured.get("protocol", {}).get("drawing", {})
+    kind = "grey" if facts["channels"] == 1 else "colour"
+    classes = f" in {len(facts['classes']):,} classes" if facts["classes"] else ""
+    sentences = [
+        f"Train a diffusion model of {kind} images of {facts['size']} x {facts['size']} pixels{classes} on the "
+        f"{facts['train']:,} training images of {facts['name']}, by showing it {train.get('images', 0):,} images "
+        f"(noise schedule {params.get('schedule', {}).get('name', 'unknown')}, the network predicts "
+        f"{params.get('objective', {}).get('target', 'unknown')})."
+    ]
+    if start := run.lineage.get("start"):
+        sentences.append(f"The training started from {start.get('name', 'another model')}.")
+    protocol = run.measured.get("protocol", {})
+    if drawing and "n" in protocol and "reference_n" in protocol:
+        sentences.append(
+            f"Generate {protocol['n']:,} images with the sampler {drawing.get('sampler')} in {drawing.get('steps')} "
+            f"steps, and measure them against {protocol['reference_n']:,} images that the training never saw."
+        )
+    sentences.append(
+        f"Make it the champion of {rule['name']} if its {rule['metric'].upper()} is at most {rule['max_over_floor']:g} "
+        f"times the floor, at most {rule['max_memorized_share']:.0%} of its images are near copies of training images, "
+        f"and its {rule['metric'].upper()} is at least {rule['min_improvement']:.0%} better than that of the champion"
+        + ("; a person has the last word." if rule["approval"] == "ask" else ".")
+    )
+    return sentences
+
+
+def _loss(curves: Sequence[Mapping[str, float]]) -> "Markup":
+    return _chart(curves, {"loss": "loss"}, title="Training loss")
+
+
+def _loss_by_noise(curves: Sequence[Mapping[str, float]]) -> "Markup":
+    names = ("least noise", "second quarter", "third quarter", "most noise")
+    quarters = {name: f"loss_noise_quarter_{k}" for k, name in enumerate(names, start=1)}
+    return _chart(curves, quarters, title="Training loss by noise level, in quarters of the noise levels")
+
+
+def _chart(curves: Sequence[Mapping[str, float]], columns: Mapping[str, str], *, title: str) -> "Markup":
+    series = {
+        name: [(row["images_seen"], row[key]) for row in curves if row.get(key, 0.0) > 0.0]
+        for name, key in columns.items()
+    }
+    return charts.lines(series, title=title, x_label="images seen", y_label="loss", log_y=True)
+
+
+def _decided(version: Version | None) -> str:
+    if version is None or not version.tags.get("decided_by"):
+        return ""
+    when = version.tags.get("decided_at", "")[:16].replace("T", " at ")
+    return f"Decided by {version.tags['decided_by']}" + (f" on {when} UTC." if when else ".")
+
+
+def _next_steps(run: LastRun) -> list[tuple[str, str]]:
+    """Return (what a person may want to do, the command)."""
+    version, champion = run.version, run.champion
+    if version is None:
+        return [("register the model", "dvc repro -f -s register")]
+    name = decisions.named(version)
+    steps = [
+        ("see images of this version", f"ddpm sample{name} --version {version.number} --number 16 --out images.png")
+    ]
+    if champion is None or champion.number != version.number:
+        steps.append(("make it the champion all the same", decisions.promote_command(version)))
+    elif run.against is not None:
+        steps.append(("return to the champion before it", f"ddpm rollback{name} --reason 'why'"))
+    return steps
+
+
+def _costs(run: LastRun) -> list[tuple[str, str]]:
+    if run.run is None:
+        return [("time and energy", "not known: MLflow does not have the training's run")]
+    rows, known = [], run.run
+    machine = run.lineage.get("machine")
+    if known.ended is not None:
+        seconds = (known.ended - known.began).total_seconds()
+        rows.append(
+            ("training", f"{_duration(seconds)} from its beginning ({known.began:%Y-%m-%d %H:%M} UTC) to its end")
+        )
+        if known.watts is not None:
+            rows.append(
+                ("energy", f"about {known.watts * seconds / 3600:,.3g} Wh: GPUs at {known.watts:,.0f} W on average")
+            )
+    if known.watts is None:
+        rows.append(("energy", "not known: only the power of NVIDIA GPUs is measured"))
+    for title, speed in (("training", known.images_per_second), ("sampling", known.sampling_images_per_second)):
+        if speed is not None:
+            rows.append((f"speed of {title}", f"{speed:,.3g} images per second"))
+    return rows + ([("machine", origins.as_words(machine))] if machine else [])
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {round(seconds) % 60} s" if minutes else f"{round(seconds)} s"

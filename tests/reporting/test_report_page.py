@@ -1,0 +1,224 @@
+"""reports/report.html tells a stranger what happened, shows every text, runs none, and fits phone, paper and dark."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from browser import visited
+from hostile import HOSTILE
+
+from ddpm.promotion.registry import Version
+from ddpm.reporting.report_page import CLASSES, Images, LastRun, Run, report_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DRAWING = {"sampler": "dpmpp_2m", "steps": 10, "time_grid": "karras", "guidance": 1.0}
+MEASURED = {
+    "fid": 0.5,
+    "fid_spread": 0.03,
+    "precision": 0.8,
+    "floor": {"fid": 0.25, "precision": 0.9},
+    "protocol": {"n": 100, "reference_n": 50, "seed": 0, "extractor": "classifier-64", "drawing": DRAWING},
+}
+REASONS = "fid 0.5 is within 20 times the floor 0.25; memorized_share 0.00% is within the limit of 5.00%"
+
+
+def version(number: str = "3", decision: str = "promoted", **tags: str) -> Version:
+    tags = {"decision": decision, "reasons": REASONS, "decided_by": "gate", "decided_at": NOW.isoformat()} | tags
+    return Version("ddpm", number, (), tags, "run-id", NOW)
+
+
+def last_run(**changes: Any) -> LastRun:
+    classes = changes.pop("classes", ("cat", "dog"))
+    noise = np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), np.uint8)
+    content: dict[str, Any] = {
+        "facts": {
+            "name": "pets",
+            "source": "folder",
+            "channels": 3,
+            "size": 16,
+            "classes": classes,
+            "train": 80,
+            "test": 20,
+            "found": 101,
+            "kept": 100,
+            "rejected": {"no image": 1},
+            "content_hash": "c" * 64,
+        },
+        "validation": {"expectations": 17, "details": [{"passed": True}]},
+        "data_docs": "reports/data_docs/index.html",
+        "images": [Images(name, noise, noise[:2]) for name in classes],
+        "measured": MEASURED,
+        "curves": [
+            {"images_seen": 100.0 * k, "loss": 1 / k, **{f"loss_noise_quarter_{q}": q / k for q in (1, 2, 3, 4)}}
+            for k in range(1, 30)
+        ],
+        "lineage": {
+            "data": "pets",
+            "data_hash": "c" * 64,
+            "code_hash": "d" * 64,
+            "machine": {"device": "cpu"},
+            "params": {
+                "schedule": {"name": "cosine"},
+                "objective": {"target": "v"},
+                "train": {"images": 6000, "lr": 0.002},
+            },
+        },
+        "promote": {
+            "name": "ddpm",
+            "metric": "fid",
+            "max_over_floor": 20.0,
+            "max_memorized_share": 0.05,
+            "min_improvement": 0.02,
+            "approval": "auto",
+        },
+        "neighbours": None,
+        "run": Run(
+            run_id="run-id",
+            began=NOW,
+            ended=NOW + timedelta(minutes=90),
+            images_per_second=70.0,
+            sampling_images_per_second=None,
+            watts=None,
+            tags={"mlflow.source.git.commit": "abcdef123456789", "git.dirty": "true"},
+        ),
+        "version": version(),
+        "against": None,
+        "champion": version(),
+        "environment": {"Python": "3.11"},
+    }
+    return LastRun(**content | changes)
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def text_of(run: LastRun) -> str:
+    return " ".join(Elements(report_page(run)).text.split())
+
+
+def test_it_says_what_was_asked_what_came_out_what_was_decided_and_where_it_comes_from() -> None:
+    text = text_of(last_run())
+    for part in (
+        "pets: version 3 became the champion",
+        "FID 0.5 ± 0.03 (lower is better); real images, measured the same way, have 0.25",
+        "colour images of 16 x 16 pixels in 2 classes on the 80 training images of pets, by showing it 6,000 images",
+        "Generate 100 images with the sampler dpmpp_2m in 10 steps",
+        "if its FID is at most 20 times the floor",
+        "Decided by gate on 2026-03-01 at 12:00 UTC",
+        "memorized_share 0.00% is within the limit of 5.00%",
+        "101 files were found and 100 kept",
+        "1 h 30 min from its beginning (2026-03-01 12:00 UTC)",
+        "energy not known: only the power of NVIDIA GPUs is measured",
+        "commit abcdef123456",
+        "had changes that were not committed",
+        "train.lr 0.002",
+    ):
+        assert part in text, part
+    assert "older than the project" not in text
+
+
+def test_the_champion_has_a_column_only_if_it_was_measured_the_same_way() -> None:
+    import json
+
+    same = json.dumps(MEASURED | {"fid": 0.75})
+    other = json.dumps(MEASURED | {"protocol": {**MEASURED["protocol"], "n": 7}})
+    beside = text_of(last_run(against=version("2", record=same)))
+    assert "champion then, version 2" in beside
+    assert "and the champion then had 0.75" in beside
+    apart = text_of(last_run(against=version("2", record=other)))
+    assert "champion then, version 2" not in apart
+    assert "measured by another protocol" in apart
+
+
+def test_energy_is_the_mean_power_times_the_time() -> None:
+    run = last_run().run
+    assert run is not None
+    measured = Run(**{**vars(run), "watts": 200.0})
+    assert "about 300 Wh: GPUs at 200 W on average" in text_of(last_run(run=measured))
+
+
+def test_a_run_that_nothing_is_known_of_still_has_a_page() -> None:
+    text = text_of(
+        last_run(run=None, version=None, champion=None, lineage={}, curves=[], images=[], classes=(), measured={})
+    )
+    assert "pets: not registered" in text
+    assert "MLflow does not have the training's run" in text
+
+
+def test_results_that_are_older_than_the_project_are_marked_first() -> None:
+    text = text_of(last_run(outdated="train.lr changed since this run"))
+    assert text.index("older than the project") < text.index("What was asked")
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_every_text_is_shown_and_none_is_run(hostile: str) -> None:
+    clean = Elements(report_page(last_run()))
+    facts = dict(last_run().facts) | {"name": hostile, "rejected": {hostile: 1}, "classes": (hostile, "dog")}
+    page = report_page(
+        last_run(
+            facts=facts,
+            classes=(hostile, "dog"),
+            version=version("3", reasons=hostile, decided_by=hostile),
+            data_docs=hostile,
+            outdated="",
+        )
+    )
+    found = Elements(page)
+    assert {tag for tag, _ in found.tags} == {tag for tag, _ in clean.tags}
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert not re.search("[\u202e\u200b]", page)
+
+
+def test_it_is_one_file_without_outside_references_and_every_picture_has_a_text() -> None:
+    for tag, attributes in Elements(report_page(last_run())).tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert tag not in ("script", "link", "iframe", "object")
+        assert tag != "img" or attributes["alt"]
+        assert tag != "svg" or attributes["aria-label"]
+
+
+def test_a_thousand_classes_are_counted_and_not_all_shown() -> None:
+    run = last_run(classes=tuple(f"class {k}" for k in range(1000)))
+    page = report_page(run)
+    assert sum(tag == "img" for tag, _ in Elements(page).tags) == 2 * CLASSES
+    assert f"and {1000 - CLASSES} more classes" in page
+    assert len(page) < 2e6
+
+
+def test_in_a_browser_it_fits_a_phone_and_is_dark_on_a_dark_screen_and_light_on_paper(
+    tmp_path: Path, browser: "Browser"
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_page(last_run(classes=("a" * 200, "dog"))), encoding="utf-8")
+    background = "getComputedStyle(document.body).backgroundColor"
+    for width in (400, 1400):
+        with visited(browser, path.as_uri(), width=width, height=800) as visit:
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert visit.page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert visit.page.evaluate(background) == "rgb(255, 255, 255)"
+            visit.page.emulate_media(color_scheme="dark")
+            assert visit.page.evaluate(background) != "rgb(255, 255, 255)"
+            visit.page.emulate_media(color_scheme="dark", media="print")
+            assert visit.page.evaluate(background) == "rgb(255, 255, 255)"
+            assert not visit.complaints
+            assert not visit.outside
