@@ -180,7 +180,7 @@ def test_params_yaml_that_is_missing_read_only_or_not_valid_itself_is_named(
     Path("params.yaml").chmod(0o640)
     Path("params.yaml").write_bytes(BEFORE.replace(b"beta2:", b"beta3:"))
     assert configure("train: {lr: 0.5}") == 1
-    assert "train.beta2 is missing" in capsys.readouterr().err
+    assert "train.beta3 is not a known key; did you mean train.beta2?" in capsys.readouterr().err
     Path("params.yaml").unlink()
     assert configure("train: {lr: 0.5}") == 1
     assert "params.yaml was not found" in capsys.readouterr().err

@@ -104,7 +104,8 @@ def test_every_dvc_and_prefect_command_exists() -> None:
     seen = set()
     for command in commands():
         words = command.split()
-        if words[0] == "dvc":
+        if "dvc" in words[:2]:
+            words = words[words.index("dvc") :]
             seen.add((words[0], *[w for w in words[1:3] if not w.startswith("-")]))
         if words[0] == "prefect":
             seen.add((words[0], *[w for w in words[1:] if w in PREFECT_WORDS]))

@@ -34,7 +34,7 @@ def load(params: Path, overlay: Path | None = None) -> Params:
     """
     if overlay is None:
         return load_params(params)
-    return _overlaid(yaml_file.read(params), params, overlay)[0]
+    return _overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[0]
 
 
 def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
@@ -44,8 +44,13 @@ def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
     UserError as `load` does, for a file that may not be written, and for a value that cannot be replaced where it
     stands, such as an alias.
     """
+    return write_values(params, recipe_file.read(overlay).values, overlay)
+
+
+def write_values(params: Path, new: dict[str, Any], source: Path | str) -> tuple[Params, list[Change]]:
+    """Write nested values as `write` does; `source` names their origin in errors."""
     text = yaml_file.read_text(params)
-    result, changes = _overlaid(yaml_file.parse(text, params), params, overlay)
+    result, changes = _overlaid(yaml_file.parse(text, params), params, new, source)
     if changes:
         _require_writable(params)
         for change in changes:
@@ -56,7 +61,7 @@ def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
 
 def changes(params: Path, overlay: Path) -> list[Change]:
     """Return what `write` would change; no file changes. Raises UserError as `load` does."""
-    return _overlaid(yaml_file.read(params), params, overlay)[1]
+    return _overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[1]
 
 
 def as_yaml(value: Any) -> str:
@@ -69,9 +74,11 @@ def as_yaml(value: Any) -> str:
     return text.getvalue().removesuffix("\n").removesuffix("\n...")
 
 
-def _overlaid(values: dict[str, Any], params: Path, overlay: Path) -> tuple[Params, list[Change]]:
-    changes = list(changes_of(values, recipe_file.read(overlay).values, params, overlay))
-    return validate(_with(values, changes), source=f"{params} with {overlay}"), changes
+def _overlaid(
+    values: dict[str, Any], params: Path, new: dict[str, Any], source: Path | str
+) -> tuple[Params, list[Change]]:
+    changes = list(changes_of(values, new, params, source))
+    return validate(_with(values, changes), source=f"{params} with {source}"), changes
 
 
 def changes_of(

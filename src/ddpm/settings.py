@@ -55,12 +55,18 @@ def as_dict(section: Any) -> dict[str, Any]:
 
 def sentence_of(error: Any, cls: type) -> str:
     """Return the first fault in a ValidationError of pydantic about a `cls`, as one sentence with key and remedy."""
-    return "; ".join(_fault_and_remedy(error.errors()[0], cls))
+    return "; ".join(_fault_and_remedy(_first(error), cls))
 
 
 def fault_in(error: Any, cls: type) -> str:
     """Return the first fault in a ValidationError about a `cls`: the key, what was read, and what is expected."""
-    return _fault_and_remedy(error.errors()[0], cls)[0]
+    return _fault_and_remedy(_first(error), cls)[0]
+
+
+def _first(error: Any) -> Any:
+    """Return the first unknown key if there is one: a misspelt key is also missing, and the spelling is the cause."""
+    faults = error.errors()
+    return next((fault for fault in faults if fault["type"] == "unexpected_keyword_argument"), faults[0])
 
 
 def _fault_and_remedy(error: Any, cls: type) -> list[str]:

@@ -1,5 +1,6 @@
 """Read plain values from an untrusted YAML file; size, depth and number of values are limited before expansion."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         yaml = YAML(typ="safe")
         root = yaml.compose(text)
     except YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML{_fault(error)}") from None
     read = _Reader(path, yaml).value(root, "") if root is not None else None
     if not isinstance(read, dict):
         kind = "empty" if read is None else "not a mapping"
@@ -77,6 +78,36 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} is not UTF-8 in line {line}; save it in that encoding") from None
+
+
+_FAULTS = (
+    (r"found character '\\t'|tab", "begins with a tab; indent with spaces"),
+    ("mapping values are not allowed", "has a colon where a value stands: the line before has none after its key, this "
+     "one is indented too deep, or a text with a colon has no quotes; correct that"),
+    ("could not find expected ':'", "has no colon after its key; write `key: value`"),
+    ("expected <block end>|did not find expected key", "is not indented like the keys beside it; use the same number "
+     "of spaces"),
+    ("quoted scalar", "opens a quote that is never closed; close it"),
+    ("expected ',' or", "is within a list or mapping whose bracket is never closed; close it"),
+    ("found character '[@`%]'|cannot start any token", "has a character that a text may not begin with; put the text "
+     "in quotes"),
+    ("undefined alias", "uses an alias (*name) that is not defined; write the value, or put the text in quotes"),
+)  # fmt: skip
+"""Patterns of the parser's words, and what they mean for the person who wrote the line."""
+
+
+def _fault(error: Exception) -> str:
+    """Return where the text is not YAML and what to do about it."""
+    own = " ".join(str(getattr(error, "problem", None) or error).split())
+    text = f"{own} {getattr(error, 'context', None) or ''}"
+    # What is never ended is found further down, but begins at the context's mark.
+    opened = re.search("quoted scalar|flow (sequence|mapping)|expected ':'", text)
+    mark = getattr(error, "context_mark" if opened else "problem_mark", None)
+    if mark is None:
+        return f": {own}"
+    words = next((words for pattern, words in _FAULTS if re.search(pattern, text)), None)
+    place = f" in line {mark.line + 1}"
+    return f"{place}, which {words}" if words else f"{place}, column {mark.column + 1}: {own}"
 
 
 def _first_too_deep(text: str) -> int | None:

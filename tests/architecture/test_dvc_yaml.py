@@ -26,6 +26,7 @@ NO_RESULT = {
     "pipeline",
     "planning",
     "params",
+    "few_images",
     "recipe_advice",
     "redaction",
     "serving",

@@ -25,7 +25,7 @@ FLOORS = (
     {"serving"},
     {"tracking"},
     {"params", "recipe_file"},
-    {"overlay", "params_reference"},
+    {"overlay", "params_reference", "few_images"},
     {"recipe_advice", "last_run"},
     {"stages", "cli"},
 )

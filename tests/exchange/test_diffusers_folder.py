@@ -194,7 +194,10 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(
         ({"schedule": {"name": "cosine", "T": 1000, "time": "continuous"}}, "its schedule is not discrete"),
         ({"objective": {"target": "edm", "weight": "simple", "min_snr_gamma": 5.0}}, "its target is edm"),
         ({"size": 9}, "size is 9"),
-        ({"network": EXPORTABLE["network"] | {"groups": None}}, "train with network.groups set, for example to 4"),
+        (
+            {"network": EXPORTABLE["network"] | {"groups": None}},
+            "only a new training, with network.groups 4, changes that",
+        ),
     ],
     ids=str,
 )

@@ -1,14 +1,16 @@
 """The command `ddpm`: generate and serve images, change settings, and manage the registered versions of a model."""
 
 import argparse
+import difflib
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ddpm.cli import exchange, explain, images, operate, plan, serving
-from ddpm.errors import UserError, not_installed
+from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
 from ddpm.redaction import redacted_output
@@ -22,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong. An error that the user can correct is printed as one sentence, any other with its traceback. Credentials are
     removed from all output.
     """
-    args = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and (mistake := _unknown_command(words[0])):
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    args = parser().parse_args(words)
     if args.run is None:
         parser().print_help()
         return 0
@@ -50,6 +56,15 @@ def user_error(error: Exception) -> UserError | None:
     return disk_trouble(error)
 
 
+def _unknown_command(word: str) -> str | None:
+    """Return one sentence if a word is neither an option nor a command."""
+    known = [name for action in parser()._actions for name in (action.choices or ())]
+    if word.startswith("-") or word in known:
+        return None
+    nearest = difflib.get_close_matches(word, known, n=1)
+    return f"{on_one_line(word)} is no command; {f'did you mean {nearest[0]}?' if nearest else '`ddpm` lists all'}"
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets `run` to its function."""
     top = argparse.ArgumentParser(
@@ -60,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=17),  # one line per command
     )
     top.set_defaults(run=None)
+    top.add_argument("--version", action="version", version=f"ddpm-factory {version('ddpm-factory')}")
     commands = top.add_subparsers(prog="ddpm", metavar="COMMAND [OPTIONS]", title="commands")
 
     def command(run: Any, summary: str, example: str) -> argparse.ArgumentParser:
@@ -278,6 +294,9 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         metavar="FILE",
         help="a YAML file with the values to change, or the name of one in recipes/; without one, these are listed",
+    )
+    configure.add_argument(
+        "--fit", action="store_true", help="lower the limits that the prepared images are too few for, instead"
     )
 
     explained = command(

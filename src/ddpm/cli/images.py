@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +65,22 @@ def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     common = {name: getattr(args, name) for name in ("image", "number", "seed", "steps", "guidance")}
     request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
     settings = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
-    _write(picture_request.draw(model, request), args.out, model_name, settings)
+    with _evaluations_shown(model, picture_request.network_calls(request)):
+        images = picture_request.draw(model, request)
+    _write(images, args.out, model_name, settings)
+
+
+@contextmanager
+def _evaluations_shown(model: "Model", total: int) -> Iterator[None]:
+    """Show a bar of the network's evaluations on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc="sampling", unit="evaluation", disable=not sys.stderr.isatty()) as bar:
+        hook = model.network.register_forward_hook(lambda *_: bar.update() and None)
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def _label(args: argparse.Namespace, model: "Model") -> str | int | None:

@@ -78,12 +78,17 @@ def configure(args: argparse.Namespace) -> None:
     from ddpm import overlay, recipe_file, unread_settings
     from ddpm.pipeline.workspace import claim
 
-    if args.recipe is None:
+    if args.recipe is None and not args.fit:
         _list_recipes()
         return
     params = Path("params.yaml")
     if not params.exists():
         raise UserError(f"{params} was not found in {Path.cwd()}; run `ddpm configure` in the project's folder")
+    if args.fit:
+        if args.recipe is not None:
+            raise UserError("a recipe and --fit are two changes; run `ddpm configure` once with each")
+        _fit(params)
+        return
     args.recipe = recipe_file.find(args.recipe)
     with claim("ddpm configure"):
         result, changes = overlay.write(params, args.recipe)
@@ -102,10 +107,42 @@ def configure(args: argparse.Namespace) -> None:
         print(f"  {change}")
     for sentence in unread_settings.warned(result):
         print(f"warning: {sentence}")
+    prepared = Path("data/prepared/dataset.json").exists()
+    read = "" if prepared else "`dvc repro prepare` reads the images and says whether the recipe fits, then "
     print(
-        "next: `ddpm look` checks the images' folder, `ddpm plan` says what a training with these values takes, "
+        f"next: `ddpm look` checks the images' folder, {read}`ddpm plan` says what a training with these values takes, "
         "`make run` trains"
     )
+
+
+def _fit(params: Path) -> None:
+    """Lower the limits that the prepared images do not reach."""
+    from ddpm import few_images, overlay
+    from ddpm.data.reading.dataset import read_facts
+    from ddpm.params import load as load_params
+    from ddpm.pipeline.workspace import claim
+
+    prepared = Path("data/prepared")
+    if not (prepared / "dataset.json").exists():
+        raise UserError(f"{prepared} has no images to fit the limits to; prepare them with `dvc repro prepare`")
+    facts = read_facts(prepared)
+    current = load_params(params)
+    if sentence := few_images.unreachable(current, train=facts.train, test=facts.test):
+        raise UserError(sentence)
+    limits = few_images.broken(current, train=facts.train, test=facts.test)
+    if not limits:
+        print(f"no limit is too high for {facts.train} training and {facts.test} held-out images; nothing was changed")
+        return
+    values: dict[str, dict[str, int]] = {}
+    for limit in limits:
+        section, name = limit.key.split(".")
+        values.setdefault(section, {})[name] = limit.most
+    with claim("ddpm configure"):
+        _, changes = overlay.write_values(params, values, "--fit")
+    print(f"{params} now fits {facts.train} training and {facts.test} held-out images:")
+    for change in changes:
+        print(f"  {change}")
+    print("warning: metrics of so few images vary much from one draw of images to another; look at the images, too")
 
 
 def _list_recipes() -> None:
@@ -129,6 +166,10 @@ def look(args: argparse.Namespace) -> None:
 
     data = load_params().data
     require_readable(Path(data.path), source=data.source)
+    if data.source in ("folder", "archive"):
+        print(f"{data.path} can be read; `dvc repro prepare` says which of its files are images")
+    else:
+        print(f"data.source is {data.source}, so {data.path} is not searched for your own images")
 
 
 def report(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The command that measures what a training costs before it begins."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ def plan(args: argparse.Namespace) -> None:
     """Print the plan of the training of params.yaml. Raises UserError where stage train would not begin it."""
     from ddpm.compute import hardware
     from ddpm.data.reading.dataset import read_facts
+    from ddpm.exchange.diffusers_folder import why_not_exported
     from ddpm.params import load as load_params
     from ddpm.planning.before_training import has_begun, make_plan
     from ddpm.planning.plan import Pictures
@@ -30,8 +32,12 @@ def plan(args: argparse.Namespace) -> None:
     hardware.set_determinism(params.runtime.deterministic)
     device = hardware.choose_device(params.runtime.device)
     precision = hardware.choose_precision(params.runtime.precision, device, spec.size)
+    if sys.stderr.isatty():
+        print("measuring a few steps of the training, which takes up to a minute", file=sys.stderr, flush=True)
     found, _ = make_plan(params, spec, pictures, folder=folder, device=device, precision=precision)
     print("\n".join(found.lines()))
+    if obstacle := why_not_exported(spec):
+        print(f"plan: this model could not be exported to diffusers: {obstacle}")
     begun = folder is not None and has_begun(params, folder)
     if not begun and (sentence := found.refusal()):
         raise UserError(sentence)

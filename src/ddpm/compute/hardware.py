@@ -9,6 +9,8 @@ import torch
 from ddpm.errors import UserError
 
 Precision = Literal["float32", "bf16"]
+_BUSY = 1.5
+"""Load per core above which other programs compute; the stages before leave a load of about one."""
 
 
 def choose_device(name: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
@@ -85,3 +87,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         message in str(error) for message in ("can't allocate memory", "std::bad_alloc")
     )
+
+
+def busy_sentence() -> str | None:
+    """Return one sentence if other programs keep this machine's cores busy, so that measured times are too long.
+
+    Call it before this process computes. The load average is that of the last minute; None where the system has none.
+    """
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, cores = os.getloadavg()[0], cores_available()
+    if load < _BUSY * cores:
+        return None
+    return (
+        f"other programs keep this machine busy (load {load:.1f} on {cores} cores), so these times may be "
+        f"up to {load / cores + 1:.0f} times too long; measure again when it is idle"
+    )
+
+
+def cores_available() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

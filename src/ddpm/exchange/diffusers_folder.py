@@ -19,7 +19,7 @@ from torch import Tensor
 from ddpm import model_file
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
-from ddpm.exchange import unet_exchange
+from ddpm.exchange import unet_exchange, unet_options
 from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
 from ddpm.model_spec import Spec, architecture_of, build_network
@@ -127,7 +127,7 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; name a new one")
-    scheduler = _scheduler(model)
+    scheduler = _scheduler(model.spec)
     architecture = architecture_of(model.spec)
     state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
     try:
@@ -146,6 +146,18 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
     save_file(weights, aside / "unet" / WEIGHTS, {"format": "pt"})
     os.replace(aside, folder)
     return config
+
+
+def why_not_exported(spec: Spec) -> str | None:
+    """Return the reason why diffusers would not support a model of these settings; None if it would."""
+    try:
+        _scheduler(spec)
+        unet_options.to_theirs(architecture_of(spec))
+    except UserError as error:
+        return str(error).removeprefix("diffusers does not support this model: ")
+    except ExchangeError as error:
+        return str(error)
+    return None
 
 
 def _places(folder: Path) -> tuple[Path, Path | None]:
@@ -222,11 +234,12 @@ def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | No
     return replace(SCHEDULE, name=name, zero_terminal_snr=without_signal), objective
 
 
-def _scheduler(model: model_file.Model) -> dict[str, Any]:
+def _scheduler(spec: Spec) -> dict[str, Any]:
     """Return scheduler_config.json; a schedule without a name in diffusers is given by its betas."""
     from ddpm.diffusion import schedules
+    from ddpm.diffusion.processes import make_process
 
-    process, objective = model.schedule, model.spec.objective
+    process, objective = make_process(spec.schedule), spec.objective
     if not isinstance(process, schedules.Schedule) or process.T != T:
         raise UserError(f"diffusers does not support this model: its schedule is not discrete with T {T}")
     if objective.target not in TARGETS:
@@ -242,7 +255,7 @@ def _scheduler(model: model_file.Model) -> dict[str, Any]:
     }
     if objective.bounded:  # with a maximum of 1, thresholding is clipping, and other schedulers of diffusers keep it
         options |= {"thresholding": True, "sample_max_value": 1.0}
-    schedule = model.spec.schedule
+    schedule = spec.schedule
     if schedule.name in SCHEDULES and schedule.shift == 1 and not schedule.zero_terminal_snr:
         return options | {"beta_schedule": SCHEDULES[schedule.name], "beta_start": 1e-4, "beta_end": 0.02}
     return options | {"trained_betas": process.betas[1:].tolist()}

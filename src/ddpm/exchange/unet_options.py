@@ -191,7 +191,7 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
         (
             len(norms) == 1,
             f"groups is null, which here means {' and '.join(f'{n} for {c} channels' for n, c in norms.items())}, but "
-            f"diffusers has one number; train with network.groups set, for example to {min(norms)}",
+            f"diffusers has one number; only a new training, with network.groups {min(norms)}, changes that",
         ),
         (
             one_head or len(head_dims) == 1,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.compute.hardware import kind_of_machine
+from ddpm.compute.hardware import busy_sentence, kind_of_machine
 from ddpm.compute.memory import free_bytes
 from ddpm.compute.processes import leads, restarted, together
 from ddpm.errors import UserError
@@ -85,6 +85,7 @@ def make_plan(
     train = params.train
     free = free_bytes(device) if free is None else free
     begun = folder is not None and has_begun(params, folder)
+    busy = busy_sentence() if device.type == "cpu" else None
     cost = _recorded_cost(folder, _conditions(params, device, precision)) if folder is not None and begun else None
     if cost is None:
         others = tuple(alternatives.models(spec).values())
@@ -110,6 +111,7 @@ def make_plan(
         else evaluation_seconds(spec, pictures, params.sample, params.evaluate, cost=cost),
         images_seen=images_seen(folder) if folder is not None and begun else 0,
         minutes=train.minutes if planned is not None else None,
+        busy=busy,
     )
     return plan, planned
 

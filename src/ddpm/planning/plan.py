@@ -65,6 +65,8 @@ class Plan:
     """Images that a training that continues has seen."""
     minutes: float | None = None
     """train.minutes, if the length was planned for it."""
+    busy: str | None = None
+    """One sentence, if other programs kept the processor busy while the steps were measured."""
 
     @property
     def steps(self) -> int:
@@ -100,6 +102,8 @@ class Plan:
             f"plan: memory with {self.device_images} images at a time: {size(cost.bytes)}; "
             f"{size(self.free_bytes)} is free",
         ]
+        if self.busy is not None:
+            lines.append(f"plan: {self.busy}")
         if self.sampling_seconds is not None and self.evaluation_seconds is not None:
             lines.append(
                 f"plan: then sampling: {duration(self.sampling_seconds)}, comparing the images with the training "
@@ -151,6 +155,7 @@ class Plan:
             f"this training would take {duration(self.seconds)} ({self.steps:,} steps of {each}, measured on this "
             f"machine), but train.max_hours is {most:g}; raise it, set train.minutes, or shorten the "
             f"training by {' or '.join(shorter) or 'a smaller data.size or network.width'}"
+            + (f"; {self.busy}" if self.busy else "")
         )
 
 

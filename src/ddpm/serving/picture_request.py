@@ -7,6 +7,7 @@ where the model paints.
 
 import base64
 import io
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -173,6 +174,12 @@ def evaluations(request: PictureRequest) -> int:
         jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
         return steps + jump * (resamplings - 1) * len(range(1, steps - jump + 1, jump))
     return (2 * ITERATIONS + 1) * steps if request.task == "interpolate" else steps
+
+
+def network_calls(request: PictureRequest) -> int:
+    """Return the largest number of calls of the network by `draw`, each for a batch of images."""
+    is_guided = request.recipe.guidance not in (0, 1) and request.recipe.guide is None and request.label is not None
+    return math.ceil(request.number / BATCH) * evaluations(request) * (2 if is_guided else 1)
 
 
 def _drawn(batch: Batch, request: PictureRequest) -> Tensor:

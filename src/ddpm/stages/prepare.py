@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from ddpm import unread_settings
+from ddpm import few_images, unread_settings
 from ddpm.data.preparing.manifest import rejected_files
 from ddpm.data.preparing.prepare import prepare
 from ddpm.data.previews import REJECTED_LIST
 from ddpm.errors import on_one_line
-from ddpm.params import Params
 from ddpm.planning.size_choice import Settings, size_chooser
 from ddpm.recipe_advice import advice
 from ddpm.stages.stage import Stage, execute
@@ -53,31 +52,10 @@ def main(stage: Stage) -> None:
         )
     for sentence in unread_settings.warned_of_size(params, facts.size):
         print(f"warning: {sentence}")
-    if too_few := _too_few(params, train=facts.train, test=facts.test):
+    if too_few := few_images.warning(params, train=facts.train, test=facts.test):
         print(f"warning: {too_few}")
     if recommended := advice(Path("params.yaml"), channels=facts.channels, size=facts.size, images=facts.kept):
         print(recommended)
-
-
-def _too_few(params: Params, *, train: int, test: int) -> str | None:
-    """Return one sentence with all settings at which stages would stop for so few images; None if there are none."""
-    fewest = min(train, test)
-    limits = [
-        ("validate.min_train_images", params.validate.min_train_images, train),
-        ("validate.min_test_images", params.validate.min_test_images, test),
-    ]
-    for name, needed in params.evaluate.images_needed.items():
-        value = getattr(params.evaluate, name)
-        limits.append((f"evaluate.{name}", value, fewest - (needed - value)))
-    if params.features.inception_weights is None:
-        limits.append(("features.dim", params.features.dim, fewest - 1))
-    above = [f"{key} is {value} (possible: at most {most})" for key, value, most in limits if value > most]
-    if not above:
-        return None
-    return (
-        f"there are only {train} training and {test} held-out images, and later stages would stop, because "
-        f"{', '.join(above)}; have more images, or lower these and trust the metrics less"
-    )
 
 
 def _rejected(prepared: Path, *, n: int) -> list[str]:

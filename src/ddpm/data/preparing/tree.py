@@ -41,6 +41,10 @@ def require_readable(path: Path, *, source: str) -> None:
     """
     try:
         mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise UserError(
+            f"data.path is {path}, which was not found; put your images there, or correct data.path"
+        ) from None
     except OSError as error:
         raise UserError(f"data.path is {path}, which cannot be read ({error.strerror}); correct it") from None
     if stat.S_ISDIR(mode):
