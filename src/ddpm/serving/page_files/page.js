@@ -55,13 +55,16 @@ function numberOf(text) {
   return text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
+/** A whole number as text without leading zeros; it may have more digits than a number has here. */
+const seedOf = (text) => (/^-?\d+$/.test(text) ? String(BigInt(text)) : text);
+
 async function fieldsOf(form) {
   const fields = {};
   for (const input of form.elements) {
     const unused = !input.name || input.closest("[hidden]") || input.value.trim() === "";
     if (unused || (["radio", "checkbox"].includes(input.type) && !input.checked)) continue;
     const isText = ["sampler", "version", "task"].includes(input.name);
-    fields[input.name] = isText ? input.value : input.name === "seed" ? input.value.trim() : numberOf(input.value);
+    fields[input.name] = isText ? input.value : input.name === "seed" ? seedOf(input.value.trim()) : numberOf(input.value);
   }
   if (form.dataset.task !== "sample") fields.task ??= form.dataset.task;
   for (const slot of all(".slot", form)) {
@@ -73,10 +76,10 @@ async function fieldsOf(form) {
   return fields;
 }
 
-/** Send one request. Seeds have up to 63 bits, more than a number has here, so they are written and read as text. */
+/** Send one request. Seeds are written and read as text, because they have up to 63 bits. */
 async function invoke({ version: other, ...fields }, signal) {
   const message = { inputs: [fields], ...(other && { version: other }) };
-  const body = JSON.stringify(message).replace(/"seed":"(\d+)"/, '"seed":$1');
+  const body = JSON.stringify(message).replace(/"seed":"(-?\d+)"/, '"seed":$1');
   let response, text;
   try {
     response = await fetch("invocations", { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
