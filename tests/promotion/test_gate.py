@@ -156,3 +156,14 @@ def test_deciding_changes_neither_record() -> None:
     candidate, champion = record(), record(fid=12.0)
     decide(candidate, champion, RULE)
     assert (candidate, champion) == (record(), record(fid=12.0))
+
+
+def test_the_number_of_images_is_named_and_too_few_are_warned_of_without_changing_the_decision() -> None:
+    few = record(fid=8.0, protocol=PROTOCOL | {"n": 25}, spread={"blocks": 3, "n": 8, "reason": "a block is small"})
+    decision = decide(few, None, RULE)
+    assert decision.promote
+    assert "measured on 25 images" in said(decision)
+    assert "warning: the spread of fid is unknown, because a block is small" in said(decision)
+    assert "warning: 25 images are too few to show that the share of copies is within 5.00%" in said(decision)
+    assert "it may be 12%; set sample.images to at least 60" in said(decision)
+    assert "warning" not in said(decide(record(fid=8.0, protocol=PROTOCOL | {"n": 60}), None, RULE))

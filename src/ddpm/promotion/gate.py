@@ -27,7 +27,8 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rul
     Both are records as in reports/metrics.json: metrics, `floor` and `protocol`. Lower is better for `fid` and `kid`.
     A candidate is promoted if its metrics are finite, its metric is at most `max_over_floor` times the floor, every
     share of copies of training images is at most `max_memorized_share`, and it is better than the champion by at least
-    `min_improvement` of the champion's metric. All checks are made, so that the reasons are complete.
+    `min_improvement` of the champion's metric. All checks are made, so that the reasons are complete. `warnings` follow
+    the reasons; they do not change the decision.
 
     Raise UserError if the two were not measured by the same protocol.
     """
@@ -41,7 +42,26 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rul
         checks.append((True, "there is no champion to compare with"))
     else:
         checks.append(_better(candidate, champion, rule))
-    return Decision(all(passed for passed, _ in checks), tuple(reason for _, reason in checks))
+    reasons = [reason for _, reason in checks] + warnings(candidate, rule)
+    return Decision(all(passed for passed, _ in checks), tuple(reasons))
+
+
+def warnings(record: Mapping[str, Any], rule: Promote) -> list[str]:
+    """Return what too few images leave open: the spread of the metric, and the share of copies.
+
+    If none of n images is a copy, the share of copies is below 3 / n with 95% confidence (the rule of three), so fewer
+    than 3 / `max_memorized_share` images cannot show that the share is within the limit.
+    """
+    found = []
+    n, spread, limit = record["protocol"].get("n"), record.get("spread") or {}, rule.max_memorized_share
+    if rule.metric == "fid" and spread.get("blocks", 0) > 1 and spread.get("reason"):
+        found.append(f"warning: the spread of fid is unknown, because {spread['reason']}")
+    if n is not None and limit > 0 and n * limit < 3:
+        found.append(
+            f"warning: {n:,} images are too few to show that the share of copies is within {limit:.2%}: even if none "
+            f"is a copy, it may be {min(1.0, 3 / n):.0%}; set sample.images to at least {math.ceil(3 / limit):,}"
+        )
+    return found
 
 
 def most_copies(record: Mapping[str, Any]) -> float | None:
@@ -79,7 +99,9 @@ def _near_floor(candidate: Mapping[str, Any], rule: Promote) -> _Check:
         called = f"the floor's standard deviation {floor:.4g} (the floor itself is not positive)"
     limit = rule.max_over_floor * floor
     relation = "within" if measured <= limit else "above"
-    return measured <= limit, f"{name} {measured:.4g} is {relation} {rule.max_over_floor:g} times {called}"
+    n = candidate["protocol"].get("n")
+    number = "" if n is None else f", measured on {n:,} images"
+    return measured <= limit, f"{name} {measured:.4g} is {relation} {rule.max_over_floor:g} times {called}{number}"
 
 
 def _few_copies(candidate: Mapping[str, Any], rule: Promote) -> _Check:
@@ -117,7 +139,7 @@ def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: Pro
         reason = f"{name} {new:.4g} equals the champion's"
     spread = _finite(candidate, f"{name}{SPREAD}")
     if spread is not None and 0 < abs(gain) <= spread:
-        reason += f"; the difference is within the spread of the measurement, {spread:.3g}, and may be chance"
+        reason += f" (the difference is within the spread of the measurement, {spread:.3g}, and may be chance)"
     return passed, reason
 
 
