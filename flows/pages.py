@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from unreported import Page
 
 from ddpm.errors import UserError
+from ddpm.promotion.advice import promote_command
 from ddpm.redaction import redacted
 from ddpm.reporting import decisions, markdown, measurements
 from ddpm.reporting.markdown import escaped
@@ -52,11 +53,12 @@ class Registered:
     def sentence(self) -> str:
         """Return what became of the version and why."""
         assert self.version is not None
-        reasons = self.version.tags.get("reasons", "")
+        reasons = "; ".join(decisions.reasons(self.version))
         number = self.version.number
+        approval = promote_command(self.version.name, number)
         decided = {
             "Completed: promoted": f"version {number} is the champion now",
-            "Waiting for approval": f"version {number} waits: `ddpm promote {number} --reason …` makes it the champion",
+            "Waiting for approval": f"version {number} waits for a person: `{approval}`",
             "Completed: not promoted": f"version {number} was not promoted, and there is no champion",
         }
         kept = f"version {number} was not promoted, and version {self.champion.number if self.champion else ''} stays"

@@ -1,6 +1,5 @@
 """A registry of versions in memory: the rules of promotion without MLflow."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CHALLENGER, CHAMPION, Version
+from ddpm.promotion.registry import CHALLENGER, CHAMPION, ORIGIN, RECORDS, Version
 from ddpm.promotion.succession import Move, consequences, decided, move_outside
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -27,11 +26,13 @@ class RegistryInMemory:
         self.aliases: dict[str, str] = {}
         self.moves: list[Move] = []
         self._versions: dict[str, Version] = {}
+        self._documents: list[dict[str, Any]] = []
 
-    def register(self, record: Mapping[str, Any], **tags: str) -> Version:
+    def register(self, record: Mapping[str, Any], *, origin: Mapping[str, Any] | None = None, **tags: str) -> Version:
         number = str(len(self._versions) + 1)
-        stored = {"channels": "1", "size": "8", "record": json.dumps(record)} | tags
-        self._versions[number] = Version(self.name, number, (), stored, None, datetime.now(UTC))
+        stored = {"channels": "1", "size": "8", RECORDS: self._document(record)} | tags
+        stored |= {} if origin is None else {ORIGIN: self._document(origin)}
+        self._versions[number] = Version(self.name, number, (), stored, None, datetime.now(UTC), self._read)
         return self._versions[number]
 
     def versions(self) -> list[Version]:
@@ -45,7 +46,7 @@ class RegistryInMemory:
         yield self
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
-        self._tag(number, {"record_again": json.dumps(record)})
+        self._tag(number, {RECORDS: f"{self._versions[number].tags[RECORDS]} {self._document(record)}"})
 
     def download(self, version: Version, folder: Path) -> Path:
         if version.number in self.lost:
@@ -78,6 +79,13 @@ class RegistryInMemory:
             self.aliases[CHALLENGER] = candidate.number
         elif self.aliases.get(CHALLENGER) == candidate.number:
             del self.aliases[CHALLENGER]
+
+    def _document(self, content: Mapping[str, Any]) -> str:
+        self._documents.append(dict(content))
+        return str(len(self._documents) - 1)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return self._documents[int(name)]
 
     def _write_down(self, made: Move) -> None:
         self.moves.append(made)

@@ -27,6 +27,7 @@ REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "page", "import-unet", "export-unet", "configure", "explain", "look", "plan")
+COMMANDS += ("history", "compare")
 
 
 def record(fid: float) -> dict[str, Any]:
@@ -255,10 +256,11 @@ def test_an_operator_s_morning(
     register(project, tiny_model, seed=1, fid=8.0)
     assert "version 2 of ddpm is now the champion and replaces version 1" in ddpm('promote 2 --reason "sharper"')
 
-    head, newest, oldest = ddpm("versions").splitlines()
-    assert head.split()[:7] == ["version", "aliases", "sampler", "steps", "fid", "copies", "kid"]
-    assert newest.split()[:7] == ["2", "champion", "8", "0.00%", "0.01", "4", "promoted"]
-    assert oldest.split()[:2] == ["1", "16"]
+    head, newest, oldest, _, legend = ddpm("versions").splitlines()
+    assert head.split()[:6] == ["version", "aliases", "decision", "protocol", "FID", "floor"]
+    assert newest.split()[:8] == ["2", "champion", "promoted", "A", "8", "4", "0.00%", "0.01"]
+    assert oldest.split()[:5] == ["1", "promoted", "A", "16", "4"]
+    assert legend == "protocol A: 10 generated images"
 
     same = "-n 2 --seed 3 --steps 2"
     assert "2 images of ddpm version 2 in now.png" in ddpm(f"sample {same} --out now.png")

@@ -8,6 +8,7 @@ from hostile import HOSTILE
 from markdown_it import MarkdownIt
 
 from ddpm.cli import parser
+from ddpm.promotion.advice import promote_command
 from ddpm.promotion.registry import Version
 from ddpm.reporting import decisions
 
@@ -18,19 +19,19 @@ def version(number: str = "2", name: str = "ddpm", **tags: str) -> Version:
 
 def test_a_decision_names_the_version_the_verdict_the_author_and_each_reason() -> None:
     decided = {"decision": "kept", "decided_by": "gate", "decided_at": "2026-11-22T03:04:05+00:00"}
-    page = decisions.decision(version(reasons="worse; too far", **decided), version("1"))
+    page = decisions.decision(version(reasons="worse\ntoo far; really", **decided), version("1"))
     assert page.startswith(
         "Version 2 of `ddpm` **did not become the champion**, decided by gate on 2026-11-22 at 03:04."
     )
-    assert "- worse\n- too far" in page
+    assert "- worse\n- too far; really" in page
     assert "Champion: version 1." in page
 
 
 def test_the_commands_that_are_printed_run_as_they_are() -> None:
-    command = decisions.promote_command(version(name="my model"))
+    command = promote_command("my model", "2")
     args = parser().parse_args(shlex.split(command)[1:])
     assert (args.number, args.name, args.reason) == ("2", "my model", "why")
-    assert "ddpm promote 2 --reason 'why'" in decisions.decision(version(decision="pending"), None)
+    assert 'ddpm promote 2 --reason "why"' in decisions.decision(version(decision="pending"), None)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

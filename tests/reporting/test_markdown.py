@@ -48,6 +48,7 @@ def test_ordinary_text_stays_readable_in_the_source() -> None:
     assert markdown.escaped(plain) == plain
     assert markdown.table(Table(("a", "b"), [("x_1", "0.5 ± 0.1")])) == "| a | b |\n| --- | --- |\n| x_1 | 0.5 ± 0.1 |"
     assert markdown.table(Table(("a",), [])) == ""
+    assert markdown.table(Table(("a",), [("1",)]), spaced=True) == "| a&emsp; |\n| --- |\n| 1&emsp; |"
 
 
 def test_an_embedded_image_is_bounded_and_needs_no_file(tmp_path: Path) -> None:

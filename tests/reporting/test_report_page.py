@@ -11,7 +11,7 @@ import pytest
 from browser import visited
 from hostile import HOSTILE
 
-from ddpm.promotion.registry import Version
+from ddpm.promotion.registry import RECORDS, Version
 from ddpm.reporting.report_page import CLASSES, Images, LastRun, Run, report_page
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ MEASURED = {
 REASONS = "fid 0.5 is within 20 times the floor 0.25; memorized_share 0.00% is within the limit of 5.00%"
 
 
-def version(number: str = "3", decision: str = "promoted", **tags: str) -> Version:
+def version(
+    number: str = "3", decision: str = "promoted", record: dict[str, Any] | None = None, **tags: str
+) -> Version:
     tags = {"decision": decision, "reasons": REASONS, "decided_by": "gate", "decided_at": NOW.isoformat()} | tags
-    return Version("ddpm", number, (), tags, "run-id", NOW)
+    if record is None:
+        return Version("ddpm", number, (), tags, "run-id", NOW)
+    return Version("ddpm", number, (), tags | {RECORDS: "0"}, "run-id", NOW, read=lambda _: record)
 
 
 def last_run(**changes: Any) -> LastRun:
@@ -137,10 +141,8 @@ def test_it_says_what_was_asked_what_came_out_what_was_decided_and_where_it_come
 
 
 def test_the_champion_has_a_column_only_if_it_was_measured_the_same_way() -> None:
-    import json
-
-    same = json.dumps(MEASURED | {"fid": 0.75})
-    other = json.dumps(MEASURED | {"protocol": {**MEASURED["protocol"], "n": 7}})
+    same = MEASURED | {"fid": 0.75}
+    other = MEASURED | {"protocol": {**MEASURED["protocol"], "n": 7}}
     beside = text_of(last_run(against=version("2", record=same)))
     assert "champion then, version 2" in beside
     assert "and the champion then had 0.75" in beside

@@ -127,7 +127,7 @@ def test_many_classes_are_a_list_and_large_pictures_are_not_drawn_unasked(
 def test_texts_of_people_never_become_elements(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
     tiny_model(tmp_path / "1.safetensors", classes=[HOSTILE, "a"])
     files = Files(tmp_path)
-    files.register(RECORD, data=HOSTILE, **{"git.commit": HOSTILE})
+    files.register(RECORD, origin={"git_commit": HOSTILE})
     files.move(action="promote", version="1", by=HOSTILE, reason=HOSTILE)
     models = served_from(files)
     models.look()

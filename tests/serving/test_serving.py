@@ -50,7 +50,7 @@ def champion_server(
         bounds = {"max_work": 10**6, "max_work_together": 2 * 10**6, "max_seconds": 600, "max_body_bytes": 10**6}
         model_id = logged_model.log_model(tracker, project / "model.safetensors", model_sha256=sha, bounds=bounds)
         tracker.finish()
-        figures: dict[str, Any] = {"fid": 1.0, "floor": {}}
+        figures: dict[str, Any] = {"fid": 1.0, "floor": {}, "protocol": {}}
         REGISTRY.register(sha256=sha, model_id=model_id, run_id=tracker.id, record=figures, tags={})
         commands.promote(REGISTRY, "1", reason="to serve it")
         uri = store.tracking_uri()

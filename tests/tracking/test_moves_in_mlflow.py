@@ -81,7 +81,7 @@ def test_a_champion_that_a_person_took_down_in_mlflow_comes_back_only_by_a_perso
     moved_by_hand(shelf, to)
     outcome = shelf.judged(1, 8.0)
     assert (outcome.verdict, shelf.champion()) == ("kept", to)
-    assert "`ddpm promote 2` undoes that" in outcome.reasons[0]
+    assert '`ddpm promote 2 --reason "why"` undoes that' in outcome.reasons[0]
     assert registry.version(REGISTRY, "2").tags["decision"] == ("rolled back" if to else "demoted")
     assert registry.version(REGISTRY, "2").tags["decided_by"] == "a person, outside ddpm"
     with pytest.raises(UserError, match="has no previous champion" if to else "has no champion"):

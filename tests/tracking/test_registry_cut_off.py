@@ -1,6 +1,5 @@
 """A command that is interrupted after any of its writes to MLflow and repeated ends as if nothing had happened."""
 
-import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -112,6 +111,7 @@ class Registry:
             "aliases": {alias: str(number) for alias, number in model.aliases.items()},
             "moves": model.tags,
             "versions": {str(v.version): v.tags for v in versions},
+            "descriptions": [model.description, *((str(v.version), v.description) for v in versions)],
             "runs": {v.run_id: self.client.get_run(v.run_id).data.tags.get("decision") for v in versions},
         }
 
@@ -238,4 +238,6 @@ def test_a_new_model_whose_registration_is_cut_off_anywhere_becomes_one_version(
     tags = registry.version(REGISTRY, "1").tags
     assert there.register(0).tags == tags
     assert tags["model_sha256"] == there.models[0][0]
-    assert json.loads(tags["record"])["fid"] == FIDS[0]
+    record = registry.version(REGISTRY, "1").record()
+    assert record is not None
+    assert record["fid"] == FIDS[0]

@@ -186,9 +186,13 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
     assert len(tracker.client.list_artifacts(tracker.id, "images")) == 2
 
     version = REGISTRY.register(
-        sha256=sha, model_id=model_id, run_id=tracker.id, record={"fid": 3.5, "floor": {}}, tags={}
+        sha256=sha,
+        model_id=model_id,
+        run_id=tracker.id,
+        record={"fid": 3.5, "floor": {}, "protocol": {"n": 10}},
+        tags={},
     )
-    assert version.number == "1"
+    assert (version.number, version.records()) == ("1", [{"fid": 3.5, "floor": {}, "protocol": {"n": 10}}])
     assert commands.promote(REGISTRY, "1", reason="first").version == "1"
     champion = registry.champion(REGISTRY)
     assert champion is not None

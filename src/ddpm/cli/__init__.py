@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import exchange, explain, images, operate, plan, serving
+from ddpm.cli import compare, exchange, explain, images, operate, plan, registry, serving
 from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -233,11 +233,32 @@ def parser() -> argparse.ArgumentParser:
         if run is serving.page:
             served.add_argument("--no-browser", action="store_true", help="only print the address of the page")
 
-    add_name(command(operate.versions, "list the registered versions, newest first", "ddpm versions"))
+    add_name(command(registry.versions, "list the registered versions, newest first", "ddpm versions"))
+
+    add_name(command(registry.history, "list the champions in time, newest first", "ddpm history"))
+
+    compared = add_name(
+        command(
+            compare.compare,
+            "put samples and metrics of two versions side by side",
+            "ddpm compare 3 4 --seed 1",
+        )
+    )
+    for dest in ("number_a", "number_b"):
+        compared.add_argument(dest, metavar="VERSION", help="number of a version, as `ddpm versions` lists it")
+    compared.add_argument("-n", "--number", type=_positive, default=36, help="images of each version (default: 36)")
+    compared.add_argument("--seed", type=int, help="seed of the images of both (default: random)")
+    compared.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="a .png file; the text is written beside it as .md (default: compare-VERSION-VERSION.png)",
+    )
+    add_device(compared)
 
     promote = add_name(
         command(
-            operate.promote,
+            registry.promote,
             "make a version the champion",
             'ddpm promote 4 --reason "looked at the samples, sharper"',
         )
@@ -247,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
 
     rollback = add_name(
         command(
-            operate.rollback,
+            registry.rollback,
             "make the previous champion the champion again",
             'ddpm rollback --reason "blurred eights in production"',
         )
@@ -328,3 +349,10 @@ def parser() -> argparse.ArgumentParser:
             option, dest=dest, type=Path, default=Path(default), metavar="FILE", help=f"{content} (default: {default})"
         )
     return top
+
+
+def _positive(text: str) -> int:
+    """Return a number of 1 or above. Raises ValueError, which argparse reports."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number

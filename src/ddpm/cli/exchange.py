@@ -2,7 +2,7 @@
 
 import argparse
 
-from ddpm.cli.model import load
+from ddpm.cli.model import find_version, load
 from ddpm.errors import UserError
 
 
@@ -20,10 +20,15 @@ def import_unet(args: argparse.Namespace) -> None:
 
 
 def export_unet(args: argparse.Namespace) -> None:
-    """Write a folder for diffusers' `DDPMPipeline.from_pretrained`."""
+    """Write a folder for diffusers' `DDPMPipeline.from_pretrained`, with a model card."""
     from ddpm.exchange import diffusers_folder
+    from ddpm.reporting.model_card import for_diffusers
 
+    version = None if args.model else find_version(args)
     model, name = load(args)
-    config = diffusers_folder.export_model(model, args.out)
+    card = for_diffusers(
+        name, version, lineage=model.lineage, shape={"size": model.spec.size, "channels": model.spec.channels}
+    )
+    config = diffusers_folder.export_model(model, args.out, card=card)
     note = ", the last class means no label" if config["num_class_embeds"] else ""
-    print(f"{name} in {args.out}, for diffusers' DDPMPipeline.from_pretrained{note}")
+    print(f"{name} in {args.out}, for diffusers' DDPMPipeline.from_pretrained{note}; README.md is its model card")

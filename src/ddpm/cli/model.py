@@ -64,7 +64,9 @@ def find_version(args: argparse.Namespace) -> "Version":
         return version(MlflowRegistry(name), args.version)
     found = champion(MlflowRegistry(name))
     if found is None:
-        raise UserError(f"{name} has no champion; make one with `ddpm promote VERSION`, or name a file with --model")
+        raise UserError(
+            f"{name} has no champion; choose a version of `ddpm versions` with --version, or name a file with --model"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""The commands of an operator: settings, a check of the data, the registry, and a report on the last run."""
+"""The commands of an operator: settings, a check of the data, and a report on the last run."""
 
 import argparse
 import shlex
@@ -12,62 +12,6 @@ from ddpm.errors import UserError
 
 if TYPE_CHECKING:
     from ddpm.promotion.registry import Version
-
-
-def versions(args: argparse.Namespace) -> None:
-    """Print a table of all versions, newest first."""
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
-
-    found = MlflowRegistry(registered_name(args)).versions()
-    if not found:
-        raise UserError(f"nothing is registered as {registered_name(args)}; `dvc repro` trains and registers a model")
-    head = "version, aliases, sampler, steps, fid, copies, kid, floor fid, decision, started from, when, run".split(
-        ", "
-    )
-    rows = [
-        (
-            v.number,
-            ", ".join(v.aliases),
-            *(v.tags.get(key, "") for key in ("sample.sampler", "sample.steps", "fid")),
-            _copies(v),
-            *(v.tags.get(key, "") for key in ("kid", "floor.fid", "decision")),
-            _started_from(v),
-            f"{v.created.astimezone():%Y-%m-%d %H:%M}",
-            v.run_id or "",
-        )
-        for v in found
-    ]
-    widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _started_from(version: "Version") -> str:
-    if "start.sha256" not in version.tags:  # untrained weights
-        return ""
-    return f"version {version.tags['start.version']}" if "start.version" in version.tags else version.tags["start.name"]
-
-
-def promote(args: argparse.Namespace) -> None:
-    """Make a version the champion, with the reason of the person who decided."""
-    from ddpm.promotion.commands import promote
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
-
-    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=args.reason)
-    before = f" and replaces version {move.previous}" if move.previous else ""
-    print(f"version {move.version} of {registered_name(args)} is now the champion{before}")
-
-
-def rollback(args: argparse.Namespace) -> None:
-    """Make the previous champion the champion again."""
-    from ddpm.promotion.commands import rollback
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
-
-    move = rollback(MlflowRegistry(registered_name(args)), reason=args.reason)
-    print(
-        f"version {move.version} of {registered_name(args)} is the champion again and replaces version "
-        f"{move.previous}; `ddpm promote {move.previous} --reason …` undoes this"
-    )
 
 
 def configure(args: argparse.Namespace) -> None:
@@ -178,6 +122,7 @@ def report(args: argparse.Namespace) -> None:
 
     from ddpm.measuring.metric_catalogue import JUDGED
     from ddpm.promotion.registry import CHAMPION, holding
+    from ddpm.reporting import decisions
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
 
@@ -200,7 +145,7 @@ def report(args: argparse.Namespace) -> None:
     champion = next((v for v in versions if CHAMPION in v.aliases), None)
     _print_row("model", _decision(found, champion))
     if found is not None:
-        _print_row("because", found.tags.get("reasons", ""))
+        _print_row("because", "; ".join(decisions.reasons(found)))
     _print_page(registered_name(args))
     _print_row("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
     _print_row("MLflow", _mlflow_command(), wrap=False)
@@ -234,6 +179,8 @@ def _print_page(name: str) -> None:
 
 
 def _decision(found: "Version | None", champion: "Version | None") -> str:
+    from ddpm.promotion.gate import most_copies
+
     if found is None:
         return "not registered; register it with `dvc repro -f -s register`"
     decision = found.tags.get("decision", "not judged yet")
@@ -242,16 +189,10 @@ def _decision(found: "Version | None", champion: "Version | None") -> str:
         return f"{decided}; there is no champion"
     if champion.number == found.number:
         return f"{decided}; it is the champion"
-    measured = f"FID {champion.tags.get('fid', 'unknown')}, copies {_copies(champion) or 'unknown'}"
+    record = champion.record() or {}
+    copies = most_copies(record)
+    measured = f"FID {_rounded(record.get('fid'))}, copies {'unknown' if copies is None else f'{copies:.2%}'}"
     return f"{decided}; the champion is version {champion.number} ({measured})"
-
-
-def _copies(version: "Version") -> str:
-    """Return the largest of the version's memorized shares as text, empty if it has none."""
-    from ddpm.promotion.gate import most_copies
-
-    share = most_copies(version.record() or {})
-    return "" if share is None else f"{share:.2%}"
 
 
 def _mlflow_command() -> str:

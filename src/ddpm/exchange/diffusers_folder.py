@@ -120,8 +120,10 @@ def import_model(
     return spec, model_file.save(out, network=network, spec=spec, lineage=lineage)
 
 
-def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
+def export_model(model: model_file.Model, folder: Path, *, card: str | None = None) -> dict[str, Any]:
     """Write a pipeline's folder, which `DDPMPipeline.from_pretrained` reads; return the network's config.
+
+    `card` is the model card, the content of README.md.
 
     Raises UserError.
     """
@@ -144,6 +146,8 @@ def export_model(model: model_file.Model, folder: Path) -> dict[str, Any]:
     write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
     write_json(aside / "unet" / "config.json", config)
     save_file(weights, aside / "unet" / WEIGHTS, {"format": "pt"})
+    if card is not None:
+        (aside / "README.md").write_text(card, encoding="utf-8")
     os.replace(aside, folder)
     return config
 

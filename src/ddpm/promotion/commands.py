@@ -1,6 +1,7 @@
 """A person's commands: promote a version, or roll back to the previous champion."""
 
 from ddpm.errors import UserError
+from ddpm.promotion.advice import promote_command
 from ddpm.promotion.loadable import require_loadable
 from ddpm.promotion.registry import Registry, version
 from ddpm.promotion.succession import Move, line
@@ -34,12 +35,20 @@ def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
         known = {found.number: found for found in registry.versions()}
         current = change.champion()
         if current is None:
-            raise UserError(f"{name} has no champion at {registry.place}; make one with `ddpm promote VERSION`")
+            raise UserError(f"{name} has no champion at {registry.place}; {_other(registry)}")
         before = [number for number in line(change.history()) if number in known and number != current]
         if not before:
             raise UserError(
                 f"version {current} of {name} has no previous champion that was not taken down or deleted; "
-                "name a version with `ddpm promote VERSION`"
+                f"{_other(registry, current)}"
             )
         require_loadable(registry, known[before[-1]])
         return change.move(action="rollback", version=before[-1], by=by or registry.user, reason=reason)
+
+
+def _other(registry: Registry, current: str | None = None) -> str:
+    """Return the advice to promote another version than the current champion, with the newest one as example."""
+    for found in registry.versions():
+        if found.number != current:
+            return f"choose one of `ddpm versions` and promote it: `{promote_command(registry.name, found.number)}`"
+    return "register another version with `dvc repro`"

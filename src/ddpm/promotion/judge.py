@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ddpm.errors import UserError
 from ddpm.promotion import gate
+from ddpm.promotion.advice import promote_command
 from ddpm.promotion.loadable import require_loadable
 from ddpm.promotion.registry import CHAMPION, Registry, Version, version
 from ddpm.promotion.settings import Promote
@@ -66,7 +67,7 @@ def judge(
     if rival is not None and current is None:
         reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
     if verdict == "pending":
-        reasons = (*reasons, f"it waits for `ddpm promote {candidate.number} --reason …`")
+        reasons = (*reasons, f"it waits for a person: `{promote_command(registry.name, candidate.number)}`")
     _write(registry, verdict, candidate, current, rival, reasons)
     return Outcome(verdict, version(registry, candidate.number), current, reasons, against)
 
@@ -89,7 +90,7 @@ def _compared(
     if rival is not None:
         if reason := _incomparable(candidate, rival):
             return "pending", None, (reason,)
-        opponent = rival.record_like(record)
+        opponent = _record_like(rival, record)
         if opponent is None:
             print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
             try:
@@ -102,6 +103,15 @@ def _compared(
     if not decision.promote:
         return "kept", opponent, decision.reasons
     return "pending" if rule.approval == "ask" else "promoted", opponent, decision.reasons
+
+
+def _record_like(rival: Version, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the rival's record by this protocol; None if there is none or it is lost, so it must be measured again."""
+    try:
+        return rival.record_like(record)
+    except UserError as error:
+        print(f"{error}; meanwhile it is measured again", flush=True)
+        return None
 
 
 def _write(
@@ -123,7 +133,7 @@ def _write(
             )
         if verdict == "promoted":
             require_loadable(registry, candidate)
-            by, reason = f"gate, run by {registry.user}", "; ".join(reasons)
+            by, reason = f"gate, run by {registry.user}", "\n".join(reasons)
             change.move(action="promote", version=candidate.number, by=by, reason=reason)
         else:
             change.decide(candidate, verdict, reasons, against=None if rival is None else rival.number)
@@ -133,12 +143,12 @@ def _finished(registry: Registry, candidate: Version, move: Move, record: Mappin
     """Return the outcome of a promotion that was interrupted when the candidate was judged last time."""
     former = None if move.previous is None else version(registry, move.previous)
     against = None if former is None else former.record_like(record)
-    return Outcome("promoted", version(registry, candidate.number), former, (move.reason,), against)
+    return Outcome("promoted", version(registry, candidate.number), former, tuple(move.reason.splitlines()), against)
 
 
 def _why_down(candidate: Version, move: Move) -> str:
     what = "it was rolled back" if move.action == "rollback" else "a person took it down in MLflow"
-    return f"{what} ({move.reason}); `ddpm promote {candidate.number}` undoes that"
+    return f"{what} ({move.reason}); `{promote_command(candidate.name, candidate.number)}` undoes that"
 
 
 def _incomparable(candidate: Version, current: Version) -> str | None:

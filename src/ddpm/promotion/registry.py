@@ -1,9 +1,8 @@
 """The interface of a model registry that promotion needs. `tracking.mlflow_registry` implements it with MLflow."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +15,14 @@ CHAMPION = "champion"
 """Alias of the version that consumers get."""
 CHALLENGER = "challenger"
 """Alias of the version that waits for a person's decision."""
+RECORDS = "records"
+"""Tag: the names of a version's records of metrics, the one of its last registration first."""
+ORIGIN = "origin"
+"""Tag: the name of the document with a version's origin."""
+
+
+def _no_documents(name: str) -> dict[str, Any]:
+    raise UserError(f"there is no document {name}")
 
 
 @dataclass(frozen=True)
@@ -28,24 +35,32 @@ class Version:
     tags: Mapping[str, str]
     run_id: str | None
     created: datetime
+    read: Callable[[str], dict[str, Any]] = field(default=_no_documents, compare=False, repr=False)
+    """Returns one of its documents by name. Raises UserError if that is lost or damaged."""
 
-    def record(self, key: Literal["record", "record_again"] = "record") -> dict[str, Any] | None:
-        """Return its metrics with their protocol, as in reports/metrics.json; `record_again`: by a later protocol."""
-        return json.loads(self.tags[key]) if key in self.tags else None
+    def records(self) -> list[dict[str, Any]]:
+        """Return its metrics by each protocol, as in reports/metrics.json, those of its last registration first."""
+        return [self.read(name) for name in self.tags.get(RECORDS, "").split()]
+
+    def record(self) -> dict[str, Any] | None:
+        """Return the metrics of its last registration with their protocol; None if it has none."""
+        name = self.tags.get(RECORDS, "").partition(" ")[0]
+        return self.read(name) if name else None
 
     def record_like(self, measured: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return its record that has the same protocol as `measured`; None if there is none."""
-        for stored in (self.record("record"), self.record("record_again")):
-            if stored is not None and not gate.differences(measured, stored):
-                return stored
-        return None
+        return next((stored for stored in self.records() if not gate.differences(measured, stored)), None)
+
+    def origin(self) -> dict[str, Any]:
+        """Return its origin: the lineage of its model file, `facts` of the data, `git_commit`, …; empty if unknown."""
+        return self.read(self.tags[ORIGIN]) if ORIGIN in self.tags else {}
 
 
 def holding(known: Iterable[Version], weights_sha256: str, protocol: Mapping[str, Any]) -> Version | None:
     """Return the first of these versions that has these weights and was measured by this protocol."""
     for found in known:
-        record = found.record() or {}
-        if found.tags.get("weights_sha256") == weights_sha256 and record.get("protocol") == protocol:
+        has_weights = found.tags.get("weights_sha256") == weights_sha256
+        if has_weights and any(record.get("protocol") == protocol for record in found.records()):
             return found
     return None
 
@@ -95,7 +110,7 @@ class Registry(Protocol):
         """Wait until no other process changes the registry, and keep others out within the block."""
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
-        """Store the metrics of a version by a later protocol, as its `record_again`."""
+        """Store the metrics of a version by another protocol, after those that it has."""
 
     def download(self, version: Version, folder: Path) -> Path:
         """Return the path of the version's file, in `folder` or elsewhere. Raise UserError if it is lost or changed."""

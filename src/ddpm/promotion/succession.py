@@ -88,7 +88,7 @@ def decided(decision: str, reasons: Iterable[str], *, by: str, against: str | No
     """Return the tags that describe the decision about a version."""
     return {
         "decision": decision,
-        "reasons": "; ".join(reasons),
+        "reasons": "\n".join(reasons),
         "decided_at": when,
         "decided_by": by,
         "decided_against": against or "none",

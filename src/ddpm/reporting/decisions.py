@@ -1,7 +1,6 @@
 """The decision about a version in words, and how a person can change it."""
 
-import shlex
-
+from ddpm.promotion.advice import promote_command, rollback_command
 from ddpm.promotion.registry import Version
 from ddpm.reporting.markdown import bullets, code, escaped
 
@@ -21,12 +20,14 @@ def decision(version: Version, champion: Version | None) -> str:
     if found := reasons(version):
         lines += ["", bullets(found)]
     if version.tags.get("decision") == "pending":
-        lines += ["", f"To approve it: {code(promote_command(version))}"]
+        lines += ["", f"To approve it: {code(promote_command(version.name, version.number))}"]
     if champion is None:
         lines += ["", "There is no champion."]
     else:
-        back = f"ddpm rollback{named(version)} --reason 'why'"
-        lines += ["", f"Champion: version {escaped(champion.number)}. To return to the one before: {code(back)}"]
+        lines += [
+            "",
+            f"Champion: version {escaped(champion.number)}. Undo: {code(rollback_command(version.name))}",
+        ]
     return "\n".join(lines)
 
 
@@ -37,17 +38,7 @@ def verdict(version: Version) -> str:
 
 def reasons(version: Version) -> list[str]:
     """Return the reasons of the decision, one sentence each."""
-    return [reason for reason in version.tags.get("reasons", "").split("; ") if reason]
-
-
-def promote_command(version: Version) -> str:
-    """Return the command that makes this version the champion. It runs as printed."""
-    return f"ddpm promote {version.number}{named(version)} --reason 'why'"
-
-
-def named(version: Version) -> str:
-    """Return the option that names the registered model; empty for the name that is the default without params.yaml."""
-    return "" if version.name == "ddpm" else f" --name {shlex.quote(version.name)}"
+    return [reason for reason in version.tags.get("reasons", "").splitlines() if reason.strip()]
 
 
 def _author(version: Version) -> str:

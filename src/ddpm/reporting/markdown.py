@@ -45,14 +45,18 @@ def code(text: object) -> str:
     return f"`{line}`" if line and not _ENDS_CODE.search(line) else escaped(line)
 
 
-def table(content: Table) -> str:
-    """Return the table in Markdown, with all cells escaped; an empty string if it has no rows."""
+def table(content: Table, *, spaced: bool = False) -> str:
+    """Return the table in Markdown, with all cells escaped; an empty string if it has no rows.
+
+    `spaced` puts a space after each cell, for MLflow's pages, which show tables without borders and margins.
+    """
     if not content.rows:
         return ""
-    rows = (content.head, ["---"] * len(content.head), *content.rows)
-    return "\n".join(
-        f"| {' | '.join(cell if k == 1 else escaped(cell) for cell in row)} |" for k, row in enumerate(rows)
-    )
+    after = "&emsp;" if spaced else ""
+    lines = [
+        "| " + " | ".join(f"{escaped(cell)}{after}" for cell in row) + " |" for row in (content.head, *content.rows)
+    ]
+    return "\n".join([lines[0], f"|{' --- |' * len(content.head)}", *lines[1:]])
 
 
 def bullets(sentences: Iterable[object]) -> str:

@@ -47,6 +47,11 @@ def with_spread(record: Mapping[str, Any], metric: Metric) -> str:
     return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
 
 
+def metric_text(record: Mapping[str, Any], name: str) -> str:
+    """Return a metric of the catalogue as text, with its spread; empty if the record lacks it."""
+    return next((with_spread(record, metric) for metric in JUDGED if metric.name == name), "")
+
+
 def protocol_sentence(protocol: Mapping[str, Any]) -> str:
     """Return the protocol in words: the numbers of images, the seed, the extractor and the reference."""
     parts = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpm.measuring.metric_catalogue import JUDGED
+from ddpm.promotion.advice import name_option, promote_command, rollback_command
 from ddpm.promotion.registry import Version
 from ddpm.rendering import charts
 from ddpm.rendering.page import render
@@ -197,14 +198,14 @@ def _next_steps(run: LastRun) -> list[tuple[str, str]]:
     version, champion = run.version, run.champion
     if version is None:
         return [("register the model", "dvc repro -f -s register")]
-    name = decisions.named(version)
+    name = name_option(version.name)
     steps = [
         ("see images of this version", f"ddpm sample{name} --version {version.number} --number 16 --out images.png")
     ]
     if champion is None or champion.number != version.number:
-        steps.append(("make it the champion all the same", decisions.promote_command(version)))
+        steps.append(("make it the champion all the same", promote_command(version.name, version.number)))
     elif run.against is not None:
-        steps.append(("return to the champion before it", f"ddpm rollback{name} --reason 'why'"))
+        steps.append(("return to the champion before it", rollback_command(version.name)))
     return steps
 
 

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ddpm.errors import UserError
 from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.measuring.metric_catalogue import JUDGED
 from ddpm.model_file import Model
@@ -202,7 +203,18 @@ def _summary(served: Served) -> str:
 
 
 def _record(version: Version | None) -> Mapping[str, Any]:
-    return (version.record() if version is not None else None) or {}
+    """Return the version's metrics; empty if it has none, or if they are lost."""
+    try:
+        return (version.record() if version is not None else None) or {}
+    except UserError:
+        return {}
+
+
+def _commit(version: Version | None) -> str | None:
+    try:
+        return None if version is None else version.origin().get("git_commit")
+    except UserError:
+        return None
 
 
 def _called(version: Version) -> str:
@@ -262,11 +274,11 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
     if "decision" in tags:
         by, when = tags.get("decided_by", ""), tags.get("decided_at", "")[:16].replace("T", " ")
         yield "Decision", f"{tags['decision']} by {by} at {when} UTC"
-        yield "Reasons", tags.get("reasons", "")
+        yield "Reasons", "; ".join(tags.get("reasons", "").splitlines())
     trained = lineage.get("params", {}).get("train", {}) if isinstance(lineage.get("params"), Mapping) else {}
     if "images" in trained:
         yield "Training", f"{trained['images']} images seen"
-    if data := lineage.get("data") or tags.get("data"):
+    if data := lineage.get("data"):
         yield "Data", str(data)
     if data_hash := lineage.get("data_hash"):
         yield "Hash of the data", str(data_hash)
@@ -278,7 +290,7 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
     if recipe:
         grid = as_dict(usual)["time_grid"]
         yield "Sampling", f"{usual.sampler}, {usual.steps} steps, {grid} time grid, guidance {usual.guidance:g}"
-    if commit := tags.get("git.commit"):
+    if commit := _commit(served.version):
         yield "Code", str(commit)
     yield "SHA-256 of the file", model.sha256
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ddpm.stages.stage import Stage, execute
 
 
 def main(stage: Stage) -> None:
+    from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
     from ddpm.generation.packed_model import pack
     from ddpm.measuring import fidelity
@@ -36,8 +38,16 @@ def main(stage: Stage) -> None:
         file = Path(folder) / paths.model.name
         model, sha256 = pack(paths.model, file, recipe=drawing, guides=paths.guides)
         model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
-        tags = mlflow_registry.origin(model, run, registry.versions()) | mlflow_registry.contents(model.sha256, drawing)
-        candidate = registry.register(sha256=sha256, model_id=model_id, run_id=run.id, record=measured, tags=tags)
+        facts = asdict(read_facts(paths.prepared))
+        candidate = registry.register(
+            sha256=sha256,
+            model_id=model_id,
+            run_id=run.id,
+            record=measured,
+            tags=mlflow_registry.contents(model),
+            origin=mlflow_registry.origin(model, run, registry.versions(), facts),
+            picture=paths.grid,
+        )
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))
     receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
@@ -46,5 +56,5 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    options = ("prepared", "extractor", "model", "guides", "run", "metrics", "receipt")
+    options = ("prepared", "extractor", "model", "guides", "run", "metrics", "grid", "receipt")
     execute(main, *options)

@@ -3,7 +3,8 @@
 The registered model's tags `promotion.000001`, `promotion.000002`, … are the history of moves. A move is announced in
 the tag `promotion_under_way` before the alias moves. The history and the tags of versions and runs are written after,
 so the next change of the registry finishes an interrupted move. If the alias is not where the history left it, a person
-moved it outside ddpm, on MLflow's page; that is added to the history as a move.
+moved it outside ddpm, on MLflow's page; that is added to the history as a move. Every change of a decision also writes
+the descriptions of the model and of the versions concerned.
 """
 
 import json
@@ -11,12 +12,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ddpm.promotion.registry import CHALLENGER, CHAMPION, Version
 from ddpm.promotion.succession import Move, consequences, decided, move_outside
 from ddpm.redaction import redacted
+from ddpm.tracking import descriptions
 from ddpm.tracking.registry_lock import Note
+from ddpm.tracking.stored_versions import aliases, registered, set_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,6 +71,7 @@ class AliasChange:
         if verdict == "pending":
             client.set_registered_model_alias(name, CHALLENGER, number)
         self._tag_run(candidate.run_id, f"{verdict} as version {number} of {name}")
+        descriptions.write(client, name, {number, against}, self.history())
 
     def _carry_out(self, made: Move) -> None:
         client, name = self._client, self._name
@@ -103,6 +107,7 @@ class AliasChange:
                     self._tag_run(runs[number], f"{tags['decision']} as version {number} of {name}")
         if made.version is not None:
             self._drop_challenger(made.version)
+        descriptions.write(client, name, {made.previous, made.version}, self.history())
         client.delete_registered_model_tag(name, _UNDER_WAY)
 
     def _drop_challenger(self, number: str) -> None:
@@ -129,18 +134,6 @@ def history(client: "MlflowClient", name: str) -> list[Move]:
     return [Move(**json.loads(tags[key])) for key in _keys(tags)]
 
 
-def aliases(client: "MlflowClient", name: str) -> dict[str, str]:
-    """Map each alias to its version. MLflow's search for versions returns them without aliases."""
-    model = _registered(client, name)
-    return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
-
-
-def set_tags(client: "MlflowClient", name: str, number: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a version, one by one because MLflow has no call for several."""
-    for key, value in tags.items():
-        client.set_model_version_tag(name, number, key, value)
-
-
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -149,17 +142,6 @@ def _keys(tags: Mapping[str, str]) -> list[str]:
     return sorted(key for key in tags if key.startswith("promotion."))
 
 
-def _tags(client: "MlflowClient", name: str) -> dict[str, str]:
-    model = _registered(client, name)
+def _tags(client: "MlflowClient", name: str) -> Mapping[str, str]:
+    model = registered(client, name)
     return {} if model is None else model.tags
-
-
-def _registered(client: "MlflowClient", name: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise

@@ -1,25 +1,25 @@
-"""The registered model in MLflow: its versions, with their metrics, lineage and decisions as tags."""
+"""The registered model in MLflow: its versions, with their decisions as tags and their metrics and origin as files."""
 
 import hashlib
-import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ddpm.errors import UserError
-from ddpm.promotion.judge import as_text
-from ddpm.promotion.registry import Version, version
+from ddpm.promotion.registry import ORIGIN, RECORDS, Version, version
 from ddpm.promotion.succession import Move
-from ddpm.tracking import champion_alias, registry_lock
-from ddpm.tracking.champion_alias import AliasChange, set_tags
-from ddpm.tracking.store import as_default_store, connect, mlflow_errors, shown_uri, tracking_uri, user
+from ddpm.reporting import model_card
+from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
+from ddpm.tracking.champion_alias import AliasChange
+from ddpm.tracking.store import as_default_store, connect, mlflow_errors, shown_uri, user
+from ddpm.tracking.stored_versions import set_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
     from ddpm.model_file import Model
     from ddpm.tracking.run_tracker import MlflowTracker
@@ -47,9 +47,7 @@ class MlflowRegistry:
         """Return the versions, newest first; none if nothing is registered under the name."""
         client = connect()
         with mlflow_errors():
-            aliases = champion_alias.aliases(client, self.name)
-            found = [_version(v, aliases) for v in client.search_model_versions(f"name = '{self.name}'")]
-        return sorted(found, key=lambda version: int(version.number), reverse=True)
+            return stored_versions.versions(client, self.name)
 
     def history(self) -> list[Move]:
         """Return every move of the alias `champion`, oldest first."""
@@ -64,9 +62,21 @@ class MlflowRegistry:
             yield AliasChange(client, self.name, note)
 
     def register(
-        self, *, sha256: str, model_id: str, run_id: str, record: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        *,
+        sha256: str,
+        model_id: str,
+        run_id: str,
+        record: Mapping[str, Any],
+        tags: Mapping[str, str],
+        origin: Mapping[str, Any] | None = None,
+        picture: Path | None = None,
     ) -> Version:
-        """Return the version of the model file with this sha256, with these metrics and tags; create it if needed."""
+        """Return the version of the model file with this sha256; create it if needed.
+
+        Its metrics become this record, its first one; records by other protocols stay. `origin` is what `origin`
+        returns, `picture` a grid of its samples. Its model card and its description are written anew.
+        """
         client = connect()
         with registry_lock.alone(), mlflow_errors():
             _ensure_model(client, self.name)
@@ -83,39 +93,65 @@ class MlflowRegistry:
                         tags={"model_sha256": sha256, "model_id": model_id},
                     )
                 number = str(made.version)
-            metrics = _metrics(record) | {f"floor.{key}": value for key, value in _metrics(record["floor"]).items()}
-            set_tags(client, self.name, number, {**tags, **metrics, "record": json.dumps(record)})
+            before = version(self, number)
+            stored = dict(tags) | {RECORDS: self._with_record(client, before, record, first=True)}
+            stored |= {} if origin is None else {ORIGIN: documents.write(client, before.tags["model_id"], origin)}
+            stored |= {} if picture is None else {"picture": descriptions.PICTURE}
+            self._write_card(client, replace(before, tags={**before.tags, **stored}), picture)
+            set_tags(client, self.name, number, stored)
+            descriptions.write(client, self.name, {number}, champion_alias.history(client, self.name))
         return version(self, number)
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
         client = connect()
         with mlflow_errors():
-            set_tags(client, self.name, number, {"record_again": json.dumps(record)})
+            records = self._with_record(client, version(self, number), record, first=False)
+            set_tags(client, self.name, number, {RECORDS: records})
+
+    @staticmethod
+    def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:
+        """Store the record; return the names of all records of the version, without an older one of its protocol."""
+        name = documents.write(client, to.tags["model_id"], record)
+        others = []
+        for other in to.tags.get(RECORDS, "").split():
+            try:
+                replaced = other == name or to.read(other)["protocol"] == record["protocol"]
+            except UserError:  # lost or damaged
+                replaced = True
+            if not replaced:
+                others.append(other)
+        return " ".join([name, *others] if first else [*others, name])
+
+    @staticmethod
+    def _write_card(client: "MlflowClient", of: Version, picture: Path | None) -> None:
+        """Write the model card, and the picture that it shows in two sizes, beside the model file."""
+        with tempfile.TemporaryDirectory() as folder:
+            if picture is not None:
+                from PIL import Image
+
+                shutil.copyfile(picture, Path(folder) / descriptions.PICTURE)
+                with Image.open(picture) as grid:
+                    grid.thumbnail((descriptions.SMALL_PIXELS, descriptions.SMALL_PIXELS))
+                    grid.save(Path(folder) / descriptions.SMALL_PICTURE)
+            card = model_card.of_version(of, picture=descriptions.PICTURE if "picture" in of.tags else None)
+            (Path(folder) / model_card.FILE).write_text(card, encoding="utf-8")
+            client.log_model_artifacts(of.tags["model_id"], folder)
 
     def download(self, version: Version, folder: Path) -> Path:
         """Return the path of the version's model file: in `folder`, or in the store if its files are on this machine.
 
         Raise UserError if the file was lost or changed.
         """
-        import mlflow.artifacts
-
         called = f"version {version.number} of {version.name}"
         client = connect()
         with mlflow_errors():
             location = client.get_model_version_download_uri(version.name, version.number)
-            if urlsplit(location).scheme not in ("", "file"):
-                here = mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{location}/artifacts", dst_path=str(folder), tracking_uri=tracking_uri()
-                )
-            else:
-                from mlflow.utils.file_utils import local_file_uri_to_path
-
-                here = f"{local_file_uri_to_path(location)}/artifacts"
-        files = sorted(Path(here).glob("*.safetensors"))
+            here = documents.artifact(f"{location}/artifacts", folder)
+        files = sorted(here.glob("*.safetensors"))
         if len(files) != 1:
             raise UserError(
                 f"{called} has {len(files)} model files in {here}, expected one; "
-                "restore the artifacts, or promote another version with `ddpm promote`"
+                "restore the artifacts, or choose another version of `ddpm versions`"
             )
         with open(files[0], "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -128,20 +164,25 @@ class MlflowRegistry:
         return files[0]
 
 
-def origin(model: "Model", run: "MlflowTracker", known: Iterable[Version]) -> dict[str, str]:
-    """Return tags for a model's origin (data, parameters, code, start) and the shape of its images.
+def origin(
+    model: "Model", run: "MlflowTracker", known: Iterable[Version], facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the origin of a model: the lineage of its file, the commit, the shape of its images and the data's facts.
 
     `known` are the registered versions, one of which may be the file that the training started from.
     """
     with mlflow_errors():
-        commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit", "none")
-    tags = {"channels": model.spec.channels, "size": model.spec.size, "classes": len(model.spec.classes)}
-    lineage = {k: v if isinstance(v, str) else json.dumps(v) for k, v in model.lineage.items() if k != "start"}
-    lineage |= start_tags(model.lineage.get("start", {}))
-    if (sha256 := lineage.get("start.sha256")) is not None:
-        found = [v.number for v in known if sha256 in (v.tags.get("model_sha256"), v.tags.get("weights_sha256"))]
-        lineage = ({"start.version": found[-1]} if found else {}) | lineage
-    return lineage | {key: str(value) for key, value in tags.items()} | {"git.commit": commit}
+        commit = run.client.get_run(run.id).data.tags.get("mlflow.source.git.commit")
+    found: dict[str, Any] = dict(model.lineage) | {
+        "git_commit": commit,
+        "facts": None if facts is None else dict(facts),
+    }
+    found |= {"channels": model.spec.channels, "size": model.spec.size, "classes": list(model.spec.classes)}
+    start = model.lineage.get("start", {})
+    if (sha256 := start.get("sha256")) is not None and "version" not in start:
+        numbers = [v.number for v in known if sha256 in (v.tags.get("model_sha256"), v.tags.get("weights_sha256"))]
+        found["start"] = start | ({"version": numbers[-1]} if numbers else {})
+    return found
 
 
 def start_tags(start: Mapping[str, Any]) -> dict[str, str]:
@@ -151,14 +192,9 @@ def start_tags(start: Mapping[str, Any]) -> dict[str, str]:
     return {f"start.{key}": value for key, value in values.items()}
 
 
-def contents(weights_sha256: str, sampling: Mapping[str, Any]) -> dict[str, str]:
-    """Return tags for a version's content: the hash of its model file, and its sampling settings (`sampling`)."""
-    return {"weights_sha256": weights_sha256} | {f"sample.{key}": str(value) for key, value in sampling.items()}
-
-
-def _metrics(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the numbers of a record as tags."""
-    return {k: as_text(v) for k, v in record.items() if v is None or isinstance(v, int | float)}
+def contents(model: "Model") -> dict[str, str]:
+    """Return the tags by which a version is found and compared: the hash of its weights, the shape of its images."""
+    return {"weights_sha256": model.sha256, "channels": str(model.spec.channels), "size": str(model.spec.size)}
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:
@@ -169,15 +205,3 @@ def _ensure_model(client: "MlflowClient", name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _version(found: "ModelVersion", aliases: Mapping[str, str]) -> Version:
-    number = str(found.version)
-    return Version(
-        name=found.name,
-        number=number,
-        aliases=tuple(sorted(alias for alias, holder in aliases.items() if holder == number)),
-        tags=found.tags,
-        run_id=found.run_id,
-        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
-    )

@@ -1,0 +1,133 @@
+"""The commands of the registry: list the versions and the champions, compare two versions, promote, roll back."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ddpm.cli.model import registered_name
+from ddpm.errors import UserError
+from ddpm.promotion.advice import promote_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddpm.promotion.registry import Version
+    from ddpm.reporting.markdown import Table
+    from ddpm.reporting.measurements import Protocols
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+_VERSIONS = "version, aliases, decision, protocol, FID, floor, copies, KID, sampler, steps, started from, when, run"
+
+
+def versions(args: argparse.Namespace) -> None:
+    """Print a table of all versions, newest first, with a row for each protocol by which a version was measured."""
+    from ddpm.reporting.markdown import Table
+    from ddpm.reporting.measurements import Protocols
+
+    _, found = _registered(args)
+    protocols = Protocols()
+    print_table(Table(_VERSIONS.split(", "), [row for version in found for row in _rows(version, protocols)]))
+    print("\n".join(["", *protocols.legend()]))
+
+
+def history(args: argparse.Namespace) -> None:
+    """Print every move of the alias `champion`, newest first."""
+    from ddpm.reporting.history import history_table
+    from ddpm.reporting.measurements import Protocols
+
+    registry, found = _registered(args)
+    moves = registry.history()
+    if not moves:
+        advice = promote_command(registry.name, found[0].number)
+        raise UserError(f"{registry.name} has had no champion yet; make one with `{advice}`")
+    protocols = Protocols()
+    print_table(history_table(moves, {version.number: version for version in found}, protocols))
+    print("\n".join(["", *protocols.legend()]))
+
+
+def promote(args: argparse.Namespace) -> None:
+    """Make a version the champion, with the reason of the person who decided."""
+    from ddpm.promotion.commands import promote
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=args.reason)
+    before = f" and replaces version {move.previous}" if move.previous else ""
+    print(f"version {move.version} of {registered_name(args)} is now the champion{before}")
+
+
+def rollback(args: argparse.Namespace) -> None:
+    """Make the previous champion the champion again."""
+    from ddpm.promotion.commands import rollback
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    move = rollback(MlflowRegistry(registered_name(args)), reason=args.reason)
+    print(
+        f"version {move.version} of {registered_name(args)} is the champion again and replaces version "
+        f"{move.previous}; `{promote_command(registered_name(args), move.previous or '')}` undoes this"
+    )
+
+
+def print_table(table: "Table") -> None:
+    """Print a table with aligned columns; a column without content is left out."""
+    cells = [[_printable(cell) for cell in row] for row in (table.head, *table.rows)]
+    columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _registered(args: argparse.Namespace) -> "tuple[MlflowRegistry, list[Version]]":
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    registry = MlflowRegistry(registered_name(args))
+    found = registry.versions()
+    if not found:
+        raise UserError(f"nothing is registered as {registry.name}; `dvc repro` trains and registers a model")
+    return registry, found
+
+
+def _rows(version: "Version", protocols: "Protocols") -> "Iterator[tuple[str, ...]]":
+    """Yield a row for each record of a version; the rows after the first have no more than its metrics."""
+    identity = (version.number, ", ".join(version.aliases), version.tags.get("decision", ""))
+    when, run = f"{version.created.astimezone():%Y-%m-%d %H:%M}", version.run_id or ""
+    try:
+        records, started = version.records(), started_from(version.origin())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        yield (*identity, "", "lost", "", "", "", "", "", "", when, run)
+        return
+    for k, record in enumerate(records or [{}]):
+        metrics = _metrics(record, protocols) if record else ("",) * 5
+        drawing: dict[str, Any] = record.get("protocol", {}).get("drawing", {})
+        sampling = (str(drawing.get("sampler", "")), str(drawing.get("steps", "")))
+        if k == 0:
+            yield (*identity, *metrics, *sampling, started, when, run)
+        else:
+            yield (version.number, "", "", *metrics, *sampling, "", "", "")
+
+
+def _metrics(record: "dict[str, Any]", protocols: "Protocols") -> tuple[str, ...]:
+    from ddpm.promotion.gate import most_copies
+    from ddpm.reporting.measurements import metric_text
+
+    copies = most_copies(record)
+    return (
+        protocols.letter(record),
+        metric_text(record, "fid"),
+        metric_text(record.get("floor") or {}, "fid"),
+        "" if copies is None else f"{copies:.2%}",
+        metric_text(record, "kid"),
+    )
+
+
+def started_from(origin: "dict[str, Any]") -> str:
+    """Return the model that a training started from; empty for untrained weights."""
+    start = origin.get("start", {})
+    if start.get("sha256") is None:
+        return ""
+    return f"version {start['version']}" if "version" in start else str(start["name"])
+
+
+def _printable(cell: str) -> str:
+    """Return text that people may have written as one line without control characters, which a terminal would obey."""
+    return " ".join("".join(character if character.isprintable() else " " for character in cell).split())
