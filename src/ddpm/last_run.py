@@ -83,8 +83,8 @@ def outdated() -> str:
     changes = list(dict.fromkeys(name for entries in status.values() for name in _changed(entries, outs)))
     named = ", ".join(changes[:_NAMED]) + (f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else "")
     return (
-        f"{named or 'dvc.yaml'} changed since this run, so the results of {', '.join(status)} are older than the "
-        "project; `dvc repro` brings them up to date"
+        f"{named or 'dvc.yaml'} changed since this run, so the results of {', '.join(status)}, and all that "
+        "is made from them, are older than the project; `dvc repro` brings them up to date"
     )
 
 

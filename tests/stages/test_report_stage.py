@@ -112,7 +112,7 @@ def test_changes_since_the_run_are_named_with_the_results_that_they_make_old(
     assert last_run.outdated() == ""
     Path("params.yaml").write_text("train: {lr: 2}\n")
     sentence = last_run.outdated()
-    assert sentence.startswith("train.lr changed since this run, so the results of train are older"), sentence
+    assert sentence.startswith("train.lr changed since this run, so the results of train, and all"), sentence
     Path("params.yaml").write_text("train: {lr: 1}\n")
     Path("metrics").write_text("of another commit")
-    assert last_run.outdated().startswith("metrics changed since this run, so the results of evaluate are older")
+    assert last_run.outdated().startswith("metrics changed since this run, so the results of evaluate, and all")

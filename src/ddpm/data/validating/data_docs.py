@@ -99,23 +99,18 @@ def _rejected(
 ) -> Iterator[tuple[str, int, list[Tile], list[str]]]:
     """Yield (reason, number of files, files with pictures, names of the first other ones)."""
     shown: dict[str, list[Tile]] = {}
+    same = files[files["sha256"].isin(files["sha256"].iloc[previews.row]) & (files["status"] == "kept")]
+    twins = dict(zip(same["sha256"], same["path"], strict=True))
     for row, image in zip(previews.row.tolist(), previews.pixels, strict=True):
         file = files.iloc[row]
-        shown.setdefault(file["reason"], []).append(
-            Tile(file["path"], _twin(file, files), strip(image[None], columns=1))
-        )
+        note = f"same as {twins[file['sha256']]}" if file["sha256"] in twins else ""
+        shown.setdefault(file["reason"], []).append(Tile(file["path"], note, strip(image[None], columns=1)))
     rejected = files[files["status"] == "rejected"]
     for reason, n in sorted(facts.rejected.items(), key=lambda item: -item[1]):
         tiles = shown.get(reason, [])
         names = rejected["path"][rejected["reason"] == reason].head(NAMED_PER_REASON + len(tiles))
         others = [name for name in names if name not in {tile.path for tile in tiles}][:NAMED_PER_REASON]
         yield reason, n, tiles, others if len(tiles) < NAMED_PER_REASON else []
-
-
-def _twin(file: Any, files: "pd.DataFrame") -> str:
-    """Return which file that is kept has the same bytes; empty for none."""
-    same = files["path"][(files["sha256"] == file["sha256"]) & (files["status"] == "kept")]
-    return f"same as {same.iloc[0]}" if len(same) else ""
 
 
 def _extreme(kind: str, tables: "Mapping[str, pd.DataFrame]", previews: Previews) -> list[Tile]:
