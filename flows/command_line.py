@@ -96,6 +96,23 @@ def use_server() -> None:
         )
 
 
+def find_server() -> bool:
+    """Use the server that answers, or else a temporary one if this folder has a database; return whether there is one.
+
+    A temporary server ends with this process.
+    """
+    configured = PREFECT_API_URL.value()
+    with suppress(UserError):
+        use_server()
+        return True
+    if configured or not (PREFECT_HOME.value() / "prefect.db").exists():
+        return False
+    os.environ.pop("PREFECT_API_URL", None)
+    refresh_global_settings_context()
+    _ensure_server(quiet=True)
+    return True
+
+
 def _move_credentials() -> None:
     """Move user and password from the server's address to PREFECT_API_AUTH_STRING, because Prefect logs addresses."""
     parts = urlsplit(PREFECT_API_URL.value() or "")
@@ -106,7 +123,7 @@ def _move_credentials() -> None:
         refresh_global_settings_context()
 
 
-def _ensure_server() -> None:
+def _ensure_server(*, quiet: bool = False) -> None:
     """Use the server of PREFECT_API_URL; without one, start a server that stops with this process.
 
     Raises UserError if the server of PREFECT_API_URL does not answer, or if the own server does not start.
@@ -125,7 +142,7 @@ def _ensure_server() -> None:
         return
     address = f"http://127.0.0.1:{_free_port()}"
     _start_server(address)
-    print(f"Prefect: {address} while this runs", flush=True)
+    print(f"Prefect: {address} while this runs", file=sys.stderr if quiet else sys.stdout, flush=True)
     os.environ["PREFECT_API_URL"] = f"{address}/api"
     refresh_global_settings_context()
 

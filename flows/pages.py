@@ -1,11 +1,13 @@
 """The page of a run, as Markdown: its end, its reasons, the decision of the gate, metrics, samples and links."""
 
+import html
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from prefect.client.schemas.objects import State
 from unreported import Page
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
 
 KEY = "retraining"
 """Key of the page of a run."""
+TREND = "trend"
+"""Key of the page about all retrainings; Prefect's page of the key begins with the latest one."""
 METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
-DATA_DOCS = Path("reports/data_docs/index.html")
 REPORT = Path("reports/report.html")
+DATA_DOCS = Path("reports/data_docs/index.html")
 
 _DESCRIPTION_CHARACTERS = 300
 """Longest description on the card of a page."""
@@ -51,18 +55,31 @@ class Registered:
         return "Completed: kept the champion" if self.champion else "Completed: not promoted"
 
     def sentence(self) -> str:
-        """Return what became of the version and why."""
+        """Return what became of the version, with its metric and the champion's."""
         assert self.version is not None
-        reasons = "; ".join(decisions.reasons(self.version))
         number = self.version.number
         approval = promote_command(self.version.name, number)
+        stays = f"version {self.champion.number} stays the champion" if self.champion else "there is no champion"
         decided = {
             "Completed: promoted": f"version {number} is the champion now",
+            "Completed: kept the champion": f"version {number} was not promoted, {stays}",
+            "Completed: not promoted": f"version {number} was not promoted, {stays}",
             "Waiting for approval": f"version {number} waits for a person: `{approval}`",
-            "Completed: not promoted": f"version {number} was not promoted, and there is no champion",
         }
-        kept = f"version {number} was not promoted, and version {self.champion.number if self.champion else ''} stays"
-        return redacted(": ".join(filter(None, (decided.get(self.state_name(), kept), reasons))))
+        return decided[self.state_name()] + self._compared()
+
+    def _compared(self) -> str:
+        from ddpm.measuring.metric_catalogue import find
+        from ddpm.params import load as load_params
+
+        metric, measured = find(load_params().promote.metric), read_metrics()
+        if metric is None or measured is None:
+            return ""
+        own = f": {metric.label} {measurements.with_spread(measured, metric)}"
+        record = self.against.record_like(measured) if self.against else None
+        if self.against is None or record is None:
+            return own
+        return f"{own}, version {self.against.number} had {measurements.with_spread(record, metric)}"
 
 
 def of_result(state: State, reasons: Sequence[str], registered: Registered | None) -> list[Page]:
@@ -75,7 +92,7 @@ def of_result(state: State, reasons: Sequence[str], registered: Registered | Non
         parts.append(f"## Metrics\n\n{metrics(measured, registered)}")
     if GRID.exists():
         parts.append(f"## Samples\n\n{markdown.embedded(GRID)}")
-    return [_page(state, [*parts, links(registered)])]
+    return [_page(state, [*parts, links(registered)]), *trend()]
 
 
 def of_failure(state: State, reasons: Sequence[str]) -> Page:
@@ -83,17 +100,36 @@ def of_failure(state: State, reasons: Sequence[str]) -> Page:
     return _page(state, [_top(state, reasons), links(None)])
 
 
-def of_nothing(state: State, registered: Registered | None) -> Page:
-    """Return the page of a run that had nothing to do."""
+def of_nothing(state: State, registered: Registered | None) -> list[Page]:
+    """Return the pages of a run that had nothing to do. A person may have changed the champion meanwhile."""
     parts = [_top(state, [])]
     if registered:
         parts.append(f"## The model so far\n\n{decision(registered)}")
-    return _page(state, parts)
+    return [_page(state, parts), *(trend() if registered else [])]
+
+
+def trend() -> list[Page]:
+    """Return the page that shows the metric of every version; none if there is no version."""
+    from ddpm.measuring.metric_catalogue import find
+    from ddpm.params import load as load_params
+    from ddpm.reporting.trend import page
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    if not RUN.exists() or not _has_store():
+        return []
+    rule = load_params().promote
+    registry = MlflowRegistry(rule.name)
+    metric = find(rule.metric)
+    assert metric is not None
+    text = page(registry.versions(), registry.history(), metric)
+    return [Page(TREND, text, f"{metric.label} of every retraining, and of the champion at that time")] if text else []
 
 
 def _page(state: State, parts: Sequence[str]) -> Page:
     return Page(
-        KEY, "\n\n".join(filter(None, parts)) + "\n", f"{state.name}: {state.message}"[:_DESCRIPTION_CHARACTERS]
+        KEY,
+        "\n\n".join(filter(None, parts)) + "\n",
+        redacted(f"{state.name}; {state.message}")[:_DESCRIPTION_CHARACTERS],
     )
 
 
@@ -108,10 +144,9 @@ def registered() -> Registered:
     from ddpm.promotion.registry import CHAMPION, holding
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
-    from ddpm.tracking.store import default_uri, project, tracking_uri
 
     sha256 = read_run(RUN)["model_sha256"]
-    if tracking_uri() == default_uri() and not (project() / "mlflow.db").exists():
+    if not _has_store():
         return Registered(version=None, against=None, champion=None)
     versions = MlflowRegistry(load_params().promote.name).versions()
     version = holding(versions, sha256, (read_metrics() or {}).get("protocol", {}))
@@ -121,6 +156,13 @@ def registered() -> Registered:
         against=next((each for each in versions if each.number == number), None),
         champion=next((each for each in versions if CHAMPION in each.aliases), None),
     )
+
+
+def _has_store() -> bool:
+    """Return whether there is a registry to ask: a server, or the project's own database."""
+    from ddpm.tracking.store import default_uri, project, tracking_uri
+
+    return tracking_uri() != default_uri() or (project() / "mlflow.db").exists()
 
 
 def metrics(measured: Mapping[str, Any], registered: Registered | None) -> str:
@@ -138,12 +180,12 @@ def metrics(measured: Mapping[str, Any], registered: Registered | None) -> str:
 def links(registered: Registered | None) -> str:
     """Return a section with the places with more detail that exist, or an empty string."""
     lines = []
-    if registered and registered.version and registered.version.run_id:
-        lines.append(_run_link(registered.version.run_id))
+    if registered and registered.version:
+        lines += _mlflow_links(registered.version)
     if REPORT.exists():
-        lines.append(f"Report: open `{REPORT.absolute()}` in a browser")
+        lines.append(f"Report: open {markdown.code(REPORT.absolute())} in a browser")
     if DATA_DOCS.exists():
-        lines.append(f"Data Docs: open `{DATA_DOCS.absolute()}` in a browser")
+        lines.append(f"Data Docs: open {markdown.code(DATA_DOCS.absolute())} in a browser")
     if METRICS.exists():
         lines.append("Metrics and curves of this and other revisions: `dvc metrics diff`, `dvc plots show`")
     return "\n".join(["## More", "", *(f"- {line}" for line in lines)]) if lines else ""
@@ -166,14 +208,27 @@ def read_metrics() -> dict[str, Any] | None:
         raise UserError(f"{METRICS} is not valid JSON ({error}); write it again with `dvc repro -f evaluate`") from None
 
 
-def _run_link(run_id: str) -> str:
-    from ddpm.tracking.store import default_uri, shown_uri, tracking_uri
+def _mlflow_links(version: "Version") -> list[str]:
+    """Return links to the version and its run if MLflow has a server; otherwise the command that starts one."""
+    from ddpm.tracking.store import default_uri, is_server, shown_uri, tracking_uri
 
     uri = shown_uri()
-    if uri.startswith("http"):
-        return f"[The training's run in MLflow]({uri}/#/runs/{run_id})"
+    if is_server(uri):
+        page = f"{uri.rstrip('/')}/#"
+        found = [
+            _link(
+                f"version {version.number} in MLflow", f"{page}/models/{quote(version.name)}/versions/{version.number}"
+            )
+        ]
+        if version.run_id:
+            found.append(_link("the training's run in MLflow", f"{page}/runs/{version.run_id}"))
+        return found
     # The address may contain a password, so the command names the variable instead.
     own = tracking_uri() == default_uri()
     store = shlex.quote(uri) if own else '"$MLFLOW_TRACKING_URI"'
     server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {store}"
-    return f"The training's run in MLflow: `{server}`, run `{run_id}`"
+    return [f"Version {escaped(version.number)} and its run in MLflow: {markdown.code(server)}, run `{version.run_id}`"]
+
+
+def _link(title: str, address: str) -> str:
+    return f"[{escaped(title)}]({html.escape(address).replace('(', '%28').replace(')', '%29')})"

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import dvc_stage
 
 from ddpm.pipeline.dvc_lock import recorded_params
 
+_SETTING, _DATA, _CODE, _FILE = range(4)
 _SHORT_CHARACTERS = 80
 """Longest reason in the name of a run."""
 _VALUE_CHARACTERS = 40
@@ -23,7 +25,7 @@ class Reason:
     """A change, with the stages that it reruns."""
 
     rank: int
-    """0: a parameter, 1: data, 2: code, 3: a file between stages or an output."""
+    """The most telling kind is 0: a setting, 1: data, 2: code, 3: a file between stages or an output."""
     what: str
     """For example `train.images 3000 → 4000`."""
     stages: tuple[str, ...] = ()
@@ -43,16 +45,25 @@ def of_changes(found: Mapping[str, list[Any]], *, data: Path) -> list[Reason]:
         for rank, what in _of_stage(findings, recorded.get(stage, {}), current, data=data):
             stages.setdefault((rank, what), []).append(stage)
     if len(stages) > 1:  # stage `configure` depends on all of params.yaml and of the code, so it adds nothing
-        stages = {key: names for key, names in stages.items() if not (key[0] == 2 and names == ["configure"])} or stages
+        stages = {
+            key: names for key, names in stages.items() if not (key[0] == _CODE and names == ["configure"])
+        } or stages
     reasons = [Reason(rank, what, tuple(names)) for (rank, what), names in stages.items()]
     order = sorted(dvc_stage.stages(), key=lambda stage: stage == "configure")
     return sorted(reasons, key=lambda reason: (reason.rank, min(map(order.index, reason.stages))))
 
 
 def in_short(reasons: list[Reason]) -> str:
-    """Return the first reason and the number of the others, in one line for the name of a run."""
-    first = textwrap.shorten(reasons[0].what, _SHORT_CHARACTERS, placeholder=" …")
-    return first if len(reasons) == 1 else f"{first} and {len(reasons) - 1} more"
+    """Return the reasons in one line for the name of a run: the first of them and the kinds of the others."""
+    first, *others = reasons
+    numbers = Counter(other.rank for other in others)
+    parts = [textwrap.shorten(first.what, _SHORT_CHARACTERS, placeholder=" …")]
+    if n := numbers[_SETTING]:
+        parts.append(f"{n} more setting{'s' if n > 1 else ''}" if first.rank == _SETTING else "settings")
+    parts += [kind for rank, kind in ((_DATA, "data"), (_CODE, "code")) if numbers[rank] and first.rank != rank]
+    if others and len(parts) == 1:
+        parts.append(f"{len(others)} more")
+    return ", ".join(parts)
 
 
 def _of_stage(
@@ -61,20 +72,20 @@ def _of_stage(
     reasons: list[tuple[int, str]] = []
     for finding in findings:
         if not isinstance(finding, dict):
-            reasons.append((3, str(finding)))
+            reasons.append((_FILE, str(finding)))
             continue
         for kind, items in finding.items():
             for name, what in items.items():
                 if isinstance(what, dict):
                     for key in what:
                         old, new = _leaves(recorded.get(key, _ABSENT)), _leaves(_at(current, key))
-                        reasons += [(0, change) for change in _changed(key, old, new)]
+                        reasons += [(_SETTING, change) for change in _changed(key, old, new)]
                 elif kind == "changed outs":
-                    reasons.append((3, f"output {name} {what}"))
+                    reasons.append((_FILE, f"output {name} {what}"))
                 elif Path(name) == data:
-                    reasons.append((1, f"data in {name} {what}"))
+                    reasons.append((_DATA, f"data in {name} {what}"))
                 else:
-                    reasons.append((2 if name.startswith("src/") else 3, f"{name} {what}"))
+                    reasons.append((_CODE if name.startswith("src/") else _FILE, f"{name} {what}"))
     return reasons
 
 

@@ -77,7 +77,7 @@ def _decide(force: bool, *, retries: int, retry_delay_seconds: float, **limits: 
     if not found:
         add_to_name("nothing changed")
         state = nothing_changed()
-        return End(state, [pages.of_nothing(state, pages.registered() if pages.RUN.exists() else None)])
+        return End(state, pages.of_nothing(state, pages.registered() if pages.RUN.exists() else None))
     add_to_name(reasons.in_short(found))
     return run_all(sentences, force=forced, retries=retries, retry_delay_seconds=retry_delay_seconds, **limits)
 

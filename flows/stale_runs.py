@@ -4,6 +4,7 @@ Each run names its process in its labels. `python flows/stale_runs.py` lists suc
 """
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +20,6 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is import
 
 import pages
 import psutil
-import unreported
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
@@ -27,14 +28,14 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 from prefect.types import KeyValueLabels
 
+from ddpm.files import write_json
 from ddpm.pipeline.process_identity import ProcessIdentity
 from ddpm.redaction import redacted
 
 _LABEL = "process."
 _WORKER_LABEL = "prefect.worker.name"
-_WORKER_NAME = re.compile(
-    r"process (?P<pid>\d+) on (?P<host>.+), start (?P<ticks>\S+), (?P<machine>\S*), (?P<place>.+)"
-)
+WORKERS = Path(".state/workers")
+"""Folder with the processes of the workers that were started in this folder, by their names."""
 _OPEN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _PAGE_LENGTH = 200
 _GOES_ON = "the next run does the stages that are left, and a training that was interrupted continues"
@@ -50,7 +51,7 @@ class Stale:
     may_close: bool
 
     def __str__(self) -> str:
-        return f"the run {self.run.name!r} is {self.run.state_name} in Prefect, but {self.what}"
+        return f"the run {self.run.name!r} was {self.run.state_name} in Prefect, but {self.what}"
 
 
 def sign(run: UUID) -> None:
@@ -61,9 +62,14 @@ def sign(run: UUID) -> None:
 
 
 def worker_name() -> str:
-    """Return a name for the worker that this process becomes, from which a run that it started knows its process."""
+    """Return a name for the worker that this process becomes, and note its process, which the worker's runs name."""
     own = ProcessIdentity.of()
-    return f"process {own.pid} on {own.host}, start {own.ticks}, {own.machine}, {own.place}"
+    for path in WORKERS.glob("*.json"):
+        noted = _noted(path.stem)
+        if noted is None or noted.fate() in ("ended", "restarted"):
+            path.unlink(missing_ok=True)
+    write_json(WORKERS / f"{own}.json", own.record())
+    return str(own)
 
 
 def close_stale(report: Callable[[str], None]) -> None:
@@ -75,7 +81,7 @@ def close_stale(report: Callable[[str], None]) -> None:
         for stale in find(client):
             if stale.may_close:
                 _close(client, stale.run, _end(stale.run, stale.what))
-                report(f"closed {stale}")
+                report(f"closed: {stale}")
 
 
 def find(client: SyncPrefectClient) -> list[Stale]:
@@ -137,10 +143,16 @@ def _judged(client: SyncPrefectClient, run: FlowRun) -> Stale | None:
 def _process_of(labels: Mapping[str, Any]) -> ProcessIdentity | None:
     """Return the process of a run: its own, or while it has none yet, the worker that starts it."""
     own = ProcessIdentity.read({name.removeprefix(_LABEL): value for name, value in labels.items()})
-    worker = _WORKER_NAME.fullmatch(str(labels.get(_WORKER_LABEL, "")))
-    if own is not None or worker is None:
-        return own
-    return ProcessIdentity.read(worker.groupdict() | {"started": "as a worker"})
+    return own if own is not None else _noted(str(labels.get(_WORKER_LABEL, "")))
+
+
+def _noted(worker: str) -> ProcessIdentity | None:
+    """Return the process of a worker that was started in this folder; None for other workers."""
+    path = WORKERS / f"{worker}.json"
+    try:
+        return ProcessIdentity.read(json.loads(path.read_text())) if path.parent == WORKERS else None
+    except (OSError, ValueError):
+        return None
 
 
 def _has_process_here(run: UUID) -> bool:
@@ -167,7 +179,7 @@ def _close(client: SyncPrefectClient, run: FlowRun, end: State) -> None:
     """Set the end of a run and of its open tasks, and write it into its log and on its page."""
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     for task in client.read_task_runs(flow_run_filter=of_run):
-        if task.state is None or not task.state.is_final():
+        if task.state is None or not task.state.is_final() or task.state.is_crashed():
             end_of_task = State(type=end.type, name=end.name, message=f"it ended with its run: {end.message}")
             client.set_task_run_state(task.id, end_of_task, force=True)
     entry = {
@@ -187,12 +199,17 @@ def _close(client: SyncPrefectClient, run: FlowRun, end: State) -> None:
 
 
 def main() -> None:
-    """List the stale runs, one per line; with --mend close those of this machine."""
+    """List the stale runs, one per line; with --mend close those of this machine.
+
+    The exit status is 3 if there is no server and no database of one.
+    """
+    import command_line
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mend", action="store_true", help="close them")
     mend = parser.parse_args().mend
-    if not unreported.answers():
-        print("no Prefect server answers, so its runs were not looked at")
+    if not command_line.find_server():
+        print("no server answers, so its runs were not looked at")
         sys.exit(3)
     if mend:
         close_stale(print)

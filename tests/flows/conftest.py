@@ -167,17 +167,22 @@ class Prefect:
         self.environment = {
             "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "COLUMNS": "500",
         }
         project.start("prefect", "server", "start", "--port", str(port), log=logs / "server.log")
         wait_for(lambda: answers(f"{self.address}/api/health"))
-        project.start(
-            *("prefect", "--profile", "local", "worker", "start", "--pool", "ddpm", "--type", "process"),
-            log=logs / "worker.log",
-            **self.environment,
-        )
-        wait_for(lambda: "started!" in (logs / "worker.log").read_text())
+        self._logs = logs
+        self.start_worker()
         deployed = project.run("prefect", "--profile", "local", "--no-prompt", "deploy", "--all", **self.environment)
         assert deployed.returncode == 0, deployed.stdout
+
+    def start_worker(self) -> None:
+        log = self._logs / "worker.log"
+        self.worker = self.project.start("python", "flows/worker.py", log=log, **self.environment)
+        wait_for(lambda: "started!" in self.worker_log(), process=self.worker)
+
+    def worker_log(self) -> str:
+        return (self._logs / "worker.log").read_text()
 
     def client(self) -> Any:
         from prefect.client.orchestration import SyncPrefectClient
@@ -198,6 +203,15 @@ class Prefect:
     def state(self, flow_run: Any) -> Any:
         with self.client() as client:
             return client.read_flow_run(flow_run).state
+
+    def tasks(self, flow_run: Any) -> dict[str, tuple[str, str]]:
+        """Type and message of the states of its tasks, by name."""
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+        with self.client() as client:
+            found = client.read_task_runs(flow_run_filter=of_run)
+            return {task.name: (task.state.type.value, task.state.message or "") for task in found}
 
     def name(self, flow_run: Any) -> str:
         with self.client() as client:

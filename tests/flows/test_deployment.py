@@ -4,6 +4,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from typing import Any
 
 import psutil
 import pytest
@@ -134,6 +135,14 @@ def test_the_page_of_the_server_itself_asks_with_a_token_and_where_it_came_from(
     assert (status, json.loads(said)) == (200, 1), "retrain"
 
 
+def assert_said_everywhere(prefect: Prefect, run: Any, end: str, words: str) -> None:
+    """The task that was stopped, the log and the page of the run say what happened; they come after the state."""
+    wait_for(lambda: prefect.tasks(run)["train"][0] == end)
+    assert f"it ended with its run: {words}" in prefect.tasks(run)["train"][1]
+    wait_for(lambda: any(f"the run ended: {words}" in line for line in prefect.logs()))
+    wait_for(lambda: words in prefect.artifacts()["retraining"])
+
+
 def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_running(prefect: Prefect) -> None:
     prefect.project.say("long")
     first = prefect.trigger()
@@ -151,6 +160,9 @@ def test_one_run_keeps_everybody_else_out_and_a_cancelled_one_leaves_nothing_run
     with prefect.client() as client:
         client.set_flow_run_state(first, Cancelling())
     assert prefect.end_of(first).name == "Cancelled"
+    assert_said_everywhere(
+        prefect, first, "CANCELLED", "a person cancelled it; the next run does the stages that are left"
+    )
     assert not prefect.project.stage_is_running()
     assert not prefect.project.processes(word="dvc")
 
@@ -164,3 +176,5 @@ def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
     wait_for(lambda: not prefect.project.stage_is_running())
     wait_for(lambda: not prefect.project.processes(word="dvc"))
     assert prefect.end_of(run).type.value == "CRASHED"
+    assert_said_everywhere(prefect, run, "CRASHED", "its process was killed (SIGKILL), by a person or by the system")
+    wait_for(lambda: "(SIGKILL), by a person" in prefect.state(run).message)

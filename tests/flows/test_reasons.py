@@ -40,7 +40,7 @@ def test_every_change_is_a_reason_with_old_and_new_value_and_its_stages(built: P
         "output reports/validation.json modified (validate)",
         "reports/validation.json modified (train)",
     ]
-    assert reasons.in_short(found()) == "train.images 60000 → 70000 and 5 more"
+    assert reasons.in_short(found()) == "train.images 60000 → 70000, 2 more settings, data"
 
 
 def test_a_setting_that_is_new_or_gone_and_a_long_value_are_shown() -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import compare, exchange, explain, images, operate, plan, registry, serving
+from ddpm.cli import compare, doctor, exchange, explain, images, operate, plan, registry, serving
 from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with redacted_output():
         try:
-            running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
+            if args.run is not doctor.doctor:  # which changes nothing unless it is asked to
+                running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
             args.run(args)
         except KeyboardInterrupt:
             return 130
@@ -328,6 +329,9 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command(operate.look, "check that the files at data.path can be read", "ddpm look")
+
+    mended = command(doctor.doctor, "list what killed processes left, and mend it", "ddpm doctor --mend")
+    mended.add_argument("--mend", action="store_true", help="close and remove what no process works on any more")
 
     planned = command(plan.plan, "measure how long the training takes and what it needs", "ddpm plan")
     for option, default, content in (

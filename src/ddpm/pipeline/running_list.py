@@ -25,15 +25,16 @@ def mend(report: Callable[[str], None]) -> None:
     Nothing is removed while a process works in the folder, or if psutil is not installed: such an environment has no
     dvc and cannot look up processes.
     """
-    if find_spec("psutil") is None or not _fault():
+    if find_spec("psutil") is None or not fault():
         return
     with _exclusive_use() as alone:
-        if alone and (fault := _fault()):
+        if alone and (found := fault()):
             LIST.unlink(missing_ok=True)
-            report(f"{LIST} {fault}; it was removed, and dvc writes a new one")
+            report(f"{LIST} {found}; it was removed, and dvc writes a new one")
 
 
-def _fault() -> str | None:
+def fault() -> str | None:
+    """Return what is wrong with the list, as the end of a sentence; None if nothing is."""
     try:
         listed = json.loads(LIST.read_text())
         entries = [*_values(listed, "write"), *(each for readers in _values(listed, "read") for each in readers)]

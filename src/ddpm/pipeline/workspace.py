@@ -94,6 +94,22 @@ def claim(what: str) -> Iterator[None]:
         yield
 
 
+def in_use() -> str | None:
+    """Return a sentence about the process that owns the workspace or the stage that runs in it; None if it is free.
+
+    Changes nothing, not even the lock's file.
+    """
+    for path in (LOCK, STAGE_LOCK):
+        try:
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return _refusal(path, _Holder.read(path))
+    return None
+
+
 def launcher_environment() -> dict[str, str]:
     """Return what a flow adds to the environment of `dvc`, so that a stage that starts after the flow's death ends."""
     return {LAUNCHER_VARIABLE: str(os.getpid())}

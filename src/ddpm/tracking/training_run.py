@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from ddpm.pipeline.dvc_lock import recorded_md5
 from ddpm.tracker import flat
+from ddpm.tracking import abandoned_runs
 from ddpm.tracking.experiment import experiment_id, require_artifact_folder
 from ddpm.tracking.run_tracker import MlflowTracker
 from ddpm.tracking.store import answered, connect, mlflow_errors, shown_uri, user
@@ -60,6 +61,7 @@ def start_run(
     if found is None or run_id is None:
         tracker.params(flat(data=asdict(facts)))
         answered(lambda: _log_dataset(tracker, facts))
+    abandoned_runs.sign(tracker)
     tracker.measure_system()
     return tracker
 
