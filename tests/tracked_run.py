@@ -55,7 +55,7 @@ tracker = start_run(
 print(tracker.id, flush=True)
 for seen in (100, 200, 300):
     tracker.log({{"loss": seen / 100}}, images_seen=seen)
-tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
+tracker.image("training/samples", Image.new("L", (16, 16)), images_seen=200)
 if {flush} < 1:
     tracker.settle()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -21,7 +21,7 @@ class Tracker(Protocol):
     run_id: str | None
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log the run's parameters, flat (see `flat`); a logged parameter cannot be changed."""
+        """Log the run's parameters, flat (see `flat`); a logged parameter keeps its value."""
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags, which may be changed later."""

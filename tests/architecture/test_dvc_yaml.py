@@ -29,22 +29,24 @@ NO_RESULT = {
     "few_images",
     "recipe_advice",
     "redaction",
+    "reporting",
     "serving",
     "settings",
     "tracker",
     "tracking",
     "yaml_file",
 }
-# The registry is the result of the stage that writes to it.
-RESULT_OF = {"register": {"tracking"}}
-# Pictures that only MLflow shows: editing them must not train anew.
-SHOWN_ONLY = {"train": {"generation"}}
+# The registry is the result of the stage that writes to it, and a page that of the stage that writes it.
+RESULT_OF = {"register": {"tracking", "reporting"}, "report": {"reporting"}}
+# Pictures and FID of a training that only MLflow shows: editing them must not train anew.
+SHOWN_ONLY = {"train": {"generation", "measuring"}}
 NO_RESULT_SECTIONS = {"runtime", "tracking", "serve"}
 # A champion that has moved reruns no training that started from the former one, nor does the name of its model.
 # Stage `prepare` compares the number of images with limits of later stages only to warn early.
-READ_ONCE = {"train": {"promote"}, "prepare": {"validate", "features", "evaluate"}}
+# What `train` measures while it trains changes no result.
+READ_ONCE = {"train": {"promote", "sample", "evaluate"}, "prepare": {"validate", "features", "evaluate"}}
 # Keys that decide only whether a stage begins; their section is declared key by key.
-NO_RESULT_KEYS = {"train.max_hours"}
+NO_RESULT_KEYS = {"train.max_hours", "evaluate.during"}
 # Where data.size is null, stage `configure` writes what of these can change the size into its output, which the stage
 # depends on (tests/stages/test_configure_stage.py).
 BY_CONFIGURED = {"prepare": {"schedule", "objective", "network", "train"}}

@@ -46,7 +46,9 @@ def test_good_generated_images_teach_and_mislabelled_ones_do_not() -> None:
 
 def test_a_tracker_gets_the_three_accuracies_as_flat_numbers() -> None:
     found = Augmentation(real=0.9, generated=0.8, both=0.95, real_images=6, generated_images=5, test_images=4)
-    assert found.numbers() == {"augmentation/real": 0.9, "augmentation/generated": 0.8, "augmentation/both": 0.95}
+    assert found.numbers() == {
+        f"accuracy_trained_on_{name}": value for name, value in (("real", 0.9), ("generated", 0.8), ("both", 0.95))
+    }
 
 
 def test_images_without_classes_have_nothing_to_teach(tmp_path: Path) -> None:

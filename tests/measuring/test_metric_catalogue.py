@@ -8,7 +8,7 @@ from ddpm.measuring.augmentation import Augmentation
 from ddpm.measuring.bits_per_dim import BitsPerDim
 from ddpm.measuring.metric_catalogue import JUDGED, METRICS, find, with_spreads_and_floors
 from ddpm.measuring.record import Metrics
-from ddpm.training.curves import COLUMNS
+from ddpm.training.curves import COLUMNS, metrics_of
 
 
 def test_every_metric_of_a_record_is_in_the_catalogue_and_the_reverse() -> None:
@@ -18,7 +18,7 @@ def test_every_metric_of_a_record_is_in_the_catalogue_and_the_reverse() -> None:
 
 def test_every_floor_of_a_record_is_in_the_catalogue() -> None:
     assert all(metric.has_floor for metric in JUDGED)
-    floor = find("floor/fid")
+    floor = find("fid_floor")
     assert floor is not None
     assert (floor.kind, floor.label) == ("floor", "FID, floor")
 
@@ -26,7 +26,9 @@ def test_every_floor_of_a_record_is_in_the_catalogue() -> None:
 def test_every_logged_curve_and_every_measure_of_the_likelihood_is_in_the_catalogue() -> None:
     likelihood = BitsPerDim(images=1, bound=1.0, bound_prior=0.1, bound_decoder=0.1, ode=1.0).numbers()
     accuracies = Augmentation(real=1, generated=1, both=1, real_images=1, generated_images=1, test_images=1).numbers()
-    for name in (*COLUMNS[1:], *likelihood, *accuracies):
+    curves = metrics_of(dict.fromkeys(COLUMNS, 1.0))
+    assert len(curves) == len(COLUMNS) - 1
+    for name in (*curves, *likelihood, *accuracies):
         assert find(name) is not None, name
 
 
@@ -40,7 +42,7 @@ def test_names_are_unique_and_texts_are_sentences_without_markup() -> None:
 
 def test_direction_in_words() -> None:
     by_name = {metric.name: metric.direction for metric in METRICS}
-    assert (by_name["fid"], by_name["recall"], by_name["learning_rate"]) == (
+    assert (by_name["fid"], by_name["recall"], by_name["training_details/learning_rate"]) == (
         "lower is better",
         "higher is better",
         "",

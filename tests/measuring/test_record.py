@@ -66,7 +66,7 @@ def test_what_is_not_finite_becomes_null(value: float) -> None:
 def test_a_tracker_gets_the_figures_that_there_are() -> None:
     numbers = replace(RECORD, metrics=replace(METRICS, inception_score=None)).numbers()
     assert numbers["fid"] == 2.5
-    assert numbers["floor/fid"] == 0.5
+    assert numbers["fid_floor"] == 0.5
     assert "inception_score" not in numbers
 
 

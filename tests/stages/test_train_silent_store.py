@@ -78,7 +78,7 @@ def test_a_stage_beside_a_silent_server_trains_on_is_stopped_killed_and_ends_wit
     [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     rows = list(csv.DictReader((prepared / "curves.csv").open()))
-    history = client.get_metric_history(run.info.run_id, "loss")
+    history = client.get_metric_history(run.info.run_id, "training/loss")
     assert [(figure.step, figure.value) for figure in history] == [
         (int(row["images_seen"]), float(row["loss"])) for row in rows
     ]

@@ -29,7 +29,8 @@ from ddpm.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
-    "-m ddpm.stages.train --prepared data/prepared --starts data/starts --validation validation.json --docs docs "
+    "-m ddpm.stages.train --prepared data/prepared --starts data/starts --extractor extractor.safetensors "
+    "--validation validation.json --docs docs "
     "--model model.safetensors --run run.json --curves curves.csv --report train.json --state .state/train"
 ).split()
 TINY: dict[str, dict[str, Any]] = {
@@ -273,7 +274,7 @@ def test_the_file_says_how_to_rebuild_the_model_and_where_it_came_from(prepared:
     facts = json.loads((prepared / "data" / "prepared" / "dataset.json").read_text())
     assert lineage["data_hash"] == facts["content_hash"]
     assert lineage["params"]["train"]["images"] == 2560
-    assert {"code_hash", "mlflow_run"} <= set(lineage)
+    assert {"code_hash", "fingerprint"} <= set(lineage)
     assert {"device", "torch", "instructions", "threads", "precision"} <= set(lineage["machine"])
     spec = header["spec"]
     assert (spec["channels"], spec["size"], len(spec["classes"])) == (1, 8, 10)

@@ -130,10 +130,15 @@ def test_it_starts_from_a_folder_of_diffusers(project: Path, tiny_model: Callabl
 @pytest.mark.slow
 def test_dvc_has_nothing_to_do_after_a_started_training_became_champion(project: Path) -> None:
     shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in (".dvc", "data/starts", "reports/data_docs"):
+    for name in (".dvc", "data/starts", "models", "reports/data_docs"):
         Path(name).mkdir(parents=True)
     Path(".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
-    for name in ("data/validated.json", "reports/validation.json", "reports/data_docs/index.html"):
+    for name in (
+        "data/validated.json",
+        "models/extractor_made.json",
+        "reports/validation.json",
+        "reports/data_docs/index.html",
+    ):
         Path(name).write_text("{}")
 
     def repro() -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tracked_run import start, write_run
+from tracked_run import run_of, start, write_run
 
 from ddpm.errors import UserError
 from ddpm.tracking import store
@@ -46,3 +46,22 @@ def test_a_run_json_that_names_no_run_is_one_sentence(project: Path, content: st
     (project / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json does not name a run"):
         attach(project / "run.json")
+
+
+def test_other_settings_of_sampling_get_a_run_of_their_own_and_the_former_ones_their_run_again(project: Path) -> None:
+    trained = start()
+    trained.params({"sample.sampler": "ddim", "sample.steps": 10, "train.lr": 0.1})
+    write_run(trained, project / "run.json")
+    trained.finish()
+    former, other = {"sample.sampler": "ddim", "sample.steps": 10}, {"sample.sampler": "ddim", "sample.steps": 50}
+    assert attach(project / "run.json", former).id == trained.id
+
+    again = attach(project / "run.json", other)
+    assert again.id != trained.id
+    run = run_of(again)
+    assert run.data.params == run_of(trained).data.params | {"sample.steps": "50"}
+    assert (run.info.run_name, run.info.status) == ("50 steps", "FINISHED")
+    assert run.data.tags["trained_by"] == trained.id
+    assert run.inputs.dataset_inputs[0].dataset.name == "shapes"
+    assert attach(project / "run.json", other).id == again.id, "one run for each setting"
+    assert attach(project / "run.json", former).id == trained.id

@@ -70,8 +70,8 @@ def test_the_machine_is_measured_while_the_run_goes_on(project: Path, monkeypatc
 def test_pictures_are_stored_by_step(project: Path) -> None:
     tracker = start()
     for seen in (0, 1000):
-        tracker.image("samples", Image.new("L", (16, 16)), images_seen=seen)
+        tracker.image("training/samples", Image.new("L", (16, 16)), images_seen=seen)
     tracker.finish()
     names = [file.path for file in tracker.client.list_artifacts(tracker.id, "images")]
     for seen in (0, 1000):
-        assert any(name.startswith(f"images/samples+step+{seen}+") and name.endswith(".png") for name in names)
+        assert any(name.startswith(f"images/training~samples+step+{seen}+") and name.endswith(".png") for name in names)

@@ -45,7 +45,7 @@ def test_the_data_are_an_input_of_the_run_by_content_hash(project: Path) -> None
     assert given.dataset.name == "shapes"
     assert FACTS.content_hash.startswith(given.dataset.digest)
     assert json.loads(given.dataset.profile)["train"] == 80
-    assert run_of(tracker).data.params["data.classes"] == "('circle', 'square')"
+    assert run_of(tracker).data.params["dataset.classes"] == "('circle', 'square')"
 
 
 @pytest.mark.parametrize("flush", [0.05, 600.0], ids=["all was sent", "nothing was sent"])
@@ -63,7 +63,7 @@ def test_a_killed_training_goes_on_in_the_same_run_and_says_everything_once(proj
     for seen in (200, 300, 400):  # the last checkpoint was at 100
         tracker.log({"loss": seen / 100}, images_seen=seen)
     for seen in (200, 400):
-        tracker.image("samples", Image.new("L", (16, 16)), images_seen=seen)
+        tracker.image("training/samples", Image.new("L", (16, 16)), images_seen=seen)
     tracker.finish()
 
     assert [m.step for m in tracker.client.get_metric_history(run_id, "loss")] == [100, 200, 300, 400]
@@ -103,5 +103,5 @@ def test_a_run_whose_id_never_came_back_is_found_again_by_the_next_start(
     tracker.finish()
     [run] = tracker.client.search_runs([tracker.experiment_id])
     assert run.info.run_id == tracker.id
-    assert run.data.params["data.classes"] == "('circle', 'square')"
+    assert run.data.params["dataset.classes"] == "('circle', 'square')"
     assert len(run.inputs.dataset_inputs) == 1

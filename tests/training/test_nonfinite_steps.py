@@ -92,7 +92,7 @@ def test_a_training_with_steps_that_are_not_finite_ends_in_files_that_say_so(
     assert [number for number, row in enumerate(cells) if not row["loss"]] == rows_without
     assert all(math.isfinite(float(cell)) for row in cells for cell in row.values() if cell)
     assert all(math.isfinite(value) for figures in told.seen for value in figures.values())
-    assert told.seen[-1]["nonfinite_steps"] == len(at)
+    assert told.seen[-1]["training_details/nonfinite_steps"] == len(at)
 
     for path in checkpoint.checkpoints(training.folder):
         with safe_open(path, framework="pt") as file:

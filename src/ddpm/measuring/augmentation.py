@@ -39,7 +39,7 @@ class Augmentation:
 
     def numbers(self) -> dict[str, float]:
         """Return the accuracies by metric name, for a tracker."""
-        return {f"augmentation/{name}": getattr(self, name) for name in ("real", "generated", "both")}
+        return {f"accuracy_trained_on_{name}": getattr(self, name) for name in ("real", "generated", "both")}
 
 
 def compare(

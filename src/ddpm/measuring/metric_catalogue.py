@@ -1,7 +1,9 @@
 """The catalogue of metrics: what each is called, what it means, and which direction is better.
 
-A metric has the same name in reports/metrics.json and in MLflow. A floor is nested under `floor` in the JSON file and
-is called `floor/NAME` in MLflow. Everything that shows metrics to people takes their labels and meanings from here.
+A metric of a model has the same name in reports/metrics.json and in MLflow. A floor is nested under `floor` in the JSON
+file; MLflow has those of FID and KID, as `fid_floor` and `kid_floor`. Curves of the training begin with `training/` or
+`training_details/`, because MLflow groups charts by the part before the slash, in alphabetical order, and shows names
+without a slash last. Everything that shows metrics to people takes their labels and meanings from here.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ Kind = Literal["value", "spread", "floor"]
 """spread: how much another metric varies from sample to sample; floor: the metric of real images."""
 
 SPREAD = "_spread"
-FLOOR = "floor/"
+FLOOR = "_floor"
+CURVES = "training/"
+DETAILS = "training_details/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class Metric:
     has_spread: bool = False
     """A metric called NAME_spread exists beside this one."""
     has_floor: bool = False
-    """Real images were measured, too; the metric called floor/NAME exists."""
+    """Real images were measured, too: `floor` in reports/metrics.json has this metric."""
+    logs_floor: bool = False
+    """MLflow has the floor, too: the metric called NAME_floor exists."""
 
     @property
     def direction(self) -> str:
@@ -50,6 +56,11 @@ class Metric:
     def spread(self) -> str:
         """The name of the metric that has this one's spread."""
         return f"{self.name}{SPREAD}"
+
+    @property
+    def floor(self) -> str:
+        """The name of the metric in MLflow that has this one's floor."""
+        return f"{self.name}{FLOOR}"
 
 
 _quality = partial(Metric, group="quality", has_floor=True)
@@ -70,6 +81,7 @@ METRICS: tuple[Metric, ...] = (
         unit="squared distance of features",
         better="lower",
         has_spread=True,
+        logs_floor=True,
     ),
     _quality(
         name="kid",
@@ -78,6 +90,7 @@ METRICS: tuple[Metric, ...] = (
         unit="squared distance of features",
         better="lower",
         has_spread=True,
+        logs_floor=True,
     ),
     _quality(
         name="inception_score",
@@ -127,42 +140,54 @@ METRICS: tuple[Metric, ...] = (
         meaning="Bound of the code length of held-out images by the probability flow ODE.",
     ),
     _accuracy(
-        name="augmentation/real", label="Accuracy, trained on real images", meaning=f"{_CLASSIFIER} real images."
+        name="accuracy_trained_on_real", label="Accuracy, trained on real images", meaning=f"{_CLASSIFIER} real images."
     ),
     _accuracy(
-        name="augmentation/generated",
+        name="accuracy_trained_on_generated",
         label="Accuracy, trained on generated images",
         meaning=f"{_CLASSIFIER} generated images.",
     ),
     _accuracy(
-        name="augmentation/both", label="Accuracy, trained on both", meaning=f"{_CLASSIFIER} real and generated images."
+        name="accuracy_trained_on_both",
+        label="Accuracy, trained on both",
+        meaning=f"{_CLASSIFIER} real and generated images.",
     ),
     _curve(
-        name="loss",
+        name=f"{CURVES}fid",
+        label="FID during training",
+        meaning="FID of a few images of the averaged network at this point (evaluate.during of them): only for "
+        "comparison within the curve, because FID depends on the number of images.",
+        unit="squared distance of features",
+        better="lower",
+    ),
+    _curve(
+        name=f"{CURVES}loss",
         label="Loss",
         meaning="Mean weighted loss of the training steps since the last point.",
         better="lower",
     ),
     *(
         _curve(
-            name=f"loss_noise_quarter_{k}",
+            name=f"{DETAILS}loss_noise_quarter_{k}",
             label=f"Loss, noise quarter {k} of 4",
             meaning=f"The same loss in {which} quarter of the noise levels.",
             better="lower",
         )
         for k, which in enumerate(("the least noisy", "the second", "the third", "the noisiest"), start=1)
     ),
-    _curve(name="gradient_norm", label="Gradient norm", meaning="Mean norm of the gradient before clipping."),
-    _curve(name="learning_rate", label="Learning rate", meaning="Learning rate of the optimizer at this point."),
+    _curve(name=f"{DETAILS}gradient_norm", label="Gradient norm", meaning="Mean norm of the gradient before clipping."),
     _curve(
-        name="nonfinite_steps",
+        name=f"{DETAILS}learning_rate", label="Learning rate", meaning="Learning rate of the optimizer at this point."
+    ),
+    _curve(
+        name=f"{DETAILS}nonfinite_steps",
         label="Skipped steps",
         meaning="Number of steps so far that were skipped because loss or gradient was not finite.",
         unit="steps",
         better="lower",
     ),
     _speed(
-        name="images_per_second",
+        name=f"{DETAILS}images_per_second",
         label="Training speed",
         meaning="Training images per second since the last point.",
     ),
@@ -191,9 +216,9 @@ def with_spreads_and_floors() -> Iterator[Metric]:
                 group=metric.group,
                 kind="spread",
             )
-        if metric.has_floor:
+        if metric.logs_floor:
             yield Metric(
-                name=f"{FLOOR}{metric.name}",
+                name=metric.floor,
                 label=f"{metric.label}, floor",
                 meaning=f"{metric.label} of real images, measured the same way.",
                 unit=metric.unit,
@@ -203,5 +228,5 @@ def with_spreads_and_floors() -> Iterator[Metric]:
 
 
 def find(name: str) -> Metric | None:
-    """Return the metric with this name, `NAME_spread` and `floor/NAME` included; None for an unknown one."""
+    """Return the metric with this name, `NAME_spread` and `NAME_floor` included; None for an unknown one."""
     return next((metric for metric in with_spreads_and_floors() if metric.name == name), None)

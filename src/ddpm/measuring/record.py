@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from ddpm.errors import UserError
+from ddpm.measuring.metric_catalogue import JUDGED
 
 _T = TypeVar("_T")
 
@@ -107,9 +108,9 @@ class Record:
         }
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics that exist as flat names for a tracker: `fid`, …, `fid_spread`, `floor/fid`, …"""
+        """Return the metrics that exist as flat names for a tracker: `fid`, …, `fid_spread`, `fid_floor`, …"""
         every = asdict(self.metrics) | {"fid_spread": self.spread.fid}
-        every |= {f"floor/{name}": value for name, value in asdict(self.floor).items()}
+        every |= {metric.floor: getattr(self.floor, metric.name) for metric in JUDGED if metric.logs_floor}
         return {name: value for name, value in every.items() if value is not None}
 
     @classmethod

@@ -22,10 +22,14 @@ class Evaluate:
     """Train the extractor's classifier on real images, on generated ones and on both, and report its accuracies."""
     bits_per_dim: int
     """Held-out images whose likelihood is measured; 0: none. Each takes about T + 200 network evaluations."""
+    during: int
+    """Images for the FID at each grid of samples during the training (tracking.grid_every_images), drawn by `sample`;
+    0: none. It changes no result, and costs sample.steps network evaluations per image."""
 
     def __post_init__(self) -> None:
         require_positive(self, "kid_subset_size", "kid_subsets", "neighbours", "blocks")
         require(self.bits_per_dim >= 0, f"bits_per_dim is {self.bits_per_dim}, expected 0 or a number of images")
+        require(self.during >= 0, f"during is {self.during}, expected 0 or a number of images")
         require_share(self, "memorized_quantile")
 
     @property

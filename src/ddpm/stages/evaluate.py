@@ -16,6 +16,9 @@ def main(stage: Stage) -> None:
     from ddpm.generation.image_set import read_sampling
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.neighbours_picture import draw_neighbours
+    from ddpm.reporting.markdown import table
+    from ddpm.reporting.measurements import metrics_table
+    from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import attach
 
     paths, settings, runtime = stage.paths, stage.params.evaluate, stage.params.runtime
@@ -56,10 +59,11 @@ def main(stage: Stage) -> None:
         )
     likelihood.write(paths.likelihood, terms=paths.terms)
 
-    tracker = attach(paths.run)
+    tracker = attach(paths.run, stage.measuring())
     tracker.log(numbers | likelihood.numbers(), images_seen=0)  # metrics of the finished model, not a curve
     for path in (paths.metrics, paths.neighbours, paths.likelihood, paths.terms):
         tracker.artifact(path, "evaluation")
+    describe(tracker, Metrics=table(metrics_table(metrics)))
     tracker.finish()
 
 

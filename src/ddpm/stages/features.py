@@ -37,7 +37,8 @@ def main(stage: Stage) -> None:
             trained.save(path)
             report = {"kind": kind, "accuracy": trained.accuracy, "dim": trained.dim, "sha256": trained.sha256}
         write_json(stage.paths.report, report)
+        write_json(stage.paths.made, {"extractor": "made"})
 
 
 if __name__ == "__main__":
-    execute(main, "prepared", "extractor", "report", in_workers=True)
+    execute(main, "prepared", "extractor", "report", "made", in_workers=True)

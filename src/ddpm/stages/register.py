@@ -17,12 +17,17 @@ def main(stage: Stage) -> None:
     from ddpm.measuring import fidelity
     from ddpm.measuring.record import Record
     from ddpm.promotion.judge import judge, summary
+    from ddpm.reporting.decisions import decision
+    from ddpm.reporting.markdown import table
+    from ddpm.reporting.measurements import metrics_table
+    from ddpm.reporting.run_sections import links
     from ddpm.tracking import mlflow_registry
     from ddpm.tracking.logged_model import log_model
+    from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import attach
     from ddpm.tracking.store import shown_uri
 
-    paths, params, run = stage.paths, stage.params, attach(stage.paths.run)
+    paths, params, run = stage.paths, stage.params, attach(stage.paths.run, stage.measuring())
     measured = json.loads(paths.metrics.read_text())
     record, registry = Record.from_json(measured), mlflow_registry.MlflowRegistry(params.promote.name)
     drawing = record.protocol.drawing
@@ -50,6 +55,14 @@ def main(stage: Stage) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))
+    champion = outcome.version if outcome.verdict in ("promoted", "champion") else outcome.champion
+    against = None if champion is outcome.version and outcome.verdict == "champion" else outcome.champion_record
+    describe(
+        run,
+        Decision=decision(outcome.version, champion),
+        Metrics=table(metrics_table(measured, against)),
+        Links=links(outcome.version, run.experiment_id, run.id),
+    )
     receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(paths.receipt, receipt)
     print(summary(outcome, metric=params.promote.metric))

@@ -12,7 +12,7 @@ def main(stage: Stage) -> None:
     paths = stage.paths
     found = last_run.read(paths, stage.params.promote)
     write_text(paths.page, report_page(found))
-    tracker = attach(paths.run)
+    tracker = attach(paths.run, stage.measuring())
     tracker.artifact(paths.page)
     tracker.finish()
     write_json(paths.receipt, {"page": str(paths.page), "content_hash": found.facts["content_hash"]})

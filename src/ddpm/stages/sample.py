@@ -12,6 +12,8 @@ def main(stage: Stage) -> None:
     from ddpm.generation.guides import with_guide
     from ddpm.generation.image_set import Sampling, write_image_set
     from ddpm.generation.recipe import recipe_in
+    from ddpm.reporting.run_sections import samples
+    from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import attach
 
     paths, settings, runtime = stage.paths, stage.params.sample, stage.params.runtime
@@ -31,9 +33,10 @@ def main(stage: Stage) -> None:
     sampling.write(paths.report)
     pictures.grid_by_class(images, labels, settings.grid).save(paths.grid)
     pictures.animate(model, recipe, paths.animation, seed=settings.seed)
-    tracker = attach(paths.run)
+    tracker = attach(paths.run, stage.measuring())
     for path in (paths.grid, paths.animation):
         tracker.artifact(path, "samples")
+    describe(tracker, Samples=samples(tracker.id))
     tracker.log({"sampling_images_per_second": speed}, images_seen=model.lineage["params"]["train"]["images"])
     tracker.finish()
 

@@ -4,11 +4,13 @@ import argparse
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ddpm.compute.launch import run_in_workers
 from ddpm.params import Params, load
 from ddpm.pipeline.workspace import run_stage
+from ddpm.settings import as_dict
+from ddpm.tracker import flat
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,12 @@ class Stage:
         from ddpm.compute import hardware
 
         return hardware.choose_precision(self.params.runtime.precision, self.device, size)
+
+    def measuring(self) -> dict[str, Any]:
+        """Return the parameters by which a finished model is sampled and measured, by their names in the tracker."""
+        sections = {name: as_dict(getattr(self.params, name)) for name in ("sample", "features", "evaluate")}
+        del sections["evaluate"]["during"]  # it measures the training
+        return flat(**sections)
 
     def split(self, name: Literal["train", "test"]) -> "Split":
         """Return a split of the prepared images in `paths.prepared`."""

@@ -9,9 +9,12 @@ from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from PIL.Image import Image
 
     from ddpm.data.reading.dataset import Facts
+    from ddpm.model_file import Model
     from ddpm.planning.length import Planned
     from ddpm.training.session import Training
 
@@ -21,10 +24,13 @@ def main(stage: Stage) -> None:
     from ddpm.files import write_json
     from ddpm.generation.pictures import preview
     from ddpm.model_file import Model
+    from ddpm.reporting.run_names import name_of
+    from ddpm.reporting.run_sections import tried
     from ddpm.tracker import NullTracker, finishing, flat
     from ddpm.tracking.mlflow_registry import start_tags
+    from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import run_record
-    from ddpm.tracking.training_run import knows, start_run
+    from ddpm.tracking.training_run import champion_run, knows, start_run
     from ddpm.training import finished
     from ddpm.training.run import run_training
 
@@ -35,20 +41,31 @@ def main(stage: Stage) -> None:
         finished.clear_recorded(paths.state, is_known=knows)
     together()
     training, planned = _begin(stage, facts)
-    name, settings = f"{facts.name}-{training.fingerprint[:8]}", _settings(training, planned)
+    settings = _settings(training, planned)
+
+    quick_fid = _quick_fid(stage, training) if leads() else None
+
+    def average() -> Model:
+        return Model(training.average(), training.spec, lineage={}, sha256="")
 
     def picture() -> "Image":
-        average = Model(training.average(), training.spec, lineage={}, sha256="")
-        return preview(average, training.precision)
+        return preview(average(), training.precision)
+
+    def measure() -> "Mapping[str, float]":
+        model = average()  # gathering a sharded network needs all processes
+        return quick_fid(model) if quick_fid is not None else {}
 
     intervals = {"log_every_images": tracking.log_every_images, "grid_every_images": tracking.grid_every_images}
     if not leads():
-        run_training(training, tracker=NullTracker(), picture=picture, **intervals)
+        run_training(training, tracker=NullTracker(), picture=picture, measure=measure, **intervals)
         training.average()  # gathering a sharded network needs all processes
         return
+    logged = flat(**_logged(stage, settings), dataset={"content_hash": facts.content_hash})
+    champion = champion_run(stage.params.promote.name)
+    params = {key: str(value) for key, value in logged.items()}
     tracker = start_run(
         experiment=tracking.experiment,
-        name=name,
+        name=name_of(params, champion and champion[1]),
         facts=facts,
         prepared=paths.prepared,
         run_id=training.extra.get("run_id"),
@@ -56,11 +73,13 @@ def main(stage: Stage) -> None:
     )
     with finishing(tracker):
         training.extra["run_id"] = tracker.run_id
-        tracker.params(flat(**settings))
+        tracker.params(logged)
+        describe(tracker, What_was_tried=tried(params, champion))
         tracker.tags(start_tags(training.start.record()) if training.start else {})
         tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
-        run_training(training, tracker=tracker, picture=picture, **intervals)
-        sha256 = _write(stage, training, facts, {"params": settings, "mlflow_run": name})
+        tracker.tags({"fingerprint": training.fingerprint})
+        run_training(training, tracker=tracker, picture=picture, measure=measure, **intervals)
+        sha256 = _write(stage, training, facts, {"params": settings, "fingerprint": training.fingerprint})
         tracker.settle()  # run.json must not name a run whose metrics are incomplete
         write_json(paths.run, run_record(tracker, model_sha256=sha256))
         for path, folder in ((paths.docs, "data_docs"), (paths.validation, "data"), (paths.curves, "training")):
@@ -126,6 +145,24 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     return training, planned
 
 
+def _quick_fid(stage: Stage, training: "Training") -> "Callable[[Model], dict[str, float]] | None":
+    """Return the function that measures FID during the training; None if evaluate.during is 0 or FID is impossible."""
+    from ddpm.measuring.during_training import fid_of_few
+
+    params = stage.params
+    if not params.evaluate.during:
+        return None
+    return fid_of_few(
+        params.evaluate.during,
+        params.sample,
+        stage.split("test").images,
+        extractor=stage.paths.extractor,
+        device=training.device,
+        precision=training.precision,
+        batch=params.runtime.sample_batch,
+    )
+
+
 def _settings(training: "Training", planned: "Planned | None") -> dict[str, dict[str, Any]]:
     """Return the sections of params.yaml that determine the model, and how its length was planned."""
     from ddpm.training.settings import determining
@@ -133,6 +170,12 @@ def _settings(training: "Training", planned: "Planned | None") -> dict[str, dict
     sections = {name: as_dict(getattr(training.spec, name)) for name in ("schedule", "objective", "network")}
     sections["train"] = determining(training.settings)
     return sections | ({"planned": planned.described()} if planned else {})
+
+
+def _logged(stage: Stage, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return all sections of params.yaml, with `settings` in place of those that determine the model."""
+    sections = as_dict(stage.params)
+    return sections | {name: sections.get(name, {}) | values for name, values in settings.items()}
 
 
 def _machine(training: "Training") -> dict[str, str | int]:
@@ -157,5 +200,5 @@ def _write(stage: Stage, training: "Training", facts: "Facts", origin: dict[str,
 
 
 if __name__ == "__main__":
-    options = ("prepared", "starts", "validation", "docs", "model", "run", "curves", "report", "state")
+    options = ("prepared", "starts", "extractor", "validation", "docs", "model", "run", "curves", "report", "state")
     execute(main, *options, in_workers=True)

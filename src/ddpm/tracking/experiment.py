@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm.errors import UserError
+from ddpm.tracking import experiment_page
 from ddpm.tracking.store import is_server, mlflow_errors, project, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 def experiment_id(client: "MlflowClient", name: str) -> str:
     """Return the id of the experiment; create it if there is none of this name.
 
-    A new experiment keeps its artifacts in the project, unless a server keeps them. Raises UserError if the experiment
-    was deleted, or if its artifact folder is missing.
+    Its page explains itself (`experiment_page`). A new experiment keeps its artifacts in the project, unless a server
+    keeps them. Raises UserError if the experiment was deleted, or if its artifact folder is missing.
     """
     experiment: Experiment | None = client.get_experiment_by_name(name)
     if experiment is None:
@@ -24,12 +25,15 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             folder = project() / "mlartifacts"
             folder.mkdir(exist_ok=True)
             location = folder.as_uri()
-        return client.create_experiment(name, artifact_location=location)
+        made = client.create_experiment(name, artifact_location=location)
+        experiment_page.present(client, client.get_experiment(made))
+        return made
     if experiment.lifecycle_stage != "active":
         raise UserError(
             f"experiment {name!r} is deleted at {shown_uri()}; restore it, or choose another tracking.experiment"
         )
     require_artifact_folder(client, experiment.experiment_id)
+    experiment_page.present(client, experiment)
     return experiment.experiment_id
 
 

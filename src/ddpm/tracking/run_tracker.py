@@ -10,6 +10,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ddpm.redaction import redacted
 from ddpm.tracker import Status
 from ddpm.tracking.outbox import Outbox, Sender
 from ddpm.tracking.store import answered, mlflow_errors, shown_uri, tracking_uri
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SYSTEM_PREFIX = "system/"
+SLASH = "~"
+"""Stands for a slash in the name of a picture's file; MLflow's page puts the slash back."""
 FLUSH_COUNT = 1000
 """MLflow takes at most this many metrics in one call."""
 FLUSH_SECONDS = 5.0
@@ -52,14 +55,19 @@ class MlflowTracker:
         self._sender = Sender(outbox, self._send, where=f"MLflow at {shown_uri()}", every_seconds=FLUSH_SECONDS)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters. A value too long for MLflow is the artifact `params/KEY.txt`; the parameter refers to it."""
+        """Log parameters, without credentials. A parameter that the run already has keeps its value.
+
+        A value too long for MLflow is the artifact `params/KEY.txt`; the parameter refers to it.
+        """
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
         def send() -> None:
-            entries = []
+            entries, there = [], self.client.get_run(self.id).data.params
             for key, value in values.items():
-                text = str(value)
+                if key in there:
+                    continue
+                text = redacted(str(value))
                 if len(text) > MAX_PARAM_VAL_LENGTH:
                     file = f"params/{key}.txt"
                     self.client.log_text(self.id, text, file)
@@ -92,7 +100,7 @@ class MlflowTracker:
         from mlflow.tracking.multimedia import compress_image_size
 
         # Names and files as in MlflowClient.log_image, but the names stay the same when the files are sent again.
-        file = f"{name}+step+{images_seen}+timestamp+{int(time() * 1000)}+{uuid4()}"
+        file = f"{name.replace('/', SLASH)}+step+{images_seen}+timestamp+{int(time() * 1000)}+{uuid4()}"
         files = {f"{file}.png": image, f"{file}+compressed.webp": compress_image_size(image)}
         self._put({"picture": name, "step": images_seen, "files": {key: _encoded(key, files[key]) for key in files}})
 
@@ -126,7 +134,7 @@ class MlflowTracker:
         for file in self.client.list_artifacts(self.id, "images"):
             name, _, rest = Path(file.path).name.partition("+step+")
             if rest:
-                self._note({"picture": name, "step": int(rest.partition("+")[0])})
+                self._note({"picture": name.replace(SLASH, "/"), "step": int(rest.partition("+")[0])})
         self.client.update_run(self.id, status="RUNNING")
 
     def measure_system(self) -> None:

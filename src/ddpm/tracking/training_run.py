@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ddpm.pipeline.dvc_lock import recorded_md5
+from ddpm.promotion.registry import Version, champion
 from ddpm.tracker import flat
 from ddpm.tracking import abandoned_runs
 from ddpm.tracking.experiment import experiment_id, require_artifact_folder
+from ddpm.tracking.mlflow_registry import MlflowRegistry
 from ddpm.tracking.run_tracker import MlflowTracker
 from ddpm.tracking.store import answered, connect, mlflow_errors, shown_uri, user
 
@@ -36,9 +38,9 @@ def start_run(
     """Start a run with this name, or continue the run `run_id` of a training that was killed.
 
     The data set is the run's input, with its content hash. Commit, user and DVC's hash of `prepared` are its tags, and
-    the facts of the data its parameters. If the store no longer has `run_id`, a new run names it in the tag
-    `continues`. `kept` is the folder for entries that are not sent yet and for the key of the training. The key finds a
-    run whose id never arrived here. Raise UserError if the store does not answer.
+    the facts of the data its parameters (`dataset.…`). If the store no longer has `run_id`, a new run names it in the
+    tag `continues`. `kept` is the folder for entries that are not sent yet and for the key of the training. The key
+    finds a run whose id never arrived here. Raise UserError if the store does not answer.
     """
     client = connect(make=True)
     unsent = None if kept is None else kept / "unsent"
@@ -59,7 +61,7 @@ def start_run(
             print(f"run {run_id} is not known to MLflow at {shown_uri()}; {tracker.id} continues it", file=sys.stderr)
             tracker.tags({"continues": run_id})
     if found is None or run_id is None:
-        tracker.params(flat(data=asdict(facts)))
+        tracker.params(flat(dataset=asdict(facts)))
         answered(lambda: _log_dataset(tracker, facts))
     abandoned_runs.sign(tracker)
     tracker.measure_system()
@@ -69,6 +71,14 @@ def start_run(
 def knows(run_id: str | None) -> bool:
     """Return whether the store has this run and it is not deleted. Raise UserError if the store does not answer."""
     return run_id is not None and _find_run(connect(make=True), run_id) is not None
+
+
+def champion_run(registered_name: str) -> "tuple[Version, dict[str, str]] | None":
+    """Return the champion and the parameters of its run; None if there is no champion, or its run was deleted."""
+    client = connect(make=True)
+    found = answered(lambda: champion(MlflowRegistry(registered_name)))
+    run = _find_run(client, found.run_id) if found is not None and found.run_id is not None else None
+    return None if found is None or run is None else (found, run.data.params)
 
 
 def _key(kept: Path | None) -> tuple[str, bool]:

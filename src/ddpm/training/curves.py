@@ -10,6 +10,8 @@ from ddpm.training.loop import Step
 
 QUARTERS = tuple(f"loss_noise_quarter_{k}" for k in range(1, 5))
 COLUMNS = ("images_seen", "loss", *QUARTERS, "gradient_norm", "learning_rate")
+GROUP, DETAILS = "training/", "training_details/"
+"""Beginnings of the names in the tracker, by which MLflow groups charts: what to look at first, and the rest."""
 Row = dict[str, float | None]
 """One logging interval: a value for each of COLUMNS; None where the interval has no such value."""
 
@@ -52,8 +54,9 @@ def _mean(total: float, count: float) -> float | None:
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """Return the values of a row that are not None, without images_seen."""
-    return {name: value for name, value in row.items() if value is not None and name != "images_seen"}
+    """Return the values of a row that are not None, without images_seen, by their names in the tracker."""
+    names = {"loss": f"{GROUP}loss"} | {name: f"{DETAILS}{name}" for name in COLUMNS[2:]}
+    return {names[name]: value for name, value in row.items() if value is not None and name in names}
 
 
 def write_curves(path: Path, curves: list[Row]) -> None:

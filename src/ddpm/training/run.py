@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,7 +11,7 @@ from ddpm.compute.processes import any_of, leads, together
 from ddpm.errors import UserError
 from ddpm.images import NotFiniteError
 from ddpm.tracker import Tracker
-from ddpm.training.curves import Meter, Row, metrics_of
+from ddpm.training.curves import DETAILS, GROUP, Meter, Row, metrics_of
 from ddpm.training.loop import Step
 from ddpm.training.session import Training
 
@@ -31,11 +31,14 @@ def run_training(
     log_every_images: int,
     grid_every_images: int,
     picture: Callable[[], "Image"],
+    measure: Callable[[], Mapping[str, float]] = dict,
 ) -> list[Row]:
     """Train to the end and return the curves, one row per `log_every_images`.
 
-    `picture` draws samples of the averaged network. The final state is saved too, so that a failure after the training
-    does not lose it. On SIGTERM and SIGINT the current step is finished, the state is saved, and Stopped ends the
+    `picture` draws samples of the averaged network, and `measure` returns metrics of it for the tracker; both are
+    called every `grid_every_images`, by all processes, and must not touch the training's random state. The final state
+    is saved too, so that a failure after the training does not lose it. On SIGTERM and SIGINT the current step is
+    finished, the state is saved, and Stopped ends the
     process. Raises UserError when memory runs out; the last checkpoint stays.
     """
     state, total = training.state, training.settings.images
@@ -57,7 +60,7 @@ def run_training(
                 if row["loss"] is not None:
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
             if _crossed(step, grid_every_images) or step.images_seen >= total:
-                _send_picture(picture, tracker, images_seen=step.images_seen)
+                _send_look(picture, measure, tracker, images_seen=step.images_seen)
             overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
             stopping, due = any_of(bool(signals), overdue)
             if stopping:
@@ -91,16 +94,25 @@ class _Log:
         row, now = self.meter.row(step), time.monotonic()
         self.curves.append(row)
         speed = (step.images_seen - self._images_before) / (now - self._began)
-        metrics = {"images_per_second": speed, "nonfinite_steps": float(self._state.nonfinite_steps)}
-        self._tracker.log(metrics_of(row) | metrics, images_seen=step.images_seen)
+        details = {"images_per_second": speed, "nonfinite_steps": float(self._state.nonfinite_steps)}
+        metrics = metrics_of(row) | {f"{DETAILS}{name}": value for name, value in details.items()}
+        self._tracker.log(metrics, images_seen=step.images_seen)
         self.meter, self._began, self._images_before = Meter(), now, step.images_seen
         return row
 
 
-def _send_picture(picture: Callable[[], "Image"], tracker: Tracker, *, images_seen: int) -> None:
-    """Send the picture of the samples; say why there is none if they are not finite, because the training goes on."""
+def _send_look(
+    picture: Callable[[], "Image"],
+    measure: Callable[[], Mapping[str, float]],
+    tracker: Tracker,
+    *,
+    images_seen: int,
+) -> None:
+    """Send the picture and the metrics of samples; if samples are not finite, say so, because the training goes on."""
     try:
-        tracker.image("samples", picture(), images_seen=images_seen)
+        tracker.image(f"{GROUP}samples", picture(), images_seen=images_seen)
+        if metrics := measure():
+            tracker.log(metrics, images_seen=images_seen)
     except NotFiniteError as error:
         if leads():
             print(f"no picture after {images_seen} images: {error}")
