@@ -163,3 +163,11 @@ def test_the_bar_of_a_picture_command_ends_where_its_work_ends(
         draw(model, request)
     assert 0 < len(calls) <= network_calls(request)
     assert len(calls) >= 0.5 * network_calls(request)
+
+
+def test_a_picture_of_another_kind_is_refused_before_the_model_is_read(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sample", "--model", "none.safetensors", "--out", "x.jpg"]) == 1
+    assert "x.jpg would be a .jpg file, expected a .png file or a new folder" in capsys.readouterr().err
+    assert not Path("x.jpg").exists()

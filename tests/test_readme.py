@@ -1,5 +1,6 @@
 """What README.md and the pages of docs/ tell a newcomer to type is there to be typed."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 
 from ddpm import model_file
 from ddpm.cli import parser
+from ddpm.measuring.metric_catalogue import JUDGED
 from ddpm.model_spec import Spec, build_network
 from ddpm.networks.settings import CONVENTION
 from ddpm.params import load as load_params
@@ -131,3 +133,16 @@ def test_the_python_example_draws(tmp_path: Path) -> None:
     (example,) = blocks("python")
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True)
     assert (tmp_path / "digits.png").stat().st_size > 100
+
+
+def test_the_printed_metrics_are_those_that_were_measured() -> None:
+    """The numbers of the committed reports/metrics.json, under the labels that `ddpm report` prints."""
+    measured = json.loads((ROOT / "reports" / "metrics.json").read_text())
+    (printed,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    width = max(len(metric.label) for metric in JUDGED) + 2
+    lines = [line for line in printed.splitlines() if line.endswith("is better")]
+    assert len(lines) >= 4
+    for line in lines:
+        (metric,) = (metric for metric in JUDGED if metric.label == line[:width].strip())
+        values = "".join(f"{values[metric.name]:.4g}".rjust(10) for values in (measured, measured["floor"]))
+        assert line == f"{metric.label:{width}}{values}   {metric.direction}"

@@ -224,7 +224,7 @@ def test_a_picture_may_take_what_its_size_takes_and_no_more(model: Model) -> Non
 def test_a_path_is_read_where_there_are_files(model: Model, tmp_path: Path) -> None:
     as_picture(picture()).save(tmp_path / "a.png")
     assert torch.equal(complete({"task": "edit", "image": tmp_path / "a.png"}, model).image, picture())
-    with pytest.raises(UserError, match=r"^image cannot be read: .*nowhere\.png"):
+    with pytest.raises(UserError, match=r"^image is .*nowhere\.png, which cannot be read"):
         complete({"task": "edit", "image": tmp_path / "nowhere.png"}, model)
 
 

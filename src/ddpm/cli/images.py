@@ -91,6 +91,8 @@ def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
 
 
 def _require_free(out: Path) -> None:
+    if out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise UserError(f"{out} would be a {out.suffix} file, expected a .png file or a new folder; rename it")
     if out.suffix.lower() != ".png" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists and is not an empty folder; name a new folder or a .png file")
 

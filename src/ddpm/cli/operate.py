@@ -121,9 +121,6 @@ def report(args: argparse.Namespace) -> None:
     import json
 
     from ddpm.measuring.metric_catalogue import JUDGED
-    from ddpm.promotion.registry import CHAMPION, holding
-    from ddpm.reporting import decisions
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
 
     if not args.run_json.exists():  # the metrics may be there all the same, because they are committed
@@ -138,7 +135,11 @@ def report(args: argparse.Namespace) -> None:
     for metric in JUDGED:
         values = "".join(f"{_rounded(values.get(metric.name)):>10}" for values in (record, record["floor"]))
         print(f"{metric.label:{width}}{values}   {metric.direction}")
-    print()
+    print(flush=True)
+
+    from ddpm.promotion.registry import CHAMPION, holding  # takes seconds, in which the metrics can be read
+    from ddpm.reporting import decisions
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     versions = MlflowRegistry(registered_name(args)).versions()
     found = holding(versions, run["model_sha256"], record.get("protocol", {}))

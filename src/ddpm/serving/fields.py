@@ -1,6 +1,7 @@
 """Checks of the fields that every request has in common, and their bounds."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, A
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """Return the value. Raises UserError unless it is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
+        upper = f"from {low} to {high}" if high < sys.maxsize else f"of {low} or more"
+        raise UserError(f"{name} is {value!r}, expected a whole number {upper}")
     return value
 
 

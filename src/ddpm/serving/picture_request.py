@@ -241,7 +241,7 @@ def _content(name: str, given: Any) -> bytes:
             with given.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise UserError(f"{name} cannot be read: {error}") from None
+            raise UserError(f"{name} is {given}, which cannot be read ({error.strerror}); correct the path") from None
         if len(content) > MAX_BYTES:
             raise UserError(f"{name} is {given}, expected a picture of at most {MAX_BYTES} bytes")
         return content
