@@ -78,6 +78,7 @@ def lines(
     def y_at(value: float) -> float:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - low_y) / (high_y - low_y)
 
+    single = all(len(line) <= 1 for line in series.values())  # drawn as points
     drawn = []
     for name, line in series.items():
         stride = -(-len(line) // _POINTS) if line else 1
@@ -87,7 +88,9 @@ def lines(
     values = _log_values(low_y, high_y) if log_y else [(v, f"{v:g}") for v in _round_values(low_y, high_y)]
     y_ticks = [Tick(y_at(value), label) for value, label in values]
     x_ticks = [Tick(_scaled(value, low_x, high_x), _short(value)) for value in _round_values(low_x, high_x)]
-    return fragment("lines.svg", drawn=drawn, x_ticks=x_ticks, y_ticks=y_ticks, **_frame(title, x_label, y_label))
+    return fragment(
+        "lines.svg", drawn=drawn, single=single, x_ticks=x_ticks, y_ticks=y_ticks, **_frame(title, x_label, y_label)
+    )
 
 
 def _frame(title: str, x_label: str, y_label: str) -> dict[str, object]:
