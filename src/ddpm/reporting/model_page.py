@@ -36,7 +36,7 @@ def _champions(moves: Sequence[Move], versions: Mapping[str, Version], option: s
         return "There has been no champion yet."
     protocols = Protocols()
     shown = history_table(moves[-_MOST_MOVES:], versions, protocols, longest=_LONGEST_REASON)
-    lines = ["#### Champions, newest first", table(shown, spaced=True), "&nbsp;", bullets(protocols.legend())]
+    lines = ["**Champions, newest first**", table(shown, spaced=True), "&nbsp;", bullets(protocols.legend())]
     if len(moves) > _MOST_MOVES:
         lines.append(escaped(f"{len(moves) - _MOST_MOVES} earlier ones: ") + code(f"ddpm history{option}"))
     return "\n\n".join(lines)

@@ -45,7 +45,7 @@ def usage(version: Version) -> str:
         f"ddpm serve {chosen}",
         promote_command(version.name, version.number),
     )
-    return "#### How to use it\n\n" + "\n".join(f"- {code(command)}" for command in commands)
+    return "**How to use it**\n\n" + "\n".join(f"- {code(command)}" for command in commands)
 
 
 def _decision(version: Version) -> str:
@@ -66,7 +66,7 @@ def _metrics(records: list[dict[str, Any]], version: Version, against: Version |
         title = "Metrics" if k == 0 else "Metrics by another protocol"
         protocol = escaped(measurements.protocol_sentence(record["protocol"]))
         shown = measurements.metrics_table(record, rival, title=f"version {version.number}", champion_title=of_rival)
-        yield f"#### {title}\n\n{table(shown, spaced=True)}\n\n{_GAP}\n\nMeasured with {protocol}."
+        yield f"**{title}**\n\n{table(shown, spaced=True)}\n\n{_GAP}\n\nMeasured with {protocol}."
 
 
 def _comparable(against: Version, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -85,4 +85,4 @@ def _settings(records: list[dict[str, Any]], origin: Mapping[str, Any], run_id: 
 
 
 def _section(title: str, content: Table) -> str:
-    return f"#### {title}\n\n{table(content, spaced=True)}\n\n{_GAP}" if content.rows else ""
+    return f"**{title}**\n\n{table(content, spaced=True)}\n\n{_GAP}" if content.rows else ""
