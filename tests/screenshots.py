@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,8 @@ def served(command: list[str], folder: Path, environment: dict[str, str], url: s
                 time.sleep(0.5)
         yield
     finally:
-        end_group(process)
+        if process.poll() is None:
+            end_group(process)
 
 
 def save(page: "Page", out: Path, *, seconds: float) -> None:
@@ -94,9 +95,19 @@ def of_mlflow(browser: "Browser", folder: Path, out: Path) -> None:
     with served([*command, "--backend-store-uri", store], folder, os.environ | QUIET, f"{url}/health"):
         address = f"{url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
         with visited(browser, address) as visit:
-            save(visit.page, out / "mlflow-run.png", seconds=15)
+            close_assistant(visit.page)
+            save(visit.page, out / "mlflow-run.png", seconds=12)
         with visited(browser, f"{url}/#/models/{version.name}/versions/{version.version}") as visit:
-            save(visit.page, out / "mlflow-version.png", seconds=10)
+            close_assistant(visit.page)
+            save(visit.page, out / "mlflow-version.png", seconds=8)
+
+
+def close_assistant(page: "Page") -> None:
+    """MLflow opens a panel beside the first page that a browser visits."""
+    from playwright.sync_api import TimeoutError as Late
+
+    with suppress(Late):
+        page.get_by_role("button", name=re.compile("close", re.IGNORECASE)).first.click(timeout=20_000)
 
 
 def of_prefect(browser: "Browser", folder: Path, out: Path) -> None:
