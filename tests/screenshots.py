@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def of_page(browser: "Browser", folder: Path, out: Path) -> None:
         save(visit.page, out / "page.png", seconds=10)
 
 
-TAKERS = {"mlflow": of_mlflow, "prefect": of_prefect, "page": of_page}
+TAKERS = {"mlflow": of_mlflow, "page": of_page, "prefect": of_prefect}
 
 
 def main() -> None:
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/screenshots"), help="folder of the pictures")
     parser.add_argument("--only", choices=TAKERS, nargs="+", default=list(TAKERS), help="default: all")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the servers, too
     args.out.mkdir(parents=True, exist_ok=True)
     with started() as browser:
         for name in args.only:
