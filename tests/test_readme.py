@@ -49,7 +49,7 @@ def changed(params: dict[str, Any], key: str, value: Any) -> None:
     params[last] = value
 
 
-def test_the_readme_is_one_screen_s_spirit() -> None:
+def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
