@@ -78,6 +78,11 @@ class Files(RegistryInMemory):
             raise OSError(110, "timed out", "/root/secret")
         return super().versions()
 
+    def _read(self, name: str) -> dict[str, Any]:
+        if self.is_silent:
+            raise OSError(110, "timed out", "/root/secret")
+        return super()._read(name)
+
     def load(self, found: Any) -> Any:
         return load_model(self.folder / f"{found.number}.safetensors")
 

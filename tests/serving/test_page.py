@@ -12,6 +12,8 @@ from site_of_models import RECORD, Files, Site, running, served_from
 
 from ddpm.generation.recipe import load_model
 from ddpm.serving import page
+from ddpm.serving.answering import RefusedError
+from ddpm.serving.own_site import require_own_site
 from ddpm.serving.sample_request import complete, draw
 from ddpm.serving.served_models import ServedModels
 
@@ -186,6 +188,13 @@ def test_programs_and_the_own_page_are_answered_and_pages_of_other_websites_are_
     assert answer.status == status
     if status == 403:
         assert answer.json["error_code"] == "FORBIDDEN"
+
+
+def test_a_request_without_a_host_is_a_program_s_unless_it_has_an_origin() -> None:
+    require_own_site({})
+    for headers in ({b"origin": b"null"}, {b"origin": b"null", b"host": b""}):
+        with pytest.raises(RefusedError, match="a page of another website"):
+            require_own_site(headers)
 
 
 def test_a_name_that_points_here_reads_nothing(site: Site) -> None:

@@ -1,14 +1,17 @@
 """A running server follows the champion, or says that there is another one, and never stops answering for that."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from site_of_models import RECORD, Files, running, served_from
-from waiting import wait_for
+from waiting import HANG_SECONDS, wait_for
 
-from ddpm.serving.answering import RefusedError
+from ddpm.serving.answering import Call, RefusedError
 
 
 @pytest.fixture
@@ -122,11 +125,60 @@ def test_another_version_is_loaded_when_it_is_named_and_only_one_is_kept(files: 
             answer = site.post({"inputs": [fields], "version": number})
             assert (answer.status, words in answer.json["message"]) == (400, True)
     (files.folder / "2.safetensors").unlink()
-    with pytest.raises(RefusedError, match="version 2 could not be loaded, choose another; see the server's log"):
-        models.named("2")
+    refusal = "version 2 could not be loaded, choose another; see the server's log"
+    with pytest.raises(RefusedError, match=refusal), models.named("2"):
+        pass
+
+    def fail(found: object) -> None:
+        raise OSError(28, "No space left on device", "/root/secret")
+
+    models._load = fail  # type: ignore[assignment]
+    with running(models) as site:
+        answer = site.post({"inputs": [fields], "version": "2"})
+        assert (answer.status, answer.json["message"]) == (400, refusal)
+
+
+def test_a_further_version_waits_until_the_one_beside_is_free_and_a_call_that_waits_can_end(files: Files) -> None:
+    models = served_from(files)
+    models.look()
+    load, loaded = models._load, []
+    assert load is not None
+
+    def counted(found: Any) -> Any:
+        model = load(found)
+        loaded.append(weakref.ref(model.network))
+        return model
+
+    models._load = counted
+    impatient = Call(60)
+    with models.named("2"), models.named("2"), models.named("1") as served:
+        assert served is models.current
+        impatient.give_up()
+        with pytest.raises(RefusedError, match="disconnected"), models.named("3", impatient):
+            pass
+        assert len(loaded) == 1
+        third = threading.Thread(target=lambda: seen.append(models.named("3").__enter__().number))
+        seen: list[str | None] = []
+        third.start()
+        wait_for(models._loading.locked)
+        with pytest.raises(RefusedError, match="longer than 0"), models.named("2", Call(0.5)):
+            pass  # behind the one that waits
+        assert len(loaded) == 1
+    third.join(HANG_SECONDS)
+    gc.collect()
+    assert (seen, [network() is not None for network in loaded]) == (["3"], [False, True])
+
+
+def test_the_page_does_not_wait_for_the_registry(files: Files) -> None:
+    models = served_from(files)
+    models.look()
+    files.is_silent = True
+    with running(models) as site:
+        assert b"version 2, FID 0.5" in site.get().content
 
 
 def test_versions_share_one_budget(files: Files) -> None:
     models = served_from(files)
     models.look()
-    assert models.current.answering._budget is models.named("2").answering._budget
+    with models.named("2") as other:
+        assert models.current.answering._budget is other.answering._budget

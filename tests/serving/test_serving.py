@@ -218,6 +218,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., st
         ("guidance", -0.1),
         ("guidance", 20.1),
         ("guidance", float("nan")),
+        pytest.param("guidance", 10**400, id="beyond any float"),
         ("guidance", "high"),
         ("eta", 1.1),
         ("sampler", "euler"),

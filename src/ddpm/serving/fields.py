@@ -1,6 +1,5 @@
 """Checks of the fields that every request has in common, and their bounds."""
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +31,8 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
 
 def real(name: str, value: Any, low: float, high: float) -> float:
     """Return the value as a float. Raises UserError unless it is a number from `low` to `high`."""
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or not low <= value <= high:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # NaN and infinity are outside, too
         raise UserError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
     return float(value)
 

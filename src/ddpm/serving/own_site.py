@@ -39,7 +39,7 @@ def require_own_site(headers: Mapping[bytes, bytes]) -> None:
     if site is not None:  # browsers set it themselves; no page can
         own = site in (b"same-origin", b"none")
     else:
-        own = origin is None or _text(origin).partition("://")[2] == _text(headers.get(b"host", b""))
+        own = origin is None or _text(origin).partition("://")[1:] == ("://", _text(headers.get(b"host", b"")))
     if not own:
         raise RefusedError(FORBIDDEN, "the request comes from a page of another website; open the server's own page")
 

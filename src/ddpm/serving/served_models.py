@@ -1,25 +1,28 @@
 """The models that a server answers with: the one that it serves, which may follow the champion, and one beside it.
 
 At most three models are in memory: the served one, a new champion while it is loaded, and one other version, which
-requests name to be compared with the served one.
+requests name to be compared with the served one. It is replaced when the calls that use it have ended.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
-from ddpm.promotion.registry import CHAMPION, Registry, Version
-from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Identity, RefusedError
+from ddpm.promotion.registry import CHAMPION, ORIGIN, RECORDS, Registry, Version
+from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Call, Identity, RefusedError
 
 LOOK_SECONDS = 10.0
 """Time between two looks at the registry."""
 RETRY_SECONDS = 300.0
 """Time until a champion that could not be loaded is tried again."""
+_WAIT_SECONDS = 0.1
+"""Time between two looks whether a call that waits for its version has ended."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class ServedModels:
         `notice` says that there is one.
         """
         self._budget, self._registry, self._load, self._follows = Budget(bounds), registry, load, follows
+        version = None if version is None else _with_documents(version)
         self.current = Served(self._answering(model, name, version), name, version)
         """The model that answers requests which name no version."""
         self.notice: str | None = None
@@ -68,7 +72,9 @@ class ServedModels:
         self.versions: list[Version] = [] if version is None else [version]
         """The versions in the registry, newest first, as last seen."""
         self._other: Served | None = None
-        self._loading = threading.Lock()
+        self._calls_of_other = 0
+        """The number of calls that use the other version. It rises only while `_loading` is held."""
+        self._counting, self._loading = threading.Lock(), threading.Lock()
         self._failed: tuple[str, float] | None = None
         """The champion that could not be loaded, and when to try again."""
         self._logged = ""
@@ -82,26 +88,53 @@ class ServedModels:
     def follows(self) -> bool:
         return self._follows
 
-    def named(self, number: Any) -> Served:
-        """Return the version with this number, loaded if needed; None is the served model. Raises RefusedError."""
+    @contextmanager
+    def named(self, number: Any, call: Call | None = None) -> Iterator[Served]:
+        """Yield the version with this number, loaded if needed; None is the served model.
+
+        The call waits until calls that use another version have ended. Raises RefusedError.
+        """
         current = self.current
         if number is None or number == current.number:
-            return current
+            yield current
+            return
         found = next((version for version in self.versions if version.number == number), None)
         if found is None:
             there = ", ".join(version.number for version in self.versions) or "none, because a file is served"
             raise RefusedError(INVALID, f"version is {number!r}, expected one of: {there}")
-        with self._loading:
-            if self._other is None or self._other.number != number:
-                self._other = None  # free its memory first
+        other = self._begin(found, call)
+        try:
+            yield other
+        finally:
+            with self._counting:
+                self._calls_of_other -= 1
+
+    def _begin(self, found: Version, call: Call | None) -> Served:
+        """Return this version, loaded beside the served one, and count the call that uses it."""
+        while not self._loading.acquire(timeout=_WAIT_SECONDS):
+            _require_time(call)
+        try:
+            if self._other is None or self._other.number != found.number:
+                self._forget_other(call)
                 try:
                     self._other = self._loaded(found)
-                except UserError:
-                    logging.getLogger(__name__).exception("version %s could not be loaded", number)
+                except Exception:  # also without memory or space on the disk
+                    logging.getLogger(__name__).exception("version %s could not be loaded", found.number)
                     raise RefusedError(
-                        INVALID, f"version {number} could not be loaded, choose another; see the server's log"
+                        INVALID, f"version {found.number} could not be loaded, choose another; see the server's log"
                     ) from None
+            with self._counting:
+                self._calls_of_other += 1
             return self._other
+        finally:
+            self._loading.release()
+
+    def _forget_other(self, call: Call | None = None) -> None:
+        """Free the memory of the other version when the calls that use it have ended; needs `_loading`."""
+        while self._calls_of_other:
+            _require_time(call)
+            time.sleep(_WAIT_SECONDS)
+        self._other = None
 
     def follow(self, *, every: float = LOOK_SECONDS) -> None:
         """Look at the registry now and then, in a thread that ends with the process."""
@@ -112,7 +145,7 @@ class ServedModels:
         """Look at the registry once, and take over a new champion if this server follows it."""
         assert self._registry is not None
         try:
-            self.versions = self._registry.versions()
+            self.versions = [_with_documents(found) for found in self._registry.versions()]
         except Exception as error:  # a registry can fail in many ways; the served model goes on
             self._say(f"the registry did not answer at {time.strftime('%H:%M:%S')}; {self._stays}", because=error)
             return
@@ -134,7 +167,7 @@ class ServedModels:
         """Load the new champion beside the served model, and then serve it. Running calls finish with the old one."""
         self.notice = f"version {champion.number} is the champion and is being loaded; {self._stays} until then"
         with self._loading:
-            self._other = None
+            self._forget_other()
             try:
                 new = self._loaded(champion)
             except Exception as error:  # also without memory: the served model must go on
@@ -173,3 +206,23 @@ class ServedModels:
             reason = "" if because is None else f" ({type(because).__name__}: {because})"
             logging.getLogger(__name__).warning("%s%s", sentence, reason)
         self.notice, self._logged = sentence, topic
+
+
+def _require_time(call: Call | None) -> None:
+    if call is not None:
+        call.require_time()
+
+
+def _with_documents(version: Version) -> Version:
+    """Return the version with the documents that the page shows, so that showing it does not wait for the registry."""
+    documents = {}
+    for name in {version.tags.get(RECORDS, "").partition(" ")[0], version.tags.get(ORIGIN, "")} - {""}:
+        with suppress(UserError):
+            documents[name] = version.read(name)
+
+    def read(name: str) -> dict[str, Any]:
+        if name not in documents:
+            raise UserError(f"document {name} of version {version.number} was not read")
+        return documents[name]
+
+    return replace(version, read=read)

@@ -125,9 +125,10 @@ class Server:
 
     def _predictions(self, content: bytes, call: Call) -> bytes:
         message = _message(content)
-        served = self._models.named(message.get("version"))
-        notice = {} if self._models.notice is None else {"notice": self._models.notice}
-        return json.dumps({"predictions": served.answering.answers(message["inputs"], call)} | notice).encode()
+        with self._models.named(message.get("version"), call) as served:
+            answer: dict[str, Any] = {"predictions": served.answering.answers(message["inputs"], call)}
+        notice = self._models.notice
+        return json.dumps(answer | ({} if notice is None else {"notice": notice})).encode()
 
 
 @dataclass
