@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from site_of_models import RECORD, Files, Site, running, served_from
 
+from ddpm.errors import on_one_line
 from ddpm.generation.recipe import load_model
 from ddpm.serving import page
 from ddpm.serving.answering import RefusedError
@@ -140,7 +141,13 @@ def test_texts_of_people_never_become_elements(tmp_path: Path, tiny_model: Calla
         "inputs.js",
     }
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
-    assert elements.text.count(HOSTILE) >= 5
+    assert elements.text.count(on_one_line(HOSTILE)) >= 5
+
+
+def test_texts_of_people_do_not_reverse_the_reading_direction(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    elements = page_of(tmp_path, tiny_model, classes=["\u202egnp.exe", "a"])
+    assert "\\u202egnp.exe" in elements.text
+    assert "\u202e" not in elements.text
 
 
 def test_the_page_allows_its_own_files_only_and_refers_to_no_other(site: Site) -> None:

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import UserError
+from ddpm.errors import UserError, on_one_line
 from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.measuring.metric_catalogue import JUDGED
 from ddpm.model_file import Model
@@ -223,20 +223,25 @@ def _called(version: Version) -> str:
     return f"version {version.number}{aliases}" + ("" if fid is None else f", FID {fid:.3g}")
 
 
+def _shown(text: str) -> str:
+    """Return the text as HTML, with characters that would reverse the reading direction as escapes."""
+    return escape(on_one_line(text))
+
+
 def _named(classes: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield index and name of each class: a name can look like the index of another class."""
     return ((str(k), name) for k, name in enumerate(classes))
 
 
 def _options(rows: Any) -> Html:
-    return Html("".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in rows))
+    return Html("".join(f'<option value="{escape(value)}">{_shown(text)}</option>' for value, text in rows))
 
 
 def _chips(classes: Collection[str]) -> str:
     rows = [("", "all"), *_named(classes)]
     return "".join(
         f'<label class="chip"><input type="radio" name="label" value="{escape(value)}"{"" if value else " checked"}>'
-        f"<span>{escape(text)}</span></label>"
+        f"<span>{_shown(text)}</span></label>"
         for value, text in rows
     )
 
@@ -296,4 +301,4 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
 
 
 def _rows(facts: Iterator[tuple[str, str]]) -> Iterator[str]:
-    return (f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in facts)
+    return (f"<dt>{escape(title)}</dt><dd>{_shown(text)}</dd>" for title, text in facts)
