@@ -5,7 +5,6 @@ changes it: it trains nothing, but retrains for Prefect's page after a change of
 """
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -36,6 +35,13 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+
+
+NEWEST_FLOW_RUN = """
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    print(next(run.id for run in client.read_flow_runs() if run.parent_task_run_id is None))
+"""
 
 
 def free_port() -> int:
@@ -125,13 +131,9 @@ def of_prefect(browser: "Browser", folder: Path, out: Path) -> None:
             params.write_text(f"{head}  seed: {seed + 1}{tail}{rest}")
             command = [sys.executable, "flows/retrain.py"]
             subprocess.run(command, cwd=folder, env=environment | {"PREFECT_API_URL": api}, check=True)
-            request = urllib.request.Request(
-                f"{api}/flow_runs/filter", b'{"sort": "START_TIME_DESC"}', {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request) as answer:
-                runs = json.load(answer)
-            parent = next(run for run in runs if run["parent_task_run_id"] is None)
-            with visited(browser, f"http://127.0.0.1:{port}/runs/flow-run/{parent['id']}") as visit:
+            command = [sys.executable, "-c", NEWEST_FLOW_RUN]
+            asked = subprocess.run(command, env=environment | {"PREFECT_API_URL": api}, capture_output=True, check=True)
+            with visited(browser, f"http://127.0.0.1:{port}/runs/flow-run/{asked.stdout.decode().strip()}") as visit:
                 save(visit.page, out / "prefect.png", seconds=10)
 
 
