@@ -136,7 +136,7 @@ def test_a_training_killed_while_the_store_is_silent_loses_nothing_and_says_noth
     tracker = start(run_id, kept=project / "kept")
     for seen in (200, 300, 400):
         tracker.log({"loss": seen / 100}, images_seen=seen)
-    tracker.image("samples", Image.new("L", (16, 16)), images_seen=200)
+    tracker.image("training/samples", Image.new("L", (16, 16)), images_seen=200)
     tracker.finish()
     assert steps(tracker.client, run_id, "loss") == [100, 200, 300, 400]
     assert pictures(tracker.client, run_id) == [200]
