@@ -281,7 +281,7 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
         yield "Decision", f"{tags['decision']} by {by} at {when} UTC"
         yield "Reasons", "; ".join(tags.get("reasons", "").splitlines())
     trained = lineage.get("params", {}).get("train", {}) if isinstance(lineage.get("params"), Mapping) else {}
-    if "images" in trained:
+    if isinstance(trained, Mapping) and "images" in trained:
         yield "Training", f"{trained['images']} images seen"
     if data := lineage.get("data"):
         yield "Data", str(data)

@@ -1,8 +1,6 @@
 "use strict";
 // The pictures that a task starts from, the brush for the mask, and the start of the page; page.js comes before.
 
-// Input pictures --------------------------------------------------------------------------------------------------
-
 async function bitmapOf(base64) {
   const image = element("img", { src: png(base64) });
   await image.decode();
@@ -78,8 +76,6 @@ function needed() {
   const { sampler, steps } = one("#generate form").elements;
   return sampler.options[0].value && steps.defaultValue ? { sampler: sampler.options[0].value, steps: Number(steps.defaultValue) } : {};
 }
-
-// The brush -------------------------------------------------------------------------------------------------------
 
 async function drawMask() {
   const canvas = one("#brush");
@@ -161,8 +157,6 @@ function startBrush() {
   }
   one('[data-mask="centre"]').click();
 }
-
-// Start -----------------------------------------------------------------------------------------------------------
 
 for (const form of all("form")) {
   form.onsubmit = submit;

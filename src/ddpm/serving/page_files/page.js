@@ -27,8 +27,6 @@ function enlarge(picture, target) {
   return picture;
 }
 
-// Which task is shown ---------------------------------------------------------------------------------------------
-
 function show() {
   const chosen = all(".task").find((task) => `#${task.id}` === location.hash) || one("#generate");
   for (const task of all(".task")) task.hidden = task !== chosen;
@@ -47,8 +45,6 @@ function showUsedFields(form) {
     field.hidden = (select.value || select.dataset.own) !== value;
   }
 }
-
-// Requests --------------------------------------------------------------------------------------------------------
 
 /** A number if the text is one, else the text, about which the server's refusal says what is expected. */
 function numberOf(text) {
@@ -179,8 +175,6 @@ function showError(form, error) {
   target.focus();
 }
 
-// Results ---------------------------------------------------------------------------------------------------------
-
 /** The largest side of a picture, so that a few are large and at least four of many stand in a row. */
 function sideFor(n, width) {
   const columns = n === 1 ? 1 : n <= 5 ? Math.min(n, width < 500 ? 2 : 5) : 4;
@@ -240,7 +234,8 @@ function commandOf(answer) {
   const source = answer.model.version ? `--name ${quoted(name)} --version ${answer.model.version}` : `--model ${quoted(name)}`;
   const options = ["number", "seed", "label", "sampler", "steps", "guidance"].filter((key) => answer[key] != null);
   const eta = answer.sampler === "ddim" ? ` --eta ${answer.eta}` : "";
-  return `ddpm sample ${source} ${options.map((key) => `--${key} ${quoted(answer[key])}`).join(" ")}${eta} --out pictures.png`;
+  const given = (key) => `--${key}${String(answer[key]).startsWith("-") ? "=" : " "}${quoted(answer[key])}`;
+  return `ddpm sample ${source} ${options.map(given).join(" ")}${eta} --out pictures.png`;
 }
 
 async function downloadAll(answer) {
@@ -274,8 +269,6 @@ function openPicture(answer, base64, k, title) {
   }
   dialog.showModal();
 }
-
-// The reverse process as an animation -----------------------------------------------------------------------------
 
 function player(canvases) {
   const slider = element("input", { type: "range", min: 0, value: 0 });
