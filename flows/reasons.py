@@ -39,6 +39,8 @@ def of_changes(found: Mapping[str, list[Any]], *, data: Path) -> list[Reason]:
 
     `data` is the path of the user's data, data.path.
     """
+    if _has_no_results(found):  # a dvc.lock of another clone: how its results differ would be a hundred reasons
+        return [Reason(0, "no results in this folder yet")]
     recorded, current = recorded_params(), _current_params()
     stages: dict[tuple[int, str], list[str]] = {}
     for stage, findings in found.items():
@@ -64,6 +66,16 @@ def in_short(reasons: list[Reason]) -> str:
     if others and len(parts) == 1:
         parts.append(f"{len(others)} more")
     return ", ".join(parts)
+
+
+def _has_no_results(found: Mapping[str, list[Any]]) -> bool:
+    """Return whether every stage lacks an output."""
+    return all(any(_lacks_output(finding) for finding in found.get(stage, ())) for stage in dvc_stage.stages())
+
+
+def _lacks_output(finding: Any) -> bool:
+    outputs = finding.get("changed outs", {}) if isinstance(finding, dict) else {}
+    return any(what in ("deleted", "not in cache") for what in outputs.values())
 
 
 def _of_stage(

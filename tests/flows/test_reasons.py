@@ -43,6 +43,13 @@ def test_every_change_is_a_reason_with_old_and_new_value_and_its_stages(built: P
     assert reasons.in_short(found()) == "train.images 60000 → 70000, 2 more settings, data"
 
 
+def test_a_clone_without_results_has_one_reason_instead_of_every_file_that_it_lacks(built: Project) -> None:
+    for name in ("reports/validation.json", "reports/metrics.json"):
+        Path(name).unlink()
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("  images: 60000 ", "  images: 70000 ", 2))
+    assert [str(reason) for reason in found()] == ["no results in this folder yet"]
+
+
 def test_a_setting_that_is_new_or_gone_and_a_long_value_are_shown() -> None:
     recorded = {"old": 1, "list": list(range(100))}
     changed = reasons._changed("data", reasons._leaves(recorded), reasons._leaves({"list": [1], "new": None}))
