@@ -33,6 +33,8 @@ DATA_DOCS = Path("reports/data_docs/index.html")
 
 _DESCRIPTION_CHARACTERS = 300
 """Longest description on the card of a page."""
+_REASONS = 12
+"""Number of reasons on the page, the most telling ones; a `git pull` may change a hundred files."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def _page(state: State, parts: Sequence[str]) -> Page:
 
 
 def _top(state: State, reasons: Sequence[str]) -> str:
-    because = "".join(f"\n- {escaped(reason)}" for reason in reasons)
+    because = "".join(f"\n- {escaped(reason)}" for reason in reasons[:_REASONS])
+    if len(reasons) > _REASONS:
+        because += f"\n- and {len(reasons) - _REASONS} more, all in the log of the run"
     return f"# {state.name}\n\n{escaped(state.message or '')}" + (f"\n\n## Why it ran\n{because}" if because else "")
 
 
@@ -225,7 +229,7 @@ def _mlflow_links(version: "Version") -> list[str]:
         return found
     # The address may contain a password, so the command names the variable instead.
     own = tracking_uri() == default_uri()
-    store = shlex.quote(uri) if own else '"$MLFLOW_TRACKING_URI"'
+    store = shlex.quote(tracking_uri()) if own else '"$MLFLOW_TRACKING_URI"'
     server = f"mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri {store}"
     return [f"Version {escaped(version.number)} and its run in MLflow: {markdown.code(server)}, run `{version.run_id}`"]
 
