@@ -25,7 +25,10 @@ def test_it_is_model_training_with_a_description_of_every_metric_and_a_link_to_t
     assert link in tags[NOTE].splitlines()[0], "the one line that is visible before the description is opened"
     assert len(tags[NOTE]) < 20_000  # characters that MLflow takes
     view = json.loads(tags[experiment_page.VIEW_TAG])
-    assert json.loads(view["state"])["selectedColumns"][0] == "metrics.`fid`"
+    state = json.loads(view["state"])
+    assert state["selectedColumns"][0] == "metrics.`fid`"
+    order = state["columnOrder"]
+    assert order.index("tags.`decision`") < order.index("metrics.`fid`"), "visible in a window of 1400 pixels"
 
 
 def test_what_a_person_wrote_stays_and_what_ddpm_wrote_is_brought_up_to_date(project: Path) -> None:

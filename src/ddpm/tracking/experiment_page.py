@@ -32,9 +32,11 @@ COLUMNS = {
     "params": ("schedule.name", "objective.target", "sample.sampler", "train.images"),
 }
 """Columns of the view, by where MLflow finds them."""
+_FIRST_COLUMNS = ("0", "attributes.`Run Name`", "runDateAndNestInfo", "duration")
+"""Ids that MLflow's page gives to the columns that every view has; the first one is that of the boxes."""
 
 _HEAD = """\
-**[Open the list of runs]({link})**: metrics, decisions and settings (also in the menu Views).
+**[Open the list of runs]({link})**: decisions, metrics and settings (also in the menu Views).
 
 Every run is one training of a diffusion model, with the images that it generated, their metrics and the decision
 whether it became the champion.
@@ -78,8 +80,13 @@ def address(server: str, experiment_id: str) -> str:
 
 def view() -> str:
     """Return the value of the tag that is a view of the list of runs."""
-    columns = [f"{where}.`{name}`" for where, names in COLUMNS.items() for name in names]
-    state = {"selectedColumns": columns, "columnOrder": []}
+    columns = {where: [f"{where}.`{name}`" for name in names] for where, names in COLUMNS.items()}
+    state = {
+        "selectedColumns": [column for named in columns.values() for column in named],
+        # MLflow puts tags after all metrics and settings, which is outside of a window of 1400 pixels.
+        "columnOrder": [*_FIRST_COLUMNS, *columns["tags"], *columns["metrics"], *columns["params"]],
+        "columnWidths": dict.fromkeys(columns["tags"], 170),
+    }
     now = int(time() * 1000)
     return json.dumps({"name": "Metrics and decisions", "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
 
