@@ -16,6 +16,7 @@ from ddpm.data.preparing.prepare import prepare
 from ddpm.measuring.metric_catalogue import JUDGED
 from ddpm.params import load as load_params
 from ddpm.pipeline.dvc_yaml import options_of_stage
+from ddpm.pipeline.workspace import claim
 from ddpm.stages import report
 from ddpm.stages.stage import Stage
 from ddpm.tracking import store
@@ -91,6 +92,19 @@ def test_the_command_writes_the_page_again_and_says_where_it_is(
     Path("reports/validation.json").unlink()
     assert cli.main(["report"]) == 0
     assert "reports/validation.json was not found; run the pipeline" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_while_a_retraining_runs_the_command_says_so_instead_of_comparing_half_of_its_files(
+    ended: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    MlflowRegistry("ddpm").versions()
+    Path("reports/validation.json").unlink()
+    with claim("the flow retrain"):
+        assert cli.main(["report"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "IN WORK" in said
+    assert "is in use by the flow retrain" in said
+    assert "not found" not in said, "a stage is making the file anew"
 
 
 def test_changes_since_the_run_are_named_with_the_results_that_they_make_old(

@@ -27,9 +27,11 @@ def doctor(args: argparse.Namespace) -> None:
         raise UserError(f"params.yaml was not found in {Path.cwd()}; run `ddpm doctor` in the project's folder")
     left = sum(look(args.mend) for look in (_workspace, _mlflow, _prefect))
     if left and not args.mend:
-        raise UserError(f"{left} things need attention; `ddpm doctor --mend` mends what no process works on any more")
+        need = "1 thing needs" if left == 1 else f"{left} things need"
+        raise UserError(f"{need} attention; `ddpm doctor --mend` mends what no process works on any more")
     if left:
-        raise UserError(f"{left} things are left, which only a person can judge; do what the lines above say")
+        are = "1 thing is" if left == 1 else f"{left} things are"
+        raise UserError(f"{are} left, which only a person can judge; do what the lines above say")
     print("nothing is left to mend" if args.mend else "nothing needs mending")
 
 

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,10 @@ def _print_page(name: str) -> None:
     paths = options_of_stage("report")
     if paths is None:
         return
+    if using := _in_use():  # some files are of the last run, some of the next; and DVC would say to remove its lock
+        _print_row("IN WORK", f"{using}. Until it ends, parts of the above may be of different runs")
+        _print_row("report", f"not written meanwhile; stage `report` writes {paths.page}")
+        return
     outdated = last_run.outdated()
     if outdated:
         _print_row("OLDER", outdated)
@@ -177,6 +182,17 @@ def _print_page(name: str) -> None:
         _print_row("report", f"not written: {error}")
     else:
         _print_row("report", f"{paths.page} (open it in a browser)")
+
+
+def _in_use() -> str | None:
+    """Return who works in this folder; None also if only the lock of a dvc that has just ended is left for a moment."""
+    from ddpm.pipeline.workspace import POLL_SECONDS, in_use
+
+    for _ in range(3):
+        if in_use() is None:
+            return None
+        time.sleep(POLL_SECONDS)
+    return in_use()
 
 
 def _decision(found: "Version | None", champion: "Version | None") -> str:
