@@ -34,6 +34,16 @@ def test_the_commands_that_are_printed_run_as_they_are() -> None:
     assert 'ddpm promote 2 --reason "why"' in decisions.decision(version(decision="pending"), None)
 
 
+def test_the_way_back_is_named_only_where_this_version_replaced_another() -> None:
+    back = "To return to version 1: `ddpm rollback"
+    promoted = version(decision="promoted", decided_against="1")
+    assert back in decisions.decision(promoted, promoted)
+    first = version("1", decision="promoted", decided_against="none")
+    kept = version(decision="kept", decided_against="1")
+    for judged, champion in ((first, first), (kept, first)):
+        assert "ddpm rollback" not in decisions.decision(judged, champion)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_reasons_names_and_authors_cannot_break_out_of_the_page(text: str) -> None:
     hostile = version(name=text, decision="kept", reasons=text, decided_by=text, decided_at=text)

@@ -24,10 +24,10 @@ def decision(version: Version, champion: Version | None) -> str:
     if champion is None:
         lines += ["", "There is no champion."]
     else:
-        lines += [
-            "",
-            f"Champion: version {escaped(champion.number)}. Undo: {code(rollback_command(version.name))}",
-        ]
+        before = version.tags.get("decided_against", "none")
+        undo = before != "none" and champion.number == version.number
+        way_back = f" To return to version {escaped(before)}: {code(rollback_command(version.name))}" if undo else ""
+        lines += ["", f"Champion: version {escaped(champion.number)}.{way_back}"]
     return "\n".join(lines)
 
 
