@@ -69,6 +69,8 @@ def test_a_recipe_fits_the_images_that_it_makes_and_its_network_has_their_resolu
     header, params = header_of(recipe), overlay.load(ROOT / "params.yaml", recipe)
     least, most = header.sizes
     sizes = [params.data.size] if params.data.size is not None else [least, most]
+    if params.data.size is None and least is not None and most is not None:
+        sizes += range(least, most, 8)  # `prepare` makes images of these sizes, if it makes them smaller or larger
     for size in sizes:
         assert size is not None
         assert least is None or most is None or least <= size <= most
