@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
+LINES_OF_CELLS = """() => Object.fromEntries(
+  [...document.querySelectorAll("table th:first-child, table th:last-child, table td:first-child")].map(cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return [cell.innerText, new Set([...range.getClientRects()].map(box => box.top)).size];
+  }))"""
+"""The lines of text that each of these cells takes on the screen."""
 HOSTILE = ("<script>alert(1)</script>", 'a "quote" & `b` | c', "line\nbreak", "right\u202eleft")
 
 
@@ -176,6 +183,7 @@ def test_in_a_browser_the_page_fits_a_phone_and_says_when_the_data_were_checked(
         with visited(browser, address, width=width, height=800) as visit:
             assert "The date is in run.js" in visit.page.inner_text("#run")
             assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert visit.page.evaluate(LINES_OF_CELLS) == {"Result": 1, "Asset": 1, "passed": 1}
             assert visit.outside == []
     data_docs.write_run(tmp_path)
     with visited(browser, address) as visit:
