@@ -52,6 +52,8 @@ def test_every_page_is_in_the_navigation_once_and_in_no_other_order_than_people_
     assert len(listed) == len(set(listed))
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert pages == {file for file in listed if not file.startswith("../")}
+    assert set(build.RESULTS) == {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert len(set(build.RESULTS.values())) == len(build.RESULTS)
 
 
 @pytest.mark.slow  # half a minute: Sphinx reads and writes all pages

@@ -14,6 +14,18 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FOLDER = ROOT / "build"
 REFERENCE = "Reference"
+RESULTS = {
+    "time_to_fid_grey": "MNIST: FID after 20 minutes",
+    "time_to_fid_colour": "CIFAR-10: FID after 38 minutes",
+    "time_to_fid": "MNIST: FID after 10 minutes, beside other libraries",
+    "time_to_fid_colour_peers": "CIFAR-10: FID after 38 minutes, beside other libraries",
+    "few": "Few pictures: FID after 8 minutes",
+    "training": "Speed of training",
+    "sampling": "Speed of sampling at equal FID",
+    "samplers": "Samplers: FID against network evaluations",
+    "preparation": "Speed of preparing images",
+}
+"""The pages of measured results and their titles in the navigation, where the headings of two would be the same."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)")
 
 
@@ -25,12 +37,11 @@ def navigation() -> list[tuple[str, list[tuple[str, str]]]]:
 
 def outside() -> dict[str, str]:
     """Return the pages outside docs/ that belong to the site: the link in docs/ and the name in the site."""
-    results = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
     return {
         "../README.md": "readme.md",
         "../CONTRIBUTING.md": "contributing.md",
         "../CHANGELOG.md": "changelog.md",
-        **{f"../benchmarks/results/{page.name}": f"results/{page.name}" for page in results},
+        **{f"../benchmarks/results/{name}.md": f"results/{name}.md" for name in RESULTS},
     }
 
 
@@ -67,7 +78,7 @@ def _with_links_of_the_site(text: str, names: dict[str, str]) -> str:
 
 def _trees(names: dict[str, str]) -> str:
     """Return Sphinx's navigation in the order of docs/index.md, then the reference and the measured results."""
-    results = [("", name) for name in names.values() if name.startswith("results/")]
+    results = [(title, f"results/{name}.md") for name, title in RESULTS.items()]
     reference = [("", "reference/command-line.md"), ("", "reference/params.md")]
     listed = "\n".join(f"- [{title}]({file})" for title, file in (
         ("Every command and option", "reference/command-line.md"),

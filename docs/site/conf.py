@@ -20,6 +20,7 @@ html_title = "DDPM Factory"
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
+html_show_copyright = False  # Sphinx would write "Copyright ©" without a name
 # The marks that a benchmark writes between, and JSON with an ellipsis, are no fault.
 suppress_warnings = ["misc.highlighting_failure"]
 
