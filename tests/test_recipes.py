@@ -68,7 +68,7 @@ def test_the_values_of_the_project_as_it_comes_are_a_recipe() -> None:
 def test_a_recipe_fits_the_images_that_it_makes_and_its_network_has_their_resolutions(recipe: Path) -> None:
     header, params = header_of(recipe), overlay.load(ROOT / "params.yaml", recipe)
     least, most = header.sizes
-    sizes = [params.data.size] if params.data.size is not None else [least, most]
+    sizes: list[int | None] = [params.data.size] if params.data.size is not None else [least, most]
     if params.data.size is None and least is not None and most is not None:
         sizes += range(least, most, 8)  # `prepare` makes images of these sizes, if it makes them smaller or larger
     for size in sizes:
