@@ -117,7 +117,7 @@ def test_a_consumer_serves_a_model_file(
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().rpartition(" on ")[2].strip()
+        url = process.stdout.readline().rpartition(" on ")[2].partition(",")[0]
         body = json.dumps({"inputs": [{"number": 1, "seed": 1, "steps": 2}]}).encode()
         with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=HANG_SECONDS) as answer:
             assert len(json.load(answer)["predictions"][0]["images"]) == 1

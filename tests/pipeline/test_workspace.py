@@ -17,13 +17,15 @@ import pytest
 from waiting import wait_for
 
 from ddpm.errors import UserError
-from ddpm.pipeline.workspace import LOCK, POLL_SECONDS, InUseError, _place, claim
+from ddpm.pipeline import process_identity
+from ddpm.pipeline.workspace import LOCK, POLL_SECONDS, InUseError, claim
 
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
 from tqdm import tqdm
 from ddpm.errors import UserError
+from ddpm.pipeline import process_identity
 from ddpm.pipeline.workspace import run_stage
 
 def save(signum, frame):
@@ -55,6 +57,7 @@ if __name__ == "__main__":
 FLOW = """
 import os, subprocess, sys, time
 from pathlib import Path
+from ddpm.pipeline import process_identity
 from ddpm.pipeline.workspace import claim, launcher_environment
 
 with claim("flow nightly"):
@@ -189,7 +192,9 @@ def test_a_name_whose_pid_is_no_number_is_that_of_an_unknown_process(
 ) -> None:
     monkeypatch.setattr("ddpm.pipeline.workspace.GRACE_SECONDS", -5)
     LOCK.parent.mkdir()
-    LOCK.write_text(json.dumps({"pid": "x", "what": "flow", "since": "now", "host": "h", "place": _place()}))
+    LOCK.write_text(
+        json.dumps({"pid": "x", "what": "flow", "since": "now", "host": "h", "place": process_identity.place()})
+    )
     with LOCK.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(InUseError, match="by an unknown process"), claim("flow"):

@@ -105,7 +105,7 @@ def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)):
+    for k, noise in enumerate(np.random.default_rng(0).integers(0, 256, (90, 8, 8, 3), np.uint8)):
         Image.fromarray(noise).save(raw / f"{k:04d}.png")
     whole = (raw / "0000.png").read_bytes()
     (raw / "cut\nshort.png").write_bytes(whole[: len(whole) // 2])
@@ -113,8 +113,11 @@ def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tm
     said = stage(tmp_path).stdout
     assert "\nrejected cut\\nshort.png: truncated or damaged\n" in said
     assert "\ndata.size is null, so the images get the size that they have by themselves, 8 pixels: " in said
-    assert "\nwarning: there are only 16 training and 4 held-out images, " in said
-    for limit in ("validate.min_test_images is 100 (possible: at most 4)", "evaluate.kid_subset_size is 100 (possible"):
+    assert "\nwarning: there are only 72 training and 18 held-out images, " in said
+    for limit in (
+        "validate.min_test_images is 100 (possible: at most 18)",
+        "evaluate.kid_subset_size is 100 (possible",
+    ):
         assert limit in said
     for k in range(6):
         (raw / f"text {k}.png").write_text("no image")
