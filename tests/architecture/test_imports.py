@@ -26,7 +26,7 @@ USED = {
     "prepare": {"PIL", "pyarrow", "pandas"},
     "validate": {"great_expectations", "pandas", "pyarrow", "scipy", "PIL"},
     "features": {"torch"} | COMPILER,
-    "train": {"torch", "PIL"} | COMPILER | MLFLOW,
+    "train": {"torch", "PIL", "torch_fidelity", "torchvision"} | COMPILER | MLFLOW,  # FID during the training
     "sample": {"torch", "PIL"} | MLFLOW,
     "evaluate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL"} | COMPILER | MLFLOW,
     "register": {"torch", "PIL"} | MLFLOW,  # the served model, which it stores, reads and writes pictures

@@ -79,7 +79,9 @@ def register(project: Path, tiny_model: Callable[..., str], *, seed: int) -> Non
     model_id = client.create_logged_model(experiment, source_run_id=run).model_id
     client.log_model_artifacts(model_id, str(project / f"{seed}"))
     client.finalize_logged_model(model_id, "READY")
-    REGISTRY.register(sha256=sha, model_id=model_id, run_id=run, record={"fid": 1.0, "floor": {}}, tags={})
+    REGISTRY.register(
+        sha256=sha, model_id=model_id, run_id=run, record={"fid": 1.0, "floor": {}, "protocol": {}}, tags={}
+    )
 
 
 def test_a_running_server_follows_the_champion_in_mlflow_and_refuses_nobody_meanwhile(
