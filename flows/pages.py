@@ -1,4 +1,4 @@
-"""The page of a run, as Markdown: its end, its reasons, the decision of the gate, metrics, samples and links."""
+"""Write the page of a run in Prefect as Markdown: result, reasons, decision of the gate, metrics, samples, links."""
 
 import html
 import json
@@ -145,7 +145,7 @@ def _top(state: State, reasons: Sequence[str]) -> str:
 def registered() -> Registered:
     """Read the registry. Raises UserError if MLflow does not answer or models/run.json is missing."""
     from ddpm.params import load as load_params
-    from ddpm.promotion.registry import CHAMPION, holding
+    from ddpm.promotion.registry import champion_among, holding, judged_against
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
 
@@ -154,11 +154,10 @@ def registered() -> Registered:
         return Registered(version=None, against=None, champion=None)
     versions = MlflowRegistry(load_params().promote.name).versions()
     version = holding(versions, sha256, (read_metrics() or {}).get("protocol", {}))
-    number = version.tags.get("decided_against") if version else None
     return Registered(
         version=version,
-        against=next((each for each in versions if each.number == number), None),
-        champion=next((each for each in versions if CHAMPION in each.aliases), None),
+        against=judged_against(version, versions),
+        champion=champion_among(versions),
     )
 
 

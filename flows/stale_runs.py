@@ -1,4 +1,4 @@
-"""Runs that Prefect shows as running although no process works on them any more: found, and closed with a sentence.
+"""Find runs that Prefect shows as running although their process has ended, and close them with a sentence.
 
 Each run names its process in its labels. `python flows/stale_runs.py` lists such runs, with `--mend` it closes them.
 """

@@ -1,4 +1,4 @@
-"""`python flows/worker.py`: a Prefect worker for this folder, after closing the runs that no process works on any more.
+"""Close runs whose process has ended, then become a Prefect worker for this folder: `python flows/worker.py`.
 
 It becomes `prefect worker start --pool ddpm --type process` (other options are passed on), with the server of
 PREFECT_API_URL, or else the one at http://127.0.0.1:4200.

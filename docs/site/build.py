@@ -25,7 +25,7 @@ RESULTS = {
     "samplers": "Samplers: FID against network evaluations",
     "preparation": "Speed of preparing images",
 }
-"""The pages of measured results and their titles in the navigation, where the headings of two would be the same."""
+"""Titles of the pages of measured results in the navigation, because some of the pages have equal headings."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)")
 
 

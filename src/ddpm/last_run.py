@@ -31,7 +31,7 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
     from dataclasses import asdict
 
     from ddpm.data.reading.dataset import read_facts
-    from ddpm.promotion.registry import CHAMPION, holding
+    from ddpm.promotion.registry import champion_among, holding, judged_against
     from ddpm.rendering.pictures import from_file
     from ddpm.reporting.report_page import LastRun
     from ddpm.settings import as_dict
@@ -42,7 +42,6 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
     facts, measured = read_facts(paths.prepared), _json(paths.metrics)
     versions = MlflowRegistry(promote.name).versions()
     found = holding(versions, read_run(paths.run)["model_sha256"], measured.get("protocol", {}))
-    against = found.tags.get("decided_against") if found else None
     return LastRun(
         facts=asdict(facts),
         validation=_json(paths.validation),
@@ -55,8 +54,8 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
         neighbours=from_file(paths.neighbours),
         run=summary_of(found.run_id) if found and found.run_id else None,
         version=found,
-        against=next((each for each in versions if each.number == against), None),
-        champion=next((each for each in versions if CHAMPION in each.aliases), None),
+        against=judged_against(found, versions),
+        champion=champion_among(versions),
         environment=dict(_environment()),
         outdated=outdated,
     )

@@ -64,7 +64,7 @@ def fault_in(error: Any, cls: type) -> str:
 
 
 def _first(error: Any) -> Any:
-    """Return the first unknown key if there is one: a misspelt key is also missing, and the spelling is the cause."""
+    """Return the first fault, but an unknown key before all others, because a misspelt key also counts as missing."""
     faults = error.errors()
     return next((fault for fault in faults if fault["type"] == "unexpected_keyword_argument"), faults[0])
 

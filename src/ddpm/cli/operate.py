@@ -138,13 +138,13 @@ def report(args: argparse.Namespace) -> None:
         print(f"{metric.label:{width}}{values}   {metric.direction}")
     print(flush=True)
 
-    from ddpm.promotion.registry import CHAMPION, holding  # takes seconds, in which the metrics can be read
+    from ddpm.promotion.registry import champion_among, holding  # takes seconds, in which the metrics can be read
     from ddpm.reporting import decisions
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     versions = MlflowRegistry(registered_name(args)).versions()
     found = holding(versions, run["model_sha256"], record.get("protocol", {}))
-    champion = next((v for v in versions if CHAMPION in v.aliases), None)
+    champion = champion_among(versions)
     _print_row("model", _decision(found, champion))
     if found is not None:
         _print_row("because", "; ".join(decisions.reasons(found)))

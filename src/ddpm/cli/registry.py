@@ -129,5 +129,5 @@ def started_from(origin: "dict[str, Any]") -> str:
 
 
 def _printable(cell: str) -> str:
-    """Return text that people may have written as one line without control characters, which a terminal would obey."""
+    """Return a text as one line without control characters, because a terminal would execute those."""
     return " ".join("".join(character if character.isprintable() else " " for character in cell).split())

@@ -30,7 +30,7 @@ def written_at() -> int | None:
 
 
 def recorded_params() -> dict[str, dict[str, Any]]:
-    """Return the parameters with which each stage last ran: stage -> key -> value. Empty if dvc.lock cannot be read."""
+    """Return, for each stage, the parameters of its last run by key; empty if dvc.lock cannot be read."""
     from ruamel.yaml import YAML, YAMLError
 
     try:

@@ -128,4 +128,15 @@ def version(registry: Registry, number: str) -> Version:
 
 def champion(registry: Registry) -> Version | None:
     """Return the version with the alias CHAMPION; None if there is none."""
-    return next((found for found in registry.versions() if CHAMPION in found.aliases), None)
+    return champion_among(registry.versions())
+
+
+def champion_among(known: Iterable[Version]) -> Version | None:
+    """Return the one of these versions that has the alias CHAMPION; None if there is none."""
+    return next((found for found in known if CHAMPION in found.aliases), None)
+
+
+def judged_against(version: Version | None, known: Iterable[Version]) -> Version | None:
+    """Return the champion when the gate decided about the version; None if there was none."""
+    number = version.tags.get("decided_against") if version else None
+    return next((found for found in known if found.number == number), None)

@@ -1,4 +1,4 @@
-"""The champions in time, as a table: when, which version, instead of which, by whom, why, and with what metric."""
+"""A table of all champions in order of time: date, version, version before, person, reason and metric."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpm.measuring.metric_catalogue import JUDGED
+from ddpm.measuring.metric_catalogue import JUDGED, find
 from ddpm.promotion.advice import name_option, promote_command, rollback_command
 from ddpm.promotion.registry import Version
 from ddpm.rendering import charts
@@ -125,7 +125,8 @@ def report_page(run: LastRun) -> str:
 
 
 def _summary(measured: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
-    fid = next(metric for metric in JUDGED if metric.name == "fid")
+    fid = find("fid")
+    assert fid is not None
     sentence = f"{fid.label} {with_spread(measured, fid)} ({fid.direction}); "
     sentence += f"real images, measured the same way, have {with_spread(measured.get('floor') or {}, fid)}"
     return sentence + (f", and the champion then had {with_spread(champion, fid)}." if champion else ".")

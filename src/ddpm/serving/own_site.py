@@ -15,7 +15,7 @@ FORBIDDEN = 403
 
 
 def require_own_host(headers: Mapping[bytes, bytes], names: Collection[str]) -> None:
-    """Raise RefusedError unless the header Host is an IP address, localhost or one of these names, with any port.
+    """Raise RefusedError unless the header Host names an IP address, localhost or one of `names`; the port is ignored.
 
     An attacker's page cannot have an IP address as its name, unless the attacker's server has it.
     """

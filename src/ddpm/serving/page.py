@@ -72,12 +72,7 @@ def page(models: ServedModels) -> Document:
     values = _values(models)
     can = {name for name, value in values.items() if value}
     template = (_FOLDER / "page.html").read_text(encoding="utf-8")
-    headers = {
-        "content-security-policy": _POLICY,
-        "x-frame-options": "DENY",
-        "cross-origin-opener-policy": "same-origin",
-    }
-    return Document("text/html; charset=utf-8", filled(template, can, values).encode(), headers)
+    return Document("text/html; charset=utf-8", filled(template, can, values).encode(), _PAGE_HEADERS)
 
 
 def filled(template: str, can: Collection[str], values: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
-from ddpm.promotion.registry import CHAMPION, ORIGIN, RECORDS, Registry, Version
+from ddpm.promotion.registry import ORIGIN, RECORDS, Registry, Version, champion_among
 from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Call, Identity, RefusedError
 
 LOOK_SECONDS = 10.0
@@ -82,7 +82,8 @@ class ServedModels:
     @property
     def champion(self) -> str | None:
         """The champion's number, as last seen."""
-        return next((found.number for found in self.versions if CHAMPION in found.aliases), None)
+        found = champion_among(self.versions)
+        return None if found is None else found.number
 
     @property
     def follows(self) -> bool:
@@ -149,7 +150,7 @@ class ServedModels:
         except Exception as error:  # a registry can fail in many ways; the served model goes on
             self._say(f"the registry did not answer at {time.strftime('%H:%M:%S')}; {self._stays}", because=error)
             return
-        champion = next((found for found in self.versions if CHAMPION in found.aliases), None)
+        champion = champion_among(self.versions)
         if champion is None:
             self._say(f"{self.current.name} has no champion now; {self._stays}")
         elif champion.number == self.current.number:

@@ -8,7 +8,7 @@ from ddpm.tracking.store import connect, mlflow_errors
 
 
 def summary_of(run_id: str) -> Run | None:
-    """Return what the store knows of the run; None if it has no such run. Raise UserError if it does not answer."""
+    """Return the times, speeds and tags of a run; None if MLflow has no such run, UserError if it does not answer."""
     from mlflow.exceptions import MlflowException
 
     client = connect(make=False)
