@@ -103,7 +103,7 @@ def steps(setting: Setting, params: Params, device: torch.device, precision: har
         state,
         Batches(images, labels, batch_size=setting.batch, seed=0, flip=flip, device=device),
         process=process,
-        times=make_times(process, train_settings, memory=state.times),
+        times=make_times(process, train_settings, memory=state.times, device=device),
         objective=spec.objective,
         settings=train_settings,
         device=device,

@@ -66,7 +66,7 @@ class OurSteps:
         self.network.load_state_dict(weights)
         self.precision = choose_precision("auto", device, images.shape[-1])
         self.device = device
-        self.meter = Meter()
+        self.meter = Meter(device)
         settings = replace(
             params.train, images=10**12, batch_size=batch_size, lr=1e-4, flip=False, time_sampling="uniform"
         )
@@ -78,7 +78,7 @@ class OurSteps:
             state,
             Batches(images, None, batch_size=batch_size, seed=0, flip=False, device=device),
             process=process,
-            times=make_times(process, settings, memory=state.times),
+            times=make_times(process, settings, memory=state.times, device=device),
             objective=replace(params.objective, target="eps", weight="simple"),
             settings=settings,
             device=device,

@@ -100,7 +100,7 @@ def test_ema_halves_the_old_weights_after_its_half_life() -> None:
     ema = Ema(network, halflife_images=1000)
     torch.nn.init.constant_(network.weight, 0.0)
     for _ in range(10):
-        ema.update(network, images_seen=10**9, batch_size=100)
+        ema.update(network, images_seen=10**9, batch_size=100, skipped=torch.tensor(False))
     assert ema.network.weight.item() == pytest.approx(0.5, rel=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_ema_follows_quickly_at_the_start() -> None:
     torch.nn.init.constant_(network.weight, 1.0)
     ema = Ema(network, halflife_images=10**6)
     torch.nn.init.constant_(network.weight, 0.0)
-    ema.update(network, images_seen=1000, batch_size=100)
+    ema.update(network, images_seen=1000, batch_size=100, skipped=torch.tensor(False))
     assert ema.network.weight.item() == pytest.approx(0.5 ** (100 / 50), rel=1e-5)
 
 

@@ -79,7 +79,7 @@ def run(state: State, *, device_batch: int | None, settings: Train = SETTINGS) -
             state,
             batches,
             process=process,
-            times=make_times(process, settings, memory=state.times),
+            times=make_times(process, settings, memory=state.times, device=torch.device("cpu")),
             objective=LEARNED,
             settings=settings,
             device=device,
@@ -94,7 +94,7 @@ def checkpoint_of(division: str, folder: Path) -> list[Step]:
     parallel, device_batch, settings = DIVISIONS[division]
     state = begin(parallel, settings)
     steps = run(state, device_batch=device_batch, settings=settings)
-    checkpoint.save(folder / division, state, fingerprint="f", extra={"losses": [step.loss for step in steps]})
+    checkpoint.save(folder / division, state, fingerprint="f", extra={"losses": [float(step.loss) for step in steps]})
     return steps
 
 

@@ -36,12 +36,12 @@ def stepped(state: State, steps: int = 1) -> State:
             parameter.grad = torch.randn_like(parameter)
         state.optimizer.step()
         state.images_seen += 16
-        state.ema.update(state.network, images_seen=state.images_seen, batch_size=16)
+        state.ema.update(state.network, images_seen=state.images_seen, batch_size=16, skipped=torch.tensor(False))
     return state
 
 
 def everything(state: State) -> dict[str, torch.Tensor]:
-    numbers = {"images_seen": torch.tensor(state.images_seen), "nonfinite": torch.tensor(state.nonfinite_steps)}
+    numbers = {"images_seen": torch.tensor(state.images_seen), "nonfinite": state.nonfinite_steps}
     return {name: tensor.clone() for name, tensor in (checkpoint._tensors(state) | numbers).items()}
 
 
@@ -61,7 +61,7 @@ def two(tmp_path: Path) -> tuple[Path, Path, dict[str, torch.Tensor]]:
 
 def test_a_restored_state_is_the_saved_one_bit_by_bit(tmp_path: Path) -> None:
     state = stepped(fresh(), 3)
-    state.nonfinite_steps, state.times = 2, {"losses": torch.randn(5, 10), "seen": torch.arange(5)}
+    state.nonfinite_steps, state.times = torch.tensor(2), {"losses": torch.randn(5, 10), "seen": torch.arange(5)}
     checkpoint.save(tmp_path, state, fingerprint="f", extra={"curve": [0.1, None]})
     other = fresh()
     assert checkpoint.restore(tmp_path, other, fingerprint="f") == ({"curve": [0.1, None]}, [])

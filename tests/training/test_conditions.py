@@ -81,7 +81,7 @@ def trained(*, label_dropout: float, steps: int) -> tuple[State, list[float]]:
         state,
         batches,
         process=PROCESS,
-        times=make_times(PROCESS, settings, memory=state.times),
+        times=make_times(PROCESS, settings, memory=state.times, device=CPU),
         objective=OBJECTIVE,
         settings=settings,
         device=CPU,

@@ -18,7 +18,7 @@ from ddpm.params import load as load_params
 from ddpm.training import checkpoint
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
-from ddpm.training.loop import State, Step, learning_rate, new_state, quarter, train
+from ddpm.training.loop import State, Step, learning_rate, new_state, quarters, train
 from ddpm.training.settings import Train
 from ddpm.training.times import HISTORY, Importance, make_times
 
@@ -60,7 +60,7 @@ def steps(  # type: ignore[no-untyped-def]
         state,
         batches(settings, images),
         process=process,
-        times=make_times(process, settings, memory=state.times),
+        times=make_times(process, settings, memory=state.times, device=CPU),
         objective=objective,
         settings=settings,
         device=CPU,
@@ -214,12 +214,12 @@ def test_importance_sampling_prefers_large_losses_and_leaves_the_expectation_as_
     process = make_schedule("cosine", 5)
     loss_at = torch.tensor([0.0, 4.0, 1.0, 1.0, 2.0, 8.0])
     memory: dict[str, torch.Tensor] = {}
-    times = Importance(process, memory)
+    times = Importance(process, memory, CPU)
     assert torch.equal(times.probabilities(), torch.full((5,), 0.2))
     t = torch.arange(1, 6).repeat(HISTORY)
-    times.learn(t, loss_at[t])
+    times.learn(t, loss_at[t], skipped=torch.tensor(False))
     assert torch.allclose(times.probabilities(), loss_at[1:] / loss_at.sum(), atol=1e-3)
-    t, weight = Importance(process, memory).draw(20_000, CPU)
+    t, weight = Importance(process, memory, CPU).draw(20_000, CPU)
     assert float((weight * loss_at[t]).mean()) == pytest.approx(float(loss_at[1:].mean()), rel=5e-3)
 
 
@@ -227,7 +227,7 @@ def test_log_normal_times_are_those_of_karras_et_al() -> None:
     exploding = VarianceExploding(0.002, 80.0)
     settings = dataclasses.replace(SETTINGS, time_sampling="log_normal", log_normal=(-1.2, 1.2))
     torch.manual_seed(0)
-    t, weight = make_times(exploding, settings, memory={}).draw(40_000, CPU)
+    t, weight = make_times(exploding, settings, memory={}, device=CPU).draw(40_000, CPU)
     assert float(t.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(t.log().std()) == pytest.approx(1.2, abs=0.03)
     assert torch.equal(weight, torch.ones(40_000))
@@ -245,7 +245,7 @@ def test_log_normal_times_are_those_of_karras_et_al() -> None:
 def test_log_normal_times_are_logit_normal_on_the_linear_path_whatever_the_process_is(process: Process) -> None:
     settings = dataclasses.replace(SETTINGS, time_sampling="log_normal", log_normal=(-0.4, 0.9))
     torch.manual_seed(0)
-    t, weight = make_times(process, settings, memory={}).draw(40_000, CPU)
+    t, weight = make_times(process, settings, memory={}, device=CPU).draw(40_000, CPU)
     alpha, sigma = process.alpha(t), process.sigma(t)
     logit = torch.logit(sigma / (alpha + sigma))
     torch.manual_seed(0)
@@ -269,7 +269,7 @@ def test_log_normal_times_are_logit_normal_on_the_linear_path_whatever_the_proce
 def test_the_quarters_of_the_noise_range_are_even_on_the_scale_of_the_process(
     process: Process, times: list[float]
 ) -> None:
-    assert quarter(process, torch.tensor(times)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert quarters(process, CPU)(torch.tensor(times)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("schedule", [{"time": "continuous"}, {"name": "variance_exploding", "time": "continuous"}])
@@ -283,7 +283,7 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
         state,
         batches(settings),
         process=process,
-        times=make_times(process, settings, memory=state.times),
+        times=make_times(process, settings, memory=state.times, device=CPU),
         objective=objective,
         settings=settings,
         device=CPU,
@@ -296,10 +296,11 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
 
 
 def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_drawn() -> None:
-    meter = Meter()
+    meter = Meter(CPU)
     t = torch.tensor([1, 1, 1, 3])  # a time drawn three times as often counts a third each time
     losses, weights = torch.tensor([4.0, 4.0, 4.0, 1.0]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
-    step = Step(4, 1.0, losses, weights, t, torch.tensor([0, 0, 0, 0]), 1.0, 0.1, skipped=False)
+    one, never = torch.tensor(1.0), torch.tensor(False)
+    step = Step(4, one, losses, weights, t, torch.tensor([0, 0, 0, 0]), one, 0.1, skipped=never, asked=())
     meter.add(step)
     assert meter.row(step)["loss_noise_quarter_1"] == pytest.approx(2.5)
     assert meter.row(step)["loss_noise_quarter_2"] is None

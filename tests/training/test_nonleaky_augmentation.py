@@ -184,7 +184,7 @@ def steps(state: State, settings: Train, device_batch: int | None = None, *, bat
         state,
         batches or labelled,
         process=process,
-        times=make_times(process, settings, memory=state.times),
+        times=make_times(process, settings, memory=state.times, device=CPU),
         objective=PARAMS.objective,
         settings=settings,
         device=CPU,

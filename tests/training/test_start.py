@@ -92,7 +92,7 @@ def test_the_same_network_is_taken_over_whole_and_its_average_is_not_forgotten()
             torch.nn.init.ones_(parameter)
     torch.nn.init.zeros_(network.conv_in.weight)
     for average in averages:
-        average.update(network, images_seen=16, batch_size=16)
+        average.update(network, images_seen=16, batch_size=16, skipped=torch.tensor(False))
     kept, forgotten = (float(average.network.conv_in.weight.mean()) for average in averages)
     assert kept == pytest.approx(0.5 ** (16 / 100))  # the half-life of the settings
     assert forgotten < 1e-5

@@ -4,7 +4,9 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm.errors import UserError
 
@@ -53,6 +55,14 @@ def memory_format(device: torch.device, precision: Precision) -> torch.memory_fo
     if device.type == "cuda" or precision == "bf16":
         return torch.channels_last
     return torch.contiguous_format
+
+
+def sent(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Return values of the host on the device, without waiting for a GPU: through pinned memory, in stream order."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def set_determinism(deterministic: bool) -> None:

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -20,10 +20,26 @@ class Ema:
         self.trained = trained
 
     @torch.no_grad()
-    def update(self, network: nn.Module, *, images_seen: int, batch_size: int) -> None:
-        """Move the average towards the weights, after a step of `batch_size` images and `images_seen` in total."""
+    def update(self, network: nn.Module, *, images_seen: int, batch_size: int, skipped: Tensor) -> None:
+        """Move the average towards the weights, after a step of `batch_size` images and `images_seen` in total.
+
+        It stays where it is if the step was `skipped` (bool [], on the device), which is not read here.
+        """
         halflife = self.halflife_images if self.trained else min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - beta)
+        share = torch.where(skipped, 0.0, 1 - beta)
+        averages, weights = ([local(p) for p in each.parameters()] for each in (self.network, network))
+        if share.device.type == "cpu":
+            for average, weight in zip(averages, weights, strict=True):
+                average.lerp_(weight, share)
+        else:  # a few large operations instead of one for each parameter
+            differences = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(differences, share)
+            torch._foreach_add_(averages, differences)
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             average.copy_(buffer)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory, and any other tensor unchanged."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

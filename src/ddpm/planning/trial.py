@@ -233,7 +233,7 @@ class _Bench:
         )
         weights = sum(p.numel() for p in training.state.network.parameters())
         self.sizes = training.parameters, training.trained, 2 * weights + 3 * training.trained
-        steps, meter = training.steps(), Meter()
+        steps, meter = training.steps(), Meter(self.device)
 
         def step() -> None:
             meter.add(next(steps))

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddpm.compute.hardware import sent
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.images import clipped
 from ddpm.seeding import seed_of
@@ -50,14 +51,14 @@ class Transformations:
         `images` is [n,C,H,H] in the model's range, and so is the result. Untouched images are returned exactly.
         """
         for axis in (0, 1):
-            reflected = torch.from_numpy(self.reflections[part, axis, axis] < 0).to(images.device)
+            reflected = sent(self.reflections[part, axis, axis] < 0, images.device)
             images = torch.where(per_sample(reflected, images), images.flip(-1 - axis), images)
         matrices = self.matrices[part]
         (moved,) = (matrices != np.eye(3)).any(axis=(1, 2)).nonzero()
         if len(moved):
-            rows = torch.from_numpy(moved).to(images.device)
-            images = images.index_copy(0, rows, resampled(images[rows], torch.from_numpy(matrices[moved])))
-        return images, torch.from_numpy(self.numbers[part]).to(images.device)
+            rows = sent(moved, images.device)
+            images = images.index_copy(0, rows, resampled(images[rows], sent(matrices[moved], images.device)))
+        return images, sent(self.numbers[part], images.device)
 
 
 def draw(settings: Augment, n: int, *, seed: int, images_seen: int) -> Transformations | None:
@@ -98,14 +99,14 @@ def resampled(images: Tensor, matrices: Tensor) -> Tensor:
     cubics alone keep 35 and bilinear interpolation 31. Values that overshoot the model's range are clipped.
     """
     height = images.shape[-1]
-    double = _doubling(height).to(images)
+    double = _doubling(height, images.device).to(images.dtype)
     grid = F.affine_grid(matrices[:, :2].to(images), list(images.shape), align_corners=False)
     finer = double @ images @ double.T
     return clipped(F.grid_sample(finer, grid, mode="bicubic", padding_mode="reflection", align_corners=False))
 
 
 @lru_cache(maxsize=4)
-def _doubling(size: int) -> Tensor:
+def _doubling(size: int, device: torch.device) -> Tensor:
     """Return the matrix, float32 [2 size, size], that doubles a line of pixels; at its ends it continues mirrored.
 
     The new pixels are a quarter of a pixel beside the old ones. The kernel is Lanczos's of TAPS lobes, which damps only
@@ -118,7 +119,7 @@ def _doubling(size: int) -> Tensor:
     folded = pixel % (2 * size)
     folded = torch.where(folded < size, folded, 2 * size - 1 - folded)
     matrix = torch.zeros(2 * size, size, dtype=torch.float64).index_add_(1, folded, weight)
-    return (matrix / matrix.sum(dim=1, keepdim=True)).to(torch.float32)
+    return (matrix / matrix.sum(dim=1, keepdim=True)).to(torch.float32).to(device)
 
 
 class _Kind(NamedTuple):

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.compute.hardware import sent
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.images import STORED, Images, Sharded
 from ddpm.seeding import seed_of
@@ -52,22 +53,23 @@ class Batches:
     def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
         """Return the batch after `images_seen` images: uint8 [B, C, *shape], and its conditions [B, ...] or None.
 
-        Both are on the device. Only the positions `part` of the batch are read and returned.
+        Both are on the device, for which this does not wait: the next images are gathered while it computes. Only the
+        positions `part` of the batch are read and returned.
         """
         positions = self._positions(images_seen)[part]
         indices = self._order.indices(positions)
         if self._resident is not None:
-            batch = self._resident[torch.from_numpy(indices).to(self.device)]
+            batch = self._resident[sent(indices, self.device)]
         else:
             self._fetch_ahead(positions)
-            batch = torch.from_numpy(self.images[indices]).to(self.device)
+            batch = sent(self.images[indices], self.device)
         if self.flip:
             mirrored = np.random.default_rng(seed_of("flip", self.seed, images_seen)).random(self.batch_size) < 0.5
-            where = torch.from_numpy(mirrored[part]).to(self.device)
+            where = sent(mirrored[part], self.device)
             batch = torch.where(per_sample(where, batch), batch.flip(-1), batch)
         if self.conditions is None:
             return batch, None
-        return batch, torch.from_numpy(self.conditions[indices]).to(self.device)
+        return batch, sent(self.conditions[indices], self.device)
 
     def _positions(self, images_seen: int) -> np.ndarray:
         """Return the positions, int64 [B], sorted by stream: a process that takes a slice reads from few shards."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -59,8 +60,8 @@ def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any])
     header = {
         "fingerprint": fingerprint,
         "images_seen": state.images_seen,
-        "nonfinite_steps": state.nonfinite_steps,
-        "nonfinite_in_a_row": state.nonfinite_in_a_row,
+        "nonfinite_steps": int(state.nonfinite_steps),
+        "nonfinite_in_a_row": int(state.nonfinite_in_a_row),
         "extra": extra,
     }
     aside = folder / f"{position}.part"
@@ -215,8 +216,8 @@ def _put(content: _Content, state: State) -> None:
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     state.times = content.part("times.")
     state.images_seen = content.images_seen
-    state.nonfinite_steps = content.nonfinite_steps
-    state.nonfinite_in_a_row = content.nonfinite_in_a_row
+    state.nonfinite_steps = torch.tensor(content.nonfinite_steps)
+    state.nonfinite_in_a_row = torch.tensor(content.nonfinite_in_a_row)
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

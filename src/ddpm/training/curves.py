@@ -1,11 +1,12 @@
 """The curves of a training: means over logging intervals, as rows and as CSV."""
 
 import csv
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from ddpm.diffusion.schedules import wide
 from ddpm.training.loop import Step
 
 QUARTERS = tuple(f"loss_noise_quarter_{k}" for k in range(1, 5))
@@ -16,37 +17,34 @@ Row = dict[str, float | None]
 """One logging interval: a value for each of COLUMNS; None where the interval has no such value."""
 
 
-@dataclass
 class Meter:
     """Sums over the steps of a logging interval, without skipped steps, so that all sums are finite.
 
-    QUARTERS are the losses in the quarters of the noise range, least noise first.
+    They are added up on the device. QUARTERS are the losses in the quarters of the noise range, least noise first.
     """
 
-    steps: int = 0
-    loss: float = 0.0
-    norm: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
-    counts: list[float] = field(default_factory=lambda: [0.0] * 4)
+    def __init__(self, device: torch.device, sums: Sequence[float] = ()) -> None:
+        """Start at `sums`, those of another meter, or at zero."""
+        self._sums = torch.tensor(sums or [0.0] * 11, dtype=wide(device), device=device)
+        """Number of steps, sum of losses, sum of gradient norms; by quarter, sums of weighted losses and of weights."""
 
     def add(self, step: Step) -> None:
-        if step.skipped:
-            return
-        sums = torch.zeros(2, 4, device=step.t.device)
-        sums[0].index_add_(0, step.quarter, step.weights * step.losses)
-        sums[1].index_add_(0, step.quarter, step.weights)
-        losses, counts = sums.tolist()
-        self.steps += 1
-        self.loss += step.loss
-        self.norm += step.gradient_norm
-        self.sums = [a + b for a, b in zip(self.sums, losses, strict=True)]
-        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        """Add the step, without waiting for it."""
+        quarters = torch.zeros(2, 4, device=step.t.device)
+        quarters[0].index_add_(0, step.quarter, step.weights * step.losses)
+        quarters[1].index_add_(0, step.quarter, step.weights)
+        whole = torch.stack([torch.ones_like(step.loss), step.loss, step.gradient_norm])
+        self._sums += torch.cat([whole, quarters.flatten()]).masked_fill(step.skipped, 0)
+
+    def sums(self) -> list[float]:
+        """Return the sums, from which a new meter goes on; this waits for the device."""
+        return self._sums.tolist()
 
     def row(self, step: Step) -> Row:
-        """Return the means of the interval that ends with this step."""
-        quarters = [_mean(s, c) for s, c in zip(self.sums, self.counts, strict=True)]
-        loss, norm = _mean(self.loss, self.steps), _mean(self.norm, self.steps)
-        return dict(zip(COLUMNS, (step.images_seen, loss, *quarters, norm, step.learning_rate), strict=True))
+        """Return the means of the interval that ends with this step; this waits for the device."""
+        steps, loss, norm, *quarters = self.sums()
+        means = _mean(loss, steps), *map(_mean, quarters[:4], quarters[4:]), _mean(norm, steps)
+        return dict(zip(COLUMNS, (step.images_seen, *means, step.learning_rate), strict=True))
 
 
 def _mean(total: float, count: float) -> float | None:

@@ -1,7 +1,7 @@
 """The training loop: a generator of steps. Its caller decides on logging, checkpoints, pictures and when to stop."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,19 +22,15 @@ from ddpm.seeding import seed_of
 from ddpm.training import augmentation
 from ddpm.training.batches import Batches
 from ddpm.training.decay import parameter_groups
+from ddpm.training.exchange import Exchange
 from ddpm.training.muon import Muon
 from ddpm.training.settings import Train
-from ddpm.training.sharding import (
-    Parallel,
-    accumulating,
-    is_sharded,
-    parts_of,
-    replicated,
-    shard,
-    whole,
-    whole_batch,
-)
+from ddpm.training.sharding import Parallel, accumulating, is_sharded, parts_of, replicated, shard, whole
 from ddpm.training.times import Times
+
+
+def _zero() -> Tensor:
+    return torch.zeros((), dtype=torch.int64)
 
 
 @dataclass
@@ -45,9 +41,9 @@ class State:
     ema: Ema
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
-    nonfinite_steps: int = 0
-    """Number of steps skipped so far."""
-    nonfinite_in_a_row: int = 0
+    nonfinite_steps: Tensor = field(default_factory=_zero)
+    """Number of steps skipped so far: int64 [], on the device, as the next."""
+    nonfinite_in_a_row: Tensor = field(default_factory=_zero)
     """Number of steps skipped since the last one that was not."""
     times: dict[str, Tensor] = field(default_factory=dict)
     """The memory of the distribution of t, see `times.Importance`; empty for those that learn nothing."""
@@ -55,23 +51,26 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one step, over all processes."""
+    """The result of one step, over all processes. Its tensors are on the device; reading one waits for the step."""
 
     images_seen: int
-    loss: float
-    """Mean over the batch of the weighted loss."""
+    loss: Tensor
+    """Mean over the batch of the weighted loss: float32 []."""
     losses: Tensor
-    """Unweighted loss of each image: float32 [B], on the device."""
+    """Unweighted loss of each image: float32 [B]."""
     weights: Tensor
     """[B]: importance weights that make the mean loss unbiased; 1 unless t is sampled by importance."""
     t: Tensor
-    """[B], on the device."""
+    """[B]."""
     quarter: Tensor
     """int64 [B]: quarter of the noise range that contains t; 0 has the least noise."""
-    gradient_norm: float
+    gradient_norm: Tensor
+    """Before clipping: float32 []."""
     learning_rate: float
-    skipped: bool
-    """The loss or a gradient was not finite, so the weights were not changed."""
+    skipped: Tensor
+    """The loss or a gradient was not finite, so the weights were not changed: bool []."""
+    asked: Sequence[bool]
+    """What any process asked for, see `train`; of the step before this one where this one is still computed."""
 
 
 def new_state(
@@ -116,11 +115,18 @@ def learning_rate(images_seen: int, settings: Train) -> float:
     return rate
 
 
-def quarter(process: Process, t: Tensor) -> Tensor:
-    """Return the quarter of the noise range, 0 to 3, that contains t, on the scale of c_noise: int64 [N]."""
-    clean, noisy = process.c_noise(torch.tensor([0.0, process.T], device=t.device))
-    place = (process.c_noise(t) - clean) / (noisy - clean)
-    return ((4 * place).ceil() - 1).clamp(0, 3).to(torch.int64)
+def quarters(process: Process, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the function of t [N] that says in which quarter of the noise range t is: int64 [N], 0 the least noise.
+
+    The quarters are even on the scale of c_noise.
+    """
+    clean, noisy = process.c_noise(torch.tensor([0.0, process.T], device=device))
+
+    def quarter(t: Tensor) -> Tensor:
+        place = (process.c_noise(t) - clean) / (noisy - clean)
+        return ((4 * place).ceil() - 1).clamp(0, 3).to(torch.int64)
+
+    return quarter
 
 
 def train(
@@ -134,27 +140,38 @@ def train(
     device: torch.device,
     precision: Precision,
     device_batch: int | None = None,
+    ask: Callable[[], Sequence[bool]] = tuple,
 ) -> Iterator[Step]:
     """Train from `state` until `settings.images` have been seen; yield each step.  Ho et al. 2020, Algorithm 1.
+
+    A step does not wait for the device: whether it is skipped is decided there. `ask` returns what this process wants
+    (to stop, to save), the same number of flags everywhere; they travel with the losses to all processes.
 
     Every random number of a step is a function of (seed, images seen, position in the global batch). Therefore a
     training that was stopped and continued gives bitwise the same weights as one that was not, and a training divided
     over processes or, by `device_batch`, over accumulation steps gives the same up to rounding. Only dropout inside the
     network also depends on the division of a batch into parts.
 
-    Raises UserError after `settings.max_nonfinite_steps` skipped steps in a row.
+    Raises UserError after `settings.max_nonfinite_steps` skipped steps in a row, on a CPU; on other devices the caller
+    does so when it reads the step's values (`require_finite`).
     """
     layout = memory_format(device, precision)
     batch = settings.batch_size
     parts = parts_of(batch, device_batch=device_batch)
     _lay_out(state, layout)
+    state.nonfinite_steps, state.nonfinite_in_a_row = (
+        counter.to(device) for counter in (state.nonfinite_steps, state.nonfinite_in_a_row)
+    )
+    quarter = quarters(process, device)
+    exchange = Exchange(parts, batch)
 
     described = augmentation.numbers_in(settings.augment)
 
     def example() -> tuple[object, ...]:
-        images, condition = batches.at(state.images_seen, slice(1))
-        numbers = torch.zeros(1, described, device=device) if described else None
-        return to_model_range(images), torch.zeros(1, device=device), condition, numbers
+        images, condition = batches.at(state.images_seen, parts[0])
+        n = len(images)
+        numbers = torch.zeros(n, described, device=device) if described else None
+        return to_model_range(images).to(memory_format=layout), torch.zeros(n, device=device), condition, numbers
 
     with autocast(device, precision):
         network = replicated(state.network.train(), example)
@@ -199,36 +216,43 @@ def train(
                 ((weight[part] * losses).mean() * share).backward()
             losses_of_parts.append(losses.detach())
 
-        all_losses = whole_batch(losses_of_parts, parts, batch)
-        norm = float(whole(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip)))
-        loss = float((weight * all_losses).mean())
+        all_losses, asked = exchange(losses_of_parts, ask())
+        norm = whole(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip))
+        loss = (weight * all_losses).mean()
 
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
-        if skipped:
-            state.nonfinite_steps += 1
-            state.nonfinite_in_a_row += 1
-            if state.nonfinite_in_a_row > settings.max_nonfinite_steps:
-                raise UserError(
-                    f"the loss or its gradient was not finite {state.nonfinite_in_a_row} steps in a row (loss {loss}, "
-                    f"gradient norm {norm}, after {state.images_seen} images); lower train.lr (now {settings.lr}) or "
-                    "train.grad_clip, or set runtime.precision to float32"
-                )
-        else:
-            state.nonfinite_in_a_row = 0
-            state.optimizer.step()
-            state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch)
-            times.learn(t, all_losses)
+        skipped = ~(loss.isfinite() & norm.isfinite())
+        state.nonfinite_steps += skipped
+        state.nonfinite_in_a_row = torch.where(skipped, state.nonfinite_in_a_row + 1, 0)
+        state.optimizer.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
+        state.optimizer.step()
+        state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch, skipped=skipped)
+        times.learn(t, all_losses, skipped=skipped)
 
-        yield Step(
+        step = Step(
             images_seen=state.images_seen,
             loss=loss,
             losses=all_losses,
             weights=weight,
             t=t,
-            quarter=quarter(process, t),
+            quarter=quarter(t),
             gradient_norm=norm,
             learning_rate=rate,
             skipped=skipped,
+            asked=asked,
+        )
+        if device.type == "cpu":
+            require_finite(state, step, settings)
+        yield step
+
+
+def require_finite(state: State, step: Step, settings: Train) -> None:
+    """Raise UserError if more than `settings.max_nonfinite_steps` steps in a row were skipped. `step` is the last."""
+    in_a_row = int(state.nonfinite_in_a_row)
+    if in_a_row > settings.max_nonfinite_steps:
+        raise UserError(
+            f"the loss or its gradient was not finite {in_a_row} steps in a row (loss {float(step.loss)}, "
+            f"gradient norm {float(step.gradient_norm)}, after {state.images_seen} images); lower train.lr "
+            f"(now {settings.lr}) or train.grad_clip, or set runtime.precision to float32"
         )
 
 

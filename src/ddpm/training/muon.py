@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ddpm.networks.ema import local
 from ddpm.training.decay import parameter_groups
 from ddpm.training.sharding import placed_like, whole
 
@@ -38,6 +39,7 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the weights. As in the fused AdamW, nothing changes if the attribute `found_inf` (float32 []) is 1."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -53,19 +55,28 @@ class Muon(AdamW):
         """Update parameters of one shape together, because one large operation is faster than many small ones."""
         matrices = torch.stack([whole(self._direction(p)).flatten(1) for p in parameters])
         size = MATCH_ADAM * max(matrices.shape[1:]) ** 0.5
-        for p, move in zip(parameters, orthogonal(matrices.to(self._dtype)), strict=True):
-            p.mul_(1 - lr * decay).add_(placed_like(move.reshape(p.shape).to(p.dtype), p), alpha=-lr * size)
+        skipped = self._found_inf(matrices.device) == 1
+        keep = torch.where(skipped, 1.0, 1 - lr * decay)
+        moves = orthogonal(matrices.to(self._dtype)).masked_fill(skipped, 0)
+        for p, move in zip(parameters, moves, strict=True):
+            local(p).mul_(keep).add_(local(placed_like(move.reshape(p.shape).to(p.dtype), p)), alpha=-lr * size)
             p.grad = None  # AdamW skips parameters without a gradient
 
     def _direction(self, p: Tensor) -> Tensor:
-        """Return Nesterov momentum of the gradient."""
+        """Return Nesterov momentum of the gradient. The momentum of a skipped step stays what it was."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros((), device=p.device)  # torch's AdamW expects it in every restored state
             state["exp_avg"] = torch.zeros_like(p)
-        state["step"] += 1
-        return torch.lerp(p.grad, state["exp_avg"].lerp_(p.grad, 1 - MOMENTUM), MOMENTUM)
+        found_inf, momentum, grad = self._found_inf(p.device), local(state["exp_avg"]), local(p.grad)
+        state["step"] += 1 - found_inf
+        momentum.copy_(torch.where(found_inf == 1, momentum, momentum.lerp(grad, 1 - MOMENTUM)))
+        local(p.grad).copy_(torch.lerp(grad, momentum, MOMENTUM))
+        return p.grad
+
+    def _found_inf(self, device: torch.device) -> Tensor:
+        return getattr(self, "found_inf", torch.zeros((), device=device))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

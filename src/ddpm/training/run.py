@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from ddpm.compute.hardware import is_out_of_memory
-from ddpm.compute.processes import any_of, leads, together
+from ddpm.compute.processes import any_of, leads, processes, together
 from ddpm.errors import UserError
 from ddpm.images import NotFiniteError
 from ddpm.tracker import Tracker
 from ddpm.training.curves import DETAILS, GROUP, Meter, Row, metrics_of
-from ddpm.training.loop import Step
+from ddpm.training.loop import Step, require_finite
 from ddpm.training.session import Training
 
 if TYPE_CHECKING:
@@ -45,14 +45,19 @@ def run_training(
     log = _Log(training, tracker)
 
     def save() -> None:
-        training.extra["meter"] = vars(log.meter).copy()
+        training.extra["meter"] = log.meter.sums()
         training.save()
 
     if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
         save()  # so that even a training killed in its first seconds continues in the same run of the tracker
     saved_at = time.monotonic()
     with _progress_bar(training) as bar, _collected_signals() as signals, _out_of_memory_as_sentence(training):
-        for step in training.steps():
+
+        def asked() -> tuple[bool, bool]:
+            """Return whether this process wants to stop, and to save."""
+            return bool(signals), time.monotonic() - saved_at > training.runtime.checkpoint_seconds
+
+        for step in training.steps(asked):
             log.add(step)
             bar.update(step.images_seen - bar.n)
             if _crossed(step, log_every_images) or step.images_seen >= total:
@@ -61,8 +66,7 @@ def run_training(
                     bar.set_postfix(loss=f"{row['loss']:.4f}")
             if _crossed(step, grid_every_images) or step.images_seen >= total:
                 _send_look(picture, measure, tracker, images_seen=step.images_seen)
-            overdue = time.monotonic() - saved_at > training.runtime.checkpoint_seconds
-            stopping, due = any_of(bool(signals), overdue)
+            stopping, due = asked() if processes() == 1 else step.asked
             if stopping:
                 save()
                 _stop(training, signals)
@@ -82,8 +86,8 @@ class _Log:
 
     def __init__(self, training: Training, tracker: Tracker) -> None:
         self.curves: list[Row] = training.extra.setdefault("curves", [])
-        self.meter = Meter(**training.extra.get("meter", {}))
-        self._state, self._tracker = training.state, tracker
+        self.meter = Meter(training.device, training.extra.get("meter", ()))
+        self._training, self._tracker = training, tracker
         self._began, self._images_before = time.monotonic(), training.state.images_seen
 
     def add(self, step: Step) -> None:
@@ -91,13 +95,14 @@ class _Log:
 
     def close_interval(self, step: Step) -> Row:
         """Append the interval's row to the curves, send its metrics to the tracker, and start the next interval."""
+        require_finite(self._training.state, step, self._training.settings)
         row, now = self.meter.row(step), time.monotonic()
         self.curves.append(row)
         speed = (step.images_seen - self._images_before) / (now - self._began)
-        details = {"images_per_second": speed, "nonfinite_steps": float(self._state.nonfinite_steps)}
+        details = {"images_per_second": speed, "nonfinite_steps": float(self._training.state.nonfinite_steps)}
         metrics = metrics_of(row) | {f"{DETAILS}{name}": value for name, value in details.items()}
         self._tracker.log(metrics, images_seen=step.images_seen)
-        self.meter, self._began, self._images_before = Meter(), now, step.images_seen
+        self.meter, self._began, self._images_before = Meter(self._training.device), now, step.images_seen
         return row
 
 

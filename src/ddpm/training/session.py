@@ -1,6 +1,6 @@
 """A training, new or restored from its last checkpoint, ready to run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,20 @@ class Training:
         """Number of parameters that are trained, among them those of adapters."""
         return sum(p.numel() for p in self.state.network.parameters() if p.requires_grad)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, ask: Callable[[], Sequence[bool]] = tuple) -> Iterator[Step]:
+        """Train on, step by step; see `loop.train`."""
         process = make_process(self.spec.schedule)
         return train(
             self.state,
             self.batches,
             process=process,
-            times=make_times(process, self.settings, memory=self.state.times),
+            times=make_times(process, self.settings, memory=self.state.times, device=self.device),
             objective=self.spec.objective,
             settings=self.settings,
             device=self.device,
             precision=self.precision,
             device_batch=self.runtime.device_batch,
+            ask=ask,
         )
 
     def average(self) -> nn.Module:
@@ -112,7 +114,7 @@ class Training:
         return {
             "loss": losses[-1] if losses else None,
             "images_seen": self.state.images_seen,
-            "nonfinite_steps": self.state.nonfinite_steps,
+            "nonfinite_steps": int(self.state.nonfinite_steps),
         }
 
     def keep(self, model: Path) -> None:

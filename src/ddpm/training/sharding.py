@@ -1,4 +1,4 @@
-"""Division of a training step among processes: the images of each process, and the exchange of gradients and losses.
+"""Division of a training step among processes: the images of each process, and the exchange of gradients.
 
 Every process generates the random numbers of the whole batch and uses its part, so that they do not depend on the
 number of processes or accumulation steps.
@@ -82,17 +82,6 @@ def accumulating(network: nn.Module, *, last: bool) -> Iterator[None]:
     alone = isinstance(network, DistributedDataParallel) and not last
     with network.no_sync() if alone else nullcontext():  # type: ignore[operator]
         yield
-
-
-def whole_batch(values: list[Tensor], parts: list[slice], batch: int) -> Tensor:
-    """Return the values of all images of the global batch [B] from those of this process's parts, in every process."""
-    mine = torch.cat(values)
-    if processes() == 1:
-        return mine
-    all_values = mine.new_zeros(batch)
-    all_values[parts[0].start : parts[-1].stop] = mine
-    dist.all_reduce(all_values)
-    return all_values
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Distribution of the times t in training: uniform over the process, log-normal in noise level, or by importance."""
 
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -21,8 +20,8 @@ class Times(Protocol):
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return times [n] and weights [n] of their losses that make the mean loss unbiased for `Process.draw`."""
 
-    def learn(self, t: Tensor, losses: Tensor) -> None:
-        """Record the losses [n] at the times t [n] of a step."""
+    def learn(self, t: Tensor, losses: Tensor, *, skipped: Tensor) -> None:
+        """Record the losses [n] at the times t [n] of a step, unless it was `skipped`: bool [], on the device."""
 
 
 class Uniform:
@@ -34,7 +33,7 @@ class Uniform:
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.process.draw(n, device), torch.ones(n, device=device)
 
-    def learn(self, t: Tensor, losses: Tensor) -> None:
+    def learn(self, t: Tensor, losses: Tensor, *, skipped: Tensor) -> None:
         pass
 
 
@@ -49,6 +48,7 @@ class LogNormal:
 
     def __init__(self, process: Process, *, mean: float, std: float) -> None:
         self.process, self.mean, self.std = process, mean, std
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         log_noise = self.mean + self.std * torch.randn(n, device=device)
@@ -59,22 +59,24 @@ class LogNormal:
         T = self.process.T
         if isinstance(self.process, VarianceExploding):
             return log_noise.exp().clamp(max=T)
-        times, levels = (values.to(log_noise.device) for values in self._table)
+        times, levels = self._table(log_noise.device)
         after = torch.searchsorted(levels, log_noise).clamp(1, len(levels) - 1)
         share = ((log_noise - levels[after - 1]) / (levels[after] - levels[after - 1])).clamp(0, 1)
         t = torch.lerp(times[after - 1], times[after], share)
         return t.round().to(torch.long) if isinstance(T, int) else t
 
-    @cached_property
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """Rising times and ln(sigma / alpha) at them: float32 [K] each. A chain has all its steps in it."""
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return rising times and ln(sigma / alpha) at them: float32 [K] each. A chain has all its steps in it."""
+        if device in self._tables:
+            return self._tables[device]
         T = self.process.T
         chain = isinstance(T, int)
         times = torch.arange(1, T + 1) if chain else torch.linspace(1e-5 * T, T, _TABULATED, dtype=torch.float64)
         levels = (self.process.sigma(times) / self.process.alpha(times)).log()
-        return times.to(torch.float32), levels.to(torch.float32)
+        self._tables[device] = times.to(torch.float32).to(device), levels.to(torch.float32).to(device)
+        return self._tables[device]
 
-    def learn(self, t: Tensor, losses: Tensor) -> None:
+    def learn(self, t: Tensor, losses: Tensor, *, skipped: Tensor) -> None:
         pass
 
 
@@ -82,38 +84,47 @@ class Importance:
     """t in 1..T with p_t proportional to sqrt(E[L_t^2]) over the last losses of t.  Nichol and Dhariwal 2021, Eq. 18.
 
     Uniform until every t has HISTORY losses. `memory` is the whole state, changed in place, so that a checkpoint can
-    store it: `losses` float32 [T,HISTORY] and `seen` int64 [T].
+    store it: `losses` float32 [T,HISTORY] and `seen` int64 [T], both on the device.
     """
 
-    def __init__(self, process: Process, memory: dict[str, Tensor]) -> None:
+    def __init__(self, process: Process, memory: dict[str, Tensor], device: torch.device) -> None:
         T = int(process.T)
-        memory.setdefault("losses", torch.zeros(T, HISTORY))
-        memory.setdefault("seen", torch.zeros(T, dtype=torch.int64))
+        memory["losses"] = memory.get("losses", torch.zeros(T, HISTORY)).to(device)
+        memory["seen"] = memory.get("seen", torch.zeros(T, dtype=torch.int64)).to(device)
         self.losses, self.seen = memory["losses"], memory["seen"]
 
     def probabilities(self) -> Tensor:
         """Return p_t for t = 1..T: float32 [T]. A thousandth is uniform, so that every time keeps some probability."""
         T = len(self.seen)
-        if int(self.seen.min()) < HISTORY:
-            return torch.full((T,), 1 / T)
         size = self.losses.square().mean(dim=1).sqrt()
-        return 0.999 * size / size.sum() + 0.001 / T
+        return torch.where(self.seen.min() < HISTORY, 1 / T, 0.999 * size / size.sum() + 0.001 / T)
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         p = self.probabilities()
         index = torch.multinomial(p, n, replacement=True)
-        return (index + 1).to(device), (1 / (len(p) * p[index])).to(device)
+        return index + 1, 1 / (len(p) * p[index])
 
-    def learn(self, t: Tensor, losses: Tensor) -> None:
-        for index, loss in zip((t - 1).tolist(), losses.tolist(), strict=True):
-            self.losses[index, int(self.seen[index]) % HISTORY] = loss
-            self.seen[index] += 1
+    def learn(self, t: Tensor, losses: Tensor, *, skipped: Tensor) -> None:
+        """The n-th loss of a time takes place n modulo HISTORY; of more than HISTORY in a step, the last ones stay."""
+        index = t - 1
+        ones = torch.ones_like(index)
+        count = torch.zeros_like(self.seen).index_add_(0, index, ones)
+        ordered, order = index.sort(stable=True)
+        before = torch.cat([count.new_zeros(1), count.cumsum(0)])[ordered]  # losses of smaller times in this step
+        number = torch.arange(len(index), device=index.device) - before  # of this loss among those of its time
+        lost = skipped | (number < count[ordered] - HISTORY)
+        place = ordered * HISTORY + (self.seen[ordered] + number) % HISTORY
+        nowhere = self.losses.numel()
+        kept = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
+        kept[torch.where(lost, nowhere, place)] = losses[order].to(kept.dtype)
+        self.losses.copy_(kept[:nowhere].view_as(self.losses))
+        self.seen += count.masked_fill(skipped, 0)
 
 
-def make_times(process: Process, settings: Train, *, memory: dict[str, Tensor]) -> Times:
-    """Return the times of `train.time_sampling`; `memory` is part of the training's state."""
+def make_times(process: Process, settings: Train, *, memory: dict[str, Tensor], device: torch.device) -> Times:
+    """Return the times of `train.time_sampling`; `memory` is part of the training's state and moves to the device."""
     if settings.time_sampling == "importance":
-        return Importance(process, memory)
+        return Importance(process, memory, device)
     if settings.time_sampling == "log_normal":
         mean, std = settings.log_normal
         return LogNormal(process, mean=mean, std=std)
