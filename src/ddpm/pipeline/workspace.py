@@ -31,6 +31,7 @@ from typing import IO, NoReturn
 import psutil
 
 from ddpm.compute import processes
+from ddpm.compute.waiting import wait_briefly
 from ddpm.errors import UserError
 from ddpm.files import disk_trouble
 from ddpm.pipeline.process_identity import place
@@ -137,9 +138,7 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     The exit status is 0 after success; 1 with `error: <sentence>` on stderr after a UserError, and with the traceback
     and `error: <type>: <message>` after any other exception; 130 after SIGINT. Credentials are removed from all output.
     """
-    # By default torch's threads wait for each other in a loop. Beside another busy process, this makes a step up to
-    # 30 times slower; on an idle machine it gains almost nothing. OpenMP reads the variable when `main` imports torch.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly(os.environ)  # read when `main` imports torch
     _buffer_lines()
     with redacted_output():
         sys.exit(_status_of(main))

@@ -13,6 +13,7 @@ from ddpm.compute.launch import number_of_processes
 from ddpm.compute.memory import free_bytes
 from ddpm.compute.processes import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, processes
 from ddpm.compute.settings import Runtime
+from ddpm.compute.waiting import wait_briefly
 from ddpm.errors import UserError
 from ddpm.model_spec import Spec
 from ddpm.planning.trial import Job, Point, Trials
@@ -195,9 +196,7 @@ def _environment(number: int) -> dict[str, str]:
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
     without = {*ranks, LAUNCHER_VARIABLE, STORE_VARIABLE}
     environment = {name: value for name, value in os.environ.items() if name not in without}
-    # A thread that waits for others sleeps: otherwise it takes processor time, which is what is measured where other
-    # processes compute.
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_briefly(environment)
     if number > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
