@@ -94,14 +94,22 @@ NOWHERE = Path("no-checkpoints")
 EVERY = {"log_every_images": 320, "grid_every_images": 10_000}
 
 
-def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **changes: Any) -> session.Training:
+def begin(
+    folder: Path,
+    *,
+    settings: Train = SETTINGS,
+    spec: Spec = SPEC,
+    device: str = "cpu",
+    precision: hardware.Precision = "float32",
+    **changes: Any,
+) -> session.Training:
     """Return a training from the last checkpoint in `folder`, if there is one; `changes` are settings of `runtime`."""
     settled: dict[str, Any] = {"checkpoint_seconds": 0.05, "progress": False, "deterministic": True}
     runtime = dataclasses.replace(PARAMS.runtime, **settled | changes)
     if device == "cuda":
         hardware.set_determinism(runtime.deterministic)
     return session.begin(
-        SPEC,
+        spec,
         IMAGES,
         LABELS,
         data_hash="made up",
@@ -109,7 +117,7 @@ def begin(folder: Path, *, settings: Train = SETTINGS, device: str = "cpu", **ch
         settings=settings,
         runtime=runtime,
         device=torch.device(device),
-        precision="float32",
+        precision=precision,
         state_folder=folder,
     )
 

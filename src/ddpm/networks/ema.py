@@ -27,7 +27,7 @@ class Ema:
         """
         halflife = self.halflife_images if self.trained else min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
-        share = torch.where(skipped, 0.0, 1 - beta)
+        share = torch.full((), 1 - beta, device=skipped.device).masked_fill(skipped, 0)
         averages, weights = ([local(p) for p in each.parameters()] for each in (self.network, network))
         if share.device.type == "cpu":
             for average, weight in zip(averages, weights, strict=True):

@@ -222,7 +222,7 @@ def train(
 
         skipped = ~(loss.isfinite() & norm.isfinite())
         state.nonfinite_steps += skipped
-        state.nonfinite_in_a_row = torch.where(skipped, state.nonfinite_in_a_row + 1, 0)
+        state.nonfinite_in_a_row = (state.nonfinite_in_a_row + 1) * skipped
         state.optimizer.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
         state.optimizer.step()
         state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch, skipped=skipped)

@@ -56,7 +56,7 @@ class Muon(AdamW):
         matrices = torch.stack([whole(self._direction(p)).flatten(1) for p in parameters])
         size = MATCH_ADAM * max(matrices.shape[1:]) ** 0.5
         skipped = self._found_inf(matrices.device) == 1
-        keep = torch.where(skipped, 1.0, 1 - lr * decay)
+        keep = torch.full((), 1 - lr * decay, device=matrices.device).masked_fill(skipped, 1)
         moves = orthogonal(matrices.to(self._dtype)).masked_fill(skipped, 0)
         for p, move in zip(parameters, moves, strict=True):
             local(p).mul_(keep).add_(local(placed_like(move.reshape(p.shape).to(p.dtype), p)), alpha=-lr * size)

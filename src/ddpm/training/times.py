@@ -97,7 +97,8 @@ class Importance:
         """Return p_t for t = 1..T: float32 [T]. A thousandth is uniform, so that every time keeps some probability."""
         T = len(self.seen)
         size = self.losses.square().mean(dim=1).sqrt()
-        return torch.where(self.seen.min() < HISTORY, 1 / T, 0.999 * size / size.sum() + 0.001 / T)
+        learned = 0.999 * size / size.sum() + 0.001 / T
+        return learned.masked_fill(self.seen.min() < HISTORY, 1 / T)
 
     def draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         p = self.probabilities()
@@ -116,7 +117,7 @@ class Importance:
         place = ordered * HISTORY + (self.seen[ordered] + number) % HISTORY
         nowhere = self.losses.numel()
         kept = torch.cat([self.losses.flatten(), self.losses.new_zeros(1)])
-        kept[torch.where(lost, nowhere, place)] = losses[order].to(kept.dtype)
+        kept[place.masked_fill(lost, nowhere)] = losses[order].to(kept.dtype)
         self.losses.copy_(kept[:nowhere].view_as(self.losses))
         self.seen += count.masked_fill(skipped, 0)
 
