@@ -1,12 +1,16 @@
 """Muon: an optimizer whose update of each weight matrix is the momentum of its gradient, made orthogonal."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ddpm.compute.processes import processes, rank
 from ddpm.networks.ema import local
 from ddpm.training.decay import parameter_groups
 from ddpm.training.sharding import placed_like, whole
@@ -26,8 +30,9 @@ class Muon(AdamW):
     linear layers; AdamW for all other parameters: biases, norms, label embeddings, and the first and the last layer.
 
     Updates are scaled to the size of Adam's (Liu et al. 2025, Eq. 4), so that one learning rate suits both. The
-    iteration computes in `dtype`. Its result depends on the whole matrix: a sharded matrix is gathered first, and the
-    processes of a training (DDP) must round alike, so they need machines of one kind and the same number of threads.
+    iteration computes in `dtype`. Its result depends on the whole matrix, so a sharded matrix is gathered first. Each
+    process orthogonalises only the matrices that it owns, and sends their moves to the others: the same bits as if each
+    computed all.
     """
 
     def __init__(self, network: nn.Module, *, first_and_last: Iterable[nn.Module], dtype: torch.dtype, **adam: Any):
@@ -40,6 +45,27 @@ class Muon(AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the weights. As in the fused AdamW, nothing changes if the attribute `found_inf` (float32 []) is 1."""
+        for turn in self._turns():
+            moves: dict[int, Tensor] = {}
+            for owner, stack in turn:
+                directions = [whole(self._direction(p)).flatten(1) for p in stack.parameters]
+                if owner == rank():
+                    moves[owner] = orthogonal(torch.stack(directions).to(self._dtype)).contiguous()
+            for owner, stack in turn:
+                received = moves.pop(owner, None)
+                if received is None:
+                    received = torch.empty(stack.shape, dtype=self._dtype, device=stack.parameters[0].device)
+                if processes() > 1:
+                    dist.broadcast(received, src=owner)
+                self._move(stack, received)
+        super().step()
+
+    def _turns(self) -> list[list[tuple[int, "_Stack"]]]:
+        """Return the stacks in turns: in a turn every process owns at most one, so that few are in memory at a time.
+
+        The largest are dealt first, each to the process with the least work so far.
+        """
+        stacks = []
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -48,18 +74,25 @@ class Muon(AdamW):
             for shape, parameters in alike.items():
                 step = max(1, _TOGETHER_BYTES // (4 * shape.numel()))
                 for start in range(0, len(parameters), step):
-                    self._move(parameters[start : start + step], lr=group["lr"], decay=group["weight_decay"])
-        super().step()
+                    stacks.append(_Stack(parameters[start : start + step], group["lr"], group["weight_decay"]))
+        work, turns = [0] * processes(), list[list[tuple[int, _Stack]]]()
+        taken = [0] * processes()
+        for stack in sorted(stacks, key=lambda each: -each.products):
+            owner = work.index(min(work))
+            work[owner] += stack.products
+            taken[owner] += 1
+            if taken[owner] > len(turns):
+                turns.append([])
+            turns[taken[owner] - 1].append((owner, stack))
+        return turns
 
-    def _move(self, parameters: list[Tensor], *, lr: float, decay: float) -> None:
-        """Update parameters of one shape together, because one large operation is faster than many small ones."""
-        matrices = torch.stack([whole(self._direction(p)).flatten(1) for p in parameters])
-        size = MATCH_ADAM * max(matrices.shape[1:]) ** 0.5
-        skipped = self._found_inf(matrices.device) == 1
-        keep = torch.full((), 1 - lr * decay, device=matrices.device).masked_fill(skipped, 1)
-        moves = orthogonal(matrices.to(self._dtype)).masked_fill(skipped, 0)
-        for p, move in zip(parameters, moves, strict=True):
-            local(p).mul_(keep).add_(local(placed_like(move.reshape(p.shape).to(p.dtype), p)), alpha=-lr * size)
+    def _move(self, stack: "_Stack", moves: Tensor) -> None:
+        size = MATCH_ADAM * max(stack.shape[1:]) ** 0.5
+        skipped = self._found_inf(moves.device) == 1
+        keep = torch.full((), 1 - stack.lr * stack.decay, device=moves.device).masked_fill(skipped, 1)
+        for p, move in zip(stack.parameters, moves.masked_fill(skipped, 0), strict=True):
+            placed = local(placed_like(move.reshape(p.shape).to(p.dtype), p))
+            local(p).mul_(keep).add_(placed, alpha=-stack.lr * size)
             p.grad = None  # AdamW skips parameters without a gradient
 
     def _direction(self, p: Tensor) -> Tensor:
@@ -77,6 +110,26 @@ class Muon(AdamW):
 
     def _found_inf(self, device: torch.device) -> Tensor:
         return getattr(self, "found_inf", torch.zeros((), device=device))
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Weights of one shape, which are orthogonalised together: one large operation is faster than many small ones."""
+
+    parameters: list[Tensor]
+    lr: float
+    decay: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of matrices, rows, columns."""
+        first = self.parameters[0]
+        return len(self.parameters), first.shape[0], first.shape[1:].numel()
+
+    @property
+    def products(self) -> int:
+        """Multiplications of an iteration, up to a factor."""
+        return math.prod(self.shape) * min(self.shape[1:])
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
