@@ -25,6 +25,7 @@ from scaling_plan import Measured, plan, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddpm.data.manifest import parts
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
 from ddpm.training import checkpoint
@@ -114,7 +115,7 @@ def _prepared(folder: Path, n: int) -> tuple[float, float, float]:
     subprocess.run(stage, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    manifest = (prepared / "manifest.parquet").stat().st_size
+    manifest = sum(part.stat().st_size for part in parts(prepared))
     shutil.rmtree(folder)
     return seconds, jpegs, manifest
 

@@ -152,10 +152,10 @@ def _images(prepared: Path, generated: Path, classes: tuple[str, ...]) -> "Itera
 
 def _labels_of(prepared: Path, rows: "np.ndarray") -> "np.ndarray":
     import numpy as np
-    import pyarrow.parquet as pq
 
-    column = pq.read_table(prepared / "manifest.parquet", columns=["label"]).column("label")
-    return np.array(column.take(rows).to_pylist() if len(rows) else [], object)
+    from ddpm.data.manifest import rows_at
+
+    return np.array(rows_at(prepared, rows, ["label"]).column("label").to_pylist(), object)
 
 
 def _environment() -> Iterator[tuple[str, str]]:

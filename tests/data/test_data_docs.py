@@ -2,25 +2,29 @@
 
 import dataclasses
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pytest
 from browser import visited
 from dvc.repo import Repo
 from PIL import Image
 from ruamel.yaml import YAML
 
+from ddpm.compute.executors import Crew
+from ddpm.data import manifest
 from ddpm.data.preparing.chosen_previews import training_rows
 from ddpm.data.preparing.prepare import prepare
 from ddpm.data.previews import CLASS, REJECTED, SIDE, Previews, read_previews
 from ddpm.data.reading.dataset import Facts, read_facts
 from ddpm.data.validating import data_docs
+from ddpm.data.validating.checking import Checked, check_prepared
+from ddpm.data.validating.counting import Counted
 from ddpm.data.validating.rules import Outcome, rules
-from ddpm.data.validating.tables import read_tables
+from ddpm.data.validating.shown_files import Shown
 from ddpm.params import load as load_params
 
 if TYPE_CHECKING:
@@ -64,12 +68,15 @@ def passing(facts: Facts) -> list[Outcome]:
     return [Outcome(rule, True, 0, ()) for rule in rules(facts, PARAMS.validate)]
 
 
-def written(prepared: Path, docs: Path, **changes: Any) -> str:
-    content = changes
-    if not changes:
-        facts = read_facts(prepared)
-        content = {"facts": facts, "tables": read_tables(prepared, facts), "previews": read_previews(prepared)}
-    data_docs.write(docs, passing(content["facts"]), limits=PARAMS.validate, prepared=prepared, **content)
+def written(prepared: Path, docs: Path, checked: Checked | None = None, facts: Facts | None = None) -> str:
+    facts = read_facts(prepared) if facts is None else facts
+    docs.mkdir(exist_ok=True, parents=True)
+    if checked is None:
+        with Crew(workers=1, cluster=None, threads=False, scratch=docs) as crew:
+            how = {"facts": facts, "sample_rows": PARAMS.validate.sample_rows, "crew": crew, "scratch": docs}
+            checked = check_prepared(prepared, rules(facts, PARAMS.validate), **how)
+    checked = dataclasses.replace(checked, outcomes=passing(facts))
+    data_docs.write(docs, checked, facts=facts, limits=PARAMS.validate, prepared=prepared)
     return (docs / data_docs.INDEX).read_text(encoding="utf-8")
 
 
@@ -106,8 +113,8 @@ def test_every_class_has_pictures_and_rejected_files_have_theirs_or_their_names(
 
 def test_a_truncated_file_shows_what_could_be_read(prepared: Path) -> None:
     previews = read_previews(prepared).of(REJECTED)
-    files = pd.read_parquet(prepared / "manifest.parquet")
-    at = [files["path"][row].endswith("cut.png") for row in previews.row].index(True)
+    paths = manifest.rows_at(prepared, previews.row, ["path"])["path"].to_pylist()
+    at = [path.endswith("cut.png") for path in paths].index(True)
     image = previews.pixels[at]
     assert image.shape == (3, SIDE, SIDE)
     assert image[:, : SIDE // 2].std() > 10
@@ -147,19 +154,21 @@ def test_the_date_is_beside_the_page_in_a_file_that_dvc_does_not_hash(prepared: 
 def test_a_million_images_in_thousands_of_classes_make_a_page_of_bounded_size(tmp_path: Path) -> None:
     kept, lost, classes = 400_000, 600_000, tuple(f"class {k}" for k in range(1200))
     n = kept + lost
-    label = np.arange(kept) % len(classes)
     facts = Facts("many", "folder", 3, 64, classes, kept - 4000, 4000, n, kept, {"no image": lost}, "0" * 64)
-    files = pd.DataFrame({"path": [f"{k}.png" for k in range(n)]})
-    files["status"] = np.where(np.arange(n) < kept, "kept", "rejected")
-    files["reason"] = np.where(np.arange(n) < kept, None, "no image")
-    files["sha256"], files["mean"], files["std"] = "0", 100.0, 10.0
-    files["label"] = [classes[k] for k in label] + [None] * lost
-    images = files[:kept].copy()
-    images["original_shorter_side"] = np.arange(kept) % 3000 + 10
-    tables = {"files": files, "images": images, "train": images[4000:], "test": images[:4000]}
-    row = np.arange(1000)
+    counted = Counted(
+        rows={"files": n, "images": kept, "train": kept - 4000, "test": 4000},
+        classes={"train": Counter(dict.fromkeys(classes, 330)), "test": Counter(dict.fromkeys(classes, 3))},
+        brightness=np.full(32, kept // 32),
+        sides=Counter(dict.fromkeys(range(10, 3010), kept // 3000)),
+        rejected={"no image": [f"{k}.png" for k in range(kept, kept + 30)]},
+    )
     noise = np.random.default_rng(0).integers(0, 256, (1000, 3, SIDE, SIDE), np.uint8)
-    page = written(tmp_path, tmp_path, facts=facts, tables=tables, previews=Previews(row, np.full(1000, CLASS), noise))
+    shown = Shown(
+        Previews(np.arange(1000), np.full(1000, CLASS), noise),
+        [{"path": f"{k}.png", "label": classes[k]} for k in range(1000)],
+    )
+    page = written(tmp_path, tmp_path, Checked([], counted, shown, sample=100_000), facts)
+    assert "a sample of 100,000 of 1,000,000 files" in page
     assert len(page) < 8e6
     assert len(Images(page).alts) == 1000
     assert "and 200 more classes" in page

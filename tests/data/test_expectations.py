@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from ddpm.compute.executors import Crew
+from ddpm.data.preparing import manifest_part
 from ddpm.data.preparing.prepare import prepare
-from ddpm.data.previews import read_previews
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.data.validating import data_docs
-from ddpm.data.validating.expectations import NAMED_ROWS, check
-from ddpm.data.validating.rules import Outcome, failure, observed, rules
+from ddpm.data.validating.checking import check_prepared
+from ddpm.data.validating.rules import NAMED_ROWS, Outcome, failure, observed, rules
 from ddpm.data.validating.settings import Validate
-from ddpm.data.validating.tables import read_tables
 from ddpm.params import load as load_params
 from ddpm.stages import validate
 from ddpm.stages.stage import Stage
@@ -38,11 +38,13 @@ LENIENT = Validate(
     min_class_share=0.0,
     max_upscaled_share=1.0,
     brightness=(0.0, 255.0),
+    sample_rows=1000,
 )
+SAMPLE = 6
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[20_000, 7], ids=["one_part", "nine_parts"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 files: train 40 (class a 30, b 10), test 20; 3 broken, 2 of test also in train, 1 nearly black, 4 small."""
     folder = tmp_path_factory.mktemp("images")
     raw = folder / "raw"
@@ -57,19 +59,27 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(raw / source, raw / target)
     Image.new("L", (16, 16), 1).save(raw / "train" / "a" / "9.png")
     data = dataclasses.replace(PARAMS.data, source="folder", size=16)
-    prepare(data, raw=raw, prepared=folder / "prepared", workers=1, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_part, "_ROWS", request.param)
+        prepare(data, raw=raw, prepared=folder / "prepared", workers=1, progress=False)
     return folder / "prepared"
 
 
 def outcomes_of(prepared: Path, docs: Path, **limits: Any) -> dict[str, Outcome]:
+    """The outcomes that Great Expectations finds in all files, which are those of counters and a sample, too."""
     facts = read_facts(prepared)
     expected = rules(facts, dataclasses.replace(LENIENT, **limits))
-    tables = read_tables(prepared, facts)
-    found = check(expected, tables)
-    how = {"facts": facts, "tables": tables, "previews": read_previews(prepared), "limits": LENIENT}
-    data_docs.write(docs, found, prepared=prepared, **how)
-    assert [outcome.rule for outcome in found] == list(expected)
-    return {outcome.rule.name: outcome for outcome in found}
+    scratch = docs.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    with Crew(workers=1, cluster=None, threads=False, scratch=scratch) as crew:
+        how = {"facts": facts, "crew": crew, "scratch": scratch}
+        whole = check_prepared(prepared, expected, sample_rows=LENIENT.sample_rows, **how)
+        sampled = check_prepared(prepared, expected, sample_rows=SAMPLE, **how)
+    data_docs.write(docs, whole, facts=facts, limits=LENIENT, prepared=prepared)
+    assert [outcome.rule for outcome in whole.outcomes] == list(expected)
+    assert sampled.outcomes == whole.outcomes
+    assert (whole.sample, sampled.sample) == (None, SAMPLE)
+    return {outcome.rule.name: outcome for outcome in whole.outcomes}
 
 
 def test_every_limit_that_is_exceeded_breaks_its_own_rule_and_names_the_rows(prepared: Path, tmp_path: Path) -> None:
@@ -125,7 +135,7 @@ def test_a_limit_that_is_just_reached_is_not_broken(prepared: Path, tmp_path: Pa
 def damage_manifest(prepared: Path) -> None:
     import pandas as pd
 
-    path = prepared / "manifest.parquet"
+    path = sorted((prepared / "manifest").iterdir())[-1]
     frame = pd.read_parquet(path)
     frame.loc[frame.index[-1], "index"] = frame.loc[frame.index[-2], "index"]
     frame.loc[frame.index[-1], "label"] = "nobody"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from waiting import HANG_SECONDS, wait_for
 
-from ddpm.data.preparing import executors
+from ddpm.compute import executors
 from ddpm.data.preparing.prepare import prepare
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
@@ -25,7 +25,7 @@ PROGRAM = f"""
 import dataclasses, sys
 from pathlib import Path
 from ddpm.params import load as load_params
-from ddpm.data.preparing import executors
+from ddpm.compute import executors
 from ddpm.data.preparing.prepare import prepare
 executors.START_SECONDS = 0.0
 raw, out, cluster = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ddpm.data import manifest as stored
 from ddpm.data.preparing.layout import ignored_as
 from ddpm.data.preparing.prepare import prepare
 from ddpm.data.preparing.reasons import (
@@ -75,7 +77,7 @@ def fill(folder: Path, names: list[str], first_seed: int = 0, **options: object)
 
 
 def manifest(tmp_path: Path) -> pd.DataFrame:
-    return pd.read_parquet(tmp_path / "prepared" / "manifest.parquet").set_index("path")
+    return pa.concat_tables(stored.read(tmp_path / "prepared")).to_pandas().set_index("path")
 
 
 @pytest.fixture
@@ -338,7 +340,7 @@ def test_a_name_that_is_not_utf_8_is_escaped_in_the_manifest(run: Run, raw: Path
 def test_the_manifest_has_the_documented_columns(run: Run, raw: Path, tmp_path: Path) -> None:
     run(raw)
     names = "path split index status reason original_width original_height original_mode sha256 pixel_sha256 mean std"
-    assert " ".join(pq.read_schema(tmp_path / "prepared" / "manifest.parquet").names) == f"{names} label"
+    assert " ".join(pq.read_schema(tmp_path / "prepared" / "manifest" / "part-00000.parquet").names) == f"{names} label"
     assert json.loads((tmp_path / "prepared" / "dataset.json").read_text())["ignored"] == {}
 
 

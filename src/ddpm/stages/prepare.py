@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ddpm import few_images, unread_settings
-from ddpm.data.preparing.manifest import rejected_files
+from ddpm.data.manifest import rejected_files
 from ddpm.data.preparing.prepare import prepare
 from ddpm.data.previews import REJECTED_LIST
 from ddpm.errors import on_one_line
@@ -62,7 +62,7 @@ def _rejected(prepared: Path, *, n: int) -> list[str]:
     """Return a line for each of the first rejected files, and one that says where the list of all is."""
     if n == 0:
         return []
-    first = rejected_files(prepared / "manifest.parquet", most=_NAMED)
+    first = rejected_files(prepared, most=_NAMED)
     lines = [f"rejected {on_one_line(path)}: {reason}" for path, reason in first]
     more = f"and {n - _NAMED} more; " if n > _NAMED else ""
     return [*lines, f"{more}all rejected files and the reasons: {prepared / REJECTED_LIST}"]

@@ -1,11 +1,13 @@
 """DVC stage `validate`: check the prepared data against the limits in params.yaml; a failed check ends the pipeline."""
 
-from ddpm.data.previews import read_previews
+import tempfile
+from pathlib import Path
+
+from ddpm.compute.executors import Crew, cores
 from ddpm.data.reading.dataset import read_facts
 from ddpm.data.validating import data_docs
-from ddpm.data.validating.expectations import check
+from ddpm.data.validating.checking import check_prepared
 from ddpm.data.validating.rules import failure, rules
-from ddpm.data.validating.tables import read_tables
 from ddpm.data.validating.validation_report import write_report
 from ddpm.errors import UserError
 from ddpm.files import write_json
@@ -13,21 +15,24 @@ from ddpm.stages.stage import Stage, execute
 
 
 def main(stage: Stage) -> None:
-    paths, limits = stage.paths, stage.params.validate
+    paths, limits, runtime = stage.paths, stage.params.validate, stage.params.runtime
     facts = read_facts(paths.prepared)
-    tables = read_tables(paths.prepared, facts)
-    outcomes = check(rules(facts, limits), tables)
-    data_docs.write(
-        paths.docs,
-        outcomes,
-        facts=facts,
-        tables=tables,
-        previews=read_previews(paths.prepared),
-        limits=limits,
-        prepared=paths.prepared,
-    )
+    with tempfile.TemporaryDirectory(dir=paths.prepared.parent, prefix=".validate-", suffix=".part") as folder:
+        scratch = Path(folder)
+        (scratch / ".gitignore").write_text("*\n")  # so that git ignores what a killed run leaves
+        with Crew(workers=runtime.workers or cores(), cluster=runtime.cluster, threads=False, scratch=scratch) as crew:
+            checked = check_prepared(
+                paths.prepared,
+                rules(facts, limits),
+                facts=facts,
+                sample_rows=limits.sample_rows,
+                crew=crew,
+                scratch=scratch,
+            )
+    outcomes = checked.outcomes
+    data_docs.write(paths.docs, checked, facts=facts, limits=limits, prepared=paths.prepared)
     data_docs.write_run(paths.docs)
-    write_report(paths.report, facts=facts, tables=tables, outcomes=outcomes)
+    write_report(paths.report, checked, facts=facts)
     page = paths.docs / data_docs.INDEX
     if not all(outcome.passed for outcome in outcomes):
         raise UserError(f"{failure(outcomes, show=5)}; see {page} for all results and pictures")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ddpm.compute.executors import Crew, Pieces
 from ddpm.data.preparing.decode_file import Input, code_of, decoder_fingerprint, read_headers
-from ddpm.data.preparing.executors import Crew
 from ddpm.data.preparing.partitions import (
     KEY,
     DecodeTask,
@@ -100,7 +100,7 @@ class _Job:
     def read_headers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sides, headers = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.uint8)
         parts = [slice(start, start + _HEADERS_TOGETHER) for start in range(0, len(rows), _HEADERS_TOGETHER)]
-        pieces = _Pieces(len(parts), lambda k: self._inputs(rows[parts[k]]))
+        pieces = Pieces(len(parts), lambda k: self._inputs(rows[parts[k]]))
         function = partial(read_headers, reading=_reading(self.data))
         for k, (some_sides, some_headers) in self._run(function, pieces, "look", [len(rows[part]) for part in parts]):
             sides[parts[k]], headers[parts[k]] = some_sides, some_headers
@@ -128,7 +128,7 @@ class _Job:
             )
 
         names = list(located.names)
-        for k, name in self._run(decode_partition, _Pieces(len(parts), task), "decode", [len(rows) for rows in parts]):
+        for k, name in self._run(decode_partition, Pieces(len(parts), task), "decode", [len(rows) for rows in parts]):
             if not (folder / f"{name}.npy").exists():
                 raise UserError(
                     f"a worker of the cluster at runtime.cluster wrote a partition that is not in {folder}; "
@@ -159,18 +159,3 @@ class _Job:
 
 def _reading(data: Data) -> Reading:
     return Reading(max_pixels=data.max_pixels, max_bytes=data.max_picture_bytes, white=data.white)
-
-
-class _Pieces(Sequence[Any]):
-    """A sequence whose items are made on access, so that they are never in memory together."""
-
-    def __init__(self, n: int, make: Callable[[int], Any]) -> None:
-        self._n, self._make = n, make
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, place: Any) -> Any:
-        if not 0 <= place < self._n:
-            raise IndexError(place)
-        return self._make(place)

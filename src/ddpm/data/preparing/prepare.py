@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from ddpm.compute.executors import Crew, cores
 from ddpm.data.preparing.assemble import ShardTask, assemble, shard_task
 from ddpm.data.preparing.chosen_previews import choose_previews
 from ddpm.data.preparing.decode_file import code_of
 from ddpm.data.preparing.decode_source import Decoded, decode_all
-from ddpm.data.preparing.executors import Crew, cores
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
-from ddpm.data.preparing.manifest import write_manifest, write_rejected
+from ddpm.data.preparing.manifest_part import write_manifest, write_rejected
 from ddpm.data.preparing.pixels import Target
 from ddpm.data.preparing.prepared_shape import ChooseSize, keep_own_size, own_size
 from ddpm.data.preparing.reasons import DUPLICATE, REASONS
@@ -75,16 +75,17 @@ def prepare(
             labels, classes = _labels(data, found, records, usable)
             splits = _splits(data, found, records, usable, labels)
             _write_splits(data, decoded, splits, labels if classes else None, folder=folder, crew=crew)
+            write_manifest(
+                folder,
+                paths=found.paths,
+                records=records,
+                splits=splits,
+                labels=labels,
+                classes=classes,
+                crew=crew,
+            )
         write_previews(folder, choose_previews(data, found, decoded, splits, labels, n_classes=len(classes)))
-        write_manifest(
-            folder / "manifest.parquet",
-            paths=found.paths,
-            records=records,
-            splits=splits,
-            labels=labels,
-            classes=classes,
-        )
-        write_rejected(folder / "manifest.parquet", folder / REJECTED_LIST)
+        write_rejected(folder, folder / REJECTED_LIST)
         facts = Facts(
             name=found.name,
             source=data.source,

@@ -1,7 +1,7 @@
 """Read the prepared data set. `read_split` needs only NumPy, `read_facts` only the standard library.
 
 dataset.json              Facts
-manifest.parquet          one row per file that was found (columns: data/preparing/manifest.py)
+manifest/                 one row per file that was found (data/manifest.py)
 rejected.csv              reason and path of every rejected file; only if there are some
 previews.npy              small pictures of some files (data/previews.py)
 {train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, local or in a store (see shard_index.py)

@@ -7,7 +7,7 @@ the page from its cache, the file is missing and the page says so.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpm.data.previews import CLASS, EXTREMES, REJECTED, REJECTED_LIST, Previews
+from ddpm.data.previews import CLASS, EXTREMES, REJECTED, REJECTED_LIST
 from ddpm.data.reading.dataset import Facts
-from ddpm.data.validating.rules import Outcome, observed
+from ddpm.data.validating.checking import Checked
+from ddpm.data.validating.counting import Counted
+from ddpm.data.validating.rules import observed
 from ddpm.data.validating.settings import Validate
+from ddpm.data.validating.shown_files import Shown
 from ddpm.rendering.charts import histogram
 from ddpm.rendering.page import render
 from ddpm.rendering.pictures import Picture, strip
 
 if TYPE_CHECKING:
-    import pandas as pd
     from markupsafe import Markup
 
 INDEX, RUN = "index.html", "run.js"
 NAMED_PER_REASON = 5
 """Rejected files that are named for each reason; rejected.csv has all."""
-_BRIGHTNESS_BARS, _SIZE_BARS, _MOST_VALUES = 32, 20, 12
+_SIZE_BARS, _MOST_VALUES = 20, 12
 
 
 @dataclass(frozen=True)
@@ -50,37 +52,28 @@ class ClassPictures:
     picture: Picture | None
 
 
-def write(
-    docs: Path,
-    outcomes: Sequence[Outcome],
-    *,
-    facts: Facts,
-    tables: "Mapping[str, pd.DataFrame]",
-    previews: Previews,
-    limits: Validate,
-    prepared: Path,
-) -> None:
+def write(docs: Path, checked: Checked, *, facts: Facts, limits: Validate, prepared: Path) -> None:
     """Write `docs`/index.html. The page has a few megabytes at most, for any number of images, classes and files."""
-    if len(tables["files"]) != facts.found:  # a damaged manifest: no row is known to be that of its picture
-        previews = previews.of("")
+    outcomes, counted, shown = checked.outcomes, checked.counted, checked.shown
     failed = [outcome for outcome in outcomes if not outcome.passed]
-    classes = list(_classes(facts, tables, previews.of(CLASS)))
+    classes = list(_classes(facts, counted, shown.of(CLASS)))
     page = render(
         Path(__file__).parent / "data_docs.html",
         facts=facts,
         outcomes=[*failed, *(outcome for outcome in outcomes if outcome.passed)],
         failed=failed,
         observed=observed,
-        asset_rows={name: len(table) for name, table in tables.items()},
+        asset_rows={**counted.rows, "arrays": 2, "classes": len(facts.classes)},
+        sample=checked.sample,
         prepared=str(prepared),
         ignored=sum(facts.ignored.values()),
-        rejected=list(_rejected(facts, tables["files"], previews.of(REJECTED))),
+        rejected=list(_rejected(facts, counted, shown.of(REJECTED))),
         rejected_list=str(prepared / REJECTED_LIST),
-        extremes=[(title, tiles) for kind, title in EXTREMES.items() if (tiles := _extreme(kind, tables, previews))],
+        extremes=[(title, tiles) for kind, title in EXTREMES.items() if (tiles := _extreme(kind, counted, shown))],
         classes=classes,
         more_classes=len(facts.classes) - len(classes),
-        brightness=_brightness(tables["images"]["mean"].to_numpy(), limits),
-        sizes=_sizes(tables["images"]["original_shorter_side"].to_numpy(), facts.size),
+        brightness=_brightness(counted.brightness, limits),
+        sizes=_sizes(counted.sides, facts.size),
     )
     docs.mkdir(parents=True, exist_ok=True)
     (docs / INDEX).write_text(page, encoding="utf-8")
@@ -94,84 +87,70 @@ def write_run(docs: Path) -> None:
     (docs / RUN).write_text(f'document.getElementById("run").textContent = {json.dumps(run)};\n', encoding="utf-8")
 
 
-def _rejected(
-    facts: Facts, files: "pd.DataFrame", previews: Previews
-) -> Iterator[tuple[str, int, list[Tile], list[str]]]:
+def _rejected(facts: Facts, counted: Counted, shown: Shown) -> Iterator[tuple[str, int, list[Tile], list[str]]]:
     """Yield (reason, number of files, files with pictures, names of the first other ones)."""
-    shown: dict[str, list[Tile]] = {}
-    same = files[files["sha256"].isin(files["sha256"].iloc[previews.row]) & (files["status"] == "kept")]
-    twins = dict(zip(same["sha256"], same["path"], strict=True))
-    for row, image in zip(previews.row.tolist(), previews.pixels, strict=True):
-        file = files.iloc[row]
-        note = f"same as {twins[file['sha256']]}" if file["sha256"] in twins else ""
-        shown.setdefault(file["reason"], []).append(Tile(file["path"], note, strip(image[None], columns=1)))
-    rejected = files[files["status"] == "rejected"]
+    with_picture: dict[str, list[Tile]] = {}
+    for file, image in shown:
+        note = f"same as {counted.copies[file['sha256']]}" if file["sha256"] in counted.copies else ""
+        with_picture.setdefault(file["reason"], []).append(Tile(file["path"], note, strip(image[None], columns=1)))
     for reason, n in sorted(facts.rejected.items(), key=lambda item: -item[1]):
-        tiles = shown.get(reason, [])
-        names = rejected["path"][rejected["reason"] == reason].head(NAMED_PER_REASON + len(tiles))
+        tiles = with_picture.get(reason, [])
+        names = counted.rejected.get(reason, [])[: NAMED_PER_REASON + len(tiles)]
         others = [name for name in names if name not in {tile.path for tile in tiles}][:NAMED_PER_REASON]
         yield reason, n, tiles, others if len(tiles) < NAMED_PER_REASON else []
 
 
-def _extreme(kind: str, tables: "Mapping[str, pd.DataFrame]", previews: Previews) -> list[Tile]:
-    files, chosen = tables["files"], previews.of(kind)
-    if not len(chosen.row):
-        return []
-    twins = tables["test"].set_index("path")["same_as_in_train"].dropna().to_dict() if kind == "in_train" else {}
-    notes = {
+def _extreme(kind: str, counted: Counted, shown: Shown) -> list[Tile]:
+    twins = dict(counted.twins.first)
+    notes: dict[str, Callable[[dict[str, Any]], str]] = {
         "darkest": lambda file: f"mean {file['mean']:.1f}",
         "brightest": lambda file: f"mean {file['mean']:.1f}",
         "flattest": lambda file: f"standard deviation {file['std']:.1f}",
-        "enlarged": lambda file: _size(file),
-        "longest": lambda file: _size(file),
+        "enlarged": _size,
+        "longest": _size,
         "in_train": lambda file: f"pixels of {twins.get(file['path'], 'a training image')}",
     }
-    rows = [files.iloc[row] for row in chosen.row.tolist()]
-    return [
-        Tile(file["path"], notes[kind](file), strip(image[None], columns=1))
-        for file, image in zip(rows, chosen.pixels, strict=True)
-    ]
+    return [Tile(file["path"], notes[kind](file), strip(image[None], columns=1)) for file, image in shown.of(kind)]
 
 
-def _size(file: Any) -> str:
-    return f"{int(file['original_width'])} x {int(file['original_height'])} pixels"
+def _size(file: dict[str, Any]) -> str:
+    return f"{file['original_width']} x {file['original_height']} pixels"
 
 
-def _classes(facts: Facts, tables: "Mapping[str, pd.DataFrame]", previews: Previews) -> Iterator[ClassPictures]:
+def _classes(facts: Facts, counted: Counted, shown: Shown) -> Iterator[ClassPictures]:
+    pixels = shown.previews.pixels
     if not facts.classes:
-        if len(previews.row):
-            yield ClassPictures("all images", facts.train, facts.test, strip(previews.pixels, columns=10))
+        if len(pixels):
+            yield ClassPictures("all images", facts.train, facts.test, strip(pixels, columns=10))
         return
-    labels = tables["files"]["label"].to_numpy()[previews.row]
-    train, test = (tables[split]["label"].value_counts() for split in ("train", "test"))
-    shown = set(labels)
+    labels = np.array([file["label"] for file in shown.files], object)
+    train, test = counted.classes["train"], counted.classes["test"]
+    with_picture = set(labels)
     for name in facts.classes:
-        if name in shown:
-            images = previews.pixels[labels == name]
-            picture = strip(images, columns=10)
-            yield ClassPictures(name, int(train.get(name, 0)), int(test.get(name, 0)), picture)
-        elif name not in train.index:
-            yield ClassPictures(name, 0, int(test.get(name, 0)), None)
+        if name in with_picture:
+            yield ClassPictures(name, train[name], test[name], strip(pixels[labels == name], columns=10))
+        elif name not in train:
+            yield ClassPictures(name, 0, test[name], None)
 
 
-def _brightness(means: np.ndarray, limits: Validate) -> "Markup":
-    counts, edges = np.histogram(means, bins=_BRIGHTNESS_BARS, range=(0, 255))
+def _brightness(counts: np.ndarray, limits: Validate) -> "Markup":
     return histogram(
         counts.tolist(),
-        edges.tolist(),
+        np.linspace(0, 255, len(counts) + 1).tolist(),
         title="Mean brightness of the images; dashed: the limits validate.brightness",
         x_label="mean brightness, 0 to 255",
         limits=limits.brightness,
     )
 
 
-def _sizes(sides: np.ndarray, size: int) -> "Markup":
+def _sizes(sides: Mapping[float, int], size: int) -> "Markup":
     """Return bars for each side length if there are few; else for ranges that grow by a constant factor."""
-    values, counts = np.unique(sides, return_counts=True)
+    values = np.array(sorted(sides))
+    counts = np.array([sides[value] for value in values.tolist()])
     labels = [f"{value:.0f}" for value in values]
     if len(values) > _MOST_VALUES:
         edges = np.geomspace(values[0], values[-1] + 1, _SIZE_BARS + 1)
-        counts, _ = np.histogram(sides, bins=edges)
+        counts, _ = np.histogram(values, bins=edges, weights=counts)
         labels = [f"{edge:.0f}" for edge in edges[:-1]]
     return histogram(
         counts.tolist(),

@@ -1,17 +1,16 @@
-"""Check rules with Great Expectations."""
+"""Check rules with Great Expectations: on whole tables or, for a large set, on its counters and on a sample."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ddpm.data.validating.rules import KEYS, Outcome, Rule
+from ddpm.data.validating.rules import COUNTED, KEYS, NAMED_ROWS, Outcome, Rule, named
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMED_ROWS = 20
-"""Largest number of rows that are named for each expectation."""
+    from ddpm.data.validating.counting import Counted
 
 
 def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]") -> list[Outcome]:
@@ -42,25 +41,57 @@ def check(rules: Sequence[Rule], tables: "Mapping[str, pd.DataFrame]") -> list[O
         for result in checked.results:
             config = result.expectation_config
             assert config is not None
-            outcome = _outcome(here[config.meta["rule"]], result, key)
+            outcome = _outcome(here[config.meta["rule"]], result)
             outcomes[outcome.rule.name] = outcome
     return [outcomes[rule.name] for rule in rules]
 
 
-def _outcome(rule: Rule, result: Any, key: str) -> Outcome:
+def check_counted(rules: Sequence[Rule], counted: "Counted", sample: "Mapping[str, pd.DataFrame]") -> list[Outcome]:
+    """Return the outcome of every rule, in order, for a set of which Great Expectations gets only a sample of files.
+
+    The counters are exact and decide: Great Expectations compares them with the limits. It checks the tables `arrays`
+    and `classes` whole, and in the sample the rules that allow no exception; a rule passes if both agree to it.
+    """
+    import pandas as pd
+
+    by_counter = [rule for rule in rules if rule.table in COUNTED]
+    counters = pd.DataFrame(
+        {KEYS["counters"]: ["all files"], **{rule.name: [counted.breaking[rule.name]] for rule in by_counter}}
+    )
+    in_sample = [rule for rule in by_counter if rule.is_countable and not rule.exceptions]
+    checks = [
+        *(rule for rule in rules if rule.table not in COUNTED),
+        *(_of_counter(rule) for rule in by_counter),
+        *(replace(rule, name=f"{rule.name}, in the sample") for rule in in_sample),
+    ]
+    outcomes = {outcome.rule.name: outcome for outcome in check(checks, {**sample, "counters": counters})}
+    passed_in_sample = {rule.name: outcomes[f"{rule.name}, in the sample"].passed for rule in in_sample}
+    return [
+        Outcome(
+            rule,
+            outcomes[rule.name].passed and passed_in_sample.get(rule.name, True),
+            counted.breaking[rule.name],
+            counted.named[rule.name],
+        )
+        if rule.table in COUNTED
+        else outcomes[rule.name]
+        for rule in rules
+    ]
+
+
+def _of_counter(rule: Rule) -> Rule:
+    """Return the rule for the counter of this rule: the number of rows, or of those that break it."""
+    low, high = (rule.low, rule.high) if rule.check == "row_count" else (None, rule.exceptions)
+    return replace(rule, table="counters", check="between", columns=(rule.name,), low=low, high=high, exceptions=0)
+
+
+def _outcome(rule: Rule, result: Any) -> Outcome:
     values = result.result
     if not values:  # Great Expectations returns no result if a check raised an exception
         raise RuntimeError(f"{rule.name!r} could not be checked: {result.exception_info}")
-    rows = [
-        f"{row[key]} ({', '.join(f'{column} {_short(value)}' for column, value in row.items() if column != key)})"
-        for row in values.get("partial_unexpected_index_list") or []
-    ]
+    rows = [named(rule, row) for row in values.get("partial_unexpected_index_list") or []]
     observed = values["observed_value"] if rule.check == "row_count" else values["unexpected_count"]
     return Outcome(rule, bool(result.success), int(observed), tuple(rows))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, Real) and not isinstance(value, int) else str(value)
 
 
 def _expectation(rule: Rule, *, rows: int) -> Any:

@@ -3,17 +3,23 @@
 The rules are independent of Great Expectations, which checks them (data/validating/expectations.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
+from ddpm.data.manifest import PREPARE_AGAIN
 from ddpm.data.reading.dataset import Facts
 from ddpm.data.validating.settings import Validate
 
-KEYS = {"classes": "label", "arrays": "split"}
+KEYS = {"classes": "label", "arrays": "split", "counters": "counted"}
 """By table: the column that identifies a row for a reader, if it is not `path`."""
-
-_PREPARE_AGAIN = "the prepared data were changed or damaged; make them again with `dvc repro -f -s prepare`"
+COUNTED = ("files", "images", "train", "test")
+"""Tables whose rows are files, which are counted part by part."""
+SAME_AS_IN_TRAIN = "same_as_in_train"
+"""Column of table `test`: the path of a training image with the same prepared pixels."""
+NAMED_ROWS = 20
+"""Largest number of rows that are named for each rule."""
 
 Check = Literal["row_count", "between", "in_set", "not_null", "null", "unique_together"]
 
@@ -28,7 +34,7 @@ class Rule:
     remedy: str
     """What a person can do where it is broken, with the setting of the limit if there is one."""
     table: str
-    """A key of tables.read_tables."""
+    """A name in tables.py."""
     check: Check
     columns: tuple[str, ...] = ()
     low: float | None = None
@@ -36,6 +42,15 @@ class Rule:
     values: tuple[Any, ...] = ()
     exceptions: int = 0
     """Number of rows that may break the rule."""
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether each row breaks the rule or not by its own values in the manifest."""
+        return (
+            self.table in COUNTED
+            and self.check in ("between", "in_set", "not_null", "null")
+            and self.columns != (SAME_AS_IN_TRAIN,)
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every file found is in the manifest",
             sentence=f"the manifest has {facts.found} rows",
-            remedy=_PREPARE_AGAIN,
+            remedy=PREPARE_AGAIN,
             table="files",
             check="row_count",
             low=facts.found,
@@ -66,7 +81,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every file is kept or rejected",
             sentence="status is kept or rejected",
-            remedy=_PREPARE_AGAIN,
+            remedy=PREPARE_AGAIN,
             table="files",
             check="in_set",
             columns=("status",),
@@ -103,7 +118,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             remedy="remove them from one of the two, or raise validate.max_test_duplicates",
             table="test",
             check="null",
-            columns=("same_as_in_train",),
+            columns=(SAME_AS_IN_TRAIN,),
             exceptions=limits.max_test_duplicates,
         ),
         Rule(
@@ -129,7 +144,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has its hashes",
             sentence="sha256 is known of every image",
-            remedy=_PREPARE_AGAIN,
+            remedy=PREPARE_AGAIN,
             table="images",
             check="not_null",
             columns=("sha256",),
@@ -137,7 +152,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has its own place",
             sentence="no two images have the same split and index",
-            remedy=_PREPARE_AGAIN,
+            remedy=PREPARE_AGAIN,
             table="images",
             check="unique_together",
             columns=("split", "index"),
@@ -146,7 +161,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             Rule(
                 name=f"arrays are as stated: {column}",
                 sentence=f"{column} of the arrays is {value} in train and test",
-                remedy=_PREPARE_AGAIN,
+                remedy=PREPARE_AGAIN,
                 table="arrays",
                 check="in_set",
                 columns=(column,),
@@ -168,7 +183,7 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
         Rule(
             name="every image has a known label",
             sentence=f"label is one of {len(facts.classes)} classes",
-            remedy=_PREPARE_AGAIN,
+            remedy=PREPARE_AGAIN,
             table="images",
             check="in_set",
             columns=("label",),
@@ -184,6 +199,19 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             low=limits.min_class_share,
         ),
     )
+
+
+def named(rule: Rule, row: Mapping[str, Any]) -> str:
+    """Return a row that breaks the rule as text: what identifies it, and its values in the rule's columns."""
+    values = ", ".join(f"{column} {_short(row[column])}" for column in rule.columns)
+    return f"{row[KEYS.get(rule.table, 'path')]} ({values})"
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, Real) or isinstance(value, int):
+        return str(value)
+    number = float(value)
+    return f"{number:.0f}" if number.is_integer() else f"{number:.4g}"
 
 
 def observed(outcome: Outcome) -> str:

@@ -1,6 +1,6 @@
 """The limits of the data: `validate` in params.yaml."""
 
-from ddpm.settings import require, require_at_least, require_share, section
+from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
 
 @section
@@ -12,7 +12,7 @@ class Validate:
     min_test_images: int
     """Smallest number of held-out images, with which FID and the floor compare."""
     max_rejected_share: float
-    """Largest share of files that could not be read or were refused; data/prepared/manifest.parquet has the reasons."""
+    """Largest share of files that could not be read or were refused; data/prepared/rejected.csv has the reasons."""
     max_test_duplicates: int
     """Largest number of images in test whose pixels are also in train."""
     min_class_share: float
@@ -21,9 +21,13 @@ class Validate:
     """Largest share of images with a side shorter than the prepared size, since enlarging blurs them."""
     brightness: tuple[float, float]
     """Lowest and highest mean brightness of an image, in 0..255."""
+    sample_rows: int
+    """Number of files whose rows Great Expectations gets; of a larger set it checks a seeded sample of this size and
+    exact counters of all files."""
 
     def __post_init__(self) -> None:
         require_at_least(0, self, "min_train_images", "min_test_images", "max_test_duplicates")
+        require_positive(self, "sample_rows")
         require_share(self, "max_rejected_share", "min_class_share", "max_upscaled_share")
         low, high = self.brightness
         require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")

@@ -1,47 +1,61 @@
-"""The prepared data as tables, to which the rules refer."""
+"""The prepared data as tables, to which the rules refer.
 
+files:   the manifest
+images:  its kept rows, with original_shorter_side
+train, test: the images of a split; test has same_as_in_train, the path of a training image with the same
+         prepared pixels
+arrays:  one row per split: shape and dtype of its images, and by how many rows they or labels.npy differ from
+         the manifest
+classes: one row per class, by its training images; share_of_equal is 1 for a perfectly balanced set
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpm.data.reading.dataset import Facts, read_split
+from ddpm.data.reading.dataset import read_split
+from ddpm.data.validating.rules import SAME_AS_IN_TRAIN
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ddpm.data.validating.counting import Counted
 
-def read_tables(prepared: Path, facts: Facts) -> "dict[str, pd.DataFrame]":
-    """Return the tables by name.
 
-    files:   the manifest
-    images:  its kept rows, with original_shorter_side
-    train, test: the images of a split; test has same_as_in_train, the path of a training image with the same
-             prepared pixels
-    arrays:  one row per split: shape and dtype of its images, and by how many rows they or labels.npy differ from
-             the manifest
-    classes: one row per class, by its training images; share_of_equal is 1 for a perfectly balanced set
-    """
-    import pandas as pd
-
-    files = pd.read_parquet(prepared / "manifest.parquet")
+def tables_of(files: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
+    """Return the tables of these rows of the manifest, `test` without same_as_in_train."""
     images = files[files["status"] == "kept"].copy()
     images["original_shorter_side"] = images[["original_width", "original_height"]].min(axis=1)
-    train, test = (images[images["split"] == split].copy() for split in ("train", "test"))
-    first = train.drop_duplicates("pixel_sha256").set_index("pixel_sha256")["path"]
-    test["same_as_in_train"] = test["pixel_sha256"].map(first)
-    counts = train["label"].value_counts().reindex(list(facts.classes), fill_value=0)
-    classes = pd.DataFrame({"label": list(counts.index), "images": counts.to_numpy()})
-    classes["share_of_equal"] = classes["images"] * len(classes) / max(len(train), 1)
     return {
         "files": files,
         "images": images,
-        "train": train,
-        "test": test,
-        "arrays": _arrays(prepared, {"train": len(train), "test": len(test)}),
-        "classes": classes,
+        **{split: images[images["split"] == split].copy() for split in ("train", "test")},
     }
 
 
-def _arrays(prepared: Path, expected: dict[str, int]) -> "pd.DataFrame":
+def with_same_as_in_train(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, pd.DataFrame]":
+    """Return the tables of the whole manifest with the column same_as_in_train of `test`."""
+    first = tables["train"].drop_duplicates("pixel_sha256").set_index("pixel_sha256")["path"]
+    test = tables["test"].assign(**{SAME_AS_IN_TRAIN: tables["test"]["pixel_sha256"].map(first)})
+    return {**tables, "test": test}
+
+
+def class_table(counted: "Counted", classes: Sequence[str]) -> "pd.DataFrame":
+    """Return table `classes`."""
+    import pandas as pd
+
+    table = pd.DataFrame({"label": list(classes), "images": [counted.classes["train"][name] for name in classes]})
+    table["share_of_equal"] = [share_of_equal(counted, name, len(classes)) for name in classes]
+    return table
+
+
+def share_of_equal(counted: "Counted", name: str, n_classes: int) -> float:
+    """Return the training images of a class, relative to perfectly balanced classes."""
+    return counted.classes["train"][name] * n_classes / max(counted.rows["train"], 1)
+
+
+def array_table(prepared: Path, expected: Mapping[str, int]) -> "pd.DataFrame":
+    """Return table `arrays`; `expected` has the number of images of each split in the manifest."""
     import pandas as pd
 
     rows = []

@@ -1,22 +1,17 @@
 """reports/validation.json: metrics for `dvc metrics show`, and every rule with its outcome."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddpm.data.reading.dataset import Facts
-from ddpm.data.validating.rules import Outcome
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ddpm.data.validating.checking import Checked
+from ddpm.data.validating.tables import share_of_equal
 
 
-def write_report(
-    path: Path, *, facts: Facts, tables: "Mapping[str, pd.DataFrame]", outcomes: Sequence[Outcome]
-) -> None:
+def write_report(path: Path, checked: Checked, *, facts: Facts) -> None:
     """Write the report. Shares are in 0..1; darkest and brightest are means of an image, in 0..255."""
-    classes, images = tables["classes"], tables["images"]
+    outcomes, counted = checked.outcomes, checked.counted
+    shares = [share_of_equal(counted, name, len(facts.classes)) for name in facts.classes]
     report = {
         "passed": all(outcome.passed for outcome in outcomes),
         "expectations": len(outcomes),
@@ -27,10 +22,11 @@ def write_report(
         "rejected_share": round(1 - facts.kept / facts.found, 6),
         "train": facts.train,
         "test": facts.test,
-        "test_duplicates": int(tables["test"]["same_as_in_train"].notna().sum()),
-        "smallest_class_share": round(float(classes["share_of_equal"].min()), 6) if len(classes) else None,
-        "darkest": round(float(images["mean"].min()), 3),
-        "brightest": round(float(images["mean"].max()), 3),
+        "test_duplicates": counted.twins.images,
+        "smallest_class_share": round(min(shares), 6) if shares else None,
+        "darkest": round(counted.darkest, 3),
+        "brightest": round(counted.brightest, 3),
+        **({} if checked.sample is None else {"sample": checked.sample}),
         "details": [
             {
                 "expectation": outcome.rule.name,

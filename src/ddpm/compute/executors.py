@@ -33,6 +33,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Pieces(Sequence[Any]):
+    """A sequence whose items are made on access, so that they are never in memory together."""
+
+    def __init__(self, n: int, make: Callable[[int], Any]) -> None:
+        self._n, self._make = n, make
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < self._n:
+            raise IndexError(place)
+        return self._make(place)
+
+
+def in_order(results: Iterable[tuple[int, _Result]]) -> Iterator[_Result]:
+    """Yield the results of `Crew.run` in the order of their pieces; results that come early wait in memory."""
+    early: dict[int, _Result] = {}
+    following = 0
+    for place, result in results:
+        early[place] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
 class Crew:
     """Workers for the duration of a `with` block; they are started when there is enough work.
 
@@ -120,7 +146,7 @@ class Crew:
                 yield running.pop(future), result
         except KilledWorker:
             raise UserError(
-                "a process that decodes images was killed several times, most likely because memory ran out; "
+                "a worker was killed several times, most likely because memory ran out; "
                 "lower runtime.workers or data.max_picture_bytes"
             ) from None
         except (CancelledError, CommClosedError) as error:
