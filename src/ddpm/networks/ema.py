@@ -18,6 +18,7 @@ class Ema:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.halflife_images = halflife_images
         self.trained = trained
+        self._listed: tuple[nn.Module, list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
     def update(self, network: nn.Module, *, images_seen: int, batch_size: int, skipped: Tensor) -> None:
@@ -28,16 +29,22 @@ class Ema:
         halflife = self.halflife_images if self.trained else min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
         share = torch.full((), 1 - beta, device=skipped.device).masked_fill(skipped, 0)
-        averages, weights = ([local(p) for p in each.parameters()] for each in (self.network, network))
+        averages, weights = self._of(network)
         if share.device.type == "cpu":
-            for average, weight in zip(averages, weights, strict=True):
-                average.lerp_(weight, share)
+            torch._foreach_lerp_(averages, weights, [share] * len(averages))
         else:  # a few large operations instead of one for each parameter
             differences = torch._foreach_sub(weights, averages)
             torch._foreach_mul_(differences, share)
             torch._foreach_add_(averages, differences)
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             average.copy_(buffer)
+
+    def _of(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the averages and the weights; they are listed once, because that takes longer than moving them."""
+        if self._listed is None or self._listed[0] is not network:
+            averages, weights = ([local(p) for p in each.parameters()] for each in (self.network, network))
+            self._listed = network, averages, weights
+        return self._listed[1:]
 
 
 def local(tensor: Tensor) -> Tensor:

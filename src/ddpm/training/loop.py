@@ -164,6 +164,7 @@ def train(
     )
     quarter = quarters(process, device)
     exchange = Exchange(parts, batch)
+    weights = list(state.network.parameters())
 
     described = augmentation.numbers_in(settings.augment)
 
@@ -217,7 +218,7 @@ def train(
             losses_of_parts.append(losses.detach())
 
         all_losses, asked = exchange(losses_of_parts, ask())
-        norm = whole(nn.utils.clip_grad_norm_(network.parameters(), settings.grad_clip))
+        norm = whole(nn.utils.clip_grad_norm_(weights, settings.grad_clip))
         loss = (weight * all_losses).mean()
 
         skipped = ~(loss.isfinite() & norm.isfinite())

@@ -93,7 +93,8 @@ class Train:
     ema_halflife_images: int
     """Half-life, in images seen, of the moving average of the weights, which is the model that is saved."""
     max_nonfinite_steps: int
-    """Steps in a row with a non-finite loss or gradient that are skipped before training stops."""
+    """Steps in a row with a non-finite loss or gradient that are skipped before training stops. A CPU counts at every
+    step, a GPU when the loss is logged."""
     shuffle_shards: int
     """Number of shards that are mixed at a time, over all machines together. More shards mix better and need larger
     caches; with a multiple of the number of machines, each machine reads only its share."""
