@@ -138,14 +138,18 @@ def describe(
 ) -> Described:
     """Return features and logits of all images, which are read in batches and rotated left by `turns` quarters.
 
-    `together`: all processes of the stage call it, share the batches, and all of them return all features.
+    `together`: all processes of the stage call it, share the batches, and all of them return all features. On a GPU
+    convolutions compute in float32, not in TF32, whose rounding would be in every metric.
     """
     from tqdm import tqdm
 
     features: dict[int, Tensor] = {}
     logits: dict[int, Tensor] = {}
     shown = progress and leads()
-    with tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not shown) as bar:
+    with (
+        tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not shown) as bar,
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
         for owner, rows in dealt(len(images), BATCH):
             bar.update(rows.stop - rows.start)
             if together and owner != rank():
