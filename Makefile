@@ -11,7 +11,8 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test test-slow check format docs setup bench-setup lock clean
+# GPU: options of the session, e.g. make gpu GPU='--call 1 --data images.zip'
+.PHONY: run test test-slow gpu check format docs setup bench-setup lock clean
 
 run: setup  ## run the whole pipeline with params.yaml, then print a report
 	@$(BIN)/python -m ddpm.pipeline.running_list && $(BIN)/ddpm look && $(BIN)/dvc repro
@@ -22,6 +23,9 @@ test: setup  ## run the quick tests
 
 test-slow: setup  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+gpu: setup  ## measure a GPU and run the tests that need one; without a GPU, say so
+	@$(BIN)/python benchmarks/gpu_session.py $(GPU)
 
 check: setup  ## check formatting, lint and types
 	@$(BIN)/ruff format --check .

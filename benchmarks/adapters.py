@@ -68,8 +68,8 @@ class Counted(Started):
 
     trained = 0
 
-    def _begin(self, images: Images, state: Path) -> Training:
-        training = super()._begin(images, state)
+    def begin(self, images: Images, state: Path) -> Training:
+        training = super().begin(images, state)
         self.trained = training.trained
         return training
 

@@ -1,12 +1,14 @@
 """What every benchmark says and does alike: the machine, the images, taking turns, Markdown tables."""
 
+import io
 import platform
 import statistics
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,14 +37,16 @@ class Images:
 
 
 def load_images(folder: Path | None, *, size: int = 32) -> Images:
-    """The images of a prepared folder, or MNIST's own files below `folder`; without one, scikit-learn's digits.
+    """The images of a prepared folder, of MNIST's own files below `folder`, or of a zip; without one, sklearn's digits.
 
     Grey images smaller than `size` pixels are brought to it: MNIST by a black border, as its digits have one already;
-    the 8x8 digits by repeating pixels. A prepared folder is taken as it is.
-    Raises UserError where the folder holds neither.
+    the 8x8 digits by repeating pixels. Others are taken as they are. A zip has train/CLASS/FILE and test/CLASS/FILE.
+    Raises UserError where the folder or the zip holds none of these.
     """
     if folder is None:
         return _digits(size)
+    if folder.suffix == ".zip":
+        return _archived(folder)
     if (folder / "dataset.json").is_file():
         facts, train, test = read_facts(folder), read_split(folder, "train"), read_split(folder, "test")
         return Images(facts.name, train.images[:], train.labels, test.images[:], test.labels, tuple(facts.classes))
@@ -59,6 +63,28 @@ def load_images(folder: Path | None, *, size: int = 32) -> Images:
     images = [_bordered(part[:, None], size) for part in parts[::2]]
     labels = [part.astype(np.int64) for part in parts[1::2]]
     return Images(f"MNIST padded to {size}x{size}", images[0], labels[0], images[1], labels[1])
+
+
+def _archived(path: Path) -> Images:
+    """RGB images of one size; the classes are the names of the folders that hold them."""
+    from PIL import Image
+
+    pixels: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    names: dict[str, list[str]] = {"train": [], "test": []}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            part, *folders, _ = PurePosixPath(member).parts
+            if part in pixels and folders and not member.endswith("/"):
+                with Image.open(io.BytesIO(archive.read(member))) as image:
+                    pixels[part].append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+                names[part].append(folders[-1])
+    classes = sorted(set(names["train"]))
+    if not pixels["train"] or set(names["test"]) != set(classes):
+        raise UserError(f"{path} has no train/CLASS/FILE and test/CLASS/FILE of the same classes; give such a zip")
+    number = {name: k for k, name in enumerate(classes)}
+    images = [np.stack(pixels[part]) for part in ("train", "test")]
+    labels = [np.array([number[name] for name in names[part]], np.int64) for part in ("train", "test")]
+    return Images(f"images of {path.name}", images[0], labels[0], images[1], labels[1], tuple(classes))
 
 
 def _idx(path: Path) -> np.ndarray:

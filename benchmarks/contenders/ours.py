@@ -68,14 +68,14 @@ class Ours:
 
     def train(self, images: Images, budget: Budget, folder: Path) -> list[str]:
         with tempfile.TemporaryDirectory() as state:
-            training = self._begin(images, Path(state))
+            training = self.begin(images, Path(state))
             kept = self._run(training, budget, folder)
             budget.end()
         self._save(training, training.state.network, folder, RAW)
         self._save(training, training.average(), folder, EMA)
         return [RAW, EMA, *kept]
 
-    def _begin(self, images: Images, state: Path) -> "Training":
+    def begin(self, images: Images, state: Path) -> "Training":
         from ddpm.compute import hardware
         from ddpm.training import session
         from ddpm.training.spec import spec_of
