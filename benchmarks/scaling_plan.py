@@ -107,7 +107,7 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
     )
     yield "manifest", "`N b_row`", _size(IMAGES * parts.manifest_bytes), ""
     yield "labels", "`8 N`, memory-mapped", _size(8 * IMAGES), ""
-    yield "memory of the preparing process", "`300 N` (paths and hashes)", _size(300 * IMAGES), ""
+    yield "memory of the preparing process", "`400 N` (paths and hashes)", _size(400 * IMAGES), ""
     hours = IMAGES * parts.prepare_seconds / PREPARE_CORES / 3600
     yield "preparing time", "`N t_decode / c`", f"{hours:.1f} h", "`runtime.cluster`, `runtime.workers`"
     yield "training speed", "`G f u / F`", f"{speed:,.0f} images/s", "`runtime.processes` or torchrun"

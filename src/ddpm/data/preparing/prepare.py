@@ -3,7 +3,7 @@
 Every image is decoded once, into a partition (partitions.py). When duplicates and held-out images are known, the images
 are copied to the shards of their split. Partitions of a folder's images stay for the next run, which decodes only new
 and changed files, and gives the same result as a run without them. Memory is a few megabytes of pixels and about
-300 bytes per image, mostly its path and hashes.
+400 bytes per image, mostly its path and hashes.
 """
 
 import hashlib

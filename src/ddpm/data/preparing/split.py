@@ -30,7 +30,7 @@ def draw_test(pixel_sha256: np.ndarray, labels: np.ndarray, *, fraction: float, 
     pixel_sha256 [N,32], labels [N].
     """
     groups, first, group_of = np.unique(_as_keys(pixel_sha256), return_index=True, return_inverse=True)
-    rank = np.array([_rank(bytes(pixel_sha256[row]), seed) for row in first], np.uint64)
+    rank = np.fromiter((_rank(bytes(pixel_sha256[row]), seed) for row in first), np.uint64, len(first))
     held_out = np.zeros(len(groups), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels[first] == label)
