@@ -21,6 +21,7 @@ from common import command, machine
 from generated import write_between
 from pipeline_profile import ROOT
 from ruamel.yaml import YAML
+from saving import measure, state_of
 from scaling_plan import Measured, plan, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,8 +29,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm.data.manifest import parts
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
-from ddpm.training import checkpoint
-from ddpm.training.loop import new_state
 
 SIZE = 256
 # The class-conditional ImageNet 256x256 network of Dhariwal and Nichol 2021, Tab. 4 and its code.
@@ -58,7 +57,7 @@ def main() -> None:
         folder = Path(temporary)
         prepare_seconds, jpeg_bytes, manifest_bytes = _prepare(folder / "prepare", args.jpegs)
         cold, warm = _read(folder / "shard.npy", args.bytes)
-        checkpoint_bytes_per_second = _checkpoint(folder / "checkpoints", args.width)
+        copy, write = _checkpoint(folder / "checkpoints", args.width)
         all_reduce = _all_reduce(folder)
     parameters, flops, activations = _large_network()
     measured = Measured(
@@ -67,7 +66,8 @@ def main() -> None:
         manifest_bytes=manifest_bytes,
         cold_read=cold,
         warm_read=warm,
-        checkpoint_write=checkpoint_bytes_per_second,
+        checkpoint_copy=copy,
+        checkpoint_write=write,
         order_seconds=_order(images=100_000_000, shard_images=10**9 // (3 * SIZE**2), batch=2048),
         noise_seconds=_noise(),
         all_reduce=all_reduce,
@@ -145,16 +145,11 @@ def _read(path: Path, n_bytes: int) -> tuple[float, float]:
     return speeds[0], speeds[1]
 
 
-def _checkpoint(folder: Path, width: int) -> float:
-    """Bytes/s of `checkpoint.save`: weights, average and both moments, written aside, flushed and renamed."""
+def _checkpoint(folder: Path, width: int) -> tuple[float, float]:
+    """Bytes/s of copying weights, average and both moments, and of writing, flushing and hashing the copy."""
     network = UNet(**LARGE | {"width": width, "attention": (), "multipliers": (1, 2, 2)})
-    state = new_state(network, settings=load_params(ROOT / "params.yaml").train)
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    state.optimizer.step()
-    began = time.perf_counter()
-    path = checkpoint.save(folder, state, fingerprint="measured", extra={})
-    return path.stat().st_size / (time.perf_counter() - began)
+    (copying,), (writing,), size = measure(state_of(network), folder, repeats=1)
+    return size / copying, size / writing
 
 
 def _order(*, images: int, shard_images: int, batch: int) -> float:

@@ -20,6 +20,7 @@ UTILISATION = 0.4
 GPU_BYTES = 141e9
 NETWORK = 100e9 / 8
 DISK = 3e9
+TO_HOST = 50e9
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Measured:
     manifest_bytes: float
     cold_read: float
     warm_read: float
+    checkpoint_copy: float
     checkpoint_write: float
     order_seconds: float
     noise_seconds: float
@@ -47,7 +49,8 @@ class Measured:
             ("`b_row`", "bytes of the manifest per image", f"{self.manifest_bytes:.0f} B"),
             ("`r_cold`", "speed of gathering random images of a shard, from disk", f"{self.cold_read / 1e6:.0f} MB/s"),
             ("`r_warm`", "the same, from memory", f"{self.warm_read / 1e6:.0f} MB/s"),
-            ("`w_save`", "speed of `checkpoint.save`, with flush", f"{self.checkpoint_write / 1e6:.0f} MB/s"),
+            ("`w_copy`", "speed of copying a state for a checkpoint", f"{self.checkpoint_copy / 1e6:.0f} MB/s"),
+            ("`w_save`", "speed of writing a checkpoint, with flush", f"{self.checkpoint_write / 1e6:.0f} MB/s"),
             ("`t_order`", f"time to look up the images of a batch of {BATCH} in {IMAGES:,}", _ms(self.order_seconds)),
             ("`t_noise`", "time per normal random number, one CPU core", f"{1e9 * self.noise_seconds:.2f} ns"),
             ("`r_gloo`", "speed of an all-reduce of 134 MB, two processes, gloo", f"{self.all_reduce / 1e6:.0f} MB/s"),
@@ -75,6 +78,7 @@ def plan(measured: Measured) -> Iterator[str]:
             ("`m`", "memory of an H200", f"{GPU_BYTES / 1e9:.0f} GB"),
             ("`n`", "network of a machine, to the store and to other machines", f"{NETWORK / 1e9:.1f} GB/s"),
             ("`d`", "its NVMe disk, reading and writing", f"{DISK / 1e9:.0f} GB/s"),
+            ("`h`", "from an H200 to pinned memory (PCIe 5)", f"{TO_HOST / 1e9:.0f} GB/s"),
             ("`c`", "CPU cores for `prepare`", f"{PREPARE_CORES}"),
         )
     )
@@ -94,6 +98,7 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
     gradients = 2 * (GPUS - 1) / GPUS * weights / NETWORK
     sharded = GPU_BYTES - 5 * weights / GPUS
     save = state / parts.checkpoint_write
+    copy = state / GPUS / TO_HOST
     lost = CHECKPOINT_SECONDS / 2
     yield "raw files", "`N b_jpeg`", _size(IMAGES * parts.jpeg_bytes), "`data.path`"
     yield "prepared images", "`N · 3 · 256²`, uint8", _size(data), "`data.store`"
@@ -182,16 +187,23 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
     )
     yield "the same by gloo", "`4 P / r_gloo`", _ms(weights / parts.all_reduce), "GPUs use NCCL instead"
     yield "a checkpoint", "`4 · 4 P`", _size(state), ""
+    yield "the part of a process", "`16 P / G`", _size(state / GPUS), "as much memory of the host"
     yield (
-        "writing it, while all processes wait",
+        "copying it, while the training stands still",
+        "`16 P / (G h)` (on CPUs `16 P / (G w_copy)`)",
+        f"{_ms(copy)} ({_ms(state / GPUS / parts.checkpoint_copy)})",
+        "",
+    )
+    yield (
+        "writing all parts to one disk, while the training continues",
         "`16 P / w_save` (at `d`)",
         f"{save:.0f} s ({state / DISK:.0f} s)",
         ("`runtime.checkpoint_seconds`"),
     )
     yield (
-        "share of the time, at one every half hour",
-        f"`write / {CHECKPOINT_SECONDS} s`",
-        f"{save / CHECKPOINT_SECONDS:.1%}",
+        "share of the time that the training stands still, at one every half hour",
+        f"`copy / {CHECKPOINT_SECONDS} s`",
+        f"{copy / CHECKPOINT_SECONDS:.4%}",
         (f"`runtime.checkpoint_seconds: {CHECKPOINT_SECONDS}`"),
     )
     yield (

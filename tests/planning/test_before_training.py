@@ -12,7 +12,7 @@ from ddpm.errors import UserError
 from ddpm.params import Params
 from ddpm.planning.before_training import agreed, make_plan
 from ddpm.planning.plan import Pictures
-from ddpm.training import checkpoint, session
+from ddpm.training import checkpoint_folder, session
 from ddpm.training.settings import Train
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_a_training_beyond_max_hours_is_not_begun_and_one_that_has_begun_goes_on
     training = begin(tmp_path, settings)
     next(training.steps())
     training.save()
-    assert checkpoint.checkpoints(folder)
+    assert checkpoint_folder.checkpoints(folder)
     assert agreed(params(settings), tiny.SPEC, PICTURES, folder=folder, **MACHINE) is None
     assert "plan: training after 16 images: " in capsys.readouterr().out
     with pytest.raises(UserError, match=r"train\.max_hours"):

@@ -25,7 +25,7 @@ from waiting import HANG_SECONDS, wait_for
 from ddpm import model_file
 from ddpm.stages import prepare
 from ddpm.stages.stage import Stage
-from ddpm.training import checkpoint
+from ddpm.training import session
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
@@ -127,15 +127,14 @@ def run_forked(folder: Path, *, end: signal.Signals | None = None) -> tuple[int 
 def stage_that_ends(folder: Path, end: signal.Signals | None) -> None:
     os.chdir(folder)
     sys.argv = COMMAND[1:]
-    save, saves = checkpoint.save, itertools.count(1)
+    save, saves = session.Training.save, itertools.count(1)
 
-    def save_and_end(*arguments: Any, **named: Any) -> Path:
-        path = save(*arguments, **named)
+    def save_and_end(training: session.Training, *, wait: bool = False) -> None:
+        save(training, wait=True)
         if end is not None and next(saves) == 3:
             os.kill(os.getpid(), end)
-        return path
 
-    checkpoint.save = save_and_end
+    session.Training.save = save_and_end
     runpy.run_module(COMMAND[1], run_name="__main__", alter_sys=True)
 
 

@@ -16,7 +16,8 @@ from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.lora import adapt
 from ddpm.training.settings import Augment, Lora, Train
-from ddpm.training.sharding import Parallel
+from ddpm.training.sharding import Parallel, whole
+from ddpm.training.state_pieces import tensors_of
 from ddpm.training.times import make_times
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -104,3 +105,8 @@ def checkpoints_of(divisions: list[str], folder: Path) -> None:
         for name in divisions:
             checkpoint_of(name, folder)
         together()
+
+
+def gathered(state: State) -> dict[str, torch.Tensor]:
+    """Return copies of all tensors of the state, whole; all processes must call this."""
+    return {name: whole(tensor).clone().contiguous() for name, tensor in tensors_of(state).items()}

@@ -18,8 +18,10 @@ import torch
 from forked import PROCESSES
 
 from ddpm.model_spec import build_network
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint, checkpoint_file, checkpoint_folder
+from ddpm.training.checkpoint_writer import NotWrittenError
 from ddpm.training.loop import State, new_state
+from ddpm.training.state_pieces import tensors_of
 
 
 def fresh(**network: object) -> State:
@@ -42,7 +44,7 @@ def stepped(state: State, steps: int = 1) -> State:
 
 def everything(state: State) -> dict[str, torch.Tensor]:
     numbers = {"images_seen": torch.tensor(state.images_seen), "nonfinite": state.nonfinite_steps}
-    return {name: tensor.clone() for name, tensor in (checkpoint._tensors(state) | numbers).items()}
+    return {name: tensor.clone() for name, tensor in (tensors_of(state) | numbers).items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -98,13 +100,13 @@ def test_a_single_flipped_bit_is_noticed_wherever_it_is(two: tuple[Path, Path, d
         flipped[place] ^= 1 << draw.randrange(8)
         later.write_bytes(flipped)
         with pytest.raises(ValueError, match="it is damaged or was changed"):
-            checkpoint._read(later, "f")
+            checkpoint._open(later, "f")
     require_the_earlier(folder, earlier, says="it is damaged or was changed")
 
 
 def renamed_by_content(path: Path) -> Path:
     """Write a file whose name and content agree as in a checkpoint."""
-    return path.rename(path.with_name(f"checkpoint-000000000099-{checkpoint._digest(path)}.safetensors"))
+    return path.rename(path.with_name(f"checkpoint-000000000099-{checkpoint_file.digest(path)}.safetensors"))
 
 
 def test_a_foreign_file_is_refused_with_what_it_is(two: tuple[Path, Path, dict[str, torch.Tensor]]) -> None:
@@ -161,8 +163,8 @@ def test_a_position_has_one_checkpoint_however_often_it_is_saved(tmp_path: Path)
     checkpoint.save(tmp_path, state, fingerprint="f", extra={"run": 1})
     checkpoint.save(tmp_path, stepped(state), fingerprint="f", extra={"run": 1})
     last = checkpoint.save(tmp_path, state, fingerprint="f", extra={"run": 2})
-    assert len(checkpoint.checkpoints(tmp_path)) == 2
-    assert checkpoint.checkpoints(tmp_path)[-1] == last
+    assert len(checkpoint_folder.checkpoints(tmp_path)) == 2
+    assert checkpoint_folder.checkpoints(tmp_path)[-1] == last
     assert checkpoint.restore(tmp_path, fresh(), fingerprint="f")[0] == {"run": 2}
 
 
@@ -205,12 +207,12 @@ def test_a_full_disk_costs_no_earlier_checkpoint_and_leaves_nothing_half_written
     folder, state = small_disk.folder / "state", stepped(fresh())
     first = checkpoint.save(folder, state, fingerprint="f", extra={})
     small_disk.fill()
-    with pytest.raises(checkpoint.NotWrittenError, match=r"No space left on device|File too large"):
+    with pytest.raises(NotWrittenError, match=r"No space left on device|File too large"):
         checkpoint.save(folder, stepped(state), fingerprint="f", extra={})
     assert list(folder.iterdir()) == [first]
     small_disk.empty()
     second = checkpoint.save(folder, state, fingerprint="f", extra={})
-    assert checkpoint.checkpoints(folder) == [first, second]
+    assert checkpoint_folder.checkpoints(folder) == [first, second]
 
 
 def save_and_die(folder: Path, event: int) -> None:
@@ -243,7 +245,7 @@ def test_a_training_killed_at_any_file_operation_of_a_save_has_the_old_checkpoin
         extra, refused = checkpoint.restore(folder, state, fingerprint="f")
         assert refused == []
         assert extra == {"at": state.images_seen}
-        assert not [path.name for path in folder.iterdir() if path not in checkpoint.checkpoints(folder)]
+        assert not [path.name for path in folder.iterdir() if path not in checkpoint_folder.checkpoints(folder)]
         found.append(state.images_seen)
         if process.exitcode == 0:
             break
@@ -269,7 +271,7 @@ def test_a_write_killed_half_way_leaves_the_checkpoint_before_and_is_cleaned_up(
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGXFSZ
-    left = [path for path in tmp_path.iterdir() if path not in checkpoint.checkpoints(tmp_path)]
+    left = [path for path in tmp_path.iterdir() if path not in checkpoint_folder.checkpoints(tmp_path)]
     assert left, "half a file"
     state = fresh()
     assert checkpoint.restore(tmp_path, state, fingerprint="f") == ({}, [])

@@ -15,7 +15,7 @@ from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint, checkpoint_folder
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
 from ddpm.training.loop import State, Step, learning_rate, new_state, quarters, train
@@ -147,9 +147,9 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     state = fresh()
     for _ in steps(state):
         checkpoint.save(tmp_path, state, fingerprint="f", extra={})
-    assert checkpoint.checkpoints(tmp_path) == sorted(tmp_path.iterdir())
+    assert checkpoint_folder.checkpoints(tmp_path) == sorted(tmp_path.iterdir())
     assert [path.name.split("-")[1] for path in sorted(tmp_path.iterdir())] == ["000000000176", "000000000192"]
-    checkpoint.clear(tmp_path)
+    checkpoint_folder.clear(tmp_path)
     assert not tmp_path.exists()
 
 

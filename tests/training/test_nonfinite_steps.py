@@ -19,7 +19,7 @@ from ddpm.files import write_json
 from ddpm.generation import pictures
 from ddpm.images import to_uint8
 from ddpm.tracker import NullTracker
-from ddpm.training import checkpoint, session
+from ddpm.training import checkpoint_folder, session
 from ddpm.training.curves import write_curves
 from ddpm.training.run import Stopped, run_training
 
@@ -94,9 +94,9 @@ def test_a_training_with_steps_that_are_not_finite_ends_in_files_that_say_so(
     assert all(math.isfinite(value) for figures in told.seen for value in figures.values())
     assert told.seen[-1]["training_details/nonfinite_steps"] == len(at)
 
-    for path in checkpoint.checkpoints(training.folder):
+    for path in checkpoint_folder.checkpoints(training.folder):
         with safe_open(path, framework="pt") as file:
-            strictly(file.metadata()[checkpoint.FORMAT])
+            strictly(file.metadata()[checkpoint_folder.FORMAT])
 
 
 def test_the_means_of_an_interval_are_those_of_its_finite_steps(tmp_path: Path) -> None:

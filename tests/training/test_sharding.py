@@ -1,6 +1,5 @@
 """A training divided over accumulation steps and processes equals that of one process up to rounding."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import divided
 import forked
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ddpm.compute import processes as stage_processes
 from ddpm.errors import UserError
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint, checkpoint_folder
+from ddpm.training.checkpoint_file import Pieces
 from ddpm.training.sharding import parts_of
 
 # Sums of float32 in another order differ by 1e-7 of their size; Adam divides each gradient by its own size, so where
@@ -34,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(folder: Path) -> tuple[dict[str, Tensor], list[float]]:
     (path,) = folder.glob("checkpoint-*.safetensors")
-    with safe_open(path, framework="pt") as file:
-        losses = json.loads(file.metadata()[checkpoint.FORMAT])["extra"]["losses"]
-        return {name: file.get_tensor(name) for name in file.keys()}, losses  # noqa: SIM118
+    header = checkpoint_folder.header_of(path)
+    pieces = Pieces([folder / name for name in header["parts"]] or [path])
+    return {name: pieces.read(name) for name in pieces.shapes}, header["extra"]["losses"]
 
 
 @pytest.mark.parametrize("division", [name for name in divided.DIVISIONS if not name.startswith("whole")])

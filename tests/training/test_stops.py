@@ -1,11 +1,13 @@
 """A training that is stopped in any way, at any moment, gives bitwise the same model as one that is not."""
 
 import dataclasses
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
@@ -18,7 +20,7 @@ from forked import PROCESSES
 
 from ddpm.errors import UserError
 from ddpm.tracker import NullTracker
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint_folder
 from ddpm.training.run import Stopped
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -88,6 +90,38 @@ def test_stopped_in_every_way_at_random_moments_it_ends_with_the_same_model(
     assert {path.name for path in tmp_path.iterdir()} == {"log", "seconds", "model.safetensors"}
 
 
+def die_in_a_write(folder: Path, flush: int) -> None:
+    """Train; SIGKILL comes a third of a second after the thread that writes has come to its n-th flush."""
+    fsync, flushes = os.fsync, itertools.count(1)
+
+    def fsync_or_die(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread() and next(flushes) == flush:
+            time.sleep(0.3)  # the training continues meanwhile
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    os.fsync = fsync_or_die
+    tiny.as_process(folder)
+
+
+def test_killed_while_a_thread_writes_a_checkpoint_it_ends_with_the_same_model(
+    undisturbed: tuple[str, str, float, float], tmp_path: Path
+) -> None:
+    device, expected, *_ = undisturbed
+    seen = []
+    for flush in (1, 2, 3, 4):  # of a file before it is renamed, and of the folder after
+        process = PROCESSES.Process(target=die_in_a_write, args=(tmp_path, flush))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        seen.append(max((path.name for path in tmp_path.rglob("checkpoint-*.safetensors")), default=""))
+    assert seen == sorted(seen)
+    assert seen[0] == ""
+    process = start(tmp_path, device=device)
+    process.join()
+    assert tiny.sha256_of(tmp_path / "model.safetensors") == expected, (tmp_path / "log").read_text()
+
+
 def test_a_step_that_memory_is_too_small_for_is_one_sentence_and_the_checkpoint_stays(tmp_path: Path) -> None:
     large = dataclasses.replace(tiny.SETTINGS, images=1 << 16, batch_size=1 << 15)
     process = start(tmp_path, settings=large, memory=200 << 20)
@@ -118,15 +152,18 @@ def test_a_training_goes_on_while_the_disk_is_full_and_ends_with_the_same_model(
     curves = tiny.run(calm)
     training = tiny.begin(tmp_path / "full", settings=short, checkpoint_seconds=1e-9)
     try:
-        assert tiny.run(training, AtTheFirstRow(tiny.fill_disk)) == curves
+        assert tiny.run(training, AtTheFirstRow(training.settle, tiny.fill_disk)) == curves
     finally:
         tiny.empty_disk()
     said = capsys.readouterr().out
     assert "File too large" in said  # message of the file size limit, which replaces a full disk
-    assert f"the training continues, but only its first {training.saved_images} images are saved" in said
+    assert f"only the first {training.saved_images} images of this training are saved" in said
     # The row at 320 images was logged before that step's own save.
     assert training.saved_images == 304
-    assert [path.name[11:23] for path in checkpoint.checkpoints(training.folder)] == ["000000000288", "000000000304"]
+    assert [path.name[11:23] for path in checkpoint_folder.checkpoints(training.folder)] == [
+        "000000000288",
+        "000000000304",
+    ]
     weights, same = training.state.ema.network.state_dict(), calm.state.ema.network.state_dict()
     assert all(torch.equal(value, same[name]) for name, value in weights.items())
 
@@ -135,7 +172,7 @@ def test_a_training_stopped_while_the_disk_is_full_says_what_is_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = tiny.begin(tmp_path, checkpoint_seconds=1e-9)
-    stop = AtTheFirstRow(tiny.fill_disk, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stop = AtTheFirstRow(training.settle, tiny.fill_disk, lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with pytest.raises(Stopped) as stopped:
             tiny.run(training, stop)

@@ -35,7 +35,7 @@ class Runtime:
     """Continue from the last checkpoint of the same parameters, data and code. auto: if there is one; required: stop if
     there is none; never: start from the beginning."""
     checkpoint_seconds: float
-    """Time between two checkpoints: at most this much work is lost."""
+    """Time between two checkpoints: at most this much work is lost, and what is done while one is written."""
     deterministic: bool
     """Use only deterministic kernels on a GPU, so that a training repeats and resumes bit by bit."""
     progress: bool

@@ -9,7 +9,7 @@ from pathlib import Path
 STATE = Path(".state")
 _FOLDERS = (Path("reports"), Path("models"), STATE)
 _DATA = Path("data")
-_CHECKPOINT = "checkpoint-*-????????????????.safetensors"
+_CHECKPOINTS = ("checkpoint-*-????????????????.safetensors", "part-*-????????????????.safetensors")
 _OTHERS = "locks"
 """A folder with this name marks a cache that processes of other workspaces share; it cleans up after itself."""
 
@@ -47,7 +47,7 @@ def _temporary() -> Iterator[Leftover]:
 
 
 def _torn_checkpoints() -> Iterator[Leftover]:
-    for path in STATE.glob(f"*/*/{_CHECKPOINT}"):
+    for path in [path for pattern in _CHECKPOINTS for path in STATE.glob(f"*/*/{pattern}")]:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if not path.stem.endswith(found):

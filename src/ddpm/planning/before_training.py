@@ -15,7 +15,8 @@ from ddpm.model_spec import Spec
 from ddpm.planning import alternatives, length
 from ddpm.planning.measuring import Measured, division, measure, processes_of
 from ddpm.planning.plan import Pictures, Plan, Sections, evaluation_seconds, sampling_seconds
-from ddpm.training import checkpoint, finished
+from ddpm.training import finished
+from ddpm.training.checkpoint_folder import checkpoints
 from ddpm.training.sharding import require_same
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def agreed(
 def has_begun(params: Sections, folder: Path) -> bool:
     """Return whether the training in `folder` has a checkpoint from which the next start continues."""
     anew = params.runtime.resume == "never" and not restarted()
-    return not anew and bool(checkpoint.checkpoints(folder))
+    return not anew and bool(checkpoints(folder))
 
 
 def make_plan(
@@ -118,7 +119,7 @@ def make_plan(
 
 def images_seen(folder: Path) -> int:
     """Return the images seen at the last checkpoint, by its name."""
-    numbers = (path.stem.split("-")[1] for path in checkpoint.checkpoints(folder))
+    numbers = (path.stem.split("-")[1] for path in checkpoints(folder))
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 

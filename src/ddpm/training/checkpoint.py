@@ -1,220 +1,151 @@
-"""A training's whole state in one safetensors file. A kill at any moment loses at most one checkpoint interval.
+"""A training's whole state on disk. A kill loses at most a checkpoint interval and the time in which one is written.
 
-A checkpoint is named `checkpoint-<images seen>-<first 16 hex digits of its sha256>.safetensors`. A file whose content
-does not have this hash is refused.
+`checkpoint_folder` describes the files. A file whose content does not have the hash in its name is refused, and with it
+the checkpoint. A state that several processes wrote is restored by any number of processes, each of which reads what it
+needs.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import Parameter
 
-from ddpm.compute.processes import leads
-from ddpm.files import flush_names
+from ddpm.compute.processes import any_of, leads, processes, rank, together
+from ddpm.training import checkpoint_file, checkpoint_folder
+from ddpm.training.checkpoint_writer import Writer
 from ddpm.training.loop import State
-from ddpm.training.sharding import placed_like, whole
-
-FORMAT = "ddpm-checkpoint-2"
-KEPT = 2
-_MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
-"""Tensors that AdamW and Muon store for a parameter. The fingerprint contains which of them is used."""
-
-
-class NotWrittenError(Exception):
-    """The checkpoint could not be written; earlier ones are unchanged. The message is the first part of a sentence."""
+from ddpm.training.sharding import require_same
+from ddpm.training.state_pieces import MOMENTS, local_piece, parameters_of
 
 
 @dataclass(frozen=True)
 class _Content:
-    """The content of a checkpoint file, before any of it is put into a state."""
+    """The content of a checkpoint, before any of it is put into a state."""
 
     images_seen: int
     nonfinite_steps: int
     nonfinite_in_a_row: int
     extra: dict[str, Any]
-    tensors: dict[str, Tensor]
+    pieces: checkpoint_file.Pieces
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of the tensors that begin with the prefix, without it."""
+        return [name.removeprefix(prefix) for name in self.pieces.shapes if name.startswith(prefix)]
+
+    def put(self, name: str, place: Tensor) -> None:
+        """Copy the tensor, or the piece of it that this process has, to its place."""
+        piece = local_piece(place.detach())
+        piece.values.copy_(self.pieces.read_box(name, piece.offset, tuple(piece.values.shape)))
 
 
-def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint to a temporary file, flush it, rename it, and remove all but the last two; return its path.
+def save(folder: Path, state: State, *, fingerprint: str, extra: dict[str, Any]) -> Path | None:
+    """Write a checkpoint and wait for it; return its path in rank 0. All processes must call this.
 
-    `extra` is plain data that belongs to this position: the curves so far, the tracker's run.
-    All processes must call this, because a sharded state is gathered; only rank 0 writes.
-    Raises NotWrittenError if the disk is full or cannot be written to; then no part of the file is left.
+    Raises NotWrittenError if the disk is full or cannot be written to; then no part of the checkpoint is left.
     """
-    tensors = _tensors(state)
-    position = f"checkpoint-{state.images_seen:012d}"
-    if not leads():
-        return folder / position
-    header = {
-        "fingerprint": fingerprint,
-        "images_seen": state.images_seen,
-        "nonfinite_steps": int(state.nonfinite_steps),
-        "nonfinite_in_a_row": int(state.nonfinite_in_a_row),
-        "extra": extra,
-    }
-    aside = folder / f"{position}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, aside, {FORMAT: json.dumps(header)})
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        path = folder / f"{position}-{_digest(aside)}.safetensors"
-        os.replace(aside, path)
-        flush_names(folder)
-    except (SafetensorError, OSError) as error:
-        _remove_leftovers(folder)
-        raise NotWrittenError(f"{folder} could not be written to ({error})") from error
-    others = [other for other in checkpoints(folder) if other != path]
-    same_position = [other for other in others if other.name.startswith(position)]
-    before = [other for other in others if other not in same_position]
-    for old in same_position + before[: -(KEPT - 1)]:
-        old.unlink()
-    return path
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a training, oldest first; `restore` checks whether they are complete."""
-    return sorted(folder.glob("checkpoint-*.safetensors"))
+    writer = Writer(folder, fingerprint=fingerprint)
+    writer.begin(state, extra=extra)
+    return writer.finish()
 
 
 def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, Any] | None, list[str]]:
     """Load the newest usable checkpoint into `state`; a refused checkpoint changes nothing in it.
 
     Returns the checkpoint's `extra`, or None if there is no usable one, and one sentence for each refused checkpoint.
-    Files that an interrupted write left are removed.
+    Files that an interrupted write left are removed. All processes must call this; each verifies some of the files.
+    Raises UserError if the processes do not see the same folder.
     """
+    if leads():
+        checkpoint_folder.remove_leftovers(folder)
+    together()
+    found = checkpoint_folder.checkpoints(folder)
+    require_same(len(found), what=f"the number of checkpoints in {folder}")
     refused: list[str] = []
-    _remove_leftovers(folder)
-    for path in reversed(checkpoints(folder)):
+    for path in reversed(found):
         try:
-            content = _read(path, fingerprint)
+            content, reason = _open(path, fingerprint), ""
             _require_fit(content, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            refused.append(f"{path.name} was refused ({error}), so the one before it is tried")
+            reason = str(error) or repr(error)
+        if any_of(bool(reason))[0]:
+            reason = reason or "another process found that one of its parts is damaged"
+            refused.append(f"{path.name} was refused ({reason}), so the one before it is tried")
         else:
             _put(content, state)
             return content.extra, refused
     return None, refused
 
 
-def clear(folder: Path, *, but: int = 0) -> None:
-    """Remove a training's checkpoints except the last `but`."""
-    _remove_leftovers(folder)
-    there = checkpoints(folder)
-    for path in there[: len(there) - but]:
-        path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _tensors(state: State) -> dict[str, Tensor]:
-    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in state.ema.network.state_dict().items()}
-    tensors |= {f"times.{name}": value for name, value in state.times.items()}
-    for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    gathered = {}
-    for name, tensor in tensors.items():
-        value = whole(tensor.detach())  # every process must call this
-        if leads():
-            gathered[name] = value.cpu().contiguous()
-    return gathered
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what an interrupted write leaves: our `.part` files, and the `.tmp…` files of safetensors."""
-    for pattern in ("checkpoint-*.part", ".tmp*"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)  # another process of this training may clean up too
-
-
-def _read(path: Path, fingerprint: str) -> _Content:
+def _open(path: Path, fingerprint: str) -> _Content:
     """Return the checkpoint's content. Raises ValueError, KeyError or SafetensorError for a damaged or foreign file."""
-    expected = path.stem.rpartition("-")[2]
-    if (found := _digest(path)) != expected:
-        raise ValueError(f"its content has the hash {found}, expected {expected}: it is damaged or was changed")
-    with safe_open(path, framework="pt") as file:
-        stored = (file.metadata() or {}).get(FORMAT)
-        if stored is None:
-            raise ValueError(f"its header has no {FORMAT!r}: another version or program wrote it")
-        header = json.loads(stored)
-        if header["fingerprint"] != fingerprint:
-            raise ValueError("it was written by a training with other parameters, data or code")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    checkpoint_file.require_undamaged(path)
+    header = checkpoint_folder.header_of(path)
+    if header["fingerprint"] != fingerprint:
+        raise ValueError("it was written by a training with other parameters, data or code")
+    parts = [path.with_name(Path(name).name) for name in header["parts"]]
+    for part in parts[rank() :: processes()]:
+        try:
+            checkpoint_file.require_undamaged(part)
+        except ValueError as error:
+            raise ValueError(f"in {part.name}, {error}") from None
     seen, skipped, in_a_row = (int(header[key]) for key in ("images_seen", "nonfinite_steps", "nonfinite_in_a_row"))
-    return _Content(seen, skipped, in_a_row, header["extra"], tensors)
+    return _Content(seen, skipped, in_a_row, header["extra"], checkpoint_file.Pieces(parts or [path]))
 
 
 def _require_fit(content: _Content, state: State) -> None:
     """Raise ValueError unless the names, shapes and types of the tensors are exactly those of the state."""
-    parts = {"network.": state.network.state_dict(), "ema.": state.ema.network.state_dict(), "times.": state.times}
-    for prefix, places in parts.items():
-        if places or prefix != "times.":  # at the start, the choice of times has no tensors yet
-            _require_same_layout(prefix, content.part(prefix), places)
-    parameters = _parameters(state)
-    for index, moments in _moments(content).items():
-        if index >= len(parameters) or set(moments) not in _MOMENTS:
-            raise ValueError(f"optimizer.{index} has {sorted(moments)}, which this optimizer does not use")
-        shape = parameters[index].shape
-        if any(value.shape != shape for name, value in moments.items() if name != "step"):
-            raise ValueError(
-                f"optimizer.{index} has the shape {list(moments['exp_avg'].shape)}, expected {list(shape)}"
-            )
+    places = {"network.": state.network.state_dict(), "ema.": state.ema.network.state_dict(), "times.": state.times}
+    for prefix, tensors in places.items():
+        if tensors or prefix != "times.":  # at the start, the choice of times has no tensors yet
+            _require_same_layout(content, prefix, tensors)
+    parameters = parameters_of(state)
+    for index, names in _moments(content).items():
+        if index >= len(parameters) or set(names) not in MOMENTS:
+            raise ValueError(f"optimizer.{index} has {sorted(names)}, which this optimizer does not use")
+        expected = list(parameters[index].shape)
+        for name in names - {"step"}:
+            if (shape := list(content.pieces.shapes[f"optimizer.{index}.{name}"])) != expected:
+                raise ValueError(f"optimizer.{index} has the shape {shape}, expected {expected}")
 
 
-def _require_same_layout(prefix: str, tensors: dict[str, Tensor], places: dict[str, Tensor]) -> None:
-    if odd := sorted(set(tensors) ^ set(places)):
+def _require_same_layout(content: _Content, prefix: str, places: dict[str, Tensor]) -> None:
+    if odd := sorted(set(content.names(prefix)) ^ set(places)):
         raise ValueError(f"{prefix}{odd[0]} is in the checkpoint or in the training, but not in both")
     for name, place in places.items():
-        there = tensors[name]
-        if (there.shape, there.dtype) != (place.shape, place.dtype):
-            raise ValueError(
-                f"{prefix}{name} is {there.dtype} {list(there.shape)}, expected {place.dtype} {list(place.shape)}"
-            )
+        shape, dtype = content.pieces.shapes[f"{prefix}{name}"], content.pieces.types[f"{prefix}{name}"]
+        if (shape, dtype) != (tuple(place.shape), place.dtype):
+            raise ValueError(f"{prefix}{name} is {dtype} {list(shape)}, expected {place.dtype} {list(place.shape)}")
 
 
-def _parameters(state: State) -> list[Parameter]:
-    """Return the parameters in the order of the optimizer, by which their moments are numbered."""
-    return [p for group in state.optimizer.param_groups for p in group["params"]]
-
-
-def _moments(content: _Content) -> dict[int, dict[str, Tensor]]:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in content.part("optimizer.").items():
+def _moments(content: _Content) -> dict[int, set[str]]:
+    """Return the names of each parameter's moments."""
+    moments: dict[int, set[str]] = {}
+    for name in content.names("optimizer."):
         index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = value
+        moments.setdefault(int(index), set()).add(key)
     return moments
 
 
+@torch.no_grad()
 def _put(content: _Content, state: State) -> None:
-    for network, name in ((state.network, "network."), (state.ema.network, "ema.")):
-        own = network.state_dict()
-        network.load_state_dict({k: placed_like(value, own[k]) for k, value in content.part(name).items()})
-    parameters = _parameters(state)
-    moments = {
-        index: {key: value if key == "step" else placed_like(value, parameters[index]) for key, value in held.items()}
-        for index, held in _moments(content).items()
-    }
+    for network, prefix in ((state.network, "network."), (state.ema.network, "ema.")):
+        for name, place in network.state_dict().items():
+            content.put(f"{prefix}{name}", place)
+    parameters = parameters_of(state)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, names in _moments(content).items():
+        moments[index] = held = {"step": content.pieces.read(f"optimizer.{index}.step")}
+        for name in sorted(names - {"step"}):
+            held[name] = torch.empty_like(parameters[index])
+            content.put(f"optimizer.{index}.{name}", held[name])
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.times = content.part("times.")
+    state.times = {name: content.pieces.read(f"times.{name}") for name in content.names("times.")}
     state.images_seen = content.images_seen
     state.nonfinite_steps = torch.tensor(content.nonfinite_steps)
     state.nonfinite_in_a_row = torch.tensor(content.nonfinite_in_a_row)

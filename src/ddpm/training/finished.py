@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ddpm.files import write_json
 from ddpm.pipeline import dvc_lock
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint_folder
 
 NOTE = "finished.json"
 TRACKED = "tracked"
@@ -29,7 +29,7 @@ def keep(folder: Path, *, model: Path, run_id: str | None) -> None:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     note = {"model": str(model), "md5": md5, "dvc_lock": dvc_lock.written_at(), "run_id": run_id}
     write_json(folder / NOTE, note)
-    checkpoint.clear(folder, but=1)
+    checkpoint_folder.clear(folder, but=1)
     for other in _ended(folder.parent):
         if other != folder:
             clear(other)
@@ -60,7 +60,7 @@ def clear(folder: Path) -> None:
     for name in (NOTE, COST):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRACKED, ignore_errors=True)
-    checkpoint.clear(folder)
+    checkpoint_folder.clear(folder)
 
 
 def is_cleared(folder: Path) -> bool:

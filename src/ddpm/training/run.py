@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from ddpm.compute.hardware import is_out_of_memory
@@ -44,14 +44,19 @@ def run_training(
     state, total = training.state, training.settings.images
     log = _Log(training, tracker)
 
-    def save() -> None:
+    def save(*, wait: bool = False) -> None:
         training.extra["meter"] = log.meter.sums()
-        training.save()
+        training.save(wait=wait)
 
     if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
         save()  # so that even a training killed in its first seconds continues in the same run of the tracker
     saved_at = time.monotonic()
-    with _progress_bar(training) as bar, _collected_signals() as signals, _out_of_memory_as_sentence(training):
+    with (
+        _progress_bar(training) as bar,
+        _collected_signals() as signals,
+        _out_of_memory_as_sentence(training),
+        closing(training),
+    ):
 
         def asked() -> tuple[bool, bool]:
             """Return whether this process wants to stop, and to save."""
@@ -68,14 +73,15 @@ def run_training(
                 _send_look(picture, measure, tracker, images_seen=step.images_seen)
             stopping, due = asked() if processes() == 1 else step.asked
             if stopping:
-                save()
+                save(wait=True)
                 _stop(training, signals)
             if due:
                 save()
                 saved_at = time.monotonic()
+        training.settle()
         stopping, unsaved = any_of(bool(signals), training.saved_images < state.images_seen)
         if stopping or unsaved:
-            save()
+            save(wait=True)
         if stopping:
             _stop(training, signals)
     return log.curves

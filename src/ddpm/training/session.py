@@ -1,7 +1,7 @@
 """A training, new or restored from its last checkpoint, ready to run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished, lora
 from ddpm.training.batches import Batches
+from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.settings import Train, determining
 from ddpm.training.sharding import is_sharded, require_same, whole
@@ -50,6 +51,12 @@ class Training:
     """Images seen at the last checkpoint; a killed training continues from there."""
     saved_run: str | None = None
     """The tracker's run at the last checkpoint."""
+    _writer: Writer = field(init=False)
+    _writing: tuple[int, str | None] | None = field(init=False, default=None)
+    """Images seen and the tracker's run in the checkpoint that is being written."""
+
+    def __post_init__(self) -> None:
+        self._writer = Writer(self.folder, fingerprint=self.fingerprint)
 
     @property
     def parameters(self) -> int:
@@ -89,19 +96,41 @@ class Training:
         network.load_state_dict(lora.merged(weights, self.settings.lora))
         return network.to(self.device).eval()
 
-    def save(self) -> None:
-        """Write a checkpoint. If the disk is full, the training continues, since there may be space the next time.
+    def save(self, *, wait: bool = False) -> None:
+        """Copy the state, and write it as a checkpoint while the training continues; with `wait`, before this returns.
 
+        The checkpoint before is finished first, so that there is one copy at most. If the disk is full, the training
+        continues, since there may be space the next time. All processes must call this.
         Raises UserError if the first checkpoint cannot be written, because the training would run unprotected.
         """
+        self.settle()
+        self._writer.begin(self.state, extra=self.extra)
+        self._writing = self.state.images_seen, self.extra.get("run_id")
+        if wait or not self.state.images_seen:
+            self.settle()
+
+    def settle(self, *, together: bool = True) -> None:
+        """Wait for the checkpoint that is being written, if there is one; if it could not be written, say so.
+
+        All processes must call this, unless `together` is False: then no other process is asked, because it may be
+        lost.
+        """
+        if self._writing is None:
+            return
+        (images_seen, run), self._writing = self._writing, None
         try:
-            checkpoint.save(self.folder, self.state, fingerprint=self.fingerprint, extra=self.extra)
-        except checkpoint.NotWrittenError as error:
-            if not self.state.images_seen:
+            self._writer.finish(together=together)
+        except NotWrittenError as error:
+            if not images_seen:
                 raise UserError(f"{error}, so no state can be saved; make space there and start again") from None
-            print(f"{error}; the training continues, but only its first {self.saved_images} images are saved")
+            if leads() or error.__cause__ is not None:
+                print(f"{error}; only the first {self.saved_images} images of this training are saved")
         else:
-            self.saved_images, self.saved_run = self.state.images_seen, self.extra.get("run_id")
+            self.saved_images, self.saved_run = images_seen, run
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is being written, without the other processes."""
+        self.settle(together=False)
 
     def forget(self) -> None:
         """Remove the checkpoints and everything else that is stored about this training."""
