@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     network = UNet(
-        channels=3, size=32, classes=None, width=args.width, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,),
-        head_channels=args.width, dropout=0.1,
+        channels=3, size=32, classes=0, width=args.width, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,),
+        head_channels=2 * args.width, dropout=0.1, embedding="add", resample="conv",
     )  # fmt: skip
     state = state_of(network.to(args.device))
     with tempfile.TemporaryDirectory(dir=ROOT / ".state" if (ROOT / ".state").is_dir() else None) as folder:
