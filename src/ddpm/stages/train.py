@@ -1,5 +1,8 @@
 """DVC stage `train`: train the diffusion model and log it live; a killed training continues from its checkpoint."""
 
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ddpm import unread_settings
@@ -9,7 +12,7 @@ from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from PIL.Image import Image
 
@@ -123,7 +126,8 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
     machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
     folder = stage.paths.state / session.fingerprint_of(spec, params.train, parent=parent, **origin)
-    planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
+    with _imported_meanwhile("mlflow", "torch._dynamo") if leads() else nullcontext():
+        planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
     training = session.begin(
         spec,
         split.images,
@@ -143,6 +147,26 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         if training.settings.lora.rank:
             print(f"{training.trained:,} parameters are trained; the network has {training.parameters:,}")
     return training, planned
+
+
+@contextmanager
+def _imported_meanwhile(*modules: str) -> "Iterator[None]":
+    """Import what the training needs later, 3 s of processor time, while the block waits for the process that measures.
+
+    A module that cannot be imported is left to where it is used.
+    """
+
+    def import_all() -> None:
+        for module in modules:
+            with suppress(ImportError):
+                import_module(module)
+
+    thread = Thread(target=import_all, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _quick_fid(stage: Stage, training: "Training") -> "Callable[[Model], dict[str, float]] | None":
@@ -181,7 +205,9 @@ def _logged(stage: Stage, settings: dict[str, dict[str, Any]]) -> dict[str, dict
 def _machine(training: "Training") -> dict[str, str | int]:
     from ddpm.compute.hardware import kind_of_machine
 
-    return kind_of_machine(training.device) | {"precision": training.precision, "parameters": training.parameters}
+    return (
+        kind_of_machine(training.device) | {"precision": training.precision, "parameters": training.parameters}
+    )
 
 
 def _write(stage: Stage, training: "Training", facts: "Facts", origin: dict[str, Any]) -> str:
