@@ -18,6 +18,10 @@ class Runtime:
     compile: bool
     """Compile the network for training with torch.compile, which takes a minute or more; meant for GPUs. Needs Triton
     on a GPU, a C++ compiler on a CPU."""
+    native_norm: bool
+    """Compile group normalisation for this CPU, used in training in bf16, which takes a second and makes a step faster;
+    it changes results by rounding. Without a C++ compiler (the variable CXX, else c++) a sentence says so, and torch's
+    operations are used as with false."""
     workers: int
     """Number of processes that decode images on this machine; 0: one per core."""
     cluster: str | None

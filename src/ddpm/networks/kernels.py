@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from ddpm.networks import native_norm
+from ddpm.networks.native_norm import NativeGroupNorm
+
 _CACHE_BYTES = 4 << 20
 """Size of the part that is processed at a time: fits into the processor's cache and is enough for all its cores."""
 
@@ -32,7 +35,8 @@ def group_norm(x: Tensor, scale: Tensor, shift: Tensor, *, groups: int, eps: flo
 
     Statistics are float32. It is fastest if x is channels_last; the result has the memory layout of x.
     """
-    return _GroupNorm.apply(x, scale.float(), shift.float(), groups, eps, silu)
+    function = NativeGroupNorm if native_norm.is_on() else _GroupNorm
+    return function.apply(x, scale.float(), shift.float(), groups, eps, silu)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -127,7 +127,12 @@ def _conditions(params: Sections, device: "torch.device", precision: "Precision"
     """Return what the cost of a step depends on besides the training."""
     runtime = params.runtime
     number = {"processes": processes_of(runtime), "parallel": runtime.parallel}
-    return kind_of_machine(device) | number | {"device_batch": runtime.device_batch, "precision": precision}
+    return (
+        kind_of_machine(device)
+        | number
+        | {"device_batch": runtime.device_batch, "precision": precision}
+        | ({"native_norm": True} if runtime.native_norm else {})
+    )
 
 
 def _record_cost(folder: Path, cost: Measured, conditions: dict[str, Any]) -> None:

@@ -173,7 +173,10 @@ class _Bench:
     def __init__(self, job: Job) -> None:
         import torch
 
+        from ddpm.networks.native_norm import turn_on_where_it_serves
+
         self.job, self.device, self.flops_per_image = job, torch.device(job.device), 0
+        turn_on_where_it_serves(job.runtime.native_norm, self.device, job.precision)
         self.sizes = (0, 0, 0)
         """`parameters`, `trained` and `held` of the trials, for the last model."""
         self.spent = 0.0

@@ -94,6 +94,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     """Print the plan; return the training, if it may begin, and the length planned for train.minutes, if it is set."""
     from dataclasses import replace
 
+    from ddpm.networks.native_norm import turn_on_where_it_serves
     from ddpm.networks.settings import CONVENTION
     from ddpm.planning.before_training import agreed
     from ddpm.planning.plan import Pictures
@@ -125,6 +126,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
     machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
+    turn_on_where_it_serves(params.runtime.native_norm, **machine)
     folder = stage.paths.state / session.fingerprint_of(spec, params.train, parent=parent, **origin)
     with _imported_meanwhile("mlflow", "torch._dynamo") if leads() else nullcontext():
         planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
@@ -204,9 +206,11 @@ def _logged(stage: Stage, settings: dict[str, dict[str, Any]]) -> dict[str, dict
 
 def _machine(training: "Training") -> dict[str, str | int]:
     from ddpm.compute.hardware import kind_of_machine
+    from ddpm.networks import native_norm
 
+    native: dict[str, str | int] = {"native_norm": True} if native_norm.is_on() else {}
     return (
-        kind_of_machine(training.device) | {"precision": training.precision, "parameters": training.parameters}
+        kind_of_machine(training.device) | native | {"precision": training.precision, "parameters": training.parameters}
     )
 
 
