@@ -34,7 +34,7 @@ from ddpm.files import write_json
 from ddpm.measuring.features.extractor import describe
 from ddpm.measuring.features.extractor_training import train_extractor
 from ddpm.params import Params
-from ddpm.training import checkpoint
+from ddpm.training import checkpoint_folder
 from ddpm.training.session import Training
 
 
@@ -90,7 +90,7 @@ def checkpoints(run: Run) -> Found:
         _finish(training)
         written = time.perf_counter() - began
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        yield "size of a checkpoint", size / len(checkpoint.checkpoints(training.folder)) / 1e9
+        yield "size of a checkpoint", size / len(checkpoint_folder.checkpoints(training.folder)) / 1e9
         yield "training stands still", max(0.0, median(pauses))
         yield "until it is on the disk", written
 
@@ -109,6 +109,7 @@ def _stretch(training: Training, running: Iterator[object], steps: int, *, savin
 
 def _finish(training: Training) -> None:
     """Wait until the last checkpoint that was begun is on the disk."""
+    training.settle()
 
 
 def defaults(run: Run) -> Found:

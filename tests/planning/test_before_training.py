@@ -68,7 +68,7 @@ def test_a_length_for_minutes_is_planned_once_and_the_training_resumes_and_repea
     steps = first.steps()
     for _ in range(3):
         next(steps)
-    first.save()
+    first.save(wait=True)
     capsys.readouterr()
     assert agreed(params(settings), tiny.SPEC, PICTURES, folder=folder, **MACHINE) == short
     assert "training after 48 images" in capsys.readouterr().out
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_planned_length_is_not_continued(
     )
     first = begin(tmp_path, settings, short)
     next(first.steps())
-    first.save()
+    first.save(wait=True)
     assert begin(tmp_path, settings, short).state.images_seen == 16
     planned_again = begin(tmp_path, settings, longer)
     assert planned_again.folder == first.folder
@@ -114,7 +114,7 @@ def test_a_training_beyond_max_hours_is_not_begun_and_one_that_has_begun_goes_on
 
     training = begin(tmp_path, settings)
     next(training.steps())
-    training.save()
+    training.save(wait=True)
     assert checkpoint_folder.checkpoints(folder)
     assert agreed(params(settings), tiny.SPEC, PICTURES, folder=folder, **MACHINE) is None
     assert "plan: training after 16 images: " in capsys.readouterr().out

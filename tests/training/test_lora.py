@@ -87,7 +87,7 @@ def test_a_training_with_adapters_that_was_stopped_continues_bit_for_bit(tmp_pat
     for step in stopped.steps():
         if step.images_seen == 16 * 5:
             break
-    stopped.save()
+    stopped.save(wait=True)
     again = begin(tmp_path / "stopped", optimizer=optimizer)
     assert again.state.images_seen == 16 * 5
     tiny.run(again)

@@ -216,7 +216,7 @@ def test_a_started_training_that_was_stopped_continues_bit_for_bit(tmp_path: Pat
     for step in stopped.steps():
         if step.images_seen == 16 * 10:
             break
-    stopped.save()
+    stopped.save(wait=True)
     again = begin(tmp_path / "stopped", parent, **short)
     assert again.state.images_seen == 16 * 10
     tiny.run(again)
