@@ -50,13 +50,28 @@ ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
+# TORCH=cpu: the lock's versions of torch without CUDA, from TORCH_INDEX. requirements.lock has no hashes of these files:
+# the first installation writes them into requirements-cpu.lock, and later ones require them.
+LOCKS := requirements.lock
+ifeq ($(TORCH),cpu)
+LOCKS := $(VENV)/without-torch.lock requirements-cpu.lock
+TORCH_FROM := --extra-index-url $(TORCH_INDEX)
+define without_cuda
+	@test -n "$(TORCH_INDEX)" -o -f requirements-cpu.lock || { echo "TORCH=cpu needs TORCH_INDEX=URL, a package index with torch for CPUs"; exit 1; }
+	@sed -E '/^(torch|torchvision|triton|nvidia-[^=]+|cuda-[^=]+)==/,/[^\\]$$/d' requirements.lock > $(VENV)/without-torch.lock
+	@test -f requirements-cpu.lock || { grep -oE '^torch(vision)?==[^ ]+' requirements.lock | $(BIN)/uv pip compile - --no-deps \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --python $(BIN)/python --default-index $(TORCH_INDEX) --output-file requirements-cpu.lock; }
+endef
+endif
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("this is Python %d.%d, but 3.11 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (several GB with torch's CUDA libraries)"
+	@echo "installing into $(VENV)$(if $(filter cpu,$(TORCH)),, (several GB with torch's CUDA libraries; TORCH=cpu needs fewer))"
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	@$(PIP_INSTALL) --require-hashes -r $(VENV)/uv.lock || true
-	@$(call install,--require-hashes -r requirements.lock)
+	$(without_cuda)
+	@$(call install,$(if $(TORCH_INDEX),$(TORCH_FROM)) --require-hashes $(LOCKS:%=-r %))
 	@$(call install,--no-build-isolation -e .)
 	@touch $(READY)
 

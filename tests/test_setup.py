@@ -1,8 +1,10 @@
 """`make setup`: uv installs what the lock names, pip where uv cannot, and neither takes a file of another hash."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,53 @@ def test_a_file_of_another_hash_is_not_installed(project: Path) -> None:
     assert "hash" in done.stderr.lower()
     assert not list((project / ".venv").glob("lib/python*/site-packages/iniconfig*"))
     assert not (project / ".venv/ready").exists()
+
+
+def index_with_torch(folder: Path) -> str:
+    """A package index whose torch==2.15.0 is a module without CUDA; its URL."""
+    wheel = folder / "torch" / "torch-2.15.0+cpu-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    info = "torch-2.15.0+cpu.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("torch.py", "cuda = None\n")
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.15.0+cpu\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", f"torch.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (wheel.parent / "index.html").write_text(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>')
+    return folder.as_uri()
+
+
+@pytest.fixture
+def with_cuda(project: Path) -> Path:
+    """The project, whose lock also names torch and a library of CUDA, with hashes that no file has."""
+    never = f" \\\n    --hash=sha256:{'0' * 64}\n"
+    with (project / "requirements.lock").open("a") as lock:
+        lock.write(f"nvidia-cublas==13.4 ; sys_platform == 'linux'{never}torch==2.15.0{never}")
+    return project
+
+
+@pytest.mark.slow
+def test_torch_for_cpus_comes_from_the_index_of_the_user_with_hashes_from_the_second_time_on(
+    with_cuda: Path, tmp_path: Path
+) -> None:
+    index = index_with_torch(tmp_path / "index")
+    done = setup(with_cuda, TORCH="cpu", TORCH_INDEX=index)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([with_cuda / ".venv/bin/python", "-c", "import iniconfig, small, torch"]).returncode == 0
+    assert not list((with_cuda / ".venv").glob("lib/python*/site-packages/nvidia*"))
+    lock = with_cuda / "requirements-cpu.lock"
+    assert "torch==2.15.0+cpu" in lock.read_text()
+
+    shutil.rmtree(with_cuda / ".venv")
+    lock.write_text(f"torch==2.15.0+cpu --hash=sha256:{'1' * 64}\n")
+    done = setup(with_cuda, TORCH="cpu", TORCH_INDEX=index)
+    assert done.returncode != 0
+    assert "hash" in done.stderr.lower()
+
+
+@pytest.mark.slow
+def test_torch_for_cpus_needs_an_index(with_cuda: Path) -> None:
+    done = setup(with_cuda, TORCH="cpu")
+    assert done.returncode != 0
+    assert "TORCH_INDEX=URL" in done.stdout
