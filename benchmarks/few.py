@@ -83,9 +83,14 @@ class Started(Ours):
 def copies(made: torch.Tensor, few: Images, judge: Judge, *, quantile: float) -> dict[str, float]:
     """The share of generated images that are copies, for each way of comparing. Features are those of the judge."""
     images = (made.numpy(), few.test, few.train)
-    described = tuple(np.asarray(judge.describe(each).features) for each in images)
+    made_features, real, known = (np.asarray(judge.describe(each).features) for each in images)
     found = memorization.find_copies_in_every_way(
-        images, described, quantile=quantile, device=torch.device("cpu"), progress=False
+        images,
+        (made_features, real),
+        lambda start, piece: known[start : start + len(piece)],
+        quantile=quantile,
+        device=torch.device("cpu"),
+        progress=False,
     )
     return {way: of.share for way, of in vars(found).items()}
 

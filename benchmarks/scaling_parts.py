@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.data.manifest import parts
+from ddpm.measuring.memorization import compared_numbers, find_copies_in_every_way
 from ddpm.networks.unet import UNet
 from ddpm.params import load as load_params
 
@@ -71,6 +72,8 @@ def main() -> None:
         order_seconds=_order(images=100_000_000, shard_images=10**9 // (3 * SIZE**2), batch=2048),
         noise_seconds=_noise(),
         all_reduce=all_reduce,
+        compare_seconds=_compare(),
+        pair_flops=2 * compared_numbers((3, SIZE, SIZE)),
         parameters=parameters,
         step_flops=flops,
         activation_bytes=activations,
@@ -172,6 +175,27 @@ def _noise() -> float:
     began = time.perf_counter()
     torch.randn(n)
     return (time.perf_counter() - began) / n
+
+
+def _compare(items: int = 340, train: int = 256) -> float:
+    """CPU seconds per pair of 256x256 images of the search for copies, on one core; features cost little beside it."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (n, 3, SIZE, SIZE), dtype=np.uint8) for n in (items // 2, items // 2, train)]
+    features = np.zeros((items // 2, 1), np.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    find_copies_in_every_way(
+        (images[0], images[1], images[2]),
+        (features, features),
+        lambda start, piece: np.zeros((len(piece), 1), np.float32),
+        quantile=0.01,
+        device=torch.device("cpu"),
+        progress=False,
+    )
+    seconds = time.process_time() - began
+    torch.set_num_threads(threads)
+    return seconds / (items * train)
 
 
 def _all_reduce(folder: Path, n_bytes: int = 1 << 27) -> float:

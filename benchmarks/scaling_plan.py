@@ -7,6 +7,7 @@ IMAGES = 100_000_000
 IMAGE_BYTES = 3 * 256 * 256
 GPUS, MACHINES = 64, 8
 BATCH = 2048
+COMPARED = 20_000  # images that are compared with all training images: 10,000 generated, evaluate.held_out_images
 EPOCHS = 10
 SHARD_BYTES = 1_000_000_000  # data.shard_bytes
 CACHE_BYTES = 1_000_000_000_000  # runtime.cache_bytes, per machine
@@ -16,6 +17,7 @@ PREPARE_CORES = 256
 
 # Not measured here.
 GPU_FLOPS = 989e12
+GPU_FLOAT32_FLOPS = 67e12
 UTILISATION = 0.4
 GPU_BYTES = 141e9
 NETWORK = 100e9 / 8
@@ -37,6 +39,8 @@ class Measured:
     order_seconds: float
     noise_seconds: float
     all_reduce: float
+    compare_seconds: float
+    pair_flops: int
     parameters: int
     step_flops: int
     activation_bytes: int
@@ -54,6 +58,12 @@ class Measured:
             ("`t_order`", f"time to look up the images of a batch of {BATCH} in {IMAGES:,}", _ms(self.order_seconds)),
             ("`t_noise`", "time per normal random number, one CPU core", f"{1e9 * self.noise_seconds:.2f} ns"),
             ("`r_gloo`", "speed of an all-reduce of 134 MB, two processes, gloo", f"{self.all_reduce / 1e6:.0f} MB/s"),
+            (
+                "`t_pair`",
+                "search for copies, CPU seconds per pair of 256x256 images, one core, in all ways",
+                f"{1e6 * self.compare_seconds:.1f} µs",
+            ),
+            ("`F_pair`", "its FLOPs per pair (counted)", f"{self.pair_flops / 1e6:.1f} M"),
             ("`P`", "parameters of ADM's network for 256x256", f"{self.parameters / 1e6:.0f} M"),
             ("`F`", "FLOPs of its training step, per image (counted)", f"{self.step_flops / 1e12:.2f} T"),
             (
@@ -74,11 +84,13 @@ def plan(measured: Measured) -> Iterator[str]:
             ("`G`, `M`", "GPUs, machines", f"{GPUS}, {MACHINES}"),
             ("`B`", "global batch", f"{BATCH}"),
             ("`f`", "bf16 peak of an H200, from its data sheet", f"{GPU_FLOPS / 1e12:.0f} TFLOP/s"),
-            ("`u`", "share of `f` that is reached", f"{UTILISATION:.0%}"),
+            ("`f32`", "its float32 peak, without TF32, from its data sheet", f"{GPU_FLOAT32_FLOPS / 1e12:.0f} TFLOP/s"),
+            ("`u`", "share of `f`, `f32` that is reached", f"{UTILISATION:.0%}"),
             ("`m`", "memory of an H200", f"{GPU_BYTES / 1e9:.0f} GB"),
             ("`n`", "network of a machine, to the store and to other machines", f"{NETWORK / 1e9:.1f} GB/s"),
             ("`d`", "its NVMe disk, reading and writing", f"{DISK / 1e9:.0f} GB/s"),
             ("`h`", "from an H200 to pinned memory (PCIe 5)", f"{TO_HOST / 1e9:.0f} GB/s"),
+            ("`q`", "images compared with all others: generated and held-out ones", f"{COMPARED:,}"),
             ("`c`", "CPU cores for `prepare`", f"{PREPARE_CORES}"),
         )
     )
@@ -205,6 +217,23 @@ def _needs(parts: Measured) -> Iterator[tuple[str, str, str, str]]:
         f"`copy / {CHECKPOINT_SECONDS} s`",
         f"{copy / CHECKPOINT_SECONDS:.4%}",
         (f"`runtime.checkpoint_seconds: {CHECKPOINT_SECONDS}`"),
+    )
+    pairs = COMPARED * IMAGES
+    rate = GPUS * GPU_FLOAT32_FLOPS * UTILISATION
+    yield (
+        "evaluation: search for copies",
+        "`q N F_pair / (G f32 u)`",
+        f"{pairs * parts.pair_flops / rate / 3600:.1f} h",
+        "`runtime.processes` or torchrun",
+    )
+    cores = pairs * parts.compare_seconds / PREPARE_CORES / 86400
+    yield "the same on CPU cores", "`q N t_pair / c`", f"{cores:,.0f} days", "`runtime.processes` or torchrun"
+    yield "images that the search reads, once", "as large as the prepared images", _size(data), "`data.store`"
+    yield (
+        "memory of the search, in every process",
+        "`q` images as uint8, mapped or in memory, and a piece of 128",
+        _size((COMPARED + 5 * 128 * 4) * IMAGE_BYTES),
+        "`evaluate.held_out_images`",
     )
     yield (
         "work lost with a machine",

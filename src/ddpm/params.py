@@ -93,6 +93,11 @@ class Params:
             require(
                 processes <= batch, f"{key} is {batch}, expected at least runtime.processes ({processes}); raise it"
             )
+        require(
+            self.features.dim < self.evaluate.held_out_images,
+            f"evaluate.held_out_images is {self.evaluate.held_out_images}, but FID with features.dim "
+            f"({self.features.dim}) needs more than {self.features.dim}; raise the former or lower the latter",
+        )
         for name, needed in self.evaluate.images_needed.items():
             require(
                 self.sample.images == "auto" or needed <= self.sample.images,

@@ -13,7 +13,7 @@ from ddpm.data.reading.shard_index import read_index
 from ddpm.data.reading.sharded_images import ShardedImages
 from ddpm.measuring import fidelity
 from ddpm.measuring.features import extractor_training
-from ddpm.measuring.memorization import find_copies
+from ddpm.measuring.memorization import find_copies_in_every_way
 from ddpm.params import load as load_params
 
 CPU = torch.device("cpu")
@@ -56,10 +56,36 @@ def test_its_training_reads_few_of_many_shards(sharded: ShardedImages, monkeypat
     assert len(set((rows // 7).tolist())) == 4
 
 
+def test_its_features_are_standardised_over_a_subset_of_a_larger_set(
+    sharded: ShardedImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(most: int, seed: int = 0) -> list[int]:
+        settings = dataclasses.replace(FEATURES, standardise_images=most, seed=seed)
+        return extractor_training.rows_described(sharded, settings).tolist()
+
+    assert rows(90) == list(range(90))
+    monkeypatch.setattr(extractor_training, "SHARDS", 4)
+    some = rows(20)
+    assert len(set(some)) == 20
+    assert some == sorted(some)
+    assert len({row // 7 for row in some}) <= 4
+    assert some == rows(20)
+    assert some != rows(20, seed=1)
+    assert len(rows(60)) <= 4 * 7, "all images of the shards"
+
+
 def test_copies_and_the_reference_are_the_same(sharded: ShardedImages) -> None:
     generated = np.concatenate([IMAGES[[5, 50]], 255 - IMAGES[:20]])
+    features = np.zeros((len(generated), 1), np.float32), np.zeros((len(IMAGES), 1), np.float32)
     one, other = (
-        find_copies(generated, images, images, quantile=0.01, device=CPU, progress=False, space="pixels")
+        find_copies_in_every_way(
+            (generated, images, images),
+            features,
+            lambda start, piece: features[1][: len(piece)],
+            quantile=0.01,
+            device=CPU,
+            progress=False,
+        ).pixels
         for images in (IMAGES, sharded)
     )
     np.testing.assert_array_equal(one.nearest.index, other.nearest.index)

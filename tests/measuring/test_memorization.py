@@ -11,11 +11,10 @@ from ddpm.measuring import memorization
 from ddpm.measuring.memorization import (
     Copies,
     CopiesInEveryWay,
+    Nearest,
     compared_numbers,
-    find_copies,
     find_copies_in_every_way,
     halves,
-    nearest,
     shifts,
 )
 
@@ -31,16 +30,28 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def copies(generated: np.ndarray, digits, quantile: float = 0.05) -> Copies:
-    train, held_out, _ = digits
-    return find_copies(generated, held_out, train, quantile=quantile, device=CPU, progress=False, space="pixels")
+    return in_every_way(generated, digits, quantile).pixels
 
 
 def in_every_way(generated: np.ndarray, digits, quantile: float = 0.01) -> CopiesInEveryWay:
     """Find copies with the pixels as features."""
     train, held_out, _ = digits
-    images = generated, held_out, train
-    features = tuple(part.reshape(len(part), -1).astype(np.float32) for part in images)
-    return find_copies_in_every_way(images, features, quantile=quantile, device=CPU, progress=False)
+    return find_copies_in_every_way(
+        (generated, held_out, train),
+        (flat(generated), flat(held_out)),
+        lambda start, piece: flat(piece),
+        quantile=quantile,
+        device=CPU,
+        progress=False,
+    )
+
+
+def flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def nearest(items: np.ndarray, train: np.ndarray) -> Nearest:
+    return in_every_way(items, (train, items[:1], None)).pixels.nearest
 
 
 def test_copies_are_found_each_with_its_original_at_distance_zero(digits) -> None:
@@ -70,7 +81,7 @@ def test_other_real_images_are_copies_about_as_often_as_the_quantile_says(digits
 
 def test_with_doubles_in_the_held_out_images_copies_are_still_found(digits) -> None:
     train, _, _ = digits
-    found = find_copies(train, train[:100], train, quantile=0.5, device=CPU, progress=False, space="pixels")
+    found = copies(train, (train, train[:100], None), quantile=0.5)
     assert found.limit == 0
     assert found.share == 1.0
 
@@ -81,7 +92,7 @@ def test_chunks_change_nothing(rows: int, digits, monkeypatch: pytest.MonkeyPatc
     items, references = (x.reshape(len(x), -1).astype(np.float64) for x in (held_out, train))
     square = ((items[:, None] - references[None]) ** 2).mean(axis=2)
     monkeypatch.setattr(memorization, "CHUNK_ROWS", rows)
-    found = nearest(held_out, train, device=CPU, progress=False, what="")
+    found = nearest(held_out, train)
     assert (found.index == square.argmin(axis=1)).all()
     assert np.abs(found.distance - np.sqrt(square.min(axis=1))).max() < 1e-4
 
@@ -89,13 +100,21 @@ def test_chunks_change_nothing(rows: int, digits, monkeypatch: pytest.MonkeyPatc
 def test_memory_mapped_arrays_are_searched(digits, tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", digits[0])
     mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
-    found = nearest(mapped[:10], mapped, device=CPU, progress=False, what="")
+    found = nearest(mapped[:10], mapped)
     assert (found.index == np.arange(10)).all()
 
 
 def test_features_are_searched_the_same_way() -> None:
     features = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
-    found = nearest(features + np.float32(0.001), features, device=CPU, progress=False, what="")
+    images, near = np.zeros((50, 1, 4, 4), np.uint8), features + np.float32(0.001)
+    found = find_copies_in_every_way(
+        (images, images, images),
+        (near, near),
+        lambda start, piece: features[start : start + len(piece)],
+        quantile=0.5,
+        device=CPU,
+        progress=False,
+    ).features.nearest
     assert (found.index == np.arange(50)).all()
     assert np.abs(found.distance - 0.001).max() < 1e-6
 
@@ -204,14 +223,16 @@ def test_views_are_those_of_all_pairs_compared_one_by_one(rows: int, views, monk
     random = np.random.default_rng(0)
     items, train = (random.integers(0, 256, (n, 3, 7, 5)).astype(np.uint8) for n in (20, 30))
     monkeypatch.setattr(memorization, "CHUNK_ROWS", rows)
-    found = nearest(items, train, device=CPU, progress=False, what="", views=views(items.shape))
+    ways = in_every_way(items, (train, items, None))
     if views is shifts:
+        found, per_contrast = ways.shifted.nearest, False
         windows = [((1, 6, 1, 4), (y, y + 5, x, x + 3)) for y in range(3) for x in range(3)]
     else:
+        found, per_contrast = ways.half.nearest, True
         windows = [(w, w) for w in ((0, 7, 0, 2), (0, 7, 3, 5), (0, 3, 0, 5), (4, 7, 0, 5))]
     every = np.array(
         [
-            [min(_apart(item, mine, other, theirs) for mine, theirs in windows) for other in train]
+            [min(_apart(item, mine, other, theirs, per_contrast) for mine, theirs in windows) for other in train]
             for item in items
         ]
     )  # fmt: skip
@@ -219,9 +240,13 @@ def test_views_are_those_of_all_pairs_compared_one_by_one(rows: int, views, monk
     assert np.abs(found.distance - every.min(axis=1)).max() < 1e-4
 
 
-def _apart(item: np.ndarray, mine: tuple[int, ...], other: np.ndarray, theirs: tuple[int, ...]) -> float:
+def _apart(
+    item: np.ndarray, mine: tuple[int, ...], other: np.ndarray, theirs: tuple[int, ...], per_contrast: bool
+) -> float:
     (a, b, c, d), (e, f, g, h) = mine, theirs
-    return float(np.sqrt(np.mean((item[:, a:b, c:d].astype(float) - other[:, e:f, g:h]) ** 2)))
+    part = item[:, a:b, c:d].astype(float)
+    distance = np.sqrt(np.mean((part - other[:, e:f, g:h]) ** 2))
+    return float(distance / np.sqrt(part.var(axis=(1, 2)).mean()) if per_contrast else distance)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -120,10 +120,21 @@ def test_guidance_doubles_sampling_and_the_likelihood_adds_to_the_evaluation() -
     within = dataclasses.replace(guided, guidance_interval=(0.3, 2.0))
     inside = sampling_seconds(LARGE, pictures, within, forward_seconds=0.1, processes=1)
     assert inside == pytest.approx(5_000 * 11 * 0.1)
-    without = evaluation_seconds(LARGE, pictures, sample, evaluate, cost=COST) or 0
+    without = evaluation_seconds(LARGE, pictures, sample, evaluate, cost=COST, processes=1) or 0
     bounded = dataclasses.replace(evaluate, bits_per_dim=10)
-    more = (evaluation_seconds(LARGE, pictures, sample, bounded, cost=COST) or 0) - without
+    more = (evaluation_seconds(LARGE, pictures, sample, bounded, cost=COST, processes=1) or 0) - without
     assert more == pytest.approx(10 * (1000 + 600) * 0.1)
+
+
+def test_processes_share_the_search_for_copies_and_a_limit_of_held_out_images_shortens_it() -> None:
+    def seconds(test: int, processes: int = 1) -> float:
+        pictures = Pictures(1_000_000, test)
+        found = evaluation_seconds(LARGE, pictures, PARAMS.sample, PARAMS.evaluate, cost=COST, processes=processes)
+        assert found is not None
+        return found
+
+    assert seconds(10_000, processes=4) == pytest.approx(seconds(10_000) / 4)
+    assert seconds(200_000) == seconds(10_000) == pytest.approx(2 * seconds(0))
 
 
 def test_alternatives_are_valid_models_and_only_those_that_save_time_are_named() -> None:

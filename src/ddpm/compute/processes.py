@@ -70,6 +70,17 @@ def together() -> None:
     any_of(False)
 
 
+def least_of(values: "Tensor") -> "Tensor":
+    """Return the least of all processes' values, elementwise; the tensors are on the CPU and have the same shape."""
+    if processes() == 1:
+        return values
+    import torch.distributed as dist
+
+    least = values.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return least
+
+
 def dealt(n: int, batch: int) -> Iterator[tuple[int, slice]]:
     """Divide n items among the processes in turn: yield (rank, rows) in order, `batch` rows at a time.
 

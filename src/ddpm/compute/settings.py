@@ -27,8 +27,8 @@ class Runtime:
     cluster: str | None
     """Address of the Dask scheduler whose workers prepare the images; null: a local cluster if it is faster."""
     processes: int
-    """Number of processes that train, sample and extract features together; 0: one per GPU, or one on a CPU. An
-    external launcher (torchrun) overrides it."""
+    """Number of processes that train, sample, extract features and search for copies together; 0: one per GPU, or one
+    on a CPU. An external launcher (torchrun) overrides it."""
     parallel: Literal["ddp", "fsdp"]
     """ddp: each process has the whole network in training. fsdp: each has a part of a network that does not fit."""
     device_batch: int | None

@@ -8,7 +8,7 @@ import torch
 
 from ddpm.errors import UserError
 from ddpm.images import Images
-from ddpm.measuring.features.extractor_training import LabelledImages, train_extractor
+from ddpm.measuring.features.extractor_training import LabelledImages, rows_described, train_extractor
 from ddpm.measuring.features.settings import Features
 
 
@@ -53,15 +53,13 @@ def compare(
 ) -> Augmentation:
     """Train the extractor's classifier three times with equal settings (images seen, seed, ...) on different images.
 
-    All real and generated images are copied into memory. Raises UserError for images without classes.
+    Labels are in memory, images are not. Raises UserError for images without classes.
     """
     if real.labels is None or generated.labels is None or test.labels is None or len(np.unique(real.labels)) < 2:
         raise UserError(
             "evaluate.augmentation is true, but the images have no classes for a classifier to learn; set it to false"
         )
-    both = Labelled(
-        np.concatenate([real.images[:], generated.images[:]]), np.concatenate([real.labels, generated.labels])
-    )
+    both = Labelled(_Joined(real.images, generated.images), np.concatenate([real.labels, generated.labels]))
     classes = int(max(labels.max() for labels in (both.labels, test.labels))) + 1
     accuracies = {
         name: train_extractor(
@@ -73,8 +71,27 @@ def compare(
         **accuracies,
         real_images=len(real.images),
         generated_images=len(generated.images),
-        test_images=len(test.images),
+        test_images=len(rows_described(test.images, settings)),
     )
+
+
+class _Joined:
+    """Two sets of images, one after the other, uint8 [N,C,H,W]; rows are read when they are indexed."""
+
+    def __init__(self, first: Images, second: Images) -> None:
+        self._sets = first, second
+        self.shape = (len(first) + len(second), *first.shape[1:])
+        self.dtype, self.nbytes = first.dtype, first.nbytes + second.nbytes
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        first, second = self._sets
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        is_first = rows < len(first)
+        images[is_first], images[~is_first] = first[rows[is_first]], second[rows[~is_first] - len(first)]
+        return images
 
 
 def read_generated(folder: Path) -> Labelled:

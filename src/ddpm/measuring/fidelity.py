@@ -5,16 +5,19 @@ blocks and the floor share them. Its own extraction and its cache, whose key is 
 """
 
 import hashlib
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ddpm.compute.hardware import choose_device
+from ddpm.compute.processes import least_of
 from ddpm.compute.settings import Runtime
 from ddpm.data.reading.dataset import read_split
 from ddpm.errors import UserError
@@ -23,6 +26,7 @@ from ddpm.generation.recipe import load_model, recipe_of
 from ddpm.images import Images
 from ddpm.measuring.features import extractor as extractors
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe, require_enough_images
+from ddpm.measuring.features.subset import draw_rows
 from ddpm.measuring.memorization import CopiesInEveryWay, find_copies_in_every_way
 from ddpm.measuring.record import Metrics, Protocol, Record, Spread
 from ddpm.measuring.settings import Evaluate
@@ -69,27 +73,69 @@ class Inception:
         return self.network(images.expand(-1, 3, -1, -1))
 
 
-def describe_sets(
+@dataclass(frozen=True)
+class Compared:
+    """What takes time or memory in the measurement of generated images; the metrics follow from it quickly."""
+
+    made: Described
+    """The generated images."""
+    reference: Described
+    """The held-out images."""
+    real: Described
+    """Training images for the floor: as many as there are generated images, if there are so many."""
+    copies: CopiesInEveryWay
+    reference_hash: str
+    """sha256 of the held-out images."""
+
+
+def compare_sets(
     generated: Images,
     train: Images,
     test: Images,
     *,
     extractor: FeatureExtractor,
     settings: Evaluate,
+    seed: int,
     device: torch.device,
     progress: bool,
     together: bool = False,
-) -> tuple[Described, Described, Described]:
-    """Return features and logits of the three sets, uint8 [N,C,H,W]; `together`: see `extractor.describe`.
+) -> Compared:
+    """Describe the images, uint8 [N,C,H,W], and find copies among them, in one pass over the training images.
 
+    `seed`, that of the generated images, decides which held-out images are used if there are more than
+    `evaluate.held_out_images`, and which training images are those of the floor. Neither the features nor the pixels of
+    all training images are in memory at any time. `together`: all processes of the stage call it, share the work, and
+    return the same.
     Raises UserError for generated images of another shape than the real ones, and for a set with too few images.
     """
-    _require_comparable(generated, train, test, dim=extractor.dim, settings=settings)
-    made, seen, reference = (
+    held_out = test
+    if len(test) > settings.held_out_images:
+        rows = draw_rows(settings.held_out_images, len(test), seed=seed_of("held-out", seed))
+        held_out = test[np.sort(rows)]
+    _require_comparable(generated, train, held_out, dim=extractor.dim, settings=settings)
+    made, reference = (
         describe(extractor, images, device=device, progress=progress, what=what, together=together)
-        for images, what in ((generated, "generated"), (train, "training"), (test, "held-out"))
+        for images, what in ((generated, "generated"), (held_out, "held-out"))
     )
-    return made, seen, reference
+    # As many real images as generated ones, since FID depends on their number.
+    floor = draw_rows(min(len(generated), len(train)), len(train), seed=seed_of("floor", seed))
+    real = _Taken(floor, like=made)
+
+    def features_of(start: int, images: np.ndarray) -> np.ndarray:
+        described = describe(extractor, images, device=device, progress=False, what="training")
+        real.take(start, described)
+        return described.features.numpy()
+
+    copies = find_copies_in_every_way(
+        (generated, held_out, train),
+        (made.features.numpy(), reference.features.numpy()),
+        features_of,
+        quantile=settings.memorized_quantile,
+        device=device,
+        progress=progress,
+        together=together,
+    )
+    return Compared(made, reference, real.described(together=together), copies, _hash(held_out))
 
 
 def measure_images(
@@ -103,33 +149,29 @@ def measure_images(
     seed: int,
     device: torch.device,
     progress: bool,
-    described: tuple[Described, Described, Described] | None = None,
 ) -> tuple[Record, CopiesInEveryWay]:
     """Return metrics of generated images against held-out real ones (test), and the copies among them.
 
-    All images are uint8 [N,C,H,W]; `drawing` and `seed` are how the generated ones were drawn; `described` are the
-    results of `describe_sets` if they are already computed.
-    Raises UserError for generated images of another shape than the real ones, and for a set with too few images.
+    All images are uint8 [N,C,H,W]; `drawing` and `seed` are how the generated ones were drawn.
+    Raises UserError as `compare_sets` does.
     """
+    compared = compare_sets(
+        generated, train, test, extractor=extractor, settings=settings, seed=seed, device=device, progress=progress
+    )
+    return record_of(compared, extractor=extractor, settings=settings, drawing=drawing, seed=seed), compared.copies
+
+
+def record_of(
+    compared: Compared, *, extractor: FeatureExtractor, settings: Evaluate, drawing: Mapping[str, Any], seed: int
+) -> Record:
+    """Return the metrics with their floor and protocol; the arguments are those of `measure_images`."""
     import torch_fidelity
 
-    made, seen, reference = described or describe_sets(
-        generated, train, test, extractor=extractor, settings=settings, device=device, progress=progress
-    )
-    copies = find_copies_in_every_way(
-        (generated, test, train),
-        (made.features.numpy(), reference.features.numpy(), seen.features.numpy()),
-        quantile=settings.memorized_quantile,
-        device=device,
-        progress=progress,
-    )
-    # As many real images as generated ones, since FID depends on their number.
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of("floor", seed)))
-    real = seen[order[: len(generated)]]
+    made, reference, real, copies = compared.made, compared.reference, compared.real, compared.copies
     made_scores, real_scores = (
         scores(images, reference, settings=settings, names_classes=extractor.names_classes) for images in (made, real)
     )
-    record = Record(
+    return Record(
         metrics=Metrics(
             **made_scores,
             memorized_share=copies.pixels.share,
@@ -151,9 +193,9 @@ def measure_images(
         protocol=Protocol(
             drawing=dict(drawing),
             seed=seed,
-            n=len(generated),
-            reference_hash=_hash(test),
-            reference_n=len(test),
+            n=len(made),
+            reference_hash=compared.reference_hash,
+            reference_n=len(reference),
             extractor=extractor.name,
             extractor_hash=extractor.sha256,
             torch_fidelity=torch_fidelity.__version__,
@@ -163,7 +205,6 @@ def measure_images(
             memorized_quantile=settings.memorized_quantile,
         ),
     )
-    return record, copies
 
 
 def remeasure(
@@ -255,6 +296,26 @@ def _spread(made: Described, reference: Described, *, blocks: int) -> Spread:
         return Spread(fid=None, blocks=blocks, n=n, reason=reason)
     fids = [frechet_distance(made[k * n : (k + 1) * n], reference) for k in range(blocks)]
     return Spread(fid=statistics.stdev(fids), blocks=blocks, n=n, reason=None)
+
+
+class _Taken:
+    """The features and logits of some rows of a set, taken while pieces of the set are described."""
+
+    def __init__(self, rows: np.ndarray, *, like: Described) -> None:
+        self._order = torch.from_numpy(np.argsort(rows))
+        self._rows = rows[self._order]
+        self._parts = [torch.full((len(rows), part.shape[1]), math.inf) for part in (like.features, like.logits)]
+
+    def take(self, start: int, piece: Described) -> None:
+        """Take what belongs to these rows from the rows from `start` on."""
+        found = slice(*np.searchsorted(self._rows, [start, start + len(piece)]))
+        at, rows = self._order[found], torch.from_numpy(self._rows[found] - start)
+        for part, given in zip(self._parts, (piece.features, piece.logits), strict=True):
+            part[at] = given[rows]
+
+    def described(self, *, together: bool) -> Described:
+        """Return the rows in the order in which they were given; `together`: all processes took their part of them."""
+        return Described(*(map(least_of, self._parts) if together else self._parts))
 
 
 def _require_comparable(generated: Images, train: Images, test: Images, *, dim: int, settings: Evaluate) -> None:

@@ -16,21 +16,29 @@ in another position, a quarter, or a mixture of training images. Features may de
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ddpm.compute.processes import leads, least_of, processes, share_of
+from ddpm.compute.processes import together as wait_for_all
 from ddpm.images import Images
+from ddpm.measuring.features.extractor import BATCH
 
 CHUNK_ROWS = 4096
 CHUNK_NUMBERS = 2**25
-"""Largest chunk in rows and in numbers, so that 10,000 images against 60,000 need less than 0.5 GB."""
+"""Largest chunk in rows and in numbers, so that the search needs less than 0.5 GB, whatever the number of images."""
+_PIECES_UNTIL_WAIT = 16
+"""Processes wait for each other after so many pieces, so that none is alone for longer than `processes.TIMEOUT`."""
 
 Window = tuple[slice, ...]
 """Slices along the last axes of an item."""
+
+FeaturesOf = Callable[[int, np.ndarray], np.ndarray]
+"""Map the first row and the images, uint8 [n,C,H,W], of a piece of the training images to their features [n,D]."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,16 @@ class View:
 
 WHOLE = (View((), ()),)
 MIRRORED = (*WHOLE, View((), (), mirrored=True))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of comparing: an item is as far from a training item as in the view in which they are nearest."""
+
+    views: tuple[View, ...]
+    per_contrast: bool = False
+    """For images: the distance is divided by the standard deviation of the item's own pixels within the view; it is 0
+    for a copy, about 1 for unrelated images, and infinite where the item is constant."""
 
 
 @dataclass(frozen=True)
@@ -89,75 +107,63 @@ class CopiesInEveryWay:
 
 def find_copies_in_every_way(
     images: tuple[Images, Images, Images],
-    features: tuple[np.ndarray, np.ndarray, np.ndarray],
+    features: tuple[np.ndarray, np.ndarray],
+    features_of: FeaturesOf,
     *,
     quantile: float,
     device: torch.device,
     progress: bool,
+    together: bool = False,
 ) -> CopiesInEveryWay:
-    """Find copies in the five ways.
+    """Find copies in the five ways, in one pass over the training images.
 
-    `images` uint8 [N,C,H,W] and `features` [N,D] are tuples: generated, held-out and training images.
+    `images` uint8 [N,C,H,W] are generated, held-out and training images; `features` [N,D] are those of the generated
+    and the held-out images. `features_of` is called once for each piece of the training images, of which only one is in
+    memory at a time. An item is a copy if its distance to a training item is at most the `quantile` of the distances
+    of held-out items.
+
+    `together`: all processes of the stage call it, each searches its own run of the training images, and all return
+    the same result. It is that of one process, bit by bit, with as many threads per process: the pieces are the same,
+    and of equally near training images the first is taken.
+
     The time is that of matrix products of all pairs: one for pixels, nine for shifted, two for mirrored, two for half.
     10,000 generated and 10,000 held-out images of 32x32 in colour against 60,000 take half an hour on one CPU core.
     """
-    views = _views(images[0].shape[1:])
+    generated, held_out, train = images
+    ways = _ways(generated.shape[1:])
+    by_pixels = [{name: _Search(len(items), way) for name, way in ways.items()} for items in (generated, held_out)]
+    by_features = [_Search(len(items), Way(WHOLE)) for items in features]
+    for start, piece in _pieces(train, progress=progress, together=together):
+        described = features_of(start, piece)
+        for items, searches in zip((generated, held_out), by_pixels, strict=True):
+            _compare(items, list(searches.values()), piece, start=start, device=device)
+        for rows, search in zip(features, by_features, strict=True):
+            _compare(rows, [search], described, start=start, device=device)
 
-    def find(what: str, of: tuple[Images, Images, Images], **compared: Any) -> Copies:
-        return find_copies(*of, quantile=quantile, device=device, progress=progress, space=what, **compared)
+    def copies(spaces: tuple[Images, Images], searches: Sequence[_Search]) -> Copies:
+        made, real = (search.nearest(items, together=together) for items, search in zip(spaces, searches, strict=True))
+        measurable = real.distance[np.isfinite(real.distance)]
+        limit = float(np.quantile(measurable, quantile)) if len(measurable) else 0.0
+        return Copies(made, limit, float(np.mean(made.distance <= limit)), float(np.mean(real.distance <= limit)))
 
-    return CopiesInEveryWay(
-        pixels=find("pixels", images, views=views["pixels"]),
-        features=find("features", features),
-        shifted=find("shifted", images, views=views["shifted"]),
-        mirrored=find("mirrored", images, views=views["mirrored"]),
-        half=find("halves", images, views=views["half"], per_contrast=True),
-    )
+    found = {name: copies((generated, held_out), [searches[name] for searches in by_pixels]) for name in ways}
+    return CopiesInEveryWay(**found, features=copies(features, by_features))
 
 
 def compared_numbers(shape: Sequence[int]) -> int:
     """Return how many numbers of two images [C,H,W] all ways compare, in which features are not counted."""
     image = torch.empty((1, *shape), dtype=torch.uint8)
-    return sum(_part(image, view.item).numel() for views in _views(shape).values() for view in views)
+    return sum(_part(image, view.item).numel() for way in _ways(shape).values() for view in way.views)
 
 
-def _views(shape: Sequence[int]) -> dict[str, tuple[View, ...]]:
-    """Return the views of each way that compares images [C,H,W]."""
-    return {"pixels": WHOLE, "shifted": shifts(shape), "mirrored": MIRRORED, "half": halves(shape)}
-
-
-def find_copies(
-    generated: Images,
-    held_out: Images,
-    train: Images,
-    *,
-    quantile: float,
-    device: torch.device,
-    progress: bool,
-    space: str,
-    views: Sequence[View] = WHOLE,
-    per_contrast: bool = False,
-) -> Copies:
-    """Find generated items whose distance to a training item is at most a `quantile` of that of held-out real items.
-
-    Items are uint8 images [N,C,H,W] or features [N,D]; `space` is their name in the progress bar; `views` and
-    `per_contrast` are passed to `nearest`.
-    """
-    real, made = (
-        nearest(
-            items,
-            train,
-            device=device,
-            progress=progress,
-            what=f"{name}, {space}",
-            views=views,
-            per_contrast=per_contrast,
-        )
-        for name, items in (("held-out", held_out), ("generated", generated))
-    )
-    measurable = real.distance[np.isfinite(real.distance)]
-    limit = float(np.quantile(measurable, quantile)) if len(measurable) else 0.0
-    return Copies(made, limit, float(np.mean(made.distance <= limit)), float(np.mean(real.distance <= limit)))
+def _ways(shape: Sequence[int]) -> dict[str, Way]:
+    """Return the ways that compare images [C,H,W]."""
+    return {
+        "pixels": Way(WHOLE),
+        "shifted": Way(shifts(shape)),
+        "mirrored": Way(MIRRORED),
+        "half": Way(halves(shape), per_contrast=True),
+    }
 
 
 def shifts(shape: Sequence[int]) -> tuple[View, ...]:
@@ -191,65 +197,115 @@ def halves(shape: Sequence[int]) -> tuple[View, ...]:
     return tuple(View(window, window) for window in windows)
 
 
-def nearest(
-    items: Images,
-    train: Images,
-    *,
-    device: torch.device,
-    progress: bool,
-    what: str,
-    views: Sequence[View] = WHOLE,
-    per_contrast: bool = False,
-) -> Nearest:
-    """Return the training item nearest to each item, by Euclidean distance in the view where it is smallest.
+def _pieces(train: Images, *, progress: bool, together: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield first row and images of each piece of the training images or, `together`, of this process's share.
 
-    `per_contrast`, for images: the distance is divided by the standard deviation of the item's own pixels within the
-    view; it is 0 for a copy, about 1 for unrelated images, and infinite where the item is constant.
-
-    Both arrays may be memory-mapped. Memory is limited by the chunk size. Distances within a chunk are rounded, since
-    they come from a matrix product, so that of the nearest item is computed again: a copy has exactly 0.
+    Pieces begin at a multiple of the batch of the feature extractor, so that their features are those of all images.
+    A process gets consecutive pieces, so it reads few shards that another one reads.
     """
     from tqdm import tqdm
 
-    numbers = math.prod(items.shape[1:])
-    rows = max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // numbers))
-    best = torch.full((len(views), len(items)), math.inf)
-    index = torch.zeros((len(views), len(items)), dtype=torch.long)
-    with tqdm(total=len(train), desc=f"nearest, {what}", unit="image", delay=1, disable=not progress) as bar:
-        for start in range(0, len(train), rows):
-            references = _tensor(train[start : start + rows]).to(device)
-            for first in range(0, len(items), rows):
-                part = slice(first, first + rows)
-                compared = _tensor(items[part]).to(device)
-                for k, view in enumerate(views):
-                    distance, column = torch.cdist(_flat(compared, view.item), _flat_train(references, view)).min(dim=1)
-                    distance, column = distance.cpu(), column.cpu()
-                    nearer = distance < best[k, part]
-                    best[k, part] = torch.where(nearer, distance, best[k, part])
-                    index[k, part] = torch.where(nearer, column + start, index[k, part])
-            bar.update(len(references))
-    exact = np.empty((len(views), len(items)))
-    for first in range(0, len(items), rows):
-        part = slice(first, first + rows)
-        compared = _tensor(items[part])
-        for k, view in enumerate(views):
-            found = _tensor(train[index[k, part].numpy()])
-            difference = _flat(compared, view.item) - _flat_train(found, view)
-            distance = difference.square().mean(dim=1, dtype=torch.float64).sqrt()
-            exact[k, part] = (_per_contrast(distance, compared, view) if per_contrast else distance).numpy()
-    least = exact.argmin(axis=0), np.arange(len(items))
-    return Nearest(exact[least], index.numpy()[least])
+    rows = max(1, _rows(train.shape[1:]) // BATCH) * BATCH
+    count = math.ceil(len(train) / rows)
+    own, turns = (share_of(count), math.ceil(count / processes())) if together else (slice(0, count), count)
+    images = min(own.stop * rows, len(train)) - own.start * rows
+    shown = progress and leads()
+    with tqdm(total=images, desc="search for copies", unit="image", delay=1, disable=not shown) as bar:
+        for turn in range(turns):
+            if together and turn % _PIECES_UNTIL_WAIT == 0:
+                wait_for_all()
+            if own.start + turn < own.stop:
+                start = (own.start + turn) * rows
+                piece = np.array(train[start : start + rows])
+                yield start, piece
+                bar.update(len(piece))
 
 
-def _per_contrast(distance: torch.Tensor, images: torch.Tensor, view: View) -> torch.Tensor:
-    """Divide by the contrast, which is measured within channels, so that a uniform colour has none."""
+class _Batch(NamedTuple):
+    """Consecutive items of a set."""
+
+    first: int
+    """Row of the first one in the set."""
+    here: torch.Tensor
+    """On the CPU."""
+    there: torch.Tensor
+    """On the device."""
+
+
+def _compare(
+    items: Images, searches: Sequence["_Search"], train: np.ndarray, *, start: int, device: torch.device
+) -> None:
+    """Compare all items with training items, the rows from `start` on, in each of the searches for these items."""
+    rows = _rows(items.shape[1:])
+    for first in range(0, len(train), rows):
+        near = torch.from_numpy(train[first : first + rows])
+        references = _Batch(start + first, near, near.to(device))
+        for begin in range(0, len(items), rows):
+            own = torch.from_numpy(np.array(items[begin : begin + rows]))
+            batch = _Batch(begin, own, own.to(device))
+            for search in searches:
+                search.update(batch, references)
+
+
+class _Search:
+    """The nearest of the training items that were compared so far, for each of `n` items and in each view."""
+
+    def __init__(self, n: int, way: Way) -> None:
+        self._way, shape = way, (len(way.views), n)
+        self._rounded = torch.full(shape, math.inf)
+        """By a matrix product."""
+        self._exact = torch.full(shape, math.inf, dtype=torch.float64)
+        self._index = torch.zeros(shape, dtype=torch.long)
+
+    def update(self, items: _Batch, train: _Batch) -> None:
+        """Compare items with training items.
+
+        A matrix product rounds, so the distance of an item that is nearer than all before is computed again: a copy
+        has exactly 0.
+        """
+        for k, view in enumerate(self._way.views):
+            rounded, column = torch.cdist(_flat(items.there, view.item), _flat_train(train.there, view)).min(dim=1)
+            rounded, column = rounded.cpu(), column.cpu()
+            nearer = (rounded < self._rounded[k, items.first : items.first + len(rounded)]).nonzero()[:, 0]
+            if not len(nearer):
+                continue
+            rows, found = items.first + nearer, column[nearer]
+            difference = _flat(items.here[nearer], view.item) - _flat_train(train.here[found], view)
+            self._rounded[k, rows] = rounded[nearer]
+            self._exact[k, rows] = difference.square().mean(dim=1, dtype=torch.float64).sqrt()
+            self._index[k, rows] = train.first + found
+
+    def nearest(self, items: Images, *, together: bool) -> Nearest:
+        """Return the nearest training items of the items or, `together`, of those that all processes have compared."""
+        exact, index = self._agreed() if together else (self._exact, self._index)
+        if self._way.per_contrast:
+            step = _rows(items.shape[1:])
+            for first in range(0, len(items), step):
+                rows = slice(first, first + step)
+                part = torch.from_numpy(np.array(items[rows]))
+                for k, view in enumerate(self._way.views):
+                    contrast = _contrast(part, view)
+                    exact[k, rows] = torch.where(contrast > 0, exact[k, rows] / contrast, math.inf)
+        least = exact.numpy().argmin(axis=0), np.arange(len(items))
+        return Nearest(exact.numpy()[least], index.numpy()[least])
+
+    def _agreed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return exact distance and index by the process whose training item is nearest, and first if several are."""
+        rounded = least_of(self._rounded)
+        own = self._rounded == rounded
+        index = least_of(torch.where(own, self._index, torch.iinfo(torch.long).max))
+        return least_of(torch.where(own & (self._index == index), self._exact, math.inf)), index
+
+
+def _contrast(images: torch.Tensor, view: View) -> torch.Tensor:
+    """Return the contrast, which is measured within channels, so that a uniform colour has none: float64 [n]."""
     seen = _part(images, view.item).flatten(2).double()
-    contrast = seen.var(dim=2, correction=0).mean(dim=1).sqrt()
-    return torch.where(contrast > 0, distance / contrast, math.inf)
+    return seen.var(dim=2, correction=0).mean(dim=1).sqrt()
 
 
-def _tensor(items: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(items))
+def _rows(item: Sequence[int]) -> int:
+    """Return how many items of this shape are compared at a time."""
+    return max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // math.prod(item)))
 
 
 def _flat_train(items: torch.Tensor, view: View) -> torch.Tensor:

@@ -109,7 +109,7 @@ def make_plan(
         else sampling_seconds(spec, pictures, params.sample, forward_seconds=cost.forward_seconds, processes=number),
         evaluation_seconds=None
         if pictures is None
-        else evaluation_seconds(spec, pictures, params.sample, params.evaluate, cost=cost),
+        else evaluation_seconds(spec, pictures, params.sample, params.evaluate, cost=cost, processes=number),
         images_seen=images_seen(folder) if folder is not None and begun else 0,
         minutes=train.minutes if planned is not None else None,
         busy=busy,

@@ -170,21 +170,21 @@ def sampling_seconds(
 
 
 def evaluation_seconds(
-    spec: Spec, pictures: Pictures, sample: Sample, evaluate: Evaluate, *, cost: Measured
+    spec: Spec, pictures: Pictures, sample: Sample, evaluate: Evaluate, *, cost: Measured, processes: int
 ) -> float | None:
     """Return about the time of stage evaluate: the search for copies and, if it is on, the likelihood.
 
-    The search compares all generated and held-out images with all training images, by matrix products whose speed was
-    measured; the rest of the stage is quick. The likelihood takes one network evaluation for each step of the process,
-    and two with gradients for each step of the ODE.
+    The search compares all generated images, and at most evaluate.held_out_images others, with all training images, by
+    matrix products whose speed was measured; the processes share it. The rest of the stage is quick. The likelihood
+    takes one network evaluation for each step of the process, and two with gradients for each step of the ODE.
     """
     if cost.forward_seconds is None or not cost.flops_per_second:
         return None
-    pairs = (generated(pictures, sample) + pictures.test) * pictures.train
-    seconds = 2 * pairs * compared_numbers((spec.channels, spec.size, spec.size)) / cost.flops_per_second
+    pairs = (generated(pictures, sample) + min(pictures.test, evaluate.held_out_images)) * pictures.train
+    each = 2 * compared_numbers((spec.channels, spec.size, spec.size)) / cost.flops_per_second
     steps = spec.schedule.T if spec.schedule.time == "discrete" else STEPS
     asked = steps + 2 * _WITH_GRADIENT * ODE_STEPS
-    return seconds + min(evaluate.bits_per_dim, pictures.test) * asked * cost.forward_seconds
+    return pairs * each / processes + min(evaluate.bits_per_dim, pictures.test) * asked * cost.forward_seconds
 
 
 def generated(pictures: Pictures, sample: Sample) -> int:

@@ -1,7 +1,6 @@
 """DVC stage `evaluate`: measure the generated images and the model; write the metrics with their protocol."""
 
 from dataclasses import asdict
-from typing import Any
 
 from ddpm.compute.processes import leads
 from ddpm.settings import as_dict
@@ -25,15 +24,23 @@ def main(stage: Stage) -> None:
     device, train, held_out = stage.device, stage.split("train"), stage.split("test")
     generated = np.load(paths.images / "images.npy", mmap_mode="r")
     sets = (generated, train.images, held_out.images)
-    how: dict[str, Any] = {"settings": settings, "device": device, "progress": runtime.progress}
-    how["extractor"] = fidelity.load_extractor(paths.extractor, device)
-    described = fidelity.describe_sets(*sets, **how, together=True)
+    sampling = read_sampling(paths.images, n=len(generated))
+    extractor = fidelity.load_extractor(paths.extractor, device)
+    compared = fidelity.compare_sets(
+        *sets,
+        extractor=extractor,
+        settings=settings,
+        seed=sampling.seed,
+        device=device,
+        progress=runtime.progress,
+        together=True,
+    )
     if not leads():
         return
-    sampling = read_sampling(paths.images, n=len(generated))
-    drawing = as_dict(sampling.recipe)
-    record, copies = fidelity.measure_images(*sets, **how, drawing=drawing, seed=sampling.seed, described=described)
-    draw_neighbours(paths.neighbours, generated=generated, train=train.images, copies=copies)
+    record = fidelity.record_of(
+        compared, extractor=extractor, settings=settings, drawing=as_dict(sampling.recipe), seed=sampling.seed
+    )
+    draw_neighbours(paths.neighbours, generated=generated, train=train.images, copies=compared.copies)
     metrics, numbers = record.to_json(), record.numbers()
     if settings.augmentation:
         accuracies = augmentation.compare(

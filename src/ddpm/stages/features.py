@@ -17,9 +17,9 @@ def main(stage: Stage) -> None:
     extractor.require_enough_images(dim, {"training": facts.train, "held-out": facts.test})
     trained = None
     if kind != "inception":
-        device = stage.device
+        device, train = stage.device, stage.split("train")
         trained = extractor_training.train_extractor(
-            stage.split("train"),
+            train,
             stage.split("test"),
             kind=kind,
             classes=len(facts.classes),
@@ -36,6 +36,7 @@ def main(stage: Stage) -> None:
         else:
             trained.save(path)
             report = {"kind": kind, "accuracy": trained.accuracy, "dim": trained.dim, "sha256": trained.sha256}
+            report["standardised_images"] = len(extractor_training.rows_described(train.images, settings))
         write_json(stage.paths.report, report)
         write_json(stage.paths.made, {"extractor": "made"})
 

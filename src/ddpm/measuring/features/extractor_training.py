@@ -17,6 +17,7 @@ from ddpm.images import Images, Sharded, to_model_range
 from ddpm.measuring.features.classifier import Classifier
 from ddpm.measuring.features.extractor import Extractor, Kind, describe
 from ddpm.measuring.features.settings import Features
+from ddpm.measuring.features.subset import Subset, draw_rows
 from ddpm.seeding import seed_of
 
 SHARDS = 64
@@ -114,9 +115,10 @@ def train_extractor(
         )
     network.eval().requires_grad_(False)
     untested = Extractor(network, kind, accuracy=0.0)
-    described = describe(untested, train.images, device=device, progress=progress, what="training", together=together)
+    known = Subset(train.images, rows_described(train.images, settings))
+    described = describe(untested, known, device=device, progress=progress, what="training", together=together)
     network.standardise(described.features)
-    return Extractor(network, kind, accuracy=_accuracy(untested, test, device=device))
+    return Extractor(network, kind, accuracy=_accuracy(untested, test, settings, device=device, together=together))
 
 
 def _share_of_batch(settings: Features) -> slice:
@@ -150,15 +152,35 @@ def shifted(images: Tensor, draw: torch.Generator) -> Tensor:
     return images[torch.arange(n)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
 
 
-def _accuracy(extractor: Extractor, test: LabelledImages, *, device: torch.device) -> float:
+def _accuracy(
+    extractor: Extractor, test: LabelledImages, settings: Features, *, device: torch.device, together: bool
+) -> float:
+    images = Subset(test.images, rows_described(test.images, settings))
+
     def right(targets: Tensor, turns: int = 0) -> int:
-        described = describe(extractor, test.images, device=device, progress=False, what="held-out images", turns=turns)
+        described = describe(
+            extractor, images, device=device, progress=False, what="held-out", turns=turns, together=together
+        )
         return int((described.logits.argmax(dim=1) == targets).sum())
 
-    n = len(test.images)
+    n = len(images)
     if extractor.kind == "classifier":
-        return right(torch.from_numpy(np.array(test.labels))) / n
+        assert test.labels is not None
+        return right(torch.from_numpy(np.asarray(test.labels[images.rows]))) / n
     return sum(right(torch.full((n,), k), turns=k) for k in range(4)) / (4 * n)
+
+
+def rows_described(images: Images, settings: Features) -> np.ndarray:
+    """Return all rows or, of more than features.standardise_images, a seeded subset of some shards, in ascending order.
+
+    It is smaller than that if these shards are.
+    """
+    if len(images) <= settings.standardise_images:
+        return np.arange(len(images))
+    to_row, ends = _some_shards(images, seed=settings.seed)
+    n, of = min(settings.standardise_images, int(ends[-1])), int(ends[-1])
+    places = np.sort(draw_rows(n, of, seed=seed_of("extractor subset", settings.seed)))
+    return places + to_row[np.searchsorted(ends, places, side="right")]
 
 
 def _some_shards(images: Images, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

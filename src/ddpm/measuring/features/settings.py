@@ -21,13 +21,17 @@ class Features:
     """Images per step of that training."""
     lr: float
     """Largest learning rate of that training."""
+    standardise_images: int
+    """Largest number of training images over which its features are standardised, and of held-out images for its
+    accuracy; a seeded subset of larger sets."""
     seed: int
-    """Decides the first weights and the order of images of that training."""
+    """Decides the first weights, the order of images of that training, and the subsets."""
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size", "lr")
         require(self.dim >= 16, f"dim is {self.dim}, expected at least 16")
         require_at_least(0, self, "seed")
+        require_at_least(2, self, "standardise_images")
         require_named(self, "inception_weights")
         require(
             self.extractor != "inception" or self.inception_weights is not None,
