@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.compute.hardware import choose_device
 from ddpm.errors import UserError
+from ddpm.networks import native_norm
 
 OURS, AS_USED, SAME_TRICKS, LUCIDRAINS = "this project", "diffusers", "diffusers + our tricks", "lucidrains"
 NAMES = (OURS, AS_USED, SAME_TRICKS, LUCIDRAINS)
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--compile", action="store_true", help="this project's network and that of `+ our tricks`")
+    parser.add_argument("--native-norm", action="store_true", help="this project's training, as runtime.native_norm")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=3, help="of each contender in each round")
     parser.add_argument("--output", type=Path)
@@ -277,6 +279,8 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=NAMES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = choose_device(args.device)
+    if args.native_norm and (obstacle := native_norm.turn_on()):
+        parser.error(obstacle)
     config = unet_config(args.network)
     data = load_images(args.data, size=config["sample_size"])
     images = fitting(data, config)
@@ -294,6 +298,7 @@ def main() -> None:
             EXPLAINED.format(", compiled" if args.compile else "", args.rounds, args.steps),
         ]
         alone = ["--network", args.network, "--device", args.device, "--unet", str(unet)]
+        alone += ["--native-norm"] if args.native_norm else []
         alone += [*(["--compile"] if args.compile else []), *(["--data", str(args.data)] if args.data else [])]
         for work in works:
             memory = memory_of_each([*alone, "--batch", str(work.batch_size)])

@@ -9,8 +9,10 @@ convolution and one large matrix product reach in the same run. Ratios of precis
 
 import argparse
 import math
+from dataclasses import replace
 from typing import Any
 
+import as_in_stages  # noqa: F401
 import torch
 from common import command, machine, ratios, spread, table
 from generated import write_between
@@ -20,7 +22,6 @@ from step_profile import Profile, Setting, layouts, profile_step, settings
 from ddpm.compute import hardware
 from ddpm.params import Params
 from ddpm.params import load as load_params
-from ddpm.settings import as_dict
 
 BATCHES = {8: 128, 16: 64, 32: 32, 64: 8}
 """Images in a step, by their size in pixels, for the comparison of precisions."""
@@ -72,7 +73,7 @@ def _step(profiled: Profile) -> str:
 
 def _precisions(params: Params, device: torch.device, *, sizes: list[int], n: int, rounds: int) -> str:
     """Return images/s relative to float32 with contiguous tensors in the same round: median (lowest to highest)."""
-    network = as_dict(params.network) | {"multipliers": [1, 2, 2], "attention": []}
+    network = replace(params.network, multipliers=(1, 2, 2), attention=())
     rows = []
     for size in sizes:
         speeds = layouts(Setting(f"{size}", size, 3, BATCHES[size], network), params, device, n=n, rounds=rounds)
