@@ -59,7 +59,7 @@ def profile_pipeline(changes: dict[str, dict[str, Any]]) -> tuple[list[Part], fl
     """
     with _project(changes) as (folder, told):
         began = time.perf_counter()
-        for command in (["dvc", "repro", "--quiet"], ["ddpm", "report"]):
+        for command in (["dvc", "repro"], ["ddpm", "report"]):
             _run(command, folder, told)
         seconds = time.perf_counter() - began
         processes = [json.loads(path.read_text()) for path in told.glob("*.json")]
@@ -91,7 +91,8 @@ def _project(changes: dict[str, dict[str, Any]]) -> Iterator[tuple[Path, Path]]:
 
     with TemporaryDirectory() as temporary:
         folder, told, watch = (Path(temporary) / name for name in ("project", "told", "watch"))
-        for path in (folder / "data/raw", folder / ".dvc", told, watch):
+        inputs = (folder / "data" / name for name in ("raw", "starts", "guides"))
+        for path in (*inputs, folder / ".dvc", told, watch):
             path.mkdir(parents=True)
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         for name in ("dvc.yaml", ".dvcignore"):
