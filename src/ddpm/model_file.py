@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ddpm.compute.hardware import Precision, autocast, memory_format
+from ddpm.compute.hardware import Precision, autocast, memory_format, numbered
 from ddpm.diffusion import objectives
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
 from ddpm.model_spec import Spec, build_network, shapes_of_weights
+from ddpm.networks.cast_weights import with_cast_weights
 from ddpm.networks.unet import UNet
 from ddpm.settings import fault_in, require, section
 
@@ -76,9 +78,12 @@ class Model:
     """Settings for sampling, if the file has them; read by `generation.recipe`."""
     guide: "Model | None" = None
     """The weaker model that the recipe guides against, from the same file."""
+    _cast: dict[tuple[Any, ...], nn.Module] = field(default_factory=dict, init=False, repr=False)
+    """The network with bf16 weights, by the state of the weights of which it is a copy."""
 
-    @property
+    @cached_property
     def schedule(self) -> Process:
+        """The forward process. It is the same object for all batches, so that grids and tables are kept for it."""
         return make_process(self.spec.schedule)
 
     @property
@@ -89,19 +94,32 @@ class Model:
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, object], Estimate]:
         """Return (x_t [N, C, *shape], t [N], condition) -> estimate of x_0, and of the variance if it was learned.
 
-        x_0 is clipped only if training clipped it (`objective.bounded`).
+        x_0 is clipped only if training clipped it (`objective.bounded`). The estimator is that of the present weights.
         """
-        process, objective = self.schedule, self.spec.objective
-        self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
+        process, objective, trained = self.schedule, self.spec.objective, self._laid_out(precision)
 
         def estimate(x_t: Tensor, t: Tensor, condition: object) -> Estimate:
             def network(x: Tensor, c_noise: Tensor) -> Tensor:
                 with autocast(x.device, precision):
-                    return self.network(x, c_noise, condition)
+                    return trained(x, c_noise, condition)
 
             return objectives.estimate(objective, network, process, x_t, t)
 
         return estimate
+
+    def _laid_out(self, precision: Precision) -> nn.Module:
+        """Return the network in its fastest memory layout; for bf16 with weights cast once, until they change."""
+        network = self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
+        if precision == "float32":
+            return network
+        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters()]
+        state = (network.training, *weights)
+        cast = self._cast.get(state)
+        if cast is None:
+            cast = with_cast_weights(network, torch.bfloat16)
+            self._cast.clear()
+            self._cast[state] = cast
+        return cast
 
 
 def save(
@@ -142,10 +160,11 @@ def save(
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Return the model in the file. Nothing in the file is executed, and memory use is limited by the file's size.
 
-    Raise UserError if the file is missing, truncated, or not a model file, if its header describes no model or does not
-    match its weights, or if weights are not finite.
+    A device without a number is the present one of its kind: safetensors would read "cuda" as the first GPU, in every
+    process. Raise UserError if the file is missing, truncated, or not a model file, if its header describes no model or
+    does not match its weights, or if weights are not finite.
     """
-    path = Path(path)
+    path, device = Path(path), numbered(torch.device(device))
     if not path.is_file():
         raise UserError(f"{path} is not a model file; train one with `dvc repro`")
     try:

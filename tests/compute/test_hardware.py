@@ -72,3 +72,41 @@ def test_the_kind_of_machine_names_what_moves_the_last_bits() -> None:
     kind = kind_of_machine(torch.device("cpu"))
     assert kind["threads"] == torch.get_num_threads()
     assert kind["instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
+# Global settings of torch, so in a process of its own. torch has an older and a newer way to allow TF32.
+TF32 = """
+import sys, torch
+from ddpm.compute.hardware import full_float32
+
+backends = torch.backends
+kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv)
+
+def newer():
+    return [kind.fp32_precision for kind in kinds]
+
+def older():
+    return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+
+exec(sys.argv[1])
+before = newer(), older() if sys.argv[2] == "older" else None
+with full_float32():
+    assert newer() == ["ieee"] * 5, newer()
+    assert older() == (False, False)
+    assert torch.get_float32_matmul_precision() == "highest"
+assert (newer(), older() if sys.argv[2] == "older" else None) == before
+"""
+
+
+@pytest.mark.parametrize(
+    ("allow", "way"),
+    [
+        ("pass", "older"),
+        ("backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = True", "older"),
+        ("torch.set_float32_matmul_precision('medium')", "older"),
+        ("backends.fp32_precision = 'tf32'", "newer"),  # torch then refuses to read the older flags
+    ],
+)
+def test_metrics_are_measured_without_tf32_whatever_the_program_allowed(allow: str, way: str) -> None:
+    done = subprocess.run([sys.executable, "-c", TF32, allow, way], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

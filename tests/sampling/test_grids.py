@@ -59,6 +59,44 @@ def test_the_time_of_a_noise_level_has_that_level() -> None:
             assert (process.sigma(t) / process.alpha(t)).item() == pytest.approx(level, rel=1e-3)
 
 
+def bisected(process: Process, noise: float) -> float:
+    """Search one noise level after the other, in plain numbers."""
+    low, high = 0.0, float(process.T)
+    for _ in range(50):
+        middle = (low + high) / 2
+        t = torch.tensor([middle], dtype=torch.float64)
+        if process.sigma(t).item() < noise * process.alpha(t).item():
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@pytest.mark.parametrize("time", ["discrete", "continuous"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "sigmoid", "path", "exploding"])
+def test_levels_that_are_searched_together_have_the_times_to_the_bit_of_those_searched_one_by_one(
+    name: str, time: str
+) -> None:
+    processes: list[Process] = [VarianceExploding(0.002, 80.0)] if name == "exploding" else [LinearPath(1000.0, 0.3)]
+    if name not in ("exploding", "path"):
+        make = make_schedule if time == "discrete" else make_continuous_schedule
+        processes = [make(name, 1000, zero_terminal=zero, shift=2 if zero else 1) for zero in (False, True)]
+    for process in processes:
+        high = min(grids._noise_range(process))
+        for steps in (1, 18, 50):
+            noises = [high * 1.7**k for k in range(steps)]
+            assert grids.times_of(process, noises) == tuple(bisected(process, noise) for noise in noises)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_of_the_same_settings_is_not_searched_again(name: str) -> None:
+    process = make_schedule("cosine", 1000)
+    first = grid_of(name, process, 20)
+    searched = grids._bisected.cache_info().misses
+    assert grid_of(name, process, 20) == first
+    assert grids._bisected.cache_info().misses == searched
+
+
 def test_karras_is_equation_5_of_karras_et_al() -> None:
     process = VarianceExploding(0.002, 80.0)
     expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]

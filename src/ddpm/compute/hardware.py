@@ -1,8 +1,9 @@
 """The device, the precision, the memory layout, and deterministic computation."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,14 +19,21 @@ _BUSY = 1.5
 def choose_device(name: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
     """Return the named device; auto is CUDA if available, then MPS, then the CPU.
 
-    Raises UserError if this machine or this build of torch does not have the named device.
+    After `processes.joined` CUDA has the number of this process's GPU. Before, it has none, because asking for it would
+    start CUDA. Raises UserError if this machine or this build of torch does not have the named device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
-    if not available[name]:
+    if name != "auto" and not available[name]:
         raise UserError(f"runtime.device is {name}, which torch does not find on this machine; set it to auto")
-    return torch.device(name)
+    device = torch.device(next(kind for kind, there in available.items() if there) if name == "auto" else name)
+    return numbered(device) if torch.cuda.is_initialized() else device
+
+
+def numbered(device: torch.device) -> torch.device:
+    """Return the device; CUDA without a number becomes the process's present GPU, other devices stay as they are."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def choose_precision(name: Literal["auto", "float32", "bf16"], device: torch.device, size: int) -> Precision:
@@ -82,9 +90,42 @@ def set_determinism(deterministic: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply and convolve float32 in full precision inside, whatever was set for the program: not in TF32 or bf16.
+
+    Metrics are measured so, because they are compared between machines. It also works as a decorator.
+    """
+    backends: Any = torch.backends
+    cuda, cudnn, cpu = backends.cuda, backends.cudnn, backends.mkldnn
+    kinds = (cuda.matmul, cudnn.conv, cudnn.rnn, cpu.matmul, cpu.conv)
+    # torch has these flags besides, and an operation may refuse to run where they disagree with those of `kinds`.
+    older = ((cudnn, "allow_tf32"), (cuda.matmul, "allow_tf32"))
+    before, older_before = [kind.fp32_precision for kind in kinds], dict[int, Any]()
+    products = None
+    with suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    for k, (owner, flag) in enumerate(older):
+        with suppress(RuntimeError):  # torch refuses to read an older flag where only the newer ones were set
+            older_before[k] = getattr(owner, flag)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for k, value in older_before.items():
+            setattr(*older[k], value)
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def kind_of_machine(device: torch.device) -> dict[str, str | int]:
     """Return what the last bits of a result depend on besides parameters, data and code (docs/exactness.md)."""
-    kind: dict[str, str | int] = {"device": str(device), "torch": torch.__version__}
+    kind: dict[str, str | int] = {"device": device.type, "torch": torch.__version__}
     if device.type == "cuda":
         return kind | {"name": torch.cuda.get_device_name(device)}
     return kind | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}

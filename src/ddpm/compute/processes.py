@@ -149,8 +149,9 @@ def joined(runtime: Runtime) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    from ddpm.compute.hardware import choose_device
+    from ddpm.compute.hardware import choose_device, set_determinism
 
+    set_determinism(runtime.deterministic)  # before the next lines start CUDA
     device = choose_device(runtime.device)
     if device.type == "mps" and processes() > 1:
         raise UserError("several processes cannot share MPS; start one, or set runtime.device to cpu")

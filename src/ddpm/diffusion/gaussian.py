@@ -8,13 +8,15 @@ from ddpm.diffusion.sample_shape import per_sample
 
 
 def q_sample(process: Process, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """Return x_t ~ q(x_t | x_0) from standard normal eps: [N, C, *shape] for t [N].  Ho et al. 2020, Eq. 4."""
+    """Return x_t ~ q(x_t | x_0) from standard normal eps: [N, C, *shape] for t [N] or []. Ho et al. 2020, Eq. 4."""
     t = per_sample(t, eps)
     return process.alpha(t) * x_0 + process.sigma(t) * eps
 
 
 def q_posterior(process: Process, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean [N, C, *shape] and variance [N, 1, ..., 1] of q(x_s | x_t, x_0) for times 0 <= s < t, [N].
+
+    Times [] are those of all samples, and give a variance [].
 
     With s = t - 1 these are mu-tilde_t and beta-tilde_t of Ho et al. 2020, Eq. 6 and 7; for other s they are the
     same formulas for the chain that only visits s and t (Kingma et al. 2021, Eq. 26 to 28 of the appendix).

@@ -21,7 +21,8 @@ from ddpm.seeding import seed_of
 class PerImageNoise:
     """Standard normal noise with a separate stream for every image.
 
-    It is drawn on the CPU, so that the streams are the same on every device.
+    It is drawn on the CPU, so that the streams are the same on every device. It is copied to CUDA from pinned memory
+    while the GPU computes; torch reuses that memory only after the copy.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
@@ -31,7 +32,10 @@ class PerImageNoise:
 
     def __call__(self) -> Tensor:
         """Return the next values of every image's stream, [N, *shape]."""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
+        drawn = torch.empty((len(self.generators), *self.shape), pin_memory=self.device.type == "cuda")
+        for image, generator in zip(drawn, self.generators, strict=True):
+            image.normal_(generator=generator)
+        return drawn.to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

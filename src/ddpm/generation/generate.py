@@ -12,7 +12,7 @@ from ddpm.generation.recipe import Recipe
 from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.sampling.drawing import drawn
-from ddpm.sampling.samplers import Step
+from ddpm.sampling.samplers import Step, last_of
 from ddpm.seeding import seed_of
 
 
@@ -60,8 +60,7 @@ def generate(
                 indices=range(first + start, first + stop),
                 condition=None if condition is None else condition[start:stop],
             )
-            *_, last = sampling_steps(part)
-            images.append(to_uint8(last.x_t).cpu())
+            images.append(to_uint8(last_of(sampling_steps(part)).x_t).cpu())
             bar.update(stop - start)
     return torch.cat(images)
 

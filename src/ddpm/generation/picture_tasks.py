@@ -13,7 +13,7 @@ from ddpm.generation.batch import Batch
 from ddpm.images import LEVELS_PER_UNIT, to_model_range, to_uint8
 from ddpm.sampling import editing, grids, restoration, samplers
 from ddpm.sampling.restoration import Operator
-from ddpm.sampling.samplers import Step
+from ddpm.sampling.samplers import Step, last_of
 
 ETA = 0.85
 """eta of DDIM in `restore`, as in Wang et al. 2023, Sec. 4."""
@@ -48,7 +48,7 @@ def restore(batch: Batch, measured: Tensor, operator: Operator, *, steps: int) -
     process, noise, y = batch.model.schedule, batch.noise(), _in_model_range(batch, measured)
     denoise = restoration.consistent(batch.denoise(), operator, y)
     grid = grids.optimized(process, steps)
-    *_, step = samplers.ddim(denoise, process, process.prior_std * noise(), grid, noise, eta=ETA)
+    step = last_of(samplers.ddim(denoise, process, process.prior_std * noise(), grid, noise, eta=ETA))
     return to_uint8(operator.settle(step.x_t, y)).cpu()
 
 
@@ -88,5 +88,4 @@ def _in_model_range(batch: Batch, images: Tensor) -> Tensor:
 
 
 def _last(steps: Iterator[Step]) -> Tensor:
-    *_, step = steps
-    return to_uint8(step.x_t).cpu()
+    return to_uint8(last_of(steps).x_t).cpu()

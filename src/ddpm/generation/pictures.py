@@ -58,10 +58,9 @@ def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
     With the recipe and seed of an evaluation these are its first images, except for their labels.
     """
     batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows_of_labels(model, 20))
-    steps = list(sampling_steps(batch))
+    steps = [to_uint8(step.x_t).cpu() for step in sampling_steps(batch)]
     stride = -(-len(steps) // FRAMES)
-    shown = steps[::-stride][::-1]
-    frames = [grid(to_uint8(step.x_t).cpu(), columns=10) for step in shown]
+    frames = [grid(images, columns=10) for images in steps[::-stride][::-1]]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[80] * (len(frames) - 1) + [2500], loop=0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.compute.hardware import full_float32
 from ddpm.diffusion.bound import Estimate
 from ddpm.files import write_json
 from ddpm.generation.batch import PerImageNoise
@@ -69,6 +70,7 @@ class BitsPerDim:
 NOT_MEASURED = BitsPerDim(images=0)
 
 
+@full_float32()
 def measure(
     model: Model, images: Images, labels: np.ndarray | None, *, n: int, batch: int, progress: bool
 ) -> BitsPerDim:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample, within_sample
-from ddpm.sampling.samplers import Denoise, Noise, at
+from ddpm.sampling.samplers import Denoise, Noise, at, instant
 
 
 def start_of_edit(
@@ -22,7 +22,7 @@ def start_of_edit(
     """
     left = max(1, round(strength * (len(grid) - 1)))
     rest = list(grid[-left - 1 :])
-    return q_sample(process, x_0, at(rest[0], x_0), noise()), rest
+    return q_sample(process, x_0, instant(rest[0]), noise()), rest
 
 
 SPREAD = 1.0
@@ -42,9 +42,8 @@ def ddim_inversion(
     """
     x_s = x_0
     for s, t in pairwise(grid[::-1]):
-        t_all, s_all = at(t, x_0), at(s, x_0)
-        shaped = (per_sample(t_all, x_0), per_sample(s_all, x_0))
-        alpha_t, sigma_t, alpha_s, sigma_s = (f(u) for u in shaped for f in (process.alpha, process.sigma))
+        t_all = at(t, x_0)
+        alpha_t, sigma_t, alpha_s, sigma_s = (f(instant(u)) for u in (t, s) for f in (process.alpha, process.sigma))
         n = sigma_s / (alpha_s * sigma_t)
         variance_t, variance_s = (a**2 * SPREAD**2 + b**2 for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
         slope = n + (1 - n * alpha_t) * alpha_t * SPREAD**2 / variance_t

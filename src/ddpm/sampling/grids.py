@@ -5,6 +5,8 @@ the grid is defined by the noise level sigma-bar = sigma_t / alpha_t = exp(-lamb
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -66,15 +68,24 @@ def optimized(process: Process, steps: int) -> list[float]:
 
 def time_of(process: Process, noise: float) -> float:
     """Return the time at which sigma_t / alpha_t is `noise`, by bisection; 0 or T if the process does not reach it."""
-    low, high = 0.0, float(process.T)
+    return times_of(process, (noise,))[0]
+
+
+def times_of(process: Process, noises: Sequence[float]) -> tuple[float, ...]:
+    """Return `time_of` every noise level. The answer is kept, so that the next batch does not search again."""
+    return _bisected(process, tuple(noises))  # type: ignore[arg-type]  # every process has a hash
+
+
+@lru_cache(maxsize=256)
+def _bisected(process: Process, noises: tuple[float, ...]) -> tuple[float, ...]:
+    """Search all levels at once on the CPU, so that it takes 50 evaluations of the process for any number of them."""
+    wanted = torch.tensor(noises, dtype=torch.float64)
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, process.T)
     for _ in range(50):
         middle = (low + high) / 2
-        t = _tensor(middle)
-        if process.sigma(t).item() < noise * process.alpha(t).item():
-            low = middle
-        else:
-            high = middle
-    return low
+        below = process.sigma(middle).double() < wanted * process.alpha(middle).double()
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return tuple(low.tolist())
 
 
 def _even(first: float, last: float, n: int) -> list[float]:
@@ -100,7 +111,7 @@ def _times(process: Process, levels: list[float]) -> list[float]:
     With pure noise at T and few steps, a discrete process has no levels between its last finite one and infinity, so
     that several levels have the same time.
     """
-    times = [time_of(process, level) for level in levels]
+    times = times_of(process, levels)
     return [t for k, t in enumerate(times) if k == 0 or t < times[k - 1]]
 
 

@@ -8,6 +8,7 @@ from ddpm import images
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process
 from ddpm.diffusion.sample_shape import per_sample
+from ddpm.sampling.samplers import instant_of
 
 ConditionalDenoise = Callable[[Tensor, Tensor, object], Estimate]
 """(x_t [N, C, *shape], t [N], condition) -> the estimate of x_0, and of the variance of the step.
@@ -68,7 +69,8 @@ def within(process: Process, interval: tuple[float, float]) -> Active:
     low, high = interval
 
     def active(t: Tensor) -> bool:
-        sigma, alpha = process.sigma(t[:1]).item(), process.alpha(t[:1]).item()
+        now = instant_of(t)
+        sigma, alpha = process.sigma(now).item(), process.alpha(now).item()
         return low * alpha < sigma and not sigma > high * alpha  # this form is right for high = inf at alpha = 0
 
     return active

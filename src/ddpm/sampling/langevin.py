@@ -14,8 +14,7 @@ from torch import Tensor
 from ddpm.diffusion.gaussian import q_posterior
 from ddpm.diffusion.objectives import score_from_x_0
 from ddpm.diffusion.processes import Process
-from ddpm.diffusion.sample_shape import per_sample
-from ddpm.sampling.samplers import Denoise, Noise, Step, at
+from ddpm.sampling.samplers import Denoise, Noise, Step, at, instant
 
 
 def annealed_langevin(
@@ -29,14 +28,14 @@ def annealed_langevin(
     """
     x = x_T
     for now, then in pairwise(grid):
-        t, s = at(now, x), at(then, x)
+        t = at(now, x)
         for _ in range(steps):
             x_0, _ = denoise(x, t)
-            x = _walked(x, x_0, process, t, noise, snr=snr)
+            x = _walked(x, x_0, process, now, noise, snr=snr)
         if then == 0:
             x = x_0 = denoise(x, t).x_0
         else:
-            x = process.alpha(per_sample(s, x)) / process.alpha(per_sample(t, x)) * x
+            x = process.alpha(instant(then)) / process.alpha(instant(now)) * x
         yield Step(then, x, x_0)
 
 
@@ -53,18 +52,16 @@ def predictor_corrector(
     """
     x = x_T
     for now, then in pairwise(grid):
-        t, s = at(now, x), at(then, x)
-        x_0, _ = denoise(x, t)
-        x, variance = q_posterior(process, x_0, x, t, s)
+        x_0, _ = denoise(x, at(now, x))
+        x, variance = q_posterior(process, x_0, x, instant(now), instant(then))
         if then > 0:
-            x = x + variance.sqrt() * noise()
+            x, s = x + variance.sqrt() * noise(), at(then, x)
             for _ in range(steps):
-                x = _walked(x, denoise(x, s).x_0, process, s, noise, snr=snr)
+                x = _walked(x, denoise(x, s).x_0, process, then, noise, snr=snr)
         yield Step(then, x, x_0)
 
 
-def _walked(x: Tensor, x_0: Tensor, process: Process, t: Tensor, noise: Noise, *, snr: float) -> Tensor:
+def _walked(x: Tensor, x_0: Tensor, process: Process, t: float, noise: Noise, *, snr: float) -> Tensor:
     """Take one Langevin step at t from x, whose denoised estimate is x_0."""
-    t = per_sample(t, x)
-    sigma = process.sigma(t)
-    return x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, process.alpha(t), sigma) + 2 * snr * sigma * noise()
+    alpha, sigma = process.alpha(instant(t)), process.sigma(instant(t))
+    return x + 2 * snr**2 * sigma**2 * score_from_x_0(x_0, x, alpha, sigma) + 2 * snr * sigma * noise()

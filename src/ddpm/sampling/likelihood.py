@@ -96,7 +96,7 @@ def log_likelihood(
         z = z + step * (v + v_ahead) / 2
         grown = grown + step.flatten() * (trace + trace_ahead) / 2
 
-    prior = torch.distributions.Normal(0.0, _prior_std(process, shaped[-1]) / scales[-1])
+    prior = torch.distributions.Normal(0.0, _prior_std(process, shaped[-1]) / scales[-1], validate_args=False)
     return (prior.log_prob(z) - scales[0].log()).flatten(1).sum(dim=1) + grown
 
 
@@ -122,7 +122,9 @@ def ode_bound(
     with torch.no_grad():
         decoder = bound_term(process, denoise(x_t, t), x_0=x_0, x_t=x_t, t=t, s=torch.zeros_like(t))
     shaped = per_sample(t, x_0)
-    q = torch.distributions.Normal(process.alpha(shaped) * x_0, process.sigma(shaped))
+    q = torch.distributions.Normal(
+        process.alpha(shaped) * x_0, process.sigma(shaped), validate_args=False
+    )  # a check would wait for the device
     log_q = q.log_prob(x_t).flatten(1).sum(dim=1)
     log_p = log_likelihood(denoise, process, x_t, grid, probes)
     return decoder + (log_q - log_p) / (x_0[0].numel() * math.log(2))

@@ -7,6 +7,7 @@ and `start_of_noisy` returns where a sampler begins.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_sample, transition
 from ddpm.diffusion.processes import Process
-from ddpm.diffusion.sample_shape import per_sample
 from ddpm.images import TOP, clipped, from_levels, to_levels
 from ddpm.sampling import samplers
 from ddpm.sampling.grids import time_of
-from ddpm.sampling.samplers import Denoise, Noise, Step, at
+from ddpm.sampling.samplers import Denoise, Noise, Step, instant
 
 HALVINGS = 40
 """Bisection steps of an interval of shifts, a few hundred levels wide: more than the precision of float32 needs."""
@@ -68,11 +68,11 @@ def repaint(
     x_t = x_T
     for t, s in pairwise(path):
         if s > t:
-            factor, variance = transition(process, per_sample(at(s, x_t), x_t), per_sample(at(t, x_t), x_t))
+            factor, variance = transition(process, instant(s), instant(t))
             x_t = factor * x_t + variance.sqrt() * noise()
             continue
         (step,) = samplers.ddpm(denoise, process, x_t, [t, s], noise, variance="small")
-        drawn = q_sample(process, known, at(s, x_t), noise()) if s > 0 else known
+        drawn = q_sample(process, known, instant(s), noise()) if s > 0 else known
         x_t = torch.where(mask, drawn, step.x_t)
         yield step._replace(x_t=x_t)
 
@@ -174,13 +174,25 @@ def gaussian_blur(size: int, *, width: float, smallest: float) -> Operator:
     seen = gain >= smallest
     # A is the Kronecker product of the one-dimensional blur with itself, so its singular vectors are products too.
     measured, undone = torch.where(seen, gain, 0), torch.where(seen, 1 / gain, 0)
-    return Operator(
-        measure=lambda x: _between(x, vh, measured, u),
-        undo=lambda y: _between(y, u.T, undone, vh.T),
-        settle=lambda x, y: _on_levels(
-            _fitted(x, lambda x: _between(_between(x, vh, measured, u) - y, u.T, measured, vh.T))
-        ),
-    )
+
+    @lru_cache(maxsize=1)
+    def there(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return u, vh and the gains on the device; they are copied once and not in every evaluation."""
+        return tuple(matrix.to(device, dtype) for matrix in (u, vh, measured, undone))
+
+    def blur(x: Tensor) -> Tensor:
+        u, vh, gain, _ = there(x.device, x.dtype)
+        return _between(x, vh, gain, u)
+
+    def back(y: Tensor) -> Tensor:
+        u, vh, gain, _ = there(y.device, y.dtype)
+        return _between(y, u.T, gain, vh.T)
+
+    def undo(y: Tensor) -> Tensor:
+        u, vh, _, gain = there(y.device, y.dtype)
+        return _between(y, u.T, gain, vh.T)
+
+    return Operator(blur, undo, lambda x, y: _on_levels(_fitted(x, lambda x: back(blur(x) - y))))
 
 
 def _fitted(x: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
@@ -203,7 +215,6 @@ def _on_levels(x: Tensor) -> Tensor:
 
 
 def _between(x: Tensor, into: Tensor, gain: Tensor, out: Tensor) -> Tensor:
-    into, gain, out = (matrix.to(x) for matrix in (into, gain, out))
     return out @ (gain * (into @ x @ into.T)) @ out.T
 
 
@@ -215,4 +226,4 @@ def start_of_noisy(process: Process, y: Tensor, grid: Sequence[float], *, std: f
     `std` is in units of the model's range [-1, 1]; above the process's largest noise level, t is T.
     """
     t = time_of(process, std)
-    return process.alpha(per_sample(at(t, y), y)) * y, [t, *(s for s in grid if s < t)]
+    return process.alpha(instant(t)) * y, [t, *(s for s in grid if s < t)]

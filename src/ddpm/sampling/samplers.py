@@ -8,6 +8,7 @@ A grid is a list of falling times, int or float, that ends in 0; x_T is at the f
 The other samplers are in `solvers` (of the probability-flow ODE) and `langevin`; `catalogue` lists all by name.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,7 +20,6 @@ from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_posterior, reverse_log_variance, transition
 from ddpm.diffusion.objectives import eps_from_x_0
 from ddpm.diffusion.processes import Process
-from ddpm.diffusion.sample_shape import per_sample
 
 Denoise = Callable[[Tensor, Tensor], Estimate]
 """(x_t [N, C, *shape], t [N]) -> the estimate of x_0, and of the variance of the step that leads there."""
@@ -52,19 +52,19 @@ def ddpm(
     Algorithm 2 does not.
     """
     x_t = x_T
-    for t, s in pairs(grid, x_T):
-        x_0, fraction = denoise(x_t, t)
+    for now, then in pairwise(grid):
+        x_0, fraction = denoise(x_t, at(now, x_t))
+        t, s = instant(now), instant(then)
         x_t, small = q_posterior(process, x_0, x_t, t, s)
-        if s[0] > 0:
+        if then > 0:
             spread = _variance(variance, process, t, s, small=small, fraction=fraction)
             x_t = x_t + spread.sqrt() * noise()
-        yield Step(s[0].item(), x_t, x_0)
+        yield Step(then, x_t, x_0)
 
 
 def _variance(name: str, process: Process, t: Tensor, s: Tensor, *, small: Tensor, fraction: Tensor | float) -> Tensor:
     if name == "small":
         return small
-    t, s = per_sample(t, small), per_sample(s, small)
     if name == "large":
         return transition(process, t, s)[1]
     return reverse_log_variance(process, fraction, t, s).exp()
@@ -83,22 +83,44 @@ def ddim(
     with the eps of the x_0 before clipping.
     """
     x_t = x_T
-    for t, s in pairs(grid, x_T):
-        x_0, _ = denoise(x_t, t)
-        t, s = per_sample(t, x_t), per_sample(s, x_t)
+    for now, then in pairwise(grid):
+        x_0, _ = denoise(x_t, at(now, x_t))
+        t, s = instant(now), instant(then)
         eps = eps_from_x_0(x_0, x_t, process.alpha(t), process.sigma(t))
         _, variance = q_posterior(process, x_0, x_t, t, s)
         direction = (process.sigma(s) ** 2 - eta**2 * variance).clamp(min=0).sqrt()
         x_t = process.alpha(s) * x_0 + direction * eps
-        if eta > 0 and s[0] > 0:
+        if eta > 0 and then > 0:
             x_t = x_t + eta * variance.sqrt() * noise()
-        yield Step(s[0].item(), x_t, x_0)
+        yield Step(then, x_t, x_0)
+
+
+def last_of(steps: Iterator[Step]) -> Step:
+    """Run a sampler to its end; return its last step. No other step stays in memory."""
+    return deque(steps, maxlen=1).pop()
 
 
 def at(t: float, x: Tensor) -> Tensor:
     """Return the time for every image of x: [N] on its device, int64 for an int t of the chain, else float64."""
     real = torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
-    return torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else real)
+    times = torch.full((len(x),), t, device=x.device, dtype=torch.long if isinstance(t, int) else real)
+    times.instant = instant(t)  # type: ignore[attr-defined]
+    return times
+
+
+def instant(t: float) -> Tensor:
+    """Return the time for all images, [] on the CPU: int64 for an int t of the chain, else float64.
+
+    The process's numbers at this time are computed on the CPU. They go to a kernel of any device as an argument, so
+    that no copy and no wait for the device is needed.
+    """
+    return torch.tensor(t, dtype=torch.long if isinstance(t, int) else torch.float64)
+
+
+def instant_of(times: Tensor) -> Tensor:
+    """Return the `instant` of equal times [N]. It waits for the device only if they are not from `at`."""
+    known: Tensor | None = getattr(times, "instant", None)
+    return times[0].cpu() if known is None else known
 
 
 def pairs(grid: Sequence[float], x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.processes import Process
-from ddpm.sampling.grids import MAX_NOISE, time_of
+from ddpm.sampling.grids import MAX_NOISE, times_of
 from ddpm.sampling.samplers import Denoise, Noise, Step, at
 
 
@@ -62,13 +62,12 @@ def heun(
     diffusers' EDM Euler and HeunDiscreteScheduler agree in x-bar with churn 0; they use Karras's sigmas in place of a
     grid of times, and their Heun has no default churn range for S_noise.
     """
-    nodes, low, high = levels(process, grid), churn_range[0], math.inf if churn_range[1] is None else churn_range[1]
-    x, highest = x_T, nodes[0].sigma / nodes[0].alpha if nodes[0].alpha > 0 else math.inf
+    nodes, x = levels(process, grid), x_T
+    churned = _churned(process, nodes, gamma=min(churn / (len(grid) - 1), math.sqrt(2) - 1), churn_range=churn_range)
     for t, s in pairwise(nodes):
-        gamma = min(churn / (len(grid) - 1), math.sqrt(2) - 1) if t.alpha > 0 else 0.0
-        if gamma > 0 and low <= t.sigma / t.alpha <= high:
-            ratio = (1 + gamma) * t.sigma / t.alpha
-            t, x = _churned(process, x, t, noise, ratio=min(ratio, highest), scale=churn_noise)
+        if t in churned:
+            there, added = churned[t]
+            t, x = there, there.alpha * (x / t.alpha + added * churn_noise * noise())
         x_0, _ = denoise(x, at(t.t, x))
         if t.sigma > MAX_NOISE * t.alpha or s.sigma == 0:
             x = first_order(x, x_0, t, s)
@@ -205,9 +204,16 @@ def _affordable(order: int, nodes: list[Level], k: int) -> int:
 
 
 def _churned(
-    process: Process, x: Tensor, t: Level, noise: Noise, *, ratio: float, scale: float
-) -> tuple[Level, Tensor]:
-    """Add noise to x up to sigma-bar = `ratio`; return that level and x.  Karras et al. 2022, Alg. 2, lines 4 to 6."""
-    (there,) = levels(process, [time_of(process, ratio)])
-    added = math.sqrt(max(ratio**2 - (t.sigma / t.alpha) ** 2, 0.0))
-    return there, there.alpha * (x / t.alpha + added * scale * noise())
+    process: Process, nodes: list[Level], *, gamma: float, churn_range: tuple[float, float | None]
+) -> dict[Level, tuple[Level, float]]:
+    """Return the level to which each churned one is raised, and the sigma-bar that is added for it.
+
+    sigma-bar grows by the factor 1 + gamma, within the churn range.  Karras et al. 2022, Alg. 2, lines 4 to 6.
+    """
+    low, high = churn_range[0], math.inf if churn_range[1] is None else churn_range[1]
+    highest = nodes[0].sigma / nodes[0].alpha if nodes[0].alpha > 0 else math.inf
+    seen = [t for t in nodes[:-1] if gamma > 0 and t.alpha > 0 and low <= t.sigma / t.alpha <= high]
+    ratios = [min((1 + gamma) * t.sigma / t.alpha, highest) for t in seen]
+    added = [math.sqrt(max(ratio**2 - (t.sigma / t.alpha) ** 2, 0.0)) for t, ratio in zip(seen, ratios, strict=True)]
+    raised = zip(levels(process, times_of(process, ratios)), added, strict=True)
+    return dict(zip(seen, raised, strict=True))

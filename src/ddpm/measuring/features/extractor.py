@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.compute.hardware import full_float32
 from ddpm.compute.processes import assembled, dealt, leads, rank
 from ddpm.errors import UserError
 from ddpm.images import Images, to_model_range
@@ -126,6 +127,7 @@ def require_enough_images(dim: int, counts: Mapping[str, int]) -> None:
             )
 
 
+@full_float32()
 def describe(
     extractor: FeatureExtractor,
     images: Images,

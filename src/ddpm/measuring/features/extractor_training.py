@@ -8,9 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
+from ddpm.compute.hardware import full_float32
 from ddpm.compute.processes import any_of, leads, processes, share_of
 from ddpm.errors import UserError
 from ddpm.images import Images, Sharded, to_model_range
@@ -88,7 +90,7 @@ def train_extractor(
     shown = progress and leads()
     bar = tqdm(range(steps), desc="extractor", unit_scale=settings.batch_size, unit="image", disable=not shown)
     # Deterministic order of summation, on CUDA too.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    with full_float32(), cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         for step in bar:
             draw = torch.Generator().manual_seed(seed_of("extractor", settings.seed, step * settings.batch_size))
             places = torch.randint(int(ends[-1]), (settings.batch_size,), generator=draw).numpy()
