@@ -52,7 +52,7 @@ def _work(run: Run, batch: int) -> Iterator[Work]:
 
 def training(run: Run, batch: int) -> Found:
     """Training at one batch size: images/s in turns, their share of the peaks, memory, and time without work."""
-    steps, rounds, warm_up = (1, 1, 1) if run.tiny else (max(3, 5120 // batch), 5, 5)
+    steps, rounds, warm_up = (1, 1, 1) if run.tiny else (max(3, 2560 // batch), 3, 5)
     name = f"batch {batch}: "
     with _work(run, 8 if run.tiny else batch) as work:
         eager, _ = _begun(work, OURS, warm_up)

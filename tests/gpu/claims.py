@@ -50,6 +50,8 @@ WARM_UP_STEPS = 3
 def begin(folder: Path, device: torch.device, *, settings: Train = tiny.SETTINGS, **changes: Any) -> session.Training:
     """Return a new tiny training; see `tiny_training.begin`."""
     changes = {"spec": SPEC, "deterministic": False} | changes
+    if changes.get("compile"):
+        torch.compiler.reset()  # or the graphs of other tests count towards torch's limit of recompilations
     return tiny.begin(folder, settings=settings, device=device.type, **changes)
 
 

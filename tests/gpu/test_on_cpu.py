@@ -79,8 +79,3 @@ def test_memory_that_runs_out_is_one_sentence(tmp_path: Path) -> None:
 
 def test_features_are_computed_without_tf32() -> None:
     assert torch.equal(claims.features(CPU), claims.features(CPU))
-
-
-@pytest.mark.slow
-def test_a_training_is_compiled_once(tmp_path: Path) -> None:
-    claims.compile_once(tmp_path, CPU, "float32")
