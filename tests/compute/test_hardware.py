@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ddpm.compute.hardware import is_out_of_memory, kind_of_machine, set_determinism
+from ddpm.compute.hardware import compiles, is_out_of_memory, kind_of_machine, set_determinism
 
 # Global settings of torch, so in a process of its own.
 SETTINGS = """
@@ -42,6 +42,12 @@ def test_deterministic_leaves_a_gpu_no_choice_between_kernels_and_without_it_tor
         "cublas": ":4096:8",
     }
     assert (without["algorithms"], without["cudnn"], without["cublas"]) == (False, False, None)
+
+
+def test_auto_compiles_on_cuda_only() -> None:
+    devices = [torch.device(kind) for kind in ("cuda", "cpu", "mps")]
+    assert [compiles("auto", device) for device in devices] == [True, False, False]
+    assert [compiles(chosen, devices[1]) for chosen in (True, False)] == [True, False]
 
 
 def test_a_workspace_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:

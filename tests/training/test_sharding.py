@@ -1,5 +1,6 @@
 """A training divided over accumulation steps and processes equals that of one process up to rounding."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ddpm.compute import processes as stage_processes
 from ddpm.errors import UserError
 from ddpm.training import checkpoint, checkpoint_folder
 from ddpm.training.checkpoint_file import Pieces
-from ddpm.training.sharding import parts_of
+from ddpm.training.sharding import parts_of, shard
 
 # Sums of float32 in another order differ by 1e-7 of their size; Adam divides each gradient by its own size, so where
 # gradients nearly cancel, as at the layers that start as zeros, the weights differ by some 1e-4 after a few steps.
@@ -50,6 +51,52 @@ def test_a_divided_training_has_the_weights_average_and_optimizer_state_of_a_who
         worst = (other[name] - value).abs().max()
         assert worst <= TOLERANCE * value.abs().max(), f"{name} differs by {worst}"
     assert other_losses == pytest.approx(losses, rel=1e-4)
+
+
+def test_gradients_in_bf16_are_half_of_the_bytes_and_give_nearly_the_same_losses(tmp_path: Path) -> None:
+    forked.run_together(2, divided.exchanged, tmp_path, folder=tmp_path)
+    losses, sent, weights = json.loads((tmp_path / "exchanged-0.json").read_text())
+    assert json.loads((tmp_path / "exchanged-1.json").read_text())[0] == losses
+    assert sent == 2 * weights
+    exact = losses.pop("ddp float32")
+    for name, others in losses.items():
+        assert others[0] == pytest.approx(exact[0], rel=1e-5), name  # no gradient was exchanged before
+        assert others[1:] == pytest.approx(exact[1:], rel=1e-2), name
+        assert others[1:] != exact[1:], name
+
+
+@pytest.mark.slow
+def test_of_a_sharded_network_each_stage_is_compiled_in_one_graph(tmp_path: Path) -> None:
+    forked.run_together(2, divided.compiled, tmp_path, folder=tmp_path)
+    (plain, compiled), graphs, stages = json.loads((tmp_path / "compiled-0.json").read_text())
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    assert graphs == stages
+
+
+@pytest.mark.slow
+def test_two_machines_of_two_processes_have_half_of_the_network_in_each(tmp_path: Path) -> None:
+    found = {}
+    for parallel, precision in (("ddp", "float32"), ("hybrid", "float32"), ("fsdp", "bf16")):
+        folder = tmp_path / parallel
+        folder.mkdir()
+        forked.run_together(4, divided.in_machines, folder, parallel, precision, folder=folder)
+        answers = [json.loads((folder / f"{parallel}-{rank}.json").read_text()) for rank in range(4)]
+        assert all(answer == answers[0] for answer in answers)
+        found[parallel] = answers[0]
+    assert [kept for _, _, kept in found.values()] == [1, 1 / 2, 1 / 4]
+    assert found["hybrid"][0] == pytest.approx(found["ddp"][0], rel=1e-4)
+    assert found["hybrid"][1] == pytest.approx(found["ddp"][1], rel=1e-3)
+    # Weights were gathered in bf16, so every result is rounded, the first one too.
+    assert found["fsdp"][0] == pytest.approx(found["ddp"][0], rel=2e-2)
+
+
+def test_machines_with_different_numbers_of_processes_cannot_be_hybrid(
+    stand_in_for: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for(0, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"5 processes are not a multiple of the 2 of this machine"):
+        shard(torch.nn.Linear(1, 1), parallel="hybrid")
 
 
 def test_the_random_numbers_of_a_step_do_not_depend_on_its_division() -> None:

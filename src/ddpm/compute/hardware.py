@@ -58,6 +58,15 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def compiles(compile: bool | Literal["auto"], device: torch.device) -> bool:
+    """Return whether a training compiles its network; auto is on CUDA.
+
+    There normalisation, its scale and shift, SiLU and casts are kernels of their own, which compilation joins; they
+    would cost more than the convolutions. On a CPU compiling takes longer than most trainings gain.
+    """
+    return device.type == "cuda" if compile == "auto" else compile
+
+
 def memory_format(device: torch.device, precision: Precision) -> torch.memory_format:
     """Return channels_last where it makes convolutions faster (on CUDA, and on a CPU in bf16), else contiguous."""
     if device.type == "cuda" or precision == "bf16":

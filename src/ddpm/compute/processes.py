@@ -43,6 +43,11 @@ def processes() -> int:
     return _number("WORLD_SIZE", 1)
 
 
+def processes_here() -> int:
+    """Return the number of processes of this stage on this machine."""
+    return _number("LOCAL_WORLD_SIZE", processes())
+
+
 def leads() -> bool:
     """Return whether this process is rank 0, which writes."""
     return rank() == 0

@@ -15,9 +15,9 @@ class Runtime:
     """auto: CUDA if there is a GPU, else MPS, else the CPU."""
     precision: Precision
     """Numbers of the network's arithmetic. auto: bf16 where this machine computes it faster, else float32."""
-    compile: bool
-    """Compile the network for training with torch.compile, which takes a minute or more; meant for GPUs. Needs Triton
-    on a GPU, a C++ compiler on a CPU."""
+    compile: bool | Literal["auto"]
+    """Compile the network for training with torch.compile, which takes a minute or more. auto: on CUDA. Needs Triton on
+    a GPU, a C++ compiler on a CPU."""
     native_norm: bool
     """Compile group normalisation for this CPU, used in training in bf16, which takes a second and makes a step faster;
     it changes results by rounding. Without a C++ compiler (the variable CXX, else c++) a sentence says so, and torch's
@@ -29,8 +29,11 @@ class Runtime:
     processes: int
     """Number of processes that train, sample, extract features and search for copies together; 0: one per GPU, or one
     on a CPU. An external launcher (torchrun) overrides it."""
-    parallel: Literal["ddp", "fsdp"]
-    """ddp: each process has the whole network in training. fsdp: each has a part of a network that does not fit."""
+    parallel: Literal["ddp", "fsdp", "hybrid"]
+    """ddp: each process has the whole network in training. fsdp: each has a part of a network that does not fit.
+    hybrid: the processes of each machine share one network, so that machines exchange gradients only."""
+    gradients: Literal["float32", "bf16"]
+    """Numbers in which processes exchange gradients in training; bf16 is half of the bytes, rounded to 8 bits."""
     device_batch: int | None
     """Number of images on a device at a time in a training step; gradients are accumulated. null: all."""
     sample_batch: int

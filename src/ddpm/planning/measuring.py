@@ -77,7 +77,8 @@ def measure(
 
     Of several processes the share of one is measured, alone, with its share of the cores: the exchange of gradients is
     not counted. Memory on a CPU is that of all processes of this machine. With fsdp the weights, the average and the
-    moments are divided by the number of processes. runtime.compile is not counted: a step is measured without it.
+    moments are divided by the number of processes, with hybrid by that of a machine.
+    runtime.compile is not counted: a step is measured without it.
     Raises UserError if the process fails for another reason than memory.
     """
     number = processes_of(runtime)
@@ -100,7 +101,8 @@ def measure(
         return Measured(math.inf, free + 1, 0, 0, 0, None, trials.flops_per_second, (None,) * len(others))
     seconds = _seconds(trials, at_a_time)
     more = seconds if trials.part_seconds is None else trials.part_seconds
-    memory = _Memory.of(trials, spec=spec, batch=train.batch_size, number=number, fsdp=runtime.parallel == "fsdp")
+    shares = {"ddp": 1, "fsdp": number, "hybrid": _processes_here(number)}[runtime.parallel]
+    memory = _Memory.of(trials, spec=spec, batch=train.batch_size, number=number, shares=shares)
     return Measured(
         seconds=seconds + (parts - 1) * more,
         bytes=here * memory.of_images(at_a_time),
@@ -133,7 +135,7 @@ class _Memory:
     per_image: float
 
     @classmethod
-    def of(cls, trials: Trials, *, spec: Spec, batch: int, number: int, fsdp: bool) -> "_Memory":
+    def of(cls, trials: Trials, *, spec: Spec, batch: int, number: int, shares: int) -> "_Memory":
         first, last = trials.points[0], trials.points[-1]
         noise = 4 * spec.channels * spec.size**2  # every process draws that of the whole batch
         if first is last:
@@ -143,7 +145,7 @@ class _Memory:
         fixed = last.bytes - per_image * last.images + noise * max(0, batch - last.images)
         if number > 1:
             # DDP has the gradients once more.
-            fixed += 4 * (trials.held * (1 / number - 1) if fsdp else trials.trained)
+            fixed += 4 * (trials.held * (1 / shares - 1) if shares > 1 else trials.trained)
         return cls(max(0.0, fixed), max(per_image, float(noise)))
 
     def of_images(self, images: int) -> int:

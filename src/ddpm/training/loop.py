@@ -25,7 +25,7 @@ from ddpm.training.decay import parameter_groups
 from ddpm.training.exchange import Exchange
 from ddpm.training.muon import Muon
 from ddpm.training.settings import Train
-from ddpm.training.sharding import Parallel, accumulating, is_sharded, parts_of, replicated, shard, whole
+from ddpm.training.sharding import Gradients, Parallel, accumulating, is_sharded, parts_of, replicated, shard, whole
 from ddpm.training.times import Times
 
 
@@ -78,18 +78,19 @@ def new_state(
     *,
     settings: Train,
     parallel: Parallel = "ddp",
+    gradients: Gradients = "float32",
     precision: Precision = "float32",
     trained: bool = False,
 ) -> State:
     """Return the state of a new training; the network must be on its device.
 
-    With `fsdp`, weights, average and optimizer are sharded over the processes. `trained`: the weights are those of a
-    trained model, and so is the average.
+    With `fsdp` and `hybrid`, weights, average and optimizer are sharded over the processes, and
+    `gradients` is the type in which they are added up. `trained`: weights and average are those of a trained model.
     """
     ema = Ema(network, halflife_images=settings.ema_halflife_images, trained=trained)
-    if parallel == "fsdp" and processes() > 1:
-        shard(network)
-        shard(ema.network)
+    if parallel != "ddp" and processes() > 1:
+        shard(network, parallel=parallel, precision=precision, gradients=gradients)
+        shard(ema.network, parallel=parallel)
     adam: dict[str, Any] = {
         "lr": settings.lr,
         "betas": (0.9, settings.beta2),
@@ -140,6 +141,7 @@ def train(
     device: torch.device,
     precision: Precision,
     device_batch: int | None = None,
+    gradients: Gradients = "float32",
     ask: Callable[[], Sequence[bool]] = tuple,
 ) -> Iterator[Step]:
     """Train from `state` until `settings.images` have been seen; yield each step.  Ho et al. 2020, Algorithm 1.
@@ -175,7 +177,7 @@ def train(
         return to_model_range(images).to(memory_format=layout), torch.zeros(n, device=device), condition, numbers
 
     with autocast(device, precision):
-        network = replicated(state.network.train(), example)
+        network = replicated(state.network.train(), example, gradients=gradients)
 
     while state.images_seen < settings.images:
         before = state.images_seen

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ddpm.compute import hardware
 from ddpm.compute.hardware import Precision
 from ddpm.compute.processes import any_of, leads, restarted, together
 from ddpm.compute.settings import Runtime
@@ -23,7 +24,7 @@ from ddpm.training.batches import Batches
 from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.settings import Train, determining
-from ddpm.training.sharding import is_sharded, require_same, whole
+from ddpm.training.sharding import compile_steps, is_sharded, require_same, whole
 from ddpm.training.start import Parent, Start, take_over
 from ddpm.training.times import make_times
 
@@ -81,6 +82,7 @@ class Training:
             device=self.device,
             precision=self.precision,
             device_batch=self.runtime.device_batch,
+            gradients=self.runtime.gradients,
             ask=ask,
         )
 
@@ -196,6 +198,7 @@ def begin(
             network.to(device),
             settings=settings,
             parallel=runtime.parallel,
+            gradients=runtime.gradients,
             precision=precision,
             trained=start is not None and start.is_whole,
         ),
@@ -219,8 +222,8 @@ def begin(
         extra={},
         start=start,
     )
-    if runtime.compile:
-        training.state.network.compile()
+    if hardware.compiles(runtime.compile, device):
+        compile_steps(training.state.network)
     if runtime.resume == "never" and not any_of(restarted())[0]:
         training.forget()
         together()
