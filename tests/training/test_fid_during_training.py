@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny_training import IMAGES, NOWHERE, PARAMS, SETTINGS, begin
 
-from ddpm.measuring.during_training import fid_of_few
+from ddpm.measuring.during_training import few_images
 from ddpm.measuring.features.classifier import Classifier
 from ddpm.measuring.features.extractor import Extractor
 from ddpm.model_file import Model
@@ -28,8 +28,8 @@ def made_extractor(path: Path) -> Path:
 def trained(folder: Path, n: int) -> dict[str, torch.Tensor]:
     """Train in memory, measuring n images at every 160; return the averaged weights."""
     training = begin(NOWHERE, settings=SHORT, resume="never", checkpoint_seconds=1e9)
-    training.save = lambda: None  # type: ignore[method-assign]
-    fid = fid_of_few(
+    training.save = lambda **_: None  # type: ignore[method-assign]
+    few = few_images(
         n,
         PARAMS.sample,
         IMAGES,
@@ -38,14 +38,21 @@ def trained(folder: Path, n: int) -> dict[str, torch.Tensor]:
         precision="float32",
         batch=16,
     )
-    assert (fid is None) == (n == 0)
+    assert (few is None) == (n == 0)
+
+    def measure() -> dict[str, float]:
+        if few is None:
+            return {}
+        images, _ = few.draw(Model(training.average(), training.spec, lineage={}, sha256=""))
+        return {"training/fid": few.fid(images)}
+
     run_training(
         training,
         tracker=JsonLinesTracker(folder / "run.jsonl"),
         log_every_images=160,
         grid_every_images=160,
         picture=lambda: Image.new("L", (8, 8)),
-        measure=lambda: fid(Model(training.average(), training.spec, lineage={}, sha256="")) if fid else {},
+        measure=measure,
     )
     return training.average().state_dict()
 
@@ -70,7 +77,7 @@ def test_too_few_images_are_a_sentence_and_no_error(
     extractor = made_extractor(tmp_path / "extractor.safetensors")
     options = {"device": torch.device("cpu"), "precision": "float32", "batch": 16}
     images = np.zeros((held_out, 1, 8, 8), np.uint8)
-    assert fid_of_few(n, PARAMS.sample, images, extractor=extractor, **options) is None  # type: ignore[arg-type]
+    assert few_images(n, PARAMS.sample, images, extractor=extractor, **options) is None  # type: ignore[arg-type]
     assert sentence in capsys.readouterr().out
-    assert fid_of_few(n, PARAMS.sample, images, extractor=tmp_path / "no", **options) is None  # type: ignore[arg-type]
+    assert few_images(n, PARAMS.sample, images, extractor=tmp_path / "no", **options) is None  # type: ignore[arg-type]
     assert "create one with `dvc repro features`" in capsys.readouterr().out

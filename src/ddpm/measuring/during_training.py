@@ -1,27 +1,65 @@
-"""FID of a few images during a training, for its curve. It leaves the training's random state and results alone."""
+"""A few images during a training, to look at, and their FID, for its curve.
 
-from collections.abc import Callable
+Drawing them leaves the training's random state and results alone.
+"""
+
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpm.compute.hardware import Precision
 from ddpm.errors import UserError
 from ddpm.generation.generate import balanced_labels, generate
 from ddpm.generation.recipe import recipe_in
 from ddpm.images import Images
-from ddpm.measuring.features.extractor import describe
+from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe
 from ddpm.measuring.fidelity import frechet_distance, load_extractor
-from ddpm.measuring.metric_catalogue import CURVES
 from ddpm.model_file import Model
 from ddpm.sampling.settings import Sample
 
 _MOST_REFERENCE_IMAGES = 10_000
 
 
-def fid_of_few(
+class FewImages:
+    """Draws a few images of a model in training, always of the same seed and labels, and measures their FID."""
+
+    def __init__(
+        self,
+        n: int,
+        sample: Sample,
+        held_out: Images,
+        *,
+        extractor: FeatureExtractor,
+        device: torch.device,
+        precision: Precision,
+        batch: int,
+    ) -> None:
+        """n images are compared with held-out ones, uint8 [N,C,H,W]; `batch` are drawn at once, without a guide."""
+        rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
+        unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
+        self._n, self._seed, self._batch = n, sample.seed, batch
+        self._recipe, self._extractor, self._device = recipe_in(unguided, precision), extractor, device
+        self._reference = self._described(held_out[rows], what="held-out")
+
+    def draw(self, model: Model) -> tuple[Tensor, Tensor | None]:
+        """Return the images, uint8 [n,C,H,W], and their labels, int64 [n], or None for a model without classes."""
+        classes = len(model.spec.classes)
+        labels = balanced_labels(self._n, classes, self._seed) if classes else None
+        drawn = generate(model, self._recipe, n=self._n, seed=self._seed, condition=labels, batch=self._batch)
+        return drawn, labels
+
+    def fid(self, images: Tensor) -> float:
+        """Return the FID of images that `draw` returned."""
+        return frechet_distance(self._described(images.numpy(), what="generated"), self._reference)
+
+    def _described(self, images: np.ndarray, *, what: str) -> Described:
+        return describe(self._extractor, images, device=self._device, progress=False, what=what)
+
+
+def few_images(
     n: int,
     sample: Sample,
     held_out: Images,
@@ -30,11 +68,11 @@ def fid_of_few(
     device: torch.device,
     precision: Precision,
     batch: int,
-) -> Callable[[Model], dict[str, float]] | None:
-    """Return a function that measures n images of a model against held-out images, uint8 [N,C,H,W]; None for n = 0.
+) -> FewImages | None:
+    """Return what draws and measures n images, with the extractor in this file; None for n = 0.
 
-    The images are drawn by `sample` without its guide, with the same seed and labels each time, `batch` at once. Prints
-    why there is no such FID if the extractor is missing or has as many features as there are images.
+    Prints why there is no FID, and returns None, if the extractor is missing or has as many features as there are
+    images.
     """
     if not n:
         return None
@@ -49,21 +87,4 @@ def fid_of_few(
             f"FID with {network.dim} features needs more than {network.dim} of both; raise during or set it to 0"
         )
         return None
-    rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
-    reference = describe(network, held_out[rows], device=device, progress=False, what="held-out")
-    unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
-
-    def measure(model: Model) -> dict[str, float]:
-        classes = len(model.spec.classes)
-        images = generate(
-            model,
-            recipe_in(unguided, precision),
-            n=n,
-            seed=sample.seed,
-            condition=balanced_labels(n, classes, sample.seed) if classes else None,
-            batch=batch,
-        )
-        made = describe(network, images.numpy(), device=device, progress=False, what="generated")
-        return {f"{CURVES}fid": frechet_distance(made, reference)}
-
-    return measure
+    return FewImages(n, sample, held_out, extractor=network, device=device, precision=precision, batch=batch)

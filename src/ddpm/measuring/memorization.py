@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ddpm.compute.hardware import full_float32
 from ddpm.compute.processes import leads, least_of, processes, share_of
 from ddpm.compute.processes import together as wait_for_all
 from ddpm.images import Images
@@ -105,6 +106,7 @@ class CopiesInEveryWay:
     half: Copies
 
 
+@full_float32()
 def find_copies_in_every_way(
     images: tuple[Images, Images, Images],
     features: tuple[np.ndarray, np.ndarray],

@@ -12,12 +12,12 @@ from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from PIL.Image import Image
 
     from ddpm.data.reading.dataset import Facts
-    from ddpm.model_file import Model
+    from ddpm.measuring.during_training import FewImages
     from ddpm.planning.length import Planned
     from ddpm.training.session import Training
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def main(stage: Stage) -> None:
     from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
-    from ddpm.generation.pictures import preview
+    from ddpm.generation.pictures import grid_by_class, preview
+    from ddpm.measuring.metric_catalogue import CURVES
     from ddpm.model_file import Model
     from ddpm.reporting.run_names import name_of
     from ddpm.reporting.run_sections import tried
@@ -46,22 +47,25 @@ def main(stage: Stage) -> None:
     training, planned = _begin(stage, facts)
     settings = _settings(training, planned)
 
-    quick_fid = _quick_fid(stage, training) if leads() else None
-
-    def average() -> Model:
-        return Model(training.average(), training.spec, lineage={}, sha256="")
+    few = _few_images(stage, training) if leads() else None
+    measured: dict[str, float] = {}
 
     def picture() -> "Image":
-        return preview(average(), training.precision)
+        """Draw images of the averaged network, and measure them if there are enough for FID."""
+        model = Model(training.average(), training.spec, lineage={}, sha256="")
+        if few is None:
+            return preview(model, training.precision)
+        images, labels = few.draw(model)
+        measured[f"{CURVES}fid"] = few.fid(images)
+        return grid_by_class(images, labels, 100)
 
-    def measure() -> "Mapping[str, float]":
-        model = average()  # gathering a sharded network needs all processes
-        return quick_fid(model) if quick_fid is not None else {}
+    def gathered() -> None:
+        training.average()  # gathering a sharded network needs all processes
 
     intervals = {"log_every_images": tracking.log_every_images, "grid_every_images": tracking.grid_every_images}
     if not leads():
-        run_training(training, tracker=NullTracker(), picture=picture, measure=measure, **intervals)
-        training.average()  # gathering a sharded network needs all processes
+        run_training(training, tracker=NullTracker(), picture=gathered, measure=dict, **intervals)
+        gathered()
         return
     logged = flat(**_logged(stage, settings), dataset={"content_hash": facts.content_hash})
     champion = champion_run(stage.params.promote.name)
@@ -81,7 +85,7 @@ def main(stage: Stage) -> None:
         tracker.tags(start_tags(training.start.record()) if training.start else {})
         tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
         tracker.tags({"fingerprint": training.fingerprint})
-        run_training(training, tracker=tracker, picture=picture, measure=measure, **intervals)
+        run_training(training, tracker=tracker, picture=picture, measure=lambda: measured, **intervals)
         sha256 = _write(stage, training, facts, {"params": settings, "fingerprint": training.fingerprint})
         tracker.settle()  # run.json must not name a run whose metrics are incomplete
         write_json(paths.run, run_record(tracker, model_sha256=sha256))
@@ -171,14 +175,14 @@ def _imported_meanwhile(*modules: str) -> "Iterator[None]":
         thread.join()
 
 
-def _quick_fid(stage: Stage, training: "Training") -> "Callable[[Model], dict[str, float]] | None":
-    """Return the function that measures FID during the training; None if evaluate.during is 0 or FID is impossible."""
-    from ddpm.measuring.during_training import fid_of_few
+def _few_images(stage: Stage, training: "Training") -> "FewImages | None":
+    """Return what draws and measures images during the training; None if evaluate.during is 0 or FID is impossible."""
+    from ddpm.measuring.during_training import few_images
 
     params = stage.params
     if not params.evaluate.during:
         return None
-    return fid_of_few(
+    return few_images(
         params.evaluate.during,
         params.sample,
         stage.split("test").images,

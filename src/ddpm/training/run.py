@@ -30,16 +30,16 @@ def run_training(
     tracker: Tracker,
     log_every_images: int,
     grid_every_images: int,
-    picture: Callable[[], "Image"],
+    picture: Callable[[], "Image | None"],
     measure: Callable[[], Mapping[str, float]] = dict,
 ) -> list[Row]:
     """Train to the end and return the curves, one row per `log_every_images`.
 
-    `picture` draws samples of the averaged network, and `measure` returns metrics of it for the tracker; both are
-    called every `grid_every_images`, by all processes, and must not touch the training's random state. The final state
-    is saved too, so that a failure after the training does not lose it. On SIGTERM and SIGINT the current step is
-    finished, the state is saved, and Stopped ends the
-    process. Raises UserError when memory runs out; the last checkpoint stays.
+    `picture` draws samples of the averaged network (None: no picture), and `measure`, which is called after it, returns
+    metrics of it for the tracker; both are called every `grid_every_images`, by all processes, and must not touch the
+    training's random state. The final state is saved too, so that a failure after the training does not lose it. On
+    SIGTERM and SIGINT the current step is finished, the state is saved, and Stopped ends the process.
+    Raises UserError when memory runs out; the last checkpoint stays.
     """
     state, total = training.state, training.settings.images
     log = _Log(training, tracker)
@@ -51,6 +51,7 @@ def run_training(
     if any(any_of(not state.images_seen, training.extra.get("run_id") != training.saved_run)):
         save()  # so that even a training killed in its first seconds continues in the same run of the tracker
     saved_at = time.monotonic()
+    just_saved = False  # then wishes of other processes may be those from before
     with (
         _progress_bar(training) as bar,
         _collected_signals() as signals,
@@ -75,9 +76,11 @@ def run_training(
             if stopping:
                 save(wait=True)
                 _stop(training, signals)
-            if due:
+            if due and not just_saved:
                 save()
-                saved_at = time.monotonic()
+                saved_at, just_saved = time.monotonic(), processes() > 1
+            else:
+                just_saved = False
         training.settle()
         stopping, unsaved = any_of(bool(signals), training.saved_images < state.images_seen)
         if stopping or unsaved:
@@ -113,7 +116,7 @@ class _Log:
 
 
 def _send_look(
-    picture: Callable[[], "Image"],
+    picture: Callable[[], "Image | None"],
     measure: Callable[[], Mapping[str, float]],
     tracker: Tracker,
     *,
@@ -121,7 +124,8 @@ def _send_look(
 ) -> None:
     """Send the picture and the metrics of samples; if samples are not finite, say so, because the training goes on."""
     try:
-        tracker.image(f"{GROUP}samples", picture(), images_seen=images_seen)
+        if (image := picture()) is not None:
+            tracker.image(f"{GROUP}samples", image, images_seen=images_seen)
         if metrics := measure():
             tracker.log(metrics, images_seen=images_seen)
     except NotFiniteError as error:
