@@ -1,7 +1,9 @@
 """The compiled group normalisation: the values of the composed one up to rounding, for any number of threads."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,3 +93,45 @@ def test_without_a_compiler_it_stays_off_and_says_why(monkeypatch: pytest.Monkey
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in (native_norm.turn_on() or "")
     assert not native_norm.is_on()
+
+
+@compiled
+@pytest.mark.usefixtures("turned_on")
+@pytest.mark.parametrize("mean", [100.0, -300.0])
+def test_a_mean_far_above_the_deviation_costs_no_digits(mean: float) -> None:
+    x = (mean + drawn(1, 16, 64, torch.channels_last).float()).to(torch.bfloat16)
+    native, exact = results(x, groups=4, silu=False), results(x.double(), groups=4, silu=False)
+    for ours, true in zip(native, exact, strict=True):
+        assert (ours.double() - true).norm() < 0.01 * true.norm()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (b"printf 'caf\\351\\n' >&2; exit 1", "caf"),  # not UTF-8
+        (b"exit 0", "cannot open shared object file"),
+        (b"exec sleep 60", "had not compiled it after 0.2 s"),
+        (b"for made; do :; done; echo 'int x;' | c++ -x c++ -shared -fPIC - -o \"$made\"", "forward"),
+    ],
+)
+def test_a_compiler_that_fails_in_any_way_is_one_sentence(
+    script: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "a compiler"
+    compiler.write_bytes(b"#!/bin/sh\n" + script + b"\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    if b"sleep" in script:
+        monkeypatch.setattr(native_norm, "_SECONDS", 0.2)
+    said = native_norm.turn_on() or ""
+    native_norm.turn_off()
+    assert reason in said
+    assert "\n" not in said
+
+
+def test_without_a_folder_for_temporary_files_it_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    assert "No space left" in (native_norm.turn_on() or "")

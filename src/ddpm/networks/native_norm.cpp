@@ -53,20 +53,23 @@ extern "C" void forward(const uint16_t* x, const float* scale, const float* shif
     for (int64_t i = 0; i < n; i++) {
         const uint16_t* from = x + i * positions * c;
         uint16_t* to = y + i * positions * c;
-        std::vector<float> sums(c), squares(c);
-        float *sum = sums.data(), *square = squares.data(), *a_i = a + i * c, *b_i = b + i * c;
+        std::vector<float> sums(c), squares(c), centres(c);
+        float *sum = sums.data(), *square = squares.data(), *centre = centres.data(), *a_i = a + i * c, *b_i = b + i * c;
+        // A value of the group is subtracted first, or a mean far above the deviation would leave no digit of the variance.
+        if (positions)
+            for (int64_t k = 0; k < c; k++) centre[k] = wide(from[k / each * each]);
         for (int64_t p = 0; p < positions; p++)
 #pragma omp simd
             for (int64_t k = 0; k < c; k++) {
-                const float v = wide(from[p * c + k]);
+                const float v = wide(from[p * c + k]) - centre[k];
                 sum[k] += v;
                 square[k] += v * v;
             }
         for (int64_t g = 0; g < groups; g++) {
             double s = 0, q = 0;
             for (int64_t k = g * each; k < (g + 1) * each; k++) s += sum[k], q += square[k];
-            const double m = s / (positions * each);
-            const double variance = q / (positions * each) - m * m;
+            const double above = s / (positions * each), m = above + centre[g * each];
+            const double variance = q / (positions * each) - above * above;
             const float r = float(1 / std::sqrt((variance < 0 ? 0 : variance) + eps));
             mean[i * groups + g] = float(m), rstd[i * groups + g] = r;
             for (int64_t k = g * each; k < (g + 1) * each; k++) {
@@ -92,8 +95,10 @@ extern "C" void backward(const uint16_t* gradient, const uint16_t* x, const floa
         const uint16_t *from = x + i * positions * c, *dy = gradient + i * positions * c;
         uint16_t* to = dx + i * positions * c;
         const float *a_i = a + i * c, *b_i = b + i * c, *scale_i = scale + i * c;
-        std::vector<float> sums(c), products(c), factors(c), rests(c);
+        std::vector<float> sums(c), products(c), factors(c), rests(c), means(c);
         float *sum = sums.data(), *product = products.data(), *factor = factors.data(), *rest = rests.data();
+        for (int64_t k = 0; k < c; k++) means[k] = mean[i * groups + k / each];
+        const float* m_i = means.data();
         for (int64_t p = 0; p < positions; p++)
 #pragma omp simd
             for (int64_t k = 0; k < c; k++) {
@@ -105,14 +110,14 @@ extern "C" void backward(const uint16_t* gradient, const uint16_t* x, const floa
                 }
                 to[p * c + k] = narrow(d);  // the gradient before SiLU, read again below
                 sum[k] += d;
-                product[k] += d * v;
+                product[k] += d * (v - m_i[k]);
             }
         for (int64_t g = 0; g < groups; g++) {
             const float m = mean[i * groups + g], r = rstd[i * groups + g];
             double s = 0, q = 0;
             for (int64_t k = g * each; k < (g + 1) * each; k++) {
                 d_shift[i * c + k] = sum[k];
-                d_scale[i * c + k] = (product[k] - m * sum[k]) * r;  // sum of dy x_hat
+                d_scale[i * c + k] = product[k] * r;  // sum of dy x_hat
                 s += sum[k] * scale_i[k], q += d_scale[i * c + k] * scale_i[k];
             }
             // dx = rstd (scale dy - mean(scale dy) - x_hat mean(scale dy x_hat)), as a dy + factor x + rest.

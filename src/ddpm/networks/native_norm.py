@@ -25,6 +25,7 @@ _OPTIONS = (
     "-fPIC",
 )
 _SECONDS = 120
+_FUNCTIONS = ("forward", "backward")
 
 _library: ctypes.CDLL | None = None
 
@@ -39,16 +40,21 @@ def turn_on() -> str | None:
     if _library is not None:
         return None
     compiler = os.environ.get("CXX", "c++")
-    with tempfile.TemporaryDirectory(prefix="ddpm-native-") as folder:  # private, so that nobody exchanges the file
-        made = Path(folder) / "native_norm.so"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="ddpm-native-") as folder:  # private, so that nobody exchanges the file
+            made = Path(folder) / "native_norm.so"
             command = [compiler, *_OPTIONS, str(_SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
-            _library = ctypes.CDLL(str(made))
-        except subprocess.CalledProcessError as error:
-            return f"{compiler} could not compile it: {(error.stderr.strip().splitlines() or ['no message'])[0]}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_SECONDS)
+            library = ctypes.CDLL(str(made))
+            for name in _FUNCTIONS:
+                getattr(library, name)  # raises AttributeError for a library of another program
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} could not compile it: {(error.stderr.strip().splitlines() or ['no message'])[0]}"
+    except subprocess.TimeoutExpired:
+        return f"{compiler} had not compiled it after {_SECONDS} s"
+    except (OSError, AttributeError) as error:
+        return f"what {compiler} compiled cannot be used: {error}"
+    _library = library
     return None
 
 
