@@ -13,11 +13,12 @@ import pytest
 import tiny_training as tiny
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from waiting import HANG_SECONDS
 
 from ddpm.compute.processes import STORE_VARIABLE, joined, rank, together
-from ddpm.training import checkpoint, checkpoint_folder, checkpoint_writer
+from ddpm.training import checkpoint, checkpoint_file, checkpoint_folder, checkpoint_writer
 from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State
 from ddpm.training.sharding import Parallel
@@ -137,6 +138,29 @@ def test_a_damaged_or_missing_part_costs_its_checkpoint_and_the_one_before_is_us
     assert not folder.exists()
 
 
+def test_a_part_that_is_listed_twice_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    name = "tensor"
+    save_file({name: torch.ones(2)}, tmp_path / "second", checkpoint_file.offsets({name: (2,)}))
+    with pytest.raises(ValueError, match="pieces of tensor are missing or overlap"):
+        checkpoint_file.Pieces([tmp_path / "second"] * 2)
+
+
+def test_parts_stay_while_the_checkpoint_that_may_list_them_cannot_be_read(
+    passed_on: tuple[Path, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(passed_on[0] / "full", tmp_path / "folder")
+    parts = set(folder.glob("part-*"))
+
+    def fails(path: Path) -> dict[str, str]:
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_file, "header_of", fails)
+        checkpoint_folder.remove_leftovers(folder)
+    assert set(folder.glob("part-*")) == parts
+    assert checkpoint.restore(folder, divided.begin("ddp"), fingerprint="f") == ({"number": 3}, [])
+
+
 def save_and_lose(folder: Path, lost: int) -> None:
     """As one of two processes: write a checkpoint, then another one in which a process is killed at its flush."""
     checkpoint_writer._PATIENCE_SECONDS = 0.2
@@ -209,3 +233,32 @@ def test_a_checkpoint_has_the_state_of_when_it_was_begun_however_late_it_is_writ
     writer.begin(state, extra={})
     writer.finish()
     assert [tensor.data_ptr() for tensor in writer._snapshot.tensors.values()] == copies, "the memory is used again"
+
+
+def lose_the_other(folder: Path) -> None:
+    """As one of two processes: wait for a checkpoint while process 1 is killed before its part is written."""
+    checkpoint_writer._PATIENCE_SECONDS = 0.2
+    with joined(divided.PARAMS.runtime):
+        writer = Writer(folder, fingerprint="f")
+        if rank() == 1:
+            os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        writer.begin(divided.begin("ddp"), extra={})
+        with pytest.raises(RuntimeError):
+            writer.finish()
+        assert writer._thread is not None
+        writer._thread.join(HANG_SECONDS)
+        os._exit(3 if writer._thread.is_alive() else 0)  # leaving the group needs the lost process
+
+
+def test_a_process_that_waits_for_one_that_is_lost_can_end(tmp_path: Path) -> None:
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", STORE_VARIABLE: str(tmp_path / "store")}
+    processes = [
+        forked.start(
+            lose_the_other, tmp_path / "checkpoints", log=tmp_path / f"log-{number}",
+            environment=os.environ | common | dict.fromkeys(("RANK", "LOCAL_RANK"), str(number)),
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        process.join()
+    assert processes[0].exitcode == 0, (tmp_path / "log-0").read_text()

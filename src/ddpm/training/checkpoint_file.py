@@ -98,7 +98,8 @@ class Pieces:
                 self.types[name] = _TYPES[stored.get_dtype()]
                 self._pieces.setdefault(name, []).append(_Stored(file, offset, shape))
         for name, pieces in self._pieces.items():
-            if sum(_size(piece.shape) for piece in pieces) != _size(self.shapes[name]):
+            is_repeated = len({piece.offset for piece in pieces}) < len(pieces)
+            if is_repeated or sum(_size(piece.shape) for piece in pieces) != _size(self.shapes[name]):
                 raise ValueError(f"pieces of {name} are missing or overlap")
 
     def read(self, name: str) -> Tensor:

@@ -6,7 +6,6 @@ process contains the state. The one of several processes lists their parts, whic
 """
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def remove_others(newest: Path) -> None:
     same_position = [other for other in others if other.name.startswith(position)]
     before = [other for other in others if other not in same_position]
     for old in same_position + before[: -(KEPT - 1)]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     _remove_unlisted_parts(folder)
 
 
@@ -80,11 +79,16 @@ def clear(folder: Path, *, but: int = 0) -> None:
 
 
 def _remove_unlisted_parts(folder: Path) -> None:
+    """Remove the parts that no checkpoint lists; none while a checkpoint cannot be read, because it may list them."""
     parts = list(folder.glob("part-*.safetensors"))
     listed: set[str] = set()
     for path in checkpoints(folder) if parts else []:
-        with suppress(SafetensorError, OSError, ValueError, KeyError, TypeError):  # a damaged one has no parts
+        try:
             listed.update(header_of(path)["parts"])
+        except OSError:
+            return
+        except (SafetensorError, ValueError, KeyError, TypeError):  # a damaged one has no parts
+            continue
     for part in parts:
         if part.name not in listed:
             part.unlink(missing_ok=True)

@@ -90,8 +90,8 @@ class Writer:
         self._own_part_done.wait()
         if not together:
             self._give_up_at = time.monotonic() + _PATIENCE_SECONDS
-        elif any_of(self._error is not None)[0]:
-            self._give_up_at = 0.0
+        else:
+            self._ask_the_others()
         self._thread.join()
         self._thread = None
         failed = self._error is not None
@@ -106,6 +106,15 @@ class Writer:
         if self._error is None or isinstance(self._error, _PartMissingError):
             raise NotWrittenError(f"another process could not write its part of the checkpoint to {self._folder}")
         raise self._error
+
+    def _ask_the_others(self) -> None:
+        """Let rank 0 give up if a part could not be written, and soon if another process is lost, which raises."""
+        try:
+            if any_of(self._error is not None)[0]:
+                self._give_up_at = 0.0
+        except BaseException:
+            self._give_up_at = time.monotonic() + _PATIENCE_SECONDS  # or the thread would keep this process for ever
+            raise
 
     def _run(self, images_seen: int, offsets: dict[str, tuple[int, ...]], header: str) -> None:
         """Write the checkpoint; the thread's function."""
