@@ -69,6 +69,18 @@ def test_indices_continue_from_part_to_part(prepared: Path) -> None:
         assert files["index"][files["split"] == split].tolist() == list(range(n))
 
 
+def test_a_missing_part_and_a_file_that_is_no_part_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / manifest.FOLDER
+    folder.mkdir()
+    for name in ("part-00000.parquet", "part-00002.parquet"):
+        (folder / name).touch()
+    with pytest.raises(UserError, match=r"has 2 parts of a manifest, among them no part-00001\.parquet; .* prepare"):
+        manifest.parts(tmp_path)
+    (folder / "part-00002.parquet").rename(folder / "part-00001 (copy).parquet")
+    with pytest.raises(UserError, match=r"among them no part-00001\.parquet"):
+        manifest.parts(tmp_path)
+
+
 def test_a_manifest_that_is_missing_or_damaged_says_what_to_do(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no part of a manifest; create it with `dvc repro"):
         manifest.parts(tmp_path)

@@ -49,11 +49,16 @@ def part_path(prepared: Path, number: int) -> Path:
 
 
 def parts(prepared: Path) -> list[Path]:
-    """Return the parts in order. Raises UserError if there are none."""
-    found = sorted((prepared / FOLDER).glob("part-*.parquet"), key=lambda path: int(path.stem.partition("-")[2]))
+    """Return the parts in order. Raises UserError if there are none, or one has another name than `part_path` gives."""
+    found = {path.name for path in (prepared / FOLDER).glob("part-*.parquet")}
     if not found:
         raise UserError(f"{prepared / FOLDER} has no part of a manifest; create it with `dvc repro -f -s prepare`")
-    return found
+    expected = [part_path(prepared, number) for number in range(len(found))]
+    if missing := [path.name for path in expected if path.name not in found]:
+        raise UserError(
+            f"{prepared / FOLDER} has {len(found)} parts of a manifest, among them no {missing[0]}; {PREPARE_AGAIN}"
+        )
+    return expected
 
 
 def rows_of(part: Path) -> int:
