@@ -73,11 +73,15 @@ def _archived(path: Path) -> Images:
     names: dict[str, list[str]] = {"train": [], "test": []}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
-            part, *folders, _ = PurePosixPath(member).parts
-            if part in pixels and folders and not member.endswith("/"):
+            part, *folders = PurePosixPath(member).parts[:-1] or ("",)
+            if part not in pixels or not folders or member.endswith("/"):
+                continue  # such as a README beside the folders
+            try:
                 with Image.open(io.BytesIO(archive.read(member))) as image:
                     pixels[part].append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-                names[part].append(folders[-1])
+            except OSError:
+                raise UserError(f"{member!r} in {path} is no image that can be read; remove it from the zip") from None
+            names[part].append(folders[-1])
     classes = sorted(set(names["train"]))
     if not pixels["train"] or set(names["test"]) != set(classes):
         raise UserError(f"{path} has no train/CLASS/FILE and test/CLASS/FILE of the same classes; give such a zip")

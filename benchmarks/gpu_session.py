@@ -110,6 +110,11 @@ def run(command: Sequence[str], *, limit: float, environment: Mapping[str, str],
     return Ended(printed, time.monotonic() - began, reason.replace("|", "/")[:REASON_CHARACTERS])
 
 
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process by SystemExit, so that `run` kills its part, too, which would keep the GPU busy."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def environment_with(site: Path, wheels: Path) -> dict[str, str]:
     """Return the environment of the parts. What is missing is installed from `wheels` into the folder `site`."""
     wanted = [name for module, name in LIBRARIES.items() if not _is_there(module)]
@@ -270,6 +275,7 @@ def main() -> None:
         from generated import write_between
 
         return write_between(ROOT / "docs" / "performance.md", "gpu", report(merged(args.write)))
+    exit_on_sigterm()
     parts = [part for part in PARTS if part.name in args.parts and part.call in (args.call or part.call,)]
     with tempfile.TemporaryDirectory() as site:
         environment = environment_with(Path(site), args.wheels)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import HANG_SECONDS
+from waiting import HANG_SECONDS, wait_for
 
 ROOT = Path(__file__).parents[1]
 SESSION = ROOT / "benchmarks" / "gpu_session.py"
@@ -112,6 +113,22 @@ def test_a_process_that_does_not_end_is_stopped_with_its_children(tmp_path: Path
     assert ended.seconds < 20
 
 
+def test_a_session_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
+    part = "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    program = (
+        "import os, pathlib, sys; sys.path.insert(0, sys.argv[1]); import gpu_session as s; s.exit_on_sigterm(); "
+        "s.ROOT = pathlib.Path('.'); "
+        "s.run([sys.executable, '-c', sys.argv[2]], limit=600, environment=os.environ, log=pathlib.Path('log'))"
+    )
+    command = [sys.executable, "-c", program, str(SESSION.parent), part]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), process=process)
+    process.terminate()
+    assert process.wait(HANG_SECONDS) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 def test_the_outcomes_of_tests_are_read_and_a_stopped_call_keeps_those_before() -> None:
     import gpu_session
 
@@ -172,3 +189,20 @@ def test_images_of_a_zip_are_read_with_their_classes_and_a_smaller_copy_keeps_al
     assert len(few.train) + len(few.test) == 22
     assert few.train_labels is not None
     assert set(few.train_labels.tolist()) == {0, 1}
+
+
+def test_a_zip_may_have_other_files_beside_its_folders_but_no_other_files_in_them(tmp_path: Path) -> None:
+    from common import load_images
+
+    from ddpm.errors import UserError
+
+    path = tmp_path / "all.zip"
+    write_zip(path, 4)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("README", "../../train/a/outside.png", "/"):
+            archive.writestr(name, "no image")
+    assert len(load_images(path).train) == 2
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train/a/.DS_Store", "no image")
+    with pytest.raises(UserError, match=r"'train/a/\.DS_Store' in .*all\.zip is no image"):
+        load_images(path)
