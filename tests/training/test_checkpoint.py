@@ -1,5 +1,6 @@
 """Checkpoint files that are damaged, foreign or half written, full disks, and kills during a write."""
 
+import json
 import os
 import random
 import resource
@@ -102,6 +103,30 @@ def test_a_single_flipped_bit_is_noticed_wherever_it_is(two: tuple[Path, Path, d
         with pytest.raises(ValueError, match="it is damaged or was changed"):
             checkpoint._open(later, "f")
     require_the_earlier(folder, earlier, says="it is damaged or was changed")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"parts": ["../outside.safetensors"]},
+        {"parts": ["", "a\0b"]},
+        {"parts": ["part\n\ud800\x1b[31m.safetensors"]},
+        {"parts": 5},
+        {"images_seen": float("inf")},
+    ],
+)
+def test_odd_words_of_a_header_are_one_printable_line_and_nothing_outside_the_folder_is_read(
+    odd: dict[str, object], two: tuple[Path, Path, dict[str, torch.Tensor]]
+) -> None:
+    folder, later, earlier = two
+    (folder.parent / "outside.safetensors").write_text("outside")
+    header = checkpoint_folder.header_of(later) | {"parts": []} | odd
+    later.unlink()
+    checkpoint_file.write(folder, later.name.rpartition("-")[0], {}, {checkpoint_folder.FORMAT: json.dumps(header)})
+    refused = checkpoint.restore(folder, fresh(), fingerprint="f")[1]
+    assert refused[0].isprintable()
+    assert "outside" not in refused[0] or str(folder / "outside.safetensors") in refused[0]
+    require_the_earlier(folder, earlier, says="was refused")
 
 
 def renamed_by_content(path: Path) -> Path:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ddpm.compute.processes import any_of, leads, processes, rank, together
+from ddpm.errors import on_one_line
 from ddpm.training import checkpoint_file, checkpoint_folder
 from ddpm.training.checkpoint_writer import Writer
 from ddpm.training.loop import State
@@ -70,8 +71,8 @@ def restore(folder: Path, state: State, *, fingerprint: str) -> tuple[dict[str, 
         try:
             content, reason = _open(path, fingerprint), ""
             _require_fit(content, state)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error) or repr(error)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            reason = on_one_line(str(error) or repr(error))
         if any_of(bool(reason))[0]:
             reason = reason or "another process found that one of its parts is damaged"
             refused.append(f"{path.name} was refused ({reason}), so the one before it is tried")
