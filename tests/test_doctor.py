@@ -61,6 +61,7 @@ def test_half_made_files_and_torn_checkpoints_are_listed_and_removed_by_mend_alo
     whole = hashlib.sha256(b"whole").hexdigest()[:16]
     kept = write(folder / f".state/train/0123/checkpoint-000000000256-{whole}.safetensors", b"whole")
     torn = write(folder / f".state/train/0123/checkpoint-000000000512-{whole}.safetensors", b"who")
+    (kept.parent / f"part-000000000512-01234567-00000-{whole}.safetensors").symlink_to("nothing")
     (folder / ".state/shards/locks").mkdir(parents=True)
     fetching = write(folder / f".state/shards/{whole}.5.part")
     for name in HALF:

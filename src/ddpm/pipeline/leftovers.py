@@ -47,7 +47,7 @@ def _temporary() -> Iterator[Leftover]:
 
 
 def _torn_checkpoints() -> Iterator[Leftover]:
-    for path in [path for pattern in _CHECKPOINTS for path in STATE.glob(f"*/*/{pattern}")]:
+    for path in [path for pattern in _CHECKPOINTS for path in STATE.glob(f"*/*/{pattern}") if path.is_file()]:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if not path.stem.endswith(found):
