@@ -56,6 +56,8 @@ LOCKS := requirements.lock
 ifeq ($(TORCH),cpu)
 LOCKS := $(VENV)/without-torch.lock requirements-cpu.lock
 TORCH_FROM := --extra-index-url $(TORCH_INDEX)
+# An index of torch also has some versions of other packages, for which uv would look nowhere else. The hashes decide.
+export UV_INDEX_STRATEGY := unsafe-best-match
 define without_cuda
 	@test -n "$(TORCH_INDEX)" -o -f requirements-cpu.lock || { echo "TORCH=cpu needs TORCH_INDEX=URL, a package index with torch for CPUs"; exit 1; }
 	@sed -E '/^(torch|torchvision|triton|nvidia-[^=]+|cuda-[^=]+)==/,/[^\\]$$/d' requirements.lock > $(VENV)/without-torch.lock

@@ -84,7 +84,7 @@ def test_a_file_of_another_hash_is_not_installed(project: Path) -> None:
 
 
 def index_with_torch(folder: Path) -> str:
-    """A package index whose torch==2.15.0 is a module without CUDA; its URL."""
+    """A package index whose torch==2.15.0 is a module without CUDA, and with another version of iniconfig; its URL."""
     wheel = folder / "torch" / "torch-2.15.0+cpu-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)
     info = "torch-2.15.0+cpu.dist-info"
@@ -95,6 +95,9 @@ def index_with_torch(folder: Path) -> str:
         file.writestr(f"{info}/RECORD", f"torch.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     (wheel.parent / "index.html").write_text(f'<a href="{wheel.name}#sha256={digest}">{wheel.name}</a>')
+    (folder / "iniconfig").mkdir()
+    other = "iniconfig-0.1-py3-none-any.whl"
+    (folder / "iniconfig" / "index.html").write_text(f'<a href="{other}">{other}</a>')
     return folder.as_uri()
 
 
@@ -114,6 +117,7 @@ def test_torch_for_cpus_comes_from_the_index_of_the_user_with_hashes_from_the_se
     index = index_with_torch(tmp_path / "index")
     done = setup(with_cuda, TORCH="cpu", TORCH_INDEX=index)
     assert done.returncode == 0, done.stderr
+    assert "uv could not install" not in done.stdout
     assert subprocess.run([with_cuda / ".venv/bin/python", "-c", "import iniconfig, small, torch"]).returncode == 0
     assert not list((with_cuda / ".venv").glob("lib/python*/site-packages/nvidia*"))
     lock = with_cuda / "requirements-cpu.lock"
