@@ -160,6 +160,16 @@ def test_data_that_were_damaged_later_are_found(prepared: Path, write_split, tmp
     assert broken["arrays are as stated: height"] == ("test (height 8)",)
 
 
+def test_images_whose_digests_are_missing_are_not_taken_for_the_same(prepared: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    shutil.copytree(prepared, tmp_path / "prepared")
+    for path in sorted((tmp_path / "prepared" / "manifest").iterdir()):
+        pd.read_parquet(path).assign(pixel_sha256=None).to_parquet(path)
+    outcome = outcomes_of(tmp_path / "prepared", tmp_path / "docs")["no image of test is in train"]
+    assert (outcome.observed, outcome.rows) == (0, ())
+
+
 def test_a_class_without_a_training_image_is_named(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "prepared")
     path = tmp_path / "prepared" / "dataset.json"

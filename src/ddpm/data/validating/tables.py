@@ -35,7 +35,8 @@ def tables_of(files: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
 
 def with_same_as_in_train(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, pd.DataFrame]":
     """Return the tables of the whole manifest with the column same_as_in_train of `test`."""
-    first = tables["train"].drop_duplicates("pixel_sha256").set_index("pixel_sha256")["path"]
+    known = tables["train"].dropna(subset="pixel_sha256")  # pandas would find a missing digest among missing ones
+    first = known.drop_duplicates("pixel_sha256").set_index("pixel_sha256")["path"]
     test = tables["test"].assign(**{SAME_AS_IN_TRAIN: tables["test"]["pixel_sha256"].map(first)})
     return {**tables, "test": test}
 
