@@ -64,6 +64,14 @@ def test_values_and_gradients_are_as_near_to_float32_as_the_composed_ones(
 
 @compiled
 @pytest.mark.usefixtures("turned_on")
+def test_float32_is_composed_because_the_compiled_operations_would_read_its_bytes_as_bf16() -> None:
+    x, scale, shift = drawn(2, 8, 4, torch.channels_last).float(), torch.ones(2, 8), torch.zeros(2, 8)
+    found = kernels.group_norm(x, scale, shift, groups=2, eps=1e-5, silu=False)
+    torch.testing.assert_close(found, F.group_norm(x, 2, eps=1e-5))
+
+
+@compiled
+@pytest.mark.usefixtures("turned_on")
 def test_no_bit_depends_on_the_number_of_threads_or_on_the_other_images() -> None:
     x, before = drawn(6, 64, 8, torch.channels_last), torch.get_num_threads()
     runs = []

@@ -35,7 +35,7 @@ def group_norm(x: Tensor, scale: Tensor, shift: Tensor, *, groups: int, eps: flo
 
     Statistics are float32. It is fastest if x is channels_last; the result has the memory layout of x.
     """
-    function = NativeGroupNorm if native_norm.is_on() else _GroupNorm
+    function = NativeGroupNorm if native_norm.is_on() and suits(x) else _GroupNorm
     return function.apply(x, scale.float(), shift.float(), groups, eps, silu)
 
 
