@@ -1,6 +1,6 @@
 """How long a training stands still for a checkpoint, and how long the thread then writes.
 
-python benchmarks/saving.py             # the 35.7M network of Ho et al. 2020 with AdamW: 571 MB
+python benchmarks/saving.py             # the 35.7M network of Ho et al. 2020 with AdamW: 572 MB
 python benchmarks/saving.py --width 32  # a small one
 """
 
