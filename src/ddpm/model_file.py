@@ -94,7 +94,8 @@ class Model:
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, object], Estimate]:
         """Return (x_t [N, C, *shape], t [N], condition) -> estimate of x_0, and of the variance if it was learned.
 
-        x_0 is clipped only if training clipped it (`objective.bounded`). The estimator is that of the present weights.
+        x_0 is clipped only if training clipped it (`objective.bounded`). The estimator is that of the present weights;
+        in bf16 it does not notice weights that are written through `.data`.
         """
         process, objective, trained = self.schedule, self.spec.objective, self._laid_out(precision)
 

@@ -27,6 +27,7 @@ def slots(prefect: Prefect) -> int:
         return int(deployment.global_concurrency_limit.active_slots)
 
 
+@pytest.mark.slow
 def test_the_next_worker_closes_what_a_power_cut_left_frees_the_slot_and_says_so(prefect: Prefect) -> None:
     from prefect.client.schemas.actions import DeploymentUpdate
 

@@ -143,3 +143,12 @@ def test_without_a_folder_for_temporary_files_it_stays_off(monkeypatch: pytest.M
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     assert "No space left" in (native_norm.turn_on() or "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "precision", "said"), [(False, "float32", None), (True, "float32", "in float32 on cpu")]
+)
+def test_who_wants_it_where_it_is_not_used_is_told(wanted: bool, precision: str, said: str | None) -> None:
+    sentence = native_norm.turn_on_where_it_serves(wanted, torch.device("cpu"), precision)
+    assert not native_norm.is_on()
+    assert (sentence is None) if said is None else said in (sentence or "")

@@ -24,7 +24,7 @@ def served_folder(tmp_path: Path, tiny_model: Callable[..., str]) -> Path:
 
 def test_the_logged_model_holds_no_pickle_and_no_compiled_code(served_folder: Path) -> None:
     files = [path for path in served_folder.rglob("*") if path.is_file()]
-    text = {".py", ".typed", ".txt", ".yaml", ".html", ".css", ".js", ".svg", ""}
+    text = {".py", ".cpp", ".typed", ".txt", ".yaml", ".html", ".css", ".js", ".svg", ""}
     assert {path.suffix for path in files} <= {".safetensors", *text}
     for path in files:
         start_of_file = path.read_bytes()[:2]

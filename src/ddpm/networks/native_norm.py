@@ -58,10 +58,13 @@ def turn_on() -> str | None:
     return None
 
 
-def turn_on_where_it_serves(wanted: bool, device: torch.device, precision: str) -> None:
-    """Turn it on if it is wanted and the network computes in bf16 on a CPU; print one sentence if that fails."""
-    if wanted and device.type == "cpu" and precision == "bf16" and (obstacle := turn_on()):
-        print(f"runtime.native_norm is true, but torch's slower operations are used: {obstacle}")
+def turn_on_where_it_serves(wanted: bool, device: torch.device, precision: str) -> str | None:
+    """Turn it on if it is wanted and the network computes in bf16 on a CPU; return one sentence if it is not used."""
+    if not wanted:
+        return None
+    fits = device.type == "cpu" and precision == "bf16"
+    obstacle = turn_on() if fits else f"it is for bf16 on a CPU, and this training computes in {precision} on {device}"
+    return obstacle and f"runtime.native_norm is true, but torch's operations are used: {obstacle}"
 
 
 def turn_off() -> None:

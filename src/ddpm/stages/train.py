@@ -130,7 +130,9 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
     machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
-    turn_on_where_it_serves(params.runtime.native_norm, **machine)
+    unused = turn_on_where_it_serves(params.runtime.native_norm, **machine)
+    if unused and leads():
+        print(unused)
     folder = stage.paths.state / session.fingerprint_of(spec, params.train, parent=parent, **origin)
     with _imported_meanwhile("mlflow", "torch._dynamo") if leads() else nullcontext():
         planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
