@@ -92,6 +92,7 @@ def session(folder: Path, parts: list[str], **options: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_run_leaves_the_others_and_is_in_the_table_with_its_reason(tmp_path: Path) -> None:
     found = session(tmp_path, ["peaks", "cifar10"], data=tmp_path / "no.zip")
     assert found["parts"]["peaks"]["reason"] == ""

@@ -5,6 +5,7 @@ import os
 import signal
 from typing import Any
 
+import pytest
 from conftest import Prefect
 from waiting import wait_for
 

@@ -31,6 +31,7 @@ def test_the_flow_runs_without_a_server_and_its_record_is_kept(used: Project) ->
     wait_for(lambda: not used.processes())
 
 
+@pytest.mark.slow
 def test_its_server_does_nothing_that_another_site_sends_and_ends_with_the_flow_by_sigterm(
     used: Project,
 ) -> None:

@@ -48,6 +48,7 @@ def test_processes_measure_bitwise_what_one_measures(
     assert (alone["shifted distance"][:90] == 0).all()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_while_the_training_images_grow_tenfold(
     tmp_path: Path, write_split: Callable[..., None]
 ) -> None:
