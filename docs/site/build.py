@@ -21,6 +21,7 @@ RESULTS = {
     "time_to_fid_colour_peers": "CIFAR-10: FID after 38 minutes, beside other libraries",
     "few": "Few pictures: FID after 8 minutes",
     "training": "Speed of training",
+    "training_native": "Speed of training, with normalisation in C++",
     "sampling": "Speed of sampling at equal FID",
     "samplers": "Samplers: FID against network evaluations",
     "preparation": "Speed of preparing images",
