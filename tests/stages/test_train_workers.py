@@ -93,15 +93,16 @@ def test_an_error_that_a_person_must_mend_is_said_once_and_not_tried_again(
 ) -> None:
     yaml = YAML(typ="safe")
     params = yaml.load((prepared / "params.yaml").read_text())
-    params["train"] |= {"batch_size": 1}
+    params["train"] |= {"batch_size": 3}
+    params["runtime"] |= {"device_batch": 1}  # 2 processes would need 4 images
     folder = prepared.parent / "unmended"
     shutil.copytree(prepared, folder)
     yaml.dump(params, folder / "params.yaml")
     stage = start(folder)
     output, _ = stage.communicate(timeout=HANG_SECONDS)
     assert stage.returncode == 1
-    assert output.count("train.batch_size is 1, which 2 processes") == 1
-    assert output.splitlines()[-1].startswith("error: train.batch_size is 1")
+    assert output.count("train.batch_size is 3, which 2 processes with 2 accumulation steps") == 1
+    assert output.splitlines()[-1].startswith("error: train.batch_size is 3")
 
 
 @pytest.mark.slow
