@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpm.compute.executors import cores
+from ddpm.compute.cores import cores
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
 

@@ -138,7 +138,8 @@ def main() -> None:
     plain = replace(params, train=replace(params.train, augment=replace(params.train.augment, probability=0.0)))
     name = "from another model" if args.start else "alone"
     trainings = {name: params} | ({f"{name}, without augmentation": plain} if args.without_augmentation else {})
-    rules = {"limit": params.promote.max_memorized_share, "quantile": params.evaluate.memorized_quantile}
+    limit = next(rule.value for rule in params.promote.rules if rule.figure == "memorized_share")
+    rules = {"limit": limit, "quantile": params.evaluate.memorized_quantile}
     real = copies(torch.from_numpy(others.test), few, judges[0], quantile=rules["quantile"])
     rows = []
     for name, each in trainings.items():

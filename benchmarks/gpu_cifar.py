@@ -17,7 +17,7 @@ from ddpm.data.reading.dataset import Split
 from ddpm.errors import UserError
 from ddpm.measuring.features.extractor import Described, Extractor, describe
 from ddpm.measuring.features.extractor_training import train_extractor
-from ddpm.measuring.fidelity import frechet_distance
+from ddpm.measuring.frechet import frechet_distance
 
 if TYPE_CHECKING:
     from ddpm.params import Params

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.measuring.features.extractor import Described
-from ddpm.measuring.fidelity import frechet_distance
+from ddpm.measuring.frechet import frechet_distance
 
 WIDTHS = (16, 32, 48)
 DIM = sum(WIDTHS)

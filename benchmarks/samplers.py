@@ -20,7 +20,8 @@ from ddpm.data.reading.dataset import read_split
 from ddpm.generation.generate import balanced_labels, generate
 from ddpm.generation.recipe import neutral
 from ddpm.measuring.features.extractor import describe
-from ddpm.measuring.fidelity import frechet_distance, load_extractor
+from ddpm.measuring.features.extractor_file import load_extractor
+from ddpm.measuring.frechet import frechet_distance
 
 ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("ddpm", "uniform", {}),

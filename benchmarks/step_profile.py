@@ -23,6 +23,7 @@ from ddpm.networks.settings import CONVENTION, Network
 from ddpm.params import Params
 from ddpm.training.batches import Batches
 from ddpm.training.loop import Step, new_state, train
+from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.times import make_times
 
 WARM_UP_STEPS = 3
@@ -102,9 +103,9 @@ def steps(setting: Setting, params: Params, device: torch.device, precision: har
     return train(
         state,
         Batches(images, labels, batch_size=setting.batch, seed=0, flip=flip, device=device),
-        process=process,
-        times=make_times(process, train_settings, memory=state.times, device=device),
-        objective=spec.objective,
+        method=Diffusion(
+            process, make_times(process, train_settings, memory=state.times, device=device), spec.objective
+        ),
         settings=train_settings,
         device=device,
         precision=precision,

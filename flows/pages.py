@@ -71,17 +71,16 @@ class Registered:
         return decided[self.state_name()] + self._compared()
 
     def _compared(self) -> str:
-        from ddpm.measuring.metric_catalogue import find
         from ddpm.params import load as load_params
 
-        metric, measured = find(load_params().promote.metric), read_metrics()
-        if metric is None or measured is None:
+        metric, measured = load_params().promote.main, read_metrics()
+        if measured is None:
             return ""
-        own = f": {metric.label} {measurements.with_spread(measured, metric)}"
+        own = f": {metric.label} {measurements.with_interval(measured, metric)}"
         record = self.against.record_like(measured) if self.against else None
         if self.against is None or record is None:
             return own
-        return f"{own}, version {self.against.number} had {measurements.with_spread(record, metric)}"
+        return f"{own}, version {self.against.number} had {measurements.with_interval(record, metric)}"
 
 
 def of_result(state: State, reasons: Sequence[str], registered: Registered | None) -> list[Page]:
@@ -112,17 +111,14 @@ def of_nothing(state: State, registered: Registered | None) -> list[Page]:
 
 def trend() -> list[Page]:
     """Return the page that shows the metric of every version; none if there is no version."""
-    from ddpm.measuring.metric_catalogue import find
     from ddpm.params import load as load_params
     from ddpm.reporting.trend import page
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     if not RUN.exists() or not _has_store():
         return []
-    rule = load_params().promote
-    registry = MlflowRegistry(rule.name)
-    metric = find(rule.metric)
-    assert metric is not None
+    promote = load_params().promote
+    registry, metric = MlflowRegistry(promote.name), promote.main
     text = page(registry.versions(), registry.history(), metric)
     return [Page(TREND, text, f"{metric.label} of every retraining, and of the champion at that time")] if text else []
 

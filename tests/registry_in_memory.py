@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CHALLENGER, CHAMPION, ORIGIN, RECORDS, Version
+from ddpm.promotion.registry import CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, Version
 from ddpm.promotion.succession import Move, consequences, decided, move_outside
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -47,6 +47,9 @@ class RegistryInMemory:
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
         self._tag(number, {RECORDS: f"{self._versions[number].tags[RECORDS]} {self._document(record)}"})
+
+    def keep_decision(self, number: str, decision: Mapping[str, Any]) -> None:
+        self._tag(number, {DECISION: self._document(decision)})
 
     def download(self, version: Version, folder: Path) -> Path:
         if version.number in self.lost:

@@ -1,4 +1,4 @@
-"""What `make gpu` measures runs on the CPU, too, with tiny numbers; without a GPU the command says so and ends well."""
+"""Every part of `make gpu` runs on a CPU with tiny sizes; without a GPU the command says so and exits with 0."""
 
 import json
 import os

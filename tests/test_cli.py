@@ -27,7 +27,7 @@ REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "page", "import-unet", "export-unet", "configure", "explain", "look", "plan")
-COMMANDS += ("history", "compare", "doctor")
+COMMANDS += ("history", "compare", "doctor", "spread", "gate")
 
 
 def record(fid: float) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
     assert cli.main(["report"]) == 0
     said = capsys.readouterr().out
     for part in (
-        f"{'FID':20}{16:>10}{4:>10}   lower is better",
+        f"{'FID':18}{'16':7}{'4':7}lower is better",
         "ddpm version 1: promoted; it is the champion",
         "there is no champion to compare with",
         "reports/samples.png and reports/reverse_process.gif",
@@ -293,6 +293,7 @@ def test_the_report_says_figures_floor_version_decision_pictures_and_how_to_look
         "http://127.0.0.1:4200",
     ):
         assert part in said
+    assert "FID, second" not in said  # there is no second extractor
 
 
 def test_the_report_of_a_project_on_a_server_says_where_to_look(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from ddpm import cli, few_images, model_file
 from ddpm.compute import hardware
+from ddpm.compute.cores import cores as cores_available
 from ddpm.exchange.diffusers_folder import why_not_exported
 from ddpm.params import Params
 from ddpm.params import load as load_params
@@ -105,7 +106,7 @@ def test_too_few_images_for_any_limit_are_said_with_what_helps(
 
 
 def test_a_busy_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = hardware.cores_available()
+    cores = cores_available()
     monkeypatch.setattr("os.getloadavg", lambda: (0.9 * cores, 0.0, 0.0))
     assert hardware.busy_sentence() is None
     monkeypatch.setattr("os.getloadavg", lambda: (3.0 * cores, 0.0, 0.0))

@@ -82,7 +82,8 @@ class Ours:
 
         labels = images.train_labels if self.labels else None
         _, channels, size, _ = images.train.shape
-        sections = {name: getattr(self.params, name) for name in ("schedule", "objective", "network", "train")}
+        names = ("method", "schedule", "objective", "network", "vae", "gan", "train")
+        sections = {name: getattr(self.params, name) for name in names}
         classes = class_names(images) if self.labels else ()
         spec = spec_of(channels=channels, size=size, classes=classes, **sections)
         device = hardware.choose_device(self.params.runtime.device)

@@ -25,6 +25,7 @@ from ddpm.params import load as load_params
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
 from ddpm.training.loop import new_state, train
+from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.times import make_times
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -77,9 +78,11 @@ class OurSteps:
         self.steps: Iterator[Any] = train(
             state,
             Batches(images, None, batch_size=batch_size, seed=0, flip=False, device=device),
-            process=process,
-            times=make_times(process, settings, memory=state.times, device=device),
-            objective=replace(params.objective, target="eps", weight="simple"),
+            method=Diffusion(
+                process,
+                make_times(process, settings, memory=state.times, device=device),
+                replace(params.objective, target="eps", weight="simple"),
+            ),
             settings=settings,
             device=device,
             precision=self.precision,

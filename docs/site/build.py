@@ -25,6 +25,9 @@ RESULTS = {
     "sampling": "Speed of sampling at equal FID",
     "samplers": "Samplers: FID against network evaluations",
     "preparation": "Speed of preparing images",
+    "methods": "Diffusion, VAE and GAN after equal time",
+    "coverage": "Coverage of the intervals",
+    "gate": "How often the gate promotes",
 }
 """Titles of the pages of measured results in the navigation, because some of the pages have equal headings."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)")

@@ -57,7 +57,7 @@ def params(root: Path) -> str:
             parts.append(f"\n## {name}\n\n| key | default | values | meaning | reruns |\n|---|---|---|---|---|")
         default = f"`{cell(as_yaml(key.value))}`"
         stages = ", ".join(key.stages)
-        parts.append(f"| `{rest}` | {default} | {escaped(key.allowed)} | {escaped(key.meaning)} | {stages} |")
+        parts.append(f"| `{rest or name}` | {default} | {escaped(key.allowed)} | {escaped(key.meaning)} | {stages} |")
     return "\n".join([*parts[:1], "", *parts[1:], ""])
 
 

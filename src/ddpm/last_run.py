@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ddpm.promotion.settings import Promote
     from ddpm.reporting.report_page import Images, LastRun
 
-FILES = ("prepared", "images", "model", "run", "metrics", "validation", "docs", "curves", "neighbours")
+FILES = (
+    *("prepared", "images", "model", "run", "metrics", "validation", "docs", "curves", "neighbours"),
+    *("reactions", "damaged"),
+)
 """The paths that `read` needs, as in the command of stage `report`."""
 _WITHOUT_RESULTS = ("configure", "report")
 """Stages that depend on all code, or whose result is the page itself."""
@@ -34,7 +37,6 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
     from ddpm.promotion.registry import champion_among, holding, judged_against
     from ddpm.rendering.pictures import from_file
     from ddpm.reporting.report_page import LastRun
-    from ddpm.settings import as_dict
     from ddpm.tracking.mlflow_registry import MlflowRegistry
     from ddpm.tracking.run_json import read_run
     from ddpm.tracking.run_summary import summary_of
@@ -49,9 +51,11 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
         images=list(_images(paths.prepared, paths.images, facts.classes)),
         measured=measured,
         curves=list(_curves(paths.curves)),
-        lineage=_lineage(paths.model),
-        promote=as_dict(promote),
+        lineage=lineage_of(paths.model),
+        promote=promote,
         neighbours=from_file(paths.neighbours),
+        damaged=from_file(paths.damaged),
+        reactions=_json(paths.reactions) if paths.reactions.exists() else {},
         run=summary_of(found.run_id) if found and found.run_id else None,
         version=found,
         against=judged_against(found, versions),
@@ -117,7 +121,7 @@ def _curves(path: Path) -> Iterator[dict[str, float]]:
                 yield {name: float(value) for name, value in row.items() if value}
 
 
-def _lineage(model: Path) -> dict[str, Any]:
+def lineage_of(model: Path) -> dict[str, Any]:
     """Return the lineage in the header of a model file, without reading its weights."""
     from safetensors import SafetensorError, safe_open
 

@@ -19,9 +19,9 @@ from ddpm.diffusion import objectives
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
-from ddpm.model_spec import Spec, build_network, shapes_of_weights
+from ddpm.model_spec import Spec, build_network, require_diffusion, shapes_of_weights
 from ddpm.networks.cast_weights import with_cast_weights
-from ddpm.networks.unet import UNet
+from ddpm.networks.conditioned import Conditional, DirectNetwork
 from ddpm.settings import fault_in, require, section
 
 FORMAT = "ddpm-1"
@@ -84,12 +84,20 @@ class Model:
     @cached_property
     def schedule(self) -> Process:
         """The forward process. It is the same object for all batches, so that grids and tables are kept for it."""
+        require_diffusion(self.spec, "a forward process")
         return make_process(self.spec.schedule)
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """[C, *shape] of one sample."""
-        return self.spec.channels, self.spec.size, self.spec.size
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise from which one sample is drawn: [C, *shape] for diffusion, else that of a latent."""
+        return self.spec.noise_shape
+
+    def drawn(self, z: Tensor, condition: object, *, precision: Precision = "float32") -> Tensor:
+        """Return the images of latents [N, *noise_shape] in one evaluation, for methods vae and gan: [N, C, *shape]."""
+        network = self._laid_out(precision)
+        assert isinstance(network, DirectNetwork)
+        with autocast(z.device, precision):
+            return network.draw(z, condition)
 
     def estimator(self, *, precision: Precision = "float32") -> Callable[[Tensor, Tensor, object], Estimate]:
         """Return (x_t [N, C, *shape], t [N], condition) -> estimate of x_0, and of the variance if it was learned.
@@ -226,7 +234,7 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
     return header, {name: list(shape) for name, shape in shapes.items()}
 
 
-def _trained(spec: Spec, weights: dict[str, Tensor], device: torch.device | str) -> UNet:
+def _trained(spec: Spec, weights: dict[str, Tensor], device: torch.device | str) -> Conditional:
     network = build_network(spec).to(device)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

@@ -6,8 +6,13 @@ from typing import Any
 from torch import Size
 
 from ddpm.diffusion.settings import Objective, Schedule
-from ddpm.networks.settings import Convention, Network
-from ddpm.networks.unet import UNet, shapes_of
+from ddpm.errors import UserError
+from ddpm.networks.conditioned import Conditional
+from ddpm.networks.gan import Generator
+from ddpm.networks.settings import Convention, Gan, Method, Network, Vae
+from ddpm.networks.shapes import shapes_of
+from ddpm.networks.unet import UNet
+from ddpm.networks.vae import Autoencoder
 from ddpm.settings import require, section
 
 MAX_CHANNELS = 2**16
@@ -36,6 +41,12 @@ class Spec:
     convention: Convention
     augmentation: int = 0
     """How many numbers describe the augmentation of a training image; the network takes them as an input. 0: none."""
+    method: Method = "diffusion"
+    """Kind of model. A VAE and a GAN read neither schedule, objective, network, convention nor augmentation."""
+    vae: Vae | None = None
+    """Not None exactly for method vae."""
+    gan: Gan | None = None
+    """Not None exactly for method gan."""
 
     def __post_init__(self) -> None:
         for name, most in (("channels", MAX_CHANNELS), ("size", MAX_SIZE)):
@@ -49,10 +60,33 @@ class Spec:
             self.unconditional or len(self.classes) > 0,
             "unconditional is false, but a model without classes takes no label; expected true",
         )
+        for name in ("vae", "gan"):
+            is_there = getattr(self, name) is not None
+            require(
+                is_there == (self.method == name),
+                f"method is {self.method}, and section {name} is {'set' if is_there else 'missing'}",
+            )
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise from which one sample is drawn: that of an image, or of a latent."""
+        if self.vae is not None:
+            return self.vae.latent_channels, *([self.vae.latent_size] * 2 if self.vae.latent_size > 1 else [])
+        return (self.channels, self.size, self.size) if self.gan is None else (self.gan.latent,)
+
+
+def require_diffusion(spec: Spec, purpose: str) -> None:
+    """Raise UserError unless the model is a diffusion model. `purpose` begins the sentence."""
+    if spec.method != "diffusion":
+        kind = {"vae": "a VAE", "gan": "a GAN"}[spec.method]
+        raise UserError(
+            f"{purpose} needs noise levels, but this model is {kind}, which draws in one evaluation and has none; "
+            "use a diffusion model"
+        )
 
 
 def architecture_of(spec: Spec) -> Mapping[str, Any]:
-    """Return the arguments of `UNet`."""
+    """Return the arguments of the `UNet` of a diffusion model."""
     return vars(spec.network) | {
         "channels": spec.channels,
         "out_channels": (2 if spec.objective.learned_variance else 1) * spec.channels,
@@ -63,8 +97,13 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
     }
 
 
-def build_network(spec: Spec) -> UNet:
-    """Return an untrained network."""
+def build_network(spec: Spec) -> Conditional:
+    """Return the untrained network of the model: a U-Net, an encoder with its decoder, or a generator."""
+    images = {"channels": spec.channels, "size": spec.size, "classes": len(spec.classes)}
+    if spec.vae is not None:
+        return Autoencoder(**images, **vars(spec.vae))
+    if spec.gan is not None:
+        return Generator(**images, width=spec.gan.width, latent=spec.gan.latent)
     return UNet(**architecture_of(spec))
 
 
@@ -74,6 +113,7 @@ def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
     Raise ValueError, ArithmeticError, TypeError or RuntimeError for a network too large for a file of `tensors`
     tensors.
     """
-    network = spec.network
-    require(network.blocks <= tensors, f"network.blocks is {network.blocks}, but the file has {tensors} tensors")
-    return shapes_of(architecture_of(spec))
+    section = spec.vae or spec.network
+    too_deep = spec.gan is None and section.blocks > tensors
+    require(not too_deep, f"{spec.method} has {section.blocks} blocks, but the file has {tensors} tensors")
+    return shapes_of(lambda: build_network(spec))

@@ -70,6 +70,7 @@ def as_yaml(value: Any) -> str:
 
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.width = True, 1_000_000
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(value, text)
     return text.getvalue().removesuffix("\n").removesuffix("\n...")
 
@@ -147,6 +148,8 @@ def replaced(text: str, change: Change, params: Path) -> str:
 
 def _end(node: Any) -> int:
     """Where the text of ruamel's node ends; a block's end mark stands behind the comments that follow."""
+    if isinstance(node, tuple):  # the last key of a mapping, with its value
+        return _end(node[1])
     if isinstance(node.value, list) and node.value and not node.flow_style:
         return _end(node.value[-1])
     return int(node.end_mark.index)

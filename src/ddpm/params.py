@@ -17,7 +17,7 @@ from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
 from ddpm.measuring.settings import Evaluate
-from ddpm.networks.settings import Network
+from ddpm.networks.settings import Gan, Method, Network, Vae
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Sample
 from ddpm.serving.settings import Serve
@@ -33,9 +33,14 @@ class Params:
     data: Data
     validate: Validate
     features: Features
+    method: Method
+    """Kind of model. diffusion: a denoising diffusion model, by sections schedule, objective and network; vae: a
+    variational autoencoder; gan: a generative adversarial network. All other sections are the same for all three."""
     schedule: Schedule
     objective: Objective
     network: Network
+    vae: Vae
+    gan: Gan
     train: Train
     sample: Sample
     evaluate: Evaluate
@@ -79,6 +84,7 @@ class Params:
         )
         for key, value, idle_value in (
             ("features.extractor", self.features.extractor == "classifier", "auto or rotation"),
+            ("features.second", self.features.second == "classifier", "rotation or null"),
             ("evaluate.augmentation", self.evaluate.augmentation, "false"),
             ("sample.guidance", self.sample.guidance != 1 and self.sample.guide is None, "1"),
         ):
@@ -87,6 +93,17 @@ class Params:
                 f"{key} is {unread_settings.yaml(unread_settings.value_of(self, key))}, which needs classes, but "
                 f"data.labels is false; set {key} to {idle_value} or data.labels to true",
             )
+        if self.method != "diffusion":
+            for key, other, instead in (
+                ("train.optimizer", "muon", "adamw"),
+                ("runtime.parallel", "fsdp", "ddp"),
+                ("runtime.parallel", "hybrid", "ddp"),
+            ):
+                require(
+                    unread_settings.value_of(self, key) != other,
+                    f"{key} is {other}, which only method diffusion supports; set {key} to {instead} or method to "
+                    "diffusion",
+                )
         processes = self.runtime.processes
         for key in ("train.batch_size", "features.batch_size"):
             batch = unread_settings.value_of(self, key)

@@ -28,7 +28,7 @@ class Key(NamedTuple):
     """A key of params.yaml."""
 
     name: str
-    """`section.key`, or `section.block.key`."""
+    """`section.key`, `section.block.key`, or the name of a key outside of the sections."""
     meaning: str
     """The docstring of the setting, on one line."""
     allowed: str
@@ -105,13 +105,20 @@ def in_words(kind: Any, ranges: list[str]) -> str:
     """Return the values that a declared type allows within the ranges, which the checks name."""
     declared = allowed_values(kind)
     if not ranges:
-        return f"{declared} of {allowed_values(get_args(kind)[0])}" if declared == "a list" else declared
+        return f"a list of {_items(get_args(kind)[0])}" if declared == "a list" else declared
     text = ", ".join(ranges)
     if int in alternatives(kind) and "whole" not in text:
         text = text.replace("a number", "a whole number") if "a number" in text else f"a whole number, {text}"
     if type(None) in alternatives(kind) and "null" not in text:
         text = f"{text} or null"
     return text
+
+
+def _items(kind: Any) -> str:
+    """Return what the items of a list are."""
+    return (
+        f"mappings with {', '.join(get_type_hints(kind))}" if dataclasses.is_dataclass(kind) else allowed_values(kind)
+    )
 
 
 def _value(values: Any, path: tuple[str, ...]) -> Any:

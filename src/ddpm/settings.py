@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def _fault_and_remedy(error: Any, cls: type) -> list[str]:
         is_missing, location = False, location[:-1]
     key, kind = _place(cls, location)
     if is_missing:
-        return [f"{key} is missing", f"add it (`ddpm explain {key}` says what it means)"]
+        explained = re.split(r"\.\d", key)[0]  # the reference explains a list as a whole
+        return [f"{key} is missing", f"add it (`ddpm explain {explained}` says what it means)"]
     if error["type"] == "value_error":
         detail = str(error["ctx"]["error"])
         return [f"{key}: {detail}" if key else detail]
@@ -90,8 +92,10 @@ def _fault_and_remedy(error: Any, cls: type) -> list[str]:
 def _remedy_of_unknown(cls: type, location: Sequence[str | int]) -> str:
     *above, name = map(str, location)
     known = get_type_hints(cls)
+    kind: Any = cls
     for part in above:
-        known = get_type_hints(known[part]) if dataclasses.is_dataclass(known.get(part)) else {}
+        kind = get_args(kind)[0] if get_origin(kind) is tuple else get_type_hints(kind).get(part)
+        known = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     nearest = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {'.'.join([*above, *nearest])}?" if nearest else "remove it or correct its spelling"
 

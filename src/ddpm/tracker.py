@@ -114,6 +114,9 @@ def finishing(tracker: Tracker) -> Iterator[Tracker]:
     tracker.finish("FINISHED")
 
 
-def flat(**sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"section.key": value} for every key of every section."""
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+def flat(**sections: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Return {"section.key": value} for every key of every section, and {"key": value} for a key outside of them."""
+    values: dict[str, Any] = {}
+    for name, section in sections.items():
+        values |= {name: section} if isinstance(section, str) else {f"{name}.{key}": v for key, v in section.items()}
+    return values

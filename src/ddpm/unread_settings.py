@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import reduce
 from typing import Any, NamedTuple
 
 
@@ -29,11 +30,30 @@ class Setting(NamedTuple):
 
 
 _GUIDED = (Reader("sample.guidance", (1,), but=True),)
+_NOISY = (Reader("method", ("diffusion",)),)
 _EXPLODING = (Reader("schedule.name", ("variance_exploding",)),)
 
 REFUSED = (
-    Setting("features.inception_weights", None, (Reader("features.extractor", ("auto", "inception")),)),
+    Setting(
+        "features.inception_weights",
+        None,
+        (Reader("features.extractor", ("auto", "inception")), Reader("features.second", ("inception",))),
+    ),
+    *(
+        Setting(
+            f"features.{kind}_weights",
+            None,
+            (Reader("features.extractor", (kind,)), Reader("features.second", (kind,))),
+        )
+        for kind in ("dinov2", "clip")
+    ),
     Setting("sample.guide", None, _GUIDED),
+    Setting("sample.guidance", 1, _NOISY),
+    Setting("sample.threshold", None, _NOISY),
+    Setting("train.time_sampling", "uniform", _NOISY),
+    Setting("train.augment.probability", 0, _NOISY),
+    Setting("train.start", None, _NOISY),
+    Setting("evaluate.bits_per_dim", 0, (Reader("method", ("diffusion", "vae")),)),
     Setting("sample.guidance_interval", (0, None), _GUIDED),
     Setting("sample.guidance_rescale", 0, _GUIDED),
 )
@@ -59,14 +79,30 @@ def refused(params: Any) -> str | None:
 
 
 def warned(params: Any) -> list[str]:
-    """A sentence for every setting that nothing reads, among them attention where `data.size` is known."""
+    """A sentence for every setting that nothing reads, among them attention where `data.size` is known.
+
+    Of the sections that the method does not read there is none, because `noted` names them.
+    """
     size = params.data.size
+    if params.method != "diffusion":
+        return []
     return [*_unread(params, WARNED), *(attention(params, size) if size is not None else [])]
+
+
+def noted(params: Any) -> str | None:
+    """A sentence that names what the method does not read; None for diffusion, which reads nearly everything."""
+    if params.method == "diffusion":
+        return None
+    other = "gan" if params.method == "vae" else "vae"
+    return (
+        f"method is {params.method}, which reads section {params.method}, neither schedule, objective, network nor "
+        f"{other}, and of section sample only images, grid and seed, because it draws in one evaluation"
+    )
 
 
 def warned_of_size(params: Any, size: int) -> list[str]:
     """What `warned` could not say, where the data and not `data.size` say how large images are."""
-    return attention(params, size) if params.data.size is None else []
+    return attention(params, size) if params.data.size is None and params.method == "diffusion" else []
 
 
 def attention(params: Any, size: int) -> list[str]:
@@ -84,9 +120,8 @@ def attention(params: Any, size: int) -> list[str]:
 
 
 def value_of(params: Any, key: str) -> Any:
-    """`section.name`."""
-    section, name = key.split(".")
-    return getattr(getattr(params, section), name)
+    """Return the value of `section.name`, or of a key outside of the sections."""
+    return reduce(getattr, key.split("."), params)
 
 
 def _unread(params: Any, settings: tuple[Setting, ...]) -> Any:

@@ -49,7 +49,7 @@ READ_ONCE = {"train": {"promote", "sample", "evaluate"}, "prepare": {"validate",
 NO_RESULT_KEYS = {"train.max_hours", "evaluate.during"}
 # Where data.size is null, stage `configure` writes what of these can change the size into its output, which the stage
 # depends on (tests/stages/test_configure_stage.py).
-BY_CONFIGURED = {"prepare": {"schedule", "objective", "network", "train"}}
+BY_CONFIGURED = {"prepare": {"method", "schedule", "objective", "network", "vae", "gan", "train"}}
 
 
 def module_file(dotted: str) -> Path | None:

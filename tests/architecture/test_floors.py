@@ -19,7 +19,7 @@ FLOORS = (
     {"model_file"},
     {"data", "generation", "training", "exchange"},
     {"measuring"},
-    {"planning"},
+    {"planning", "calibrating"},
     {"promotion"},
     {"reporting"},
     {"serving"},

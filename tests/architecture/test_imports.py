@@ -26,6 +26,7 @@ USED = {
     "prepare": {"PIL", "pyarrow", "pandas"},
     "validate": {"great_expectations", "pandas", "pyarrow", "scipy", "PIL"},
     "features": {"torch"} | COMPILER,
+    "calibrate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL", "scipy"} | COMPILER,
     "train": {"torch", "PIL", "torch_fidelity", "torchvision"} | COMPILER | MLFLOW,  # FID during the training
     "sample": {"torch", "PIL"} | MLFLOW,
     "evaluate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL"} | COMPILER | MLFLOW,
@@ -39,7 +40,7 @@ SMALL = {
     "train": {"images": 256, "warmup_images": 64, "decay_images": 64},
     "sample": {"steps": 3, "images": 200, "grid": 16},
     "evaluate": {"kid_subsets": 2},
-    "promote": {"max_over_floor": 1e9},
+    "promote": {"rules": [{"figure": "fid", "better_by": 0.02}]},
     "runtime": {"progress": False},
 }
 WATCHED = """
@@ -98,7 +99,7 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
         *("configure", "prepare", "validate"),
         *(
             pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("features", "train", "sample", "evaluate", "register", "report")
+            for stage in ("features", "calibrate", "train", "sample", "evaluate", "register", "report")
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_writing_the_manifest_and_validating_it_take_the_same_memory_for_ten_mil
 
 @pytest.mark.slow
 def test_preparing_a_file_takes_a_bounded_memory_and_time(tmp_path: Path) -> None:
-    """8x8 PNG files, whose pixels are next to nothing: at most 450 bytes of memory and a millisecond of CPU each."""
+    """Preparing a small file (an 8x8 PNG) takes at most 450 bytes of memory and one millisecond of CPU time."""
     room = os.statvfs(tmp_path)
     if room.f_favail < 3 * FILES or room.f_bavail * room.f_frsize < 10_000 * FILES:
         pytest.skip(f"{FILES} files need {3 * FILES} inodes and {10_000 * FILES / 1e9:.0f} GB at {tmp_path}")

@@ -17,7 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "train": {"images": 3000, "warmup_images": 500, "decay_images": 1000},
     "sample": {"steps": 5, "images": 300},
     "evaluate": {"kid_subsets": 5},
-    "promote": {"max_over_floor": 100000.0},
+    "promote": {"rules": [{"figure": "fid", "better_by": 0.02}, {"figure": "memorized_share", "at_most": 0.05}]},
 }
 
 

@@ -12,6 +12,7 @@ from ddpm.data.reading.shard_index import read_index
 from ddpm.data.reading.sharded_images import ShardedImages
 from ddpm.files import write_json
 from ddpm.measuring import fidelity, memorization
+from ddpm.measuring.features.description import Description
 from ddpm.measuring.settings import Evaluate
 from ddpm.params import load as load_params
 
@@ -21,7 +22,8 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 class Projection:
     """An extractor of random linear features and two logits, which is quick."""
 
-    name, sha256, names_classes = "projection", "p" * 64, True
+    description = Description(name="projection", layer="linear", resizing="none", dtype="float32", sha256="p" * 64)
+    names_classes = True
 
     def __init__(self, *, pixels: int, dim: int) -> None:
         self.dim = dim
@@ -30,6 +32,9 @@ class Projection:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         found = images.flatten(1).float() @ self._matrix
         return found[:, : self.dim], found[:, self.dim :]
+
+    def packed(self) -> bytes:
+        raise NotImplementedError
 
 
 def compare(

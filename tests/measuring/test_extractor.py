@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from ddpm.errors import UserError
 from ddpm.measuring.features import extractor, extractor_training
 from ddpm.measuring.features.classifier import Classifier
+from ddpm.measuring.features.extractor_file import load_extractor, load_second, save
 from ddpm.measuring.features.extractor_training import rotated, shifted, train_extractor
 from ddpm.params import load as load_params
 
@@ -63,18 +64,21 @@ def test_the_features_are_standardised_and_finite(trained: extractor.Extractor, 
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(digits, tmp_path: Path) -> None:
     one, two, other = train(*digits), train(*digits), train(*digits, seed=1)
-    one.save(tmp_path / "one.safetensors")
+    save(one, tmp_path / "one.safetensors")
     assert hashlib.sha256((tmp_path / "one.safetensors").read_bytes()).hexdigest() == two.sha256
     assert other.sha256 != one.sha256
 
 
 def test_a_saved_extractor_comes_back_as_it_was(trained: extractor.Extractor, digits, tmp_path: Path) -> None:
     path = tmp_path / "models" / "extractor.safetensors"
-    trained.save(path)
-    again = extractor.load(path)
+    save(trained, path)
+    again = load_extractor(path)
     images = torch.from_numpy(digits[1].images)
     assert all(torch.equal(a, b) for a, b in zip(trained(images), again(images), strict=True))
-    assert (again.sha256, again.name, again.accuracy) == (trained.sha256, "classifier-64", trained.accuracy)
+    assert isinstance(again, extractor.Extractor)
+    assert (again.description, again.accuracy) == (trained.description, trained.accuracy)
+    assert again.description.name == "classifier-64"
+    assert again.description.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_an_image_has_the_same_features_whatever_stands_beside_it(trained: extractor.Extractor, digits) -> None:
@@ -144,23 +148,37 @@ def test_auto_takes_inception_where_there_are_weights_then_labels(
     choice: str, weights: str | None, classes: int, kind: str
 ) -> None:
     settings = dataclasses.replace(SETTINGS, extractor=choice, inception_weights=weights)
-    assert extractor_training.choose_kind(settings, classes=classes) == kind
+    assert extractor_training.choose_kinds(settings, classes=classes) == (kind,)
 
 
-def test_a_choice_that_cannot_be_is_refused() -> None:
-    with pytest.raises(UserError, match="0 classes"):
-        extractor_training.choose_kind(dataclasses.replace(SETTINGS, extractor="classifier"), classes=0)
+@pytest.mark.parametrize(
+    ("extractor", "second", "classes", "message"),
+    [
+        ("classifier", None, 0, "features.extractor is classifier, but the data have 0 classes"),
+        ("rotation", "classifier", 1, "features.second is classifier, but the data have 1 classes"),
+        ("auto", "classifier", 10, "with features.extractor auto the first extractor is that already"),
+        ("auto", "rotation", 0, "with features.extractor auto the first extractor is that already"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(extractor: str, second: str | None, classes: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        extractor_training.choose_kinds(
+            dataclasses.replace(SETTINGS, extractor=extractor, second=second), classes=classes
+        )
 
 
-def test_missing_inception_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.pth was not found"):
-        extractor.record_inception(tmp_path / "extractor.safetensors", tmp_path / "gone.pth")
+def test_the_second_extractor_is_another_one() -> None:
+    settings = dataclasses.replace(SETTINGS, second="rotation")
+    assert extractor_training.choose_kinds(settings, classes=10) == ("classifier", "rotation")
 
 
-def test_other_weights_are_not_taken_for_inception(tmp_path: Path) -> None:
-    (tmp_path / "other.pth").write_bytes(b"not those")
-    with pytest.raises(UserError, match=r"has sha256 .* expected 6726825d"):
-        extractor.record_inception(tmp_path / "extractor.safetensors", tmp_path / "other.pth")
+def test_a_file_of_no_second_extractor_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "second_extractor.safetensors"
+    save(None, path)
+    assert load_second(path) is None
+    assert path.stat().st_size < 200
+    with pytest.raises(UserError, match="is the file of no extractor"):
+        load_extractor(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors"])
@@ -169,10 +187,10 @@ def test_a_file_that_is_no_extractor_is_refused(content: bytes | None, tmp_path:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"extractor\.safetensors is not"):
-        extractor.load(path)
+        load_extractor(path)
 
 
 def test_a_model_is_no_extractor(tiny_model, tmp_path: Path) -> None:
     tiny_model(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="not an extractor of this project"):
-        extractor.load(tmp_path / "model.safetensors")
+        load_extractor(tmp_path / "model.safetensors")

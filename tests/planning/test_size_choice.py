@@ -13,6 +13,9 @@ from ddpm.planning.size_choice import UNMEASURED, Settings, size_chooser
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 SETTINGS = Settings(
+    method=PARAMS.method,
+    vae=PARAMS.vae,
+    gan=PARAMS.gan,
     schedule=PARAMS.schedule,
     objective=PARAMS.objective,
     network=replace(PARAMS.network, width=8, multipliers=(1,), blocks=1, attention=(), head_channels=8),

@@ -1,169 +1,190 @@
+"""The gate's decision: every rule is judged, and more images are drawn only while they can decide."""
+
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from fixed_contest import COPIES, FixedContest, noisy, promote
 
-from ddpm.errors import UserError
-from ddpm.promotion.gate import MEMORIZED, Decision, decide, differences
-from ddpm.promotion.settings import Promote
+from ddpm.measuring.measured import Pair
+from ddpm.promotion.gate import MEMORIZED, Decision, critical, decide, differences, looks
+from ddpm.promotion.settings import Rule
 
-RULE = Promote(
-    name="ddpm",
-    metric="fid",
-    min_improvement=0.1,
-    max_over_floor=5.0,
-    max_memorized_share=0.05,
-    approval="auto",
-)
-DRAWING = {"sampler": "ddim", "steps": 25}
-PROTOCOL = {"n": 1000, "seed": 0, "drawing": DRAWING, "reference_hash": "r", "extractor_hash": "e"}
+PROTOCOL = {"n": 1000, "seed": 0, "drawing": {"sampler": "ddim"}, "reference_hash": "r", "extractor_hash": "e"}
+BETTER = Rule(figure="fid", better_by=0.1)
+NOT_WORSE = Rule(figure="recall", worse_by_at_most=0.1)
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    figures = {"fid": 10.0, "fid_spread": 0.1, "kid": 0.02, "kid_spread": 0.001} | dict.fromkeys(MEMORIZED, 0.01)
-    return {**figures, "floor": {"fid": 4.0, "kid": 0.005, "kid_spread": 0.001}, "protocol": PROTOCOL} | changes
+    metrics = {"fid": 10.0, "kid": 0.02, "recall": 0.8} | dict.fromkeys(MEMORIZED, 0.01)
+    return {**metrics, "floor": {"fid": 4.0, "kid": 0.005}, "protocol": PROTOCOL} | changes
 
 
-def said(decision: Decision) -> str:
+def decided(candidate: dict[str, Any], champion: dict[str, Any] | None, *rules: Rule, **options: Any) -> Decision:
+    contest = FixedContest(candidate, champion)
+    return decide(candidate, promote(*rules), contest, has_champion=champion is not None, **options)
+
+
+def reasons(decision: Decision) -> str:
     return " / ".join(decision.reasons)
 
 
-def test_without_a_champion_a_sound_candidate_is_promoted_and_the_reason_says_so() -> None:
-    decision = decide(record(), None, RULE)
+def test_a_first_version_is_judged_by_the_absolute_rules_and_draws_nothing() -> None:
+    decision = decide(record(), promote(), None, has_champion=False)
     assert decision.promote
-    assert "there is no champion" in said(decision)
-
-
-def test_without_a_champion_a_candidate_far_above_the_floor_is_not_promoted() -> None:
-    decision = decide(record(fid=20.1), None, RULE)
-    assert not decision.promote
-    assert "fid 20.1 is above 5 times the floor 4" in said(decision)
-
-
-def test_a_candidate_at_exactly_the_limits_passes() -> None:
-    assert decide(record(fid=20.0, memorized_share=0.05), None, RULE).promote
+    assert decision.images is None
+    assert [verdict.outcome for verdict in decision.verdicts] == ["no champion", *["passed"] * 6]
+    assert "FID better by 10%: there is no champion to compare with" in reasons(decision)
+    far = decide(record(fid=20.1), promote(), None, has_champion=False)
+    assert not far.promote
+    assert "FID 20.1 is above 5 times the floor 4, measured on 1,000 images" in reasons(far)
 
 
 @pytest.mark.parametrize(("fid", "promoted"), [(8.99, True), (9.0, True), (9.01, False), (10.0, False), (11.0, False)])
-def test_the_candidate_must_be_better_by_the_asked_share(fid: float, promoted: bool) -> None:
-    assert decide(record(fid=fid), record(fid=10.0), RULE).promote is promoted
+def test_the_candidate_must_be_better_by_the_margin(fid: float, promoted: bool) -> None:
+    assert decided(record(fid=fid), record()).promote is promoted
 
 
-def test_with_no_improvement_asked_a_tie_keeps_the_champion() -> None:
-    rule = replace(RULE, min_improvement=0.0)
-    assert not decide(record(fid=10.0), record(fid=10.0), rule).promote
-    assert decide(record(fid=9.999), record(fid=10.0), rule).promote
+def test_every_rule_is_in_the_decision_also_if_the_first_one_fails() -> None:
+    decision = decided(record(fid=30.0, memorized_share=0.5), record())
+    assert [verdict.outcome for verdict in decision.verdicts] == ["failed", "failed", "failed", *["passed"] * 4]
+    assert len(decision.reasons) == 7
+    assert "FID 30 is 20 ± 0 worse than the champion's 10: not better" in reasons(decision)
 
 
-def test_an_improvement_within_the_spread_is_named_as_perhaps_chance() -> None:
-    within = decide(record(fid=8.5, fid_spread=2.0), record(fid=10.0), RULE)
-    beyond = decide(record(fid=8.5, fid_spread=0.2), record(fid=10.0), RULE)
-    assert within.promote
-    assert "may be chance" in said(within)
-    assert "may be chance" not in said(beyond)
+def test_a_candidate_that_equals_the_champion_bit_for_bit_is_kept_at_the_first_look() -> None:
+    contest = FixedContest(record(), record())
+    decision = decide(record(), promote(Rule(figure="fid", better_by=0.0)), contest, has_champion=True)
+    assert (decision.promote, contest.looks) == (False, [100])
+    assert "is equal to the champion's" in reasons(decision)
 
 
-def test_kid_is_judged_by_its_own_figures() -> None:
-    rule = replace(RULE, metric="kid")
-    assert decide(record(fid=99.0, kid=0.01), record(kid=0.02), rule).promote
-    assert not decide(record(fid=0.1, kid=0.03), record(kid=0.02), rule).promote
-
-
-def test_a_floor_of_kid_below_zero_gives_way_to_its_spread() -> None:
-    rule = replace(RULE, metric="kid")
-    floor = {"kid": -0.0002, "kid_spread": 0.001}
-    assert decide(record(kid=0.004, floor=floor), None, rule).promote
-    decision = decide(record(kid=0.006, floor=floor), None, rule)
+@pytest.mark.parametrize("name", MEMORIZED)
+def test_a_rule_whose_metric_is_missing_fails_by_name(name: str) -> None:
+    lacking = {key: value for key, value in record(fid=5.0).items() if key != name}
+    decision = decided(lacking, record())
     assert not decision.promote
-    assert "the floor's standard deviation 0.001" in said(decision)
-
-
-def test_against_a_champion_below_zero_better_still_means_lower() -> None:
-    rule = replace(RULE, metric="kid")
-    assert not decide(record(kid=-0.0005), record(kid=-0.001), rule).promote
-    assert decide(record(kid=-0.0012), record(kid=-0.001), rule).promote
-
-
-def test_a_candidate_that_copies_training_images_is_not_promoted_however_good() -> None:
-    decision = decide(record(fid=4.0, memorized_share=0.06), record(fid=10.0), RULE)
-    assert not decision.promote
-    assert "memorized_share 6.00% is above the limit of 5.00%" in said(decision)
-
-
-@pytest.mark.parametrize("way", MEMORIZED[1:])
-def test_copies_found_in_one_way_alone_are_enough_and_the_way_is_named(way: str) -> None:
-    ways = dict.fromkeys(MEMORIZED, 0.0)
-    decision = decide(record(**ways | {way: 0.06}), record(), RULE)
-    assert not decision.promote
-    assert f"{way} 6.00% is above the limit of 5.00%" in said(decision)
-    assert decide(record(**ways | {way: 0.05}, fid=5.0), record(), RULE).promote
-
-
-@pytest.mark.parametrize("way", MEMORIZED)
-def test_a_candidate_that_lacks_a_share_of_copies_is_not_promoted(way: str) -> None:
-    lacking = {name: value for name, value in record(fid=5.0).items() if name != way}
-    decision = decide(lacking, record(), RULE)
-    assert not decision.promote
-    assert f"{way} is None, expected a finite number" in said(decision)
+    assert f"({name}) was not measured, so the rule fails" in reasons(decision)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("figure", ["fid", "memorized_share", "memorized_share_half"])
-def test_a_figure_that_is_not_finite_is_never_promoted(figure: str, value: float | None) -> None:
+@pytest.mark.parametrize("figure", ["fid", "memorized_share"])
+def test_a_metric_that_is_not_finite_never_promotes(figure: str, value: float | None) -> None:
     for champion in (None, record()):
-        decision = decide(record(**{figure: value}), champion, RULE)
+        assert not decided(record(**{figure: value}), champion).promote
+
+
+def test_bits_per_dim_that_were_not_measured_name_the_setting_that_measures_them() -> None:
+    for rule in (Rule(figure="bits_per_dim_ode", at_most=3.0), Rule(figure="bits_per_dim_ode", better_by=0.0)):
+        decision = decided(record(), record(), rule)
         assert not decision.promote
-        assert "finite" in said(decision)
+        assert "set evaluate.bits_per_dim above 0" in reasons(decision)
 
 
-@pytest.mark.parametrize("floor", [None, {}, {"fid": None}, {"fid": math.nan}])
-def test_without_a_floor_nothing_is_promoted(floor: dict[str, Any] | None) -> None:
-    assert not decide(record(floor=floor), None, RULE).promote
+def test_a_champion_whose_metric_is_not_finite_is_no_obstacle_and_a_missing_one_is_no_victory() -> None:
+    assert decided(record(), record(fid=math.nan)).promote
+    assert not decided(record(), record(fid=None)).promote
+    assert not decided(record(fid=None), record(fid=None)).promote
 
 
-def test_a_champion_without_a_finite_figure_is_no_obstacle() -> None:
-    assert decide(record(), record(fid=None), RULE).promote
+def test_a_metric_that_is_unfit_leaves_the_decision_to_a_person_and_says_why() -> None:
+    unfit = {"fid": "FID does not rise with blur"}
+    decision = decided(record(fid=1.0), record(), unfit=unfit)
+    assert (decision.promote, decision.person) == (False, True)
+    assert "FID better by 10%: not judged, because FID does not rise with blur" in reasons(decision)
+    refused = decided(record(fid=1.0, memorized_share=0.5), record(), unfit=unfit)
+    assert (refused.promote, refused.person) == (False, False)
 
 
-def test_records_of_different_protocols_are_refused_and_the_difference_named() -> None:
-    other = record(protocol=PROTOCOL | {"n": 500})
-    assert differences(record(), other) == ["n: 1000 and 500"]
-    with pytest.raises(UserError, match="n: 1000 and 500"):
-        decide(record(), other, RULE)
+def test_the_other_rules_decide_about_a_first_model_if_a_metric_is_unfit() -> None:
+    unfit = {"fid": "FID does not rise with blur"}
+    first = decided(record(fid=1.0), None, unfit=unfit)
+    assert (first.promote, first.person) == (True, False)
+    assert "there is no champion that could be lost, so the other rules decide" in reasons(first)
+    assert not decided(record(fid=1.0, memorized_share=0.5), None, unfit=unfit).promote
+    alone = decide(record(), promote(BETTER), None, has_champion=False, unfit=unfit)
+    assert (alone.promote, alone.person) == (False, True)
 
 
-def test_records_of_models_that_draw_differently_compare_since_each_is_judged_as_it_is_used() -> None:
-    protocol = PROTOCOL | {"drawing": {"by": "hand"}}
-    assert differences(record(), record(protocol=protocol)) == []
-    assert decide(record(fid=5.0), record(protocol=protocol), RULE).promote
+def test_seconds_per_image_are_measured_in_the_contest_also_without_a_champion() -> None:
+    contest = FixedContest(record(seconds_per_image=0.5))
+    for limit, promoted in ((1.0, True), (0.1, False)):
+        rule = Rule(figure="seconds_per_image", at_most=limit)
+        assert decide(record(), promote(rule), contest, has_champion=False).promote is promoted
 
 
-def test_a_protocol_that_lacks_an_entry_is_a_different_one() -> None:
+def look(new: float, old: float, error: float) -> Pair:
+    return Pair(noisy(new, error, seed=1), noisy(old, error, seed=2))
+
+
+def by_looks(*pairs: Pair, rules: tuple[Rule, ...] = (BETTER,), most: int = 400) -> tuple[Decision, list[int]]:
+    contest = FixedContest(fixed={"fid": pairs}, candidate=record(), champion=record())
+    return decide(record(), promote(*rules, max_images=most), contest, has_champion=True), contest.looks
+
+
+def test_images_are_drawn_until_the_comparison_is_decided_and_no_further() -> None:
+    unclear, clear, worse = look(8.5, 10.0, 0.8), look(8.5, 10.0, 0.2), look(11.0, 10.0, 0.1)
+    decision, numbers = by_looks(unclear, clear, unclear)
+    assert (decision.promote, decision.images, numbers) == (True, 200, [100, 200])
+    decision, numbers = by_looks(worse, clear)
+    assert (decision.promote, numbers) == (False, [100])
+    assert decision.verdicts[0].comparison == "worse"
+
+
+def test_a_gain_that_the_interval_puts_out_of_reach_ends_the_drawing() -> None:
+    decision, numbers = by_looks(look(9.9, 10.0, 0.02))
+    assert (decision.promote, numbers) == (False, [100])
+    assert decision.verdicts[0].comparison == "better"
+    assert "the required 10% are out of reach" in reasons(decision)
+
+
+def test_still_undecided_keeps_the_champion_and_says_what_to_do() -> None:
+    decision, numbers = by_looks(*[look(9.5, 10.0, 0.5)] * 3)
+    assert (decision.promote, decision.person, numbers) == (False, False, [100, 200, 400])
+    [verdict] = decision.verdicts
+    assert (verdict.outcome, verdict.comparison) == ("undecided", "undecided")
+    assert "FID is undecided after 400 images: the difference -0.5 ± " in reasons(decision)
+    assert "may be chance, so the champion stays; raise promote.max_images to 800 or more" in reasons(decision)
+
+
+def test_where_another_rule_fails_nothing_more_is_drawn_and_the_comparison_is_shown_all_the_same() -> None:
+    impossible = Rule(figure="recall", at_least=0.9)
+    decision, numbers = by_looks(look(9.5, 10.0, 0.5), rules=(BETTER, impossible))
+    assert numbers == [100]
+    assert [verdict.outcome for verdict in decision.verdicts] == ["undecided", "failed"]
+    assert "undecided after 100 images" in reasons(decision)
+
+
+def test_the_looks_double_and_share_the_error() -> None:
+    assert looks(1438, 6000) == (1438, 2876, 5752)
+    assert looks(10_000, 6000) == (10_000,)
+    assert critical(1) == pytest.approx(1.96, abs=1e-3)
+    assert critical(3) == pytest.approx(2.394, abs=1e-3)
+
+
+def test_records_of_models_that_draw_differently_compare_and_those_of_other_protocols_do_not() -> None:
+    assert differences(record(), record(protocol=PROTOCOL | {"drawing": {"by": "hand"}})) == []
+    assert differences(record(), record(protocol=PROTOCOL | {"n": 500})) == ["n: 1000 and 500"]
     shorter = {key: value for key, value in PROTOCOL.items() if key != "seed"}
     assert differences(record(), record(protocol=shorter)) == ["seed: 0 and None"]
 
 
-def test_all_that_speaks_against_a_candidate_is_said_at_once() -> None:
-    decision = decide(record(fid=30.0, memorized_share=0.5), record(fid=10.0), RULE)
-    assert len(decision.reasons) == 3
-    assert "above 5 times" in said(decision)
-    assert "above the limit" in said(decision)
-    assert "20 worse" in said(decision)
+def test_too_few_images_to_find_copies_are_warned_of_without_changing_the_decision() -> None:
+    few = decide(record(protocol=PROTOCOL | {"n": 25}), promote(*COPIES), None, has_champion=False)
+    assert few.promote
+    assert "warning: 25 images are too few to show that the share of copies is within 5.00%" in reasons(few)
+    assert "it may be 12%; set sample.images to at least 60" in reasons(few)
+    enough = decide(record(protocol=PROTOCOL | {"n": 60}), promote(*COPIES), None, has_champion=False)
+    assert "warning" not in reasons(enough)
 
 
-def test_deciding_changes_neither_record() -> None:
-    candidate, champion = record(), record(fid=12.0)
-    decide(candidate, champion, RULE)
-    assert (candidate, champion) == (record(), record(fid=12.0))
-
-
-def test_the_number_of_images_is_named_and_too_few_are_warned_of_without_changing_the_decision() -> None:
-    few = record(fid=8.0, protocol=PROTOCOL | {"n": 25}, spread={"blocks": 3, "n": 8, "reason": "a block is small"})
-    decision = decide(few, None, RULE)
-    assert decision.promote
-    assert "measured on 25 images" in said(decision)
-    assert "warning: the spread of fid is unknown, because a block is small" in said(decision)
-    assert "warning: 25 images are too few to show that the share of copies is within 5.00%" in said(decision)
-    assert "it may be 12%; set sample.images to at least 60" in said(decision)
-    assert "warning" not in said(decide(record(fid=8.0, protocol=PROTOCOL | {"n": 60}), None, RULE))
+def test_the_stored_decision_has_both_values_intervals_and_the_verdict_of_every_rule() -> None:
+    decision, _ = by_looks(look(8.0, 10.0, 0.1), rules=(BETTER, Rule(figure="recall", at_least=0.5)))
+    stored = decision.to_json()
+    assert stored["images"] == 100
+    fid, recall = stored["rules"]
+    assert fid["rule"] == {"figure": "fid", "better_by": 0.1}
+    assert (fid["outcome"], fid["comparison"], fid["words"]) == ("passed", "better", "FID better by 10%")
+    assert fid["difference"]["low"] < fid["difference"]["value"] == -2.0 < fid["difference"]["high"] < 0
+    assert recall["candidate"] == {"value": 0.8, "low": None, "high": None}
+    assert recall["champion"] is None

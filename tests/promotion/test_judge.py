@@ -1,11 +1,11 @@
 """Decisions about champions without a server: the rules of judge, commands and succession."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixed_contest import FixedContest, promote
 from registry_in_memory import RegistryInMemory
 
 from ddpm.errors import UserError
@@ -13,11 +13,7 @@ from ddpm.promotion import commands
 from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import Outcome, judge
 from ddpm.promotion.registry import CHAMPION, Version, holding, version
-from ddpm.promotion.settings import Promote
 
-RULE = Promote(
-    name="ddpm", metric="fid", min_improvement=0.1, max_over_floor=5.0, max_memorized_share=0.05, approval="auto"
-)
 PROTOCOL = {"n": 100}
 NEWER = {"n": 200}
 
@@ -32,14 +28,17 @@ def registry(tmp_path: Path, tiny_model: Callable[..., str]) -> RegistryInMemory
     return RegistryInMemory(tmp_path / "model.safetensors")
 
 
-def judged(registry: RegistryInMemory, candidate: Version, *, again: float | None = None, **rule: Any) -> Outcome:
+def judged(registry: RegistryInMemory, candidate: Version, *, again: float | None = None, **changes: Any) -> Outcome:
     """Decides about the candidate; a champion that is measured again has this FID."""
 
-    def remeasure(_: Path) -> Mapping[str, Any]:
-        assert again is not None, "measured again without need"
-        return record(again, NEWER)
+    def begin(_: Path, champion: Path | None) -> FixedContest:
+        measured = candidate.record() or {}
+        before = [version(registry, move.version) for move in registry.moves if move.version]
+        known = None if champion is None else before[-1].record_like(measured)
+        assert champion is None or known or again is not None, "measured again without need"
+        return FixedContest(measured, known or record(again or 0.0, NEWER))
 
-    return judge(candidate, registry, rule=replace(RULE, **rule), remeasure=remeasure, folder=Path("unused"))
+    return judge(candidate, registry, rules=promote(**changes), begin=begin, folder=Path("unused"))
 
 
 def champions(registry: RegistryInMemory, *fids: float) -> None:
@@ -143,12 +142,12 @@ def test_a_champion_that_changed_meanwhile_stops_the_decision(registry: Registry
     champions(registry, 10.0)
     registry.register(record(9.9))
 
-    def remeasure(_: Path) -> Mapping[str, Any]:
+    def begin(_: Path, __: Path | None) -> FixedContest:
         commands.promote(registry, "2", reason="meanwhile")
-        return record(9.0, NEWER)
+        return FixedContest(record(1.0, NEWER), record(9.0, NEWER))
 
     with pytest.raises(UserError, match="changed from 1 to 2 while version 3 was judged"):
-        judge(registry.register(record(1.0, NEWER)), registry, rule=RULE, remeasure=remeasure, folder=Path("unused"))
+        judge(registry.register(record(1.0, NEWER)), registry, rules=promote(), begin=begin, folder=Path("unused"))
     assert registry.champion() == "2"
 
 
@@ -160,3 +159,14 @@ def test_a_version_is_found_by_its_weights_and_the_protocol_of_its_metrics_whate
     registry.register(record(5.0), weights_sha256="w")
     assert holding(registry.versions(), "w", opaque) == found
     assert holding(registry.versions(), "v", opaque) is None
+
+
+def test_the_table_of_an_earlier_judgement_does_not_stand_beside_the_reasons_of_a_later_one(
+    registry: RegistryInMemory,
+) -> None:
+    champions(registry, 10.0)
+    candidate = registry.register(record(9.5))
+    assert judged(registry, candidate).version.rules()
+    registry.lost.add("1")
+    again = judged(registry, version(registry, candidate.number))
+    assert (again.verdict, again.version.rules()) == ("pending", [])

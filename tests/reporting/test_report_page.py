@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from browser import visited
+from fixed_contest import promote
 from hostile import HOSTILE
 
 from ddpm.promotion.registry import RECORDS, Version
@@ -21,10 +22,10 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DRAWING = {"sampler": "dpmpp_2m", "steps": 10, "time_grid": "karras", "guidance": 1.0}
 MEASURED = {
     "fid": 0.5,
-    "fid_spread": 0.03,
+    "interval": {"fid": {"low": 0.47, "high": 0.53}},
     "precision": 0.8,
     "floor": {"fid": 0.25, "precision": 0.9},
-    "protocol": {"n": 100, "reference_n": 50, "seed": 0, "extractor": "classifier-64", "drawing": DRAWING},
+    "protocol": {"n": 100, "reference_n": 50, "seed": 0, "extractor": {"name": "classifier-64"}, "drawing": DRAWING},
 }
 REASONS = "fid 0.5 is within 20 times the floor 0.25; memorized_share 0.00% is within the limit of 5.00%"
 
@@ -74,15 +75,10 @@ def last_run(**changes: Any) -> LastRun:
                 "train": {"images": 6000, "lr": 0.002},
             },
         },
-        "promote": {
-            "name": "ddpm",
-            "metric": "fid",
-            "max_over_floor": 20.0,
-            "max_memorized_share": 0.05,
-            "min_improvement": 0.02,
-            "approval": "auto",
-        },
+        "promote": promote(),
         "neighbours": None,
+        "damaged": None,
+        "reactions": {},
         "run": Run(
             run_id="run-id",
             began=NOW,
@@ -123,10 +119,10 @@ def test_it_says_what_was_asked_what_came_out_what_was_decided_and_where_it_come
     text = text_of(last_run())
     for part in (
         "pets: version 3 became the champion",
-        "FID 0.5 ± 0.03 (lower is better); real images, measured the same way, have 0.25",
+        "FID 0.5 (0.470 to 0.530) (lower is better); real images, measured the same way, have 0.25",
         "colour images of 16 x 16 pixels in 2 classes on the 80 training images of pets, by showing it 6,000 images",
         "Generate 100 images with the sampler dpmpp_2m in 10 steps",
-        "if its FID is at most 20 times the floor",
+        "Make it the champion of ddpm if all rules hold: FID better by 10%; FID at most 5 times the floor; Copies by",
         "Decided by gate on 2026-03-01 at 12:00 UTC",
         "memorized_share 0.00% is within the limit of 5.00%",
         "101 files were found and 100 kept",
@@ -146,6 +142,13 @@ def test_the_champion_has_a_column_only_if_it_was_measured_the_same_way() -> Non
     beside = text_of(last_run(against=version("2", record=same)))
     assert "champion then, version 2" in beside
     assert "and the champion then had 0.75" in beside
+    assert "disagree" not in beside
+    by_two = {"protocol": {**MEASURED["protocol"], "second": {"name": "rotation-64"}}}
+    worse = version("2", record=same | by_two | {"fid_second": 0.3})
+    assert (
+        "The two extractors disagree: FID is better than the champion's by classifier-64, but worse by rotation-64."
+        in text_of(last_run(against=worse, measured=MEASURED | by_two | {"fid_second": 0.4}))
+    )
     apart = text_of(last_run(against=version("2", record=other)))
     assert "champion then, version 2" not in apart
     assert "measured by another protocol" in apart

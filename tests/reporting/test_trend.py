@@ -18,7 +18,8 @@ FID = find("fid")
 
 
 def version(number: int, fid: float | None, *, seed: int = 0, decision: str = "promoted") -> Version:
-    record = {"fid": fid, "fid_spread": 0.5, "floor": {"fid": 1.0}, "protocol": {"n": 100, "seed": seed}}
+    interval = {} if fid is None else {"fid": {"low": fid - 0.5, "high": fid + 0.5}}
+    record = {"fid": fid, "interval": interval, "floor": {"fid": 1.0}, "protocol": {"n": 100, "seed": seed}}
     return stored(number, record, {"decision": decision}, at(number))
 
 
@@ -48,10 +49,10 @@ def page(versions: list[Version], moves: list[Move]) -> str:
 def test_every_version_has_a_row_with_the_champion_after_it_and_the_letter_of_its_protocol() -> None:
     rows = [line for line in page(VERSIONS, MOVES).splitlines() if line.startswith("| 2026")]
     assert rows == [
-        "| 2026-11-21 04:00 | 4 | 2 ± 0.5 | 1 | became the champion | 4 | A |",
-        "| 2026-11-21 03:00 | 3 | 5 ± 0.5 | 1 | did not become the champion | 2 | A |",
-        "| 2026-11-21 02:00 | 2 | 3 ± 0.5 | 1 | became the champion | 2 | A |",
-        "| 2026-11-21 01:00 | 1 | 9 ± 0.5 | 1 | became the champion | 1 | B |",
+        "| 2026-11-21 04:00 | 4 | 2 (1.5 to 2.5) | 1 | became the champion | 4 | A |",
+        "| 2026-11-21 03:00 | 3 | 5 (4.5 to 5.5) | 1 | did not become the champion | 2 | A |",
+        "| 2026-11-21 02:00 | 2 | 3 (2.5 to 3.5) | 1 | became the champion | 2 | A |",
+        "| 2026-11-21 01:00 | 1 | 9 (8.5 to 9.5) | 1 | became the champion | 1 | B |",
     ]
     assert [point.compares for point in trend.points(VERSIONS, MOVES)] == [False, True, True, True]
 
@@ -73,7 +74,7 @@ def test_only_the_newest_versions_are_shown_and_the_number_of_the_others_is_name
 
 def test_hostile_text_stays_text() -> None:
     for text in HOSTILE:
-        record = (version(1, 1.0).record() or {}) | {"protocol": {"n": 100, "extractor": text}}
+        record = (version(1, 1.0).record() or {}) | {"protocol": {"n": 100, "extractor": {"name": text}}}
         shown = page([stored(1, record, {"decision": text}, at(1))], [])
         assert "<script" not in shown
         assert sum(line.startswith("| 2026") for line in shown.splitlines()) == 1

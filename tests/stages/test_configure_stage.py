@@ -49,7 +49,10 @@ def configured(**changes: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"promote": {"metric": "beauty"}}, "promote.metric is 'beauty'"),
+        (
+            {"promote": {"rules": [{"figure": "beauty", "at_most": 1.0}]}},
+            "promote.rules.0: figure is 'beauty', expected one of fid,",
+        ),
         (
             {"sample": {"guidance": 2.0, "guide": "weak"}},
             "sample.guide is weak, expected the path of an existing file",
@@ -92,10 +95,10 @@ def test_what_is_right_leaves_the_same_file_and_what_nothing_reads_is_said(tmp_p
     plain = configure(tmp_path)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "", "")
     left = (tmp_path / "data/configured.json").read_text()
-    other = configure(tmp_path, objective={"p2_gamma": 0.5}, network={"attention": [5]}, promote={"metric": "kid"})
+    other = configure(tmp_path, objective={"p2_gamma": 0.5}, network={"attention": [5]}, promote={"max_images": 9})
     assert other.returncode == 0
     assert [line.partition(",")[0] for line in other.stdout.splitlines()] == ["warning: objective.p2_gamma is 0.5"]
-    other = configure(tmp_path, train={"lr": 0.5}, promote={"metric": "kid"})
+    other = configure(tmp_path, train={"lr": 0.5}, promote={"max_images": 9})
     assert (tmp_path / "data/configured.json").read_text() == left
     sized = configure(tmp_path, data={"size": 32})
     assert sized.stdout.startswith("warning: network.attention has [4], ")
@@ -135,13 +138,13 @@ def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_th
     first = repro()
     assert first.returncode == 0, first.stderr
     (tmp_path / "said.txt").write_text("two")
-    wrong = repro(promote={"max_over_floor": -1.0})
+    wrong = repro(promote={"max_images": -1})
     assert wrong.returncode != 0
-    assert "promote: max_over_floor is -1.0, expected a number above 0" in wrong.stderr
+    assert "promote: max_images is -1, expected 1 to 1,000,000" in wrong.stderr
     assert (tmp_path / "ran").read_text() == "ran ", "nothing was built though the data had changed"
-    assert repro(promote={"max_over_floor": 2.0}, runtime={"progress": False}).returncode == 0
+    assert repro(promote={"max_images": 2}, runtime={"progress": False}).returncode == 0
     assert (tmp_path / "ran").read_text() == "ran ran "
-    again = repro(promote={"max_over_floor": 3.0})
+    again = repro(promote={"max_images": 3})
     assert again.returncode == 0
     assert "Stage 'after' didn't change, skipping" in again.stdout
     assert (tmp_path / "ran").read_text() == "ran ran "

@@ -27,7 +27,7 @@ TINY = {
     "train": {"images": 256, "warmup_images": 0, "decay_images": 0},
     "sample": {"steps": 3, "images": 40, "grid": 16},
     "evaluate": {"kid_subsets": 2, "kid_subset_size": 10},
-    "promote": {"max_over_floor": 1e9, "max_memorized_share": 1.0},
+    "promote": {"rules": [{"figure": "fid", "better_by": 0.02}]},
 }
 
 
@@ -72,7 +72,7 @@ def prepare() -> str:
 
 def test_photographs_get_the_size_that_was_measured_before_and_a_recipe_is_named(folder: Path) -> None:
     params = load_params()
-    causes = size_choice.causes(params.network, params.train)
+    causes = size_choice.causes(params)
     write_json(
         Path(".state/prepare/chosen_size.json"),
         {"for": {"own_size": 200, "channels": 3} | causes, "size": 64, "reason": "200x200 would take 68 hours"},

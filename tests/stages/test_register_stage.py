@@ -32,17 +32,19 @@ REGISTRY = MlflowRegistry("ddpm")
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "features": {"dim": 16, "images": 4000},
-    "evaluate": {"kid_subset_size": 20, "kid_subsets": 5, "blocks": 2},
-    "promote": {"max_over_floor": 1e9, "max_memorized_share": 1.0},
+    "evaluate": {"kid_subset_size": 20, "kid_subsets": 5},
+    "promote": {"rules": [{"figure": "fid", "better_by": 0.02}], "max_images": 200},
     "runtime": {"progress": False, "device": "cpu", "precision": "float32"},
 }
 SAMPLE = {"sampler": "ddim", "time_grid": "uniform", "steps": 2, "images": 100, "grid": 9}
+SAMPLE_RECIPE = {"sampler": "ddim", "steps": 2}
 DIGITS = {"classes": [str(k) for k in range(10)]}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the digits prepared, an extractor, and parameters for small things."""
+    from ddpm.measuring.features.extractor_file import save
     from ddpm.measuring.features.extractor_training import train_extractor
 
     folder = tmp_path_factory.mktemp("digits")
@@ -55,16 +57,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         Path("data/raw").mkdir(parents=True)
         run_main(prepare.main, prepared="data/prepared", state=".state/prepare")
-        extractor = train_extractor(
-            read_split(Path("data/prepared"), "train"),
-            read_split(Path("data/prepared"), "test"),
-            kind="classifier",
-            classes=10,
-            settings=load_params().features,
-            device=torch.device("cpu"),
-            progress=False,
-        )
-        extractor.save(Path("extractor.safetensors"))
+        for kind, name in (("classifier", "extractor"), ("rotation", "second")):
+            extractor = train_extractor(
+                read_split(Path("data/prepared"), "train"),
+                read_split(Path("data/prepared"), "test"),
+                kind=kind,
+                classes=10,
+                settings=load_params().features,
+                device=torch.device("cpu"),
+                progress=False,
+            )
+            save(extractor, Path(f"{name}.safetensors"))
     return folder
 
 
@@ -104,12 +107,13 @@ class Pipeline:
         made = {"grid": "grid.png", "animation": "reverse.gif", "report": "sample.json", "guides": "guides"}
         run_main(stage_sample.main, **common, **made)
         made = {"metrics": "metrics.json", "neighbours": "near.png", "likelihood": "bits.json", "terms": "bits.csv"}
-        run_main(evaluate.main, **common, **made, extractor="extractor.safetensors")
+        run_main(evaluate.main, **common, **made, extractor="extractor.safetensors", second="second.safetensors")
         return json.loads(Path("metrics.json").read_text())
 
     def register(self) -> None:
         options = {"extractor": "extractor.safetensors", "model": "model.safetensors", "run": "run.json"}
-        options |= {"guides": "guides"}
+        options |= {"guides": "guides", "second": "second.safetensors"}
+        options |= {"guides": "guides", "images": "generated", "likelihood": "bits.json", "reactions": "reactions.json"}
         run_main(
             register.main,
             prepared="data/prepared",
@@ -141,6 +145,9 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     assert len(first.origin()["classes"]) == 10
     assert first.origin()["facts"]["content_hash"]
     assert first.record() == json.loads(Path("metrics.json").read_text())
+    assert first.record()["fid_second"] > first.record()["floor"]["fid_second"] > 0
+    assert first.record()["interval"].keys() >= {"fid_second", "kid_second"}
+    assert first.record()["protocol"]["second"]["name"] == "rotation-16"
 
     pipeline.register()
     assert "it is the champion already: nothing to decide" in capsys.readouterr().out
@@ -154,12 +161,36 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     assert again == by_new_protocol  # the same images, drawn by its own recipe from the registry's copy of the model
     candidate = registry.version(REGISTRY, "2")
     assert candidate.tags["decided_against"] == "1"
+    [rule] = candidate.rules()
     new, old = json.loads(Path("metrics.json").read_text())["fid"], again["fid"]
-    assert candidate.tags["decision"] == ("promoted" if new <= 0.98 * old else "kept")
+    if rule["difference"]["value"] == pytest.approx(new - old):  # decided at the first look
+        assert rule["champion"]["value"] == pytest.approx(old)
+    assert candidate.tags["decision"] == ("promoted" if rule["outcome"] == "passed" else "kept")
+    assert rule["sentence"] in said
 
     pipeline.register()
     assert "measuring champion" not in capsys.readouterr().out
     assert [v.number for v in REGISTRY.versions()] == ["2", "1"]
+
+
+def test_the_command_gate_prints_the_verdict_of_every_rule_and_changes_nothing(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files, without a registry."""
+    Path("dvc.yaml").write_text(
+        "stages: {register: {cmd: register --prepared data/prepared --extractor extractor.safetensors "
+        "--second second.safetensors --reactions reactions.json}}"
+    )
+    pipeline.params()
+    for seed in (0, 1):
+        pipeline.tiny_model(Path(f"{seed}.safetensors"), seed=seed, recipe=SAMPLE_RECIPE, **DIGITS)
+    assert cli.main("gate 0.safetensors 1.safetensors --images 100 --max-images 200 --device cpu".split()) == 0
+    printed = capsys.readouterr().out
+    assert "FID better by 2%" in printed
+    assert "nothing was changed" in printed
+    assert REGISTRY.versions() == []
+    assert cli.main("gate 0.safetensors 0.safetensors --images 100 --device cpu".split()) == 0
+    assert "would not be promoted" in capsys.readouterr().out
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:

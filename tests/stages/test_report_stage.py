@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dvc.repo import Repo
+from PIL import Image
 from ruamel.yaml import YAML
 
 from ddpm import cli, last_run
@@ -28,6 +29,12 @@ MEASURED = {
     "floor": {"fid": 0.25},
     "protocol": {"n": 20, "reference_n": 359, "drawing": {"sampler": "ddim", "steps": 10}},
 }
+REACTIONS = {
+    "reasons": [{"figure": "kid", "why": "KID does not react as it must."}],
+    "protocol": {"n": 1438, "reference_n": 359},
+    "damages": [{"name": "blur", "title": "Blurred", "steps": ["none", "σ 1", "σ 2"]}],
+    "reactions": [{"figure": "fid", "damage": "blur", "values": [0.25, 0.4, 1.5]}],
+}
 
 
 @pytest.fixture
@@ -45,6 +52,8 @@ def ended(project: Path, tiny_model: Callable[..., str]) -> Path:
     paths.docs.mkdir(parents=True)
     paths.validation.write_text(json.dumps({"expectations": 17, "details": []}))
     paths.metrics.write_text(json.dumps(MEASURED))
+    paths.reactions.write_text(json.dumps(REACTIONS))
+    Image.new("RGB", (40, 30)).save(paths.damaged)
     paths.curves.write_text("images_seen,loss,loss_noise_quarter_1\n128,0.5,\n256,0.25,0.125\n")
     sha = tiny_model(paths.model)
     client = store.connect()
@@ -69,12 +78,21 @@ def test_the_stage_writes_the_page_and_logs_it_and_a_second_one_leaves_the_recei
     assert paths is not None
     report.main(Stage(argparse.Namespace(**vars(paths))))
     page, receipt = paths.page.read_text(encoding="utf-8"), paths.receipt.read_bytes()
-    for part in ("digits: version 1 did not become the champion", "fid 0.5 is above &lt;b&gt;", "at 100 W on average"):
+    for part in (
+        "digits: version 1 did not become the champion",
+        "fid 0.5 is above &lt;b&gt;",
+        "at 100 W on average",
+        "σ 1 (0.4)",
+        "σ 2 (1.5)",
+        "KID does not",
+    ):
         assert part in page
-    assert page.count("data:image/png") == 20, "generated and real images of ten classes"
+    assert page.count("data:image/png") == 21, "generated and real images of ten classes, and the damaged ones"
     client = store.connect()
     run = client.search_runs([client.get_experiment_by_name("tests").experiment_id])[0].info.run_id
-    assert [file.path for file in client.list_artifacts(run)] == [paths.page.name]
+    assert [file.path for file in client.list_artifacts(run)] == ["evaluation", paths.page.name]
+    logged = {file.path for file in client.list_artifacts(run, "evaluation")}
+    assert logged == {"evaluation/reactions.json", "evaluation/reactions.png"}
     assert str(paths.page) in capsys.readouterr().out
     report.main(Stage(argparse.Namespace(**vars(paths))))
     assert paths.receipt.read_bytes() == receipt

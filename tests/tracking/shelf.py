@@ -2,29 +2,19 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from fixed_contest import FixedContest, promote
 
 from ddpm.promotion import registry
 from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import Outcome, judge
 from ddpm.promotion.registry import Version
-from ddpm.promotion.settings import Promote
 from ddpm.tracking import store
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 REGISTRY = MlflowRegistry("ddpm")
-
-
-RULE = Promote(
-    name="ddpm",
-    metric="fid",
-    min_improvement=0.1,
-    max_over_floor=5.0,
-    max_memorized_share=0.05,
-    approval="auto",
-)
 
 
 PROTOCOL = {"n": 100, "seed": 0, "extractor_hash": "e"}
@@ -77,14 +67,18 @@ class Shelf:
     def judged(self, seed: int, fid: float, **rule: Any) -> Outcome:
         return self.judge(self.register(seed, record(fid)), **rule)
 
-    def judge(self, candidate: Version, remeasured: Mapping[str, Any] | None = None, **rule: Any) -> Outcome:
-        def remeasure(file: Path) -> Mapping[str, Any]:
-            assert remeasured is not None, "measured again without need"
-            self.remeasured_file = file.read_bytes()
-            return remeasured
+    def judge(self, candidate: Version, remeasured: Mapping[str, Any] | None = None, **changes: Any) -> Outcome:
+        def begin(_: Path, champion: Path | None) -> FixedContest:
+            measured = candidate.record() or {}
+            before = [move.version for move in REGISTRY.history() if move.version]
+            known = None if champion is None else registry.version(REGISTRY, before[-1]).record_like(measured)
+            if champion is not None and known is None:
+                assert remeasured is not None, "measured again without need"
+                self.remeasured_file = champion.read_bytes()
+            return FixedContest(measured, known or remeasured)
 
         folder = self.project / "downloads"
-        return judge(candidate, REGISTRY, rule=replace(RULE, **rule), remeasure=remeasure, folder=folder)
+        return judge(candidate, REGISTRY, rules=promote(**changes), begin=begin, folder=folder)
 
     def champion(self) -> str | None:
         found = registry.champion(REGISTRY)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddpm.measuring.metric_catalogue import with_spreads_and_floors
+from ddpm.measuring.metric_catalogue import with_floors
 from ddpm.tracking import experiment, experiment_page, store
 
 NOTE = "mlflow.note.content"
@@ -19,8 +19,9 @@ def tags_after_opening() -> tuple[str, dict[str, Any]]:
 def test_it_is_model_training_with_a_description_of_every_metric_and_a_link_to_the_view(project: Path) -> None:
     number, tags = tags_after_opening()
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    for metric in with_spreads_and_floors():
+    for metric in with_floors():
         assert f"| `{metric.name}` | {metric.meaning}" in tags[NOTE]
+    assert "`NAME_low` and `NAME_high` are the ends" in tags[NOTE]
     link = f"(#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={experiment_page.VIEW})"
     assert link in tags[NOTE].splitlines()[0], "the one line that is visible before the description is opened"
     assert len(tags[NOTE]) < 20_000  # characters that MLflow takes

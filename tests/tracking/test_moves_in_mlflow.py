@@ -1,12 +1,12 @@
 """Promotions, rollbacks and moves by hand in MLflow."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from shelf import PROTOCOL, REGISTRY, RULE, Shelf, moved_by_hand, record
+from fixed_contest import FixedContest, promote
+from shelf import PROTOCOL, REGISTRY, Shelf, moved_by_hand, record
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
@@ -194,10 +194,10 @@ def test_a_champion_that_changed_while_the_candidate_was_judged_stops_the_decisi
     newer = PROTOCOL | {"n": 200}
     candidate = shelf.register(2, record(1.0, protocol=newer))
 
-    def remeasure(_: Path) -> Mapping[str, Any]:
+    def begin(_: Path, __: Path | None) -> FixedContest:
         commands.promote(REGISTRY, "2", reason="meanwhile")
-        return record(9.0, protocol=newer)
+        return FixedContest(record(1.0, protocol=newer), record(9.0, protocol=newer))
 
     with pytest.raises(UserError, match="changed from 1 to 2 while version 3 was judged"):
-        judge(candidate, REGISTRY, rule=RULE, remeasure=remeasure, folder=shelf.project)
+        judge(candidate, REGISTRY, rules=promote(), begin=begin, folder=shelf.project)
     assert shelf.champion() == "2"

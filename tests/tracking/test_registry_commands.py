@@ -60,7 +60,7 @@ def test_the_history_has_every_champion_with_its_reason_and_its_metric(
     assert head.split()[:3] == ["when", "action", "version"]
     assert "alias removed" in rows[0]
     assert re.search(r"rolled back to +1 +2 +10 +A +Ann +blurred; ?\[31meights$", rows[1])
-    assert re.search(r"promoted +2 +1 +8 +A +gate, run by \S+ +fid", rows[2])
+    assert re.search(r"promoted +2 +1 +8 +A +gate, run by \S+ +FID", rows[2])
     assert re.search(r"promoted +1 +none +10 +A", rows[3])
 
 

@@ -4,28 +4,27 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixed_contest import FixedContest
+from fixed_contest import promote as rules_of_test
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
 from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import judge
 from ddpm.promotion.registry import Version
-from ddpm.promotion.settings import Promote
+from ddpm.promotion.settings import Rule
 from ddpm.tracking import champion_alias, store
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 REGISTRY = MlflowRegistry("ddpm")
 
-RULE = Promote(
-    name="ddpm", metric="fid", min_improvement=0.1, max_over_floor=5.0, max_memorized_share=0.05, approval="auto"
-)
 NEWER = {"n": 200}
 FIDS = (16.0, 8.0, 4.0, 2.0)
+TOO_STRICT = Rule(figure="fid", floors_at_most=0.01)
 
 
 class Line:
@@ -95,14 +94,17 @@ class Registry:
             tags={"channels": "1", "size": "8"},
         )
 
-    def judge(self, candidate: Version, *, fid: float = 0.0, **rule: Any) -> str:
-        def remeasure(_: Path) -> Mapping[str, Any]:
-            assert fid, "measured again without need"
-            return {"fid": fid, "floor": {"fid": 4.0}, "protocol": NEWER} | dict.fromkeys(MEMORIZED, 0.0)
+    def judge(self, candidate: Version, *rules: Rule, fid: float = 0.0, **changes: Any) -> str:
+        def begin(_: Path, champion: Path | None) -> FixedContest:
+            measured = candidate.record() or {}
+            rival = registry.version(REGISTRY, REGISTRY.history()[-1].version or "")
+            known: Mapping[str, Any] | None = rival.record_like(measured)
+            assert known or fid, "measured again without need"
+            again = {"fid": fid, "floor": {"fid": 4.0}, "protocol": NEWER} | dict.fromkeys(MEMORIZED, 0.0)
+            return FixedContest(measured, known or again)
 
-        return judge(
-            candidate, REGISTRY, rule=replace(RULE, **rule), remeasure=remeasure, folder=self.project / "down"
-        ).verdict
+        found = rules_of_test(*rules, **changes)
+        return judge(candidate, REGISTRY, rules=found, begin=begin, folder=self.project / "down").verdict
 
     def state(self) -> dict[str, Any]:
         model = self.client.get_registered_model("ddpm")
@@ -165,7 +167,7 @@ def roll_back(_: Registry) -> str | None:
 
 CASES: dict[str, tuple[Callable[[Registry], None], Callable[[Registry], Any]]] = {
     "a promotion by the gate": (nothing, lambda there: there.judge(there.register(3))),
-    "a candidate that is not good enough": (nothing, lambda there: there.judge(there.register(3), max_over_floor=0.01)),
+    "a candidate that is not good enough": (nothing, lambda there: there.judge(there.register(3), TOO_STRICT)),
     "a candidate that is left to a person": (nothing, lambda there: there.judge(there.register(3), approval="ask")),
     "a person's yes": (wait_for_a_person, promote),
     "a champion that is measured again": (nothing, lambda there: there.judge(there.register(3, **NEWER), fid=1.0)),
@@ -212,7 +214,7 @@ def test_a_rollback_that_was_cut_off_is_finished_by_the_next_gate_and_not_done_a
     with pytest.raises(UserError):
         roll_back(there)
     line.mend()
-    assert there.judge(there.register(3), max_over_floor=0.01) == "kept"
+    assert there.judge(there.register(3), TOO_STRICT) == "kept"
     moves = REGISTRY.history()
     assert [(move.action, move.version, move.by) for move in moves[3:]] == [("rollback", "2", "Ann")]
     assert roll_back(there) == "2"

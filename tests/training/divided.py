@@ -23,6 +23,7 @@ from ddpm.training.augmentation import numbers_in
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.lora import adapt
+from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.settings import Augment, Lora, Train
 from ddpm.training.sharding import Gradients, Parallel, compile_steps, whole
 from ddpm.training.state_pieces import tensors_of
@@ -101,9 +102,9 @@ def run(
         train(
             state,
             batches,
-            process=process,
-            times=make_times(process, settings, memory=state.times, device=torch.device("cpu")),
-            objective=LEARNED,
+            method=Diffusion(
+                process, make_times(process, settings, memory=state.times, device=torch.device("cpu")), LEARNED
+            ),
             settings=settings,
             device=device,
             precision=precision,
@@ -148,7 +149,7 @@ def exchanged(folder: Path) -> None:
 
 
 def compiled(folder: Path) -> None:
-    """Train sharded, as it is and compiled by the compiler's front end alone; write losses and the graphs made."""
+    """Train a sharded network, once as it is and once compiled (without code generation); write losses and graphs."""
     few, graphs = dataclasses.replace(SETTINGS, images=4 * BATCH), list[torch.fx.GraphModule]()
 
     def keep(graph: torch.fx.GraphModule, _: Any) -> Any:

@@ -19,6 +19,7 @@ from ddpm.sampling.grids import uniform_grid
 from ddpm.sampling.guidance import classifier_free
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, new_state, train
+from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.times import make_times
 
 CPU = torch.device("cpu")
@@ -80,9 +81,7 @@ def trained(*, label_dropout: float, steps: int) -> tuple[State, list[float]]:
     steps_of_it = train(
         state,
         batches,
-        process=PROCESS,
-        times=make_times(PROCESS, settings, memory=state.times, device=CPU),
-        objective=OBJECTIVE,
+        method=Diffusion(PROCESS, make_times(PROCESS, settings, memory=state.times, device=CPU), OBJECTIVE),
         settings=settings,
         device=CPU,
         precision="float32",

@@ -11,6 +11,7 @@ from tiny_training import IMAGES, NOWHERE, PARAMS, SETTINGS, begin
 from ddpm.measuring.during_training import few_images
 from ddpm.measuring.features.classifier import Classifier
 from ddpm.measuring.features.extractor import Extractor
+from ddpm.measuring.features.extractor_file import save
 from ddpm.model_file import Model
 from ddpm.tracker import JsonLinesTracker
 from ddpm.training.run import run_training
@@ -21,7 +22,7 @@ SHORT = SETTINGS.__class__(**{**vars(SETTINGS), "images": 16 * 20, "decay_images
 def made_extractor(path: Path) -> Path:
     torch.manual_seed(0)
     network = Classifier(channels=1, size=8, classes=3, dim=8).eval()
-    Extractor(network, "classifier", 0.5).save(path)
+    save(Extractor(network, "classifier", 0.5), path)
     return path
 
 

@@ -18,9 +18,11 @@ from ddpm.params import load as load_params
 from ddpm.training import checkpoint, checkpoint_folder
 from ddpm.training.batches import Batches
 from ddpm.training.curves import Meter
-from ddpm.training.loop import State, Step, learning_rate, new_state, quarters, train
+from ddpm.training.loop import State, Step, learning_rate, new_state, train
+from ddpm.training.methods.diffusion import Diffusion, quarters
+from ddpm.training.methods.method import Drawn
 from ddpm.training.settings import Train
-from ddpm.training.times import HISTORY, Importance, make_times
+from ddpm.training.times import HISTORY, Importance, Uniform, make_times
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 1, 8, 8), dtype=np.uint8)
@@ -59,9 +61,7 @@ def steps(  # type: ignore[no-untyped-def]
     return train(
         state,
         batches(settings, images),
-        process=process,
-        times=make_times(process, settings, memory=state.times, device=CPU),
-        objective=objective,
+        method=Diffusion(process, make_times(process, settings, memory=state.times, device=CPU), objective),
         settings=settings,
         device=CPU,
         precision=precision,
@@ -282,9 +282,7 @@ def test_every_process_trains_every_target(schedule: dict, target: str) -> None:
     for step in train(
         state,
         batches(settings),
-        process=process,
-        times=make_times(process, settings, memory=state.times, device=CPU),
-        objective=objective,
+        method=Diffusion(process, make_times(process, settings, memory=state.times, device=CPU), objective),
         settings=settings,
         device=CPU,
         precision="float32",
@@ -300,7 +298,10 @@ def test_the_loss_of_a_quarter_is_that_of_evenly_drawn_times_however_they_were_d
     t = torch.tensor([1, 1, 1, 3])  # a time drawn three times as often counts a third each time
     losses, weights = torch.tensor([4.0, 4.0, 4.0, 1.0]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
     one, never = torch.tensor(1.0), torch.tensor(False)
-    step = Step(4, one, losses, weights, t, torch.tensor([0, 0, 0, 0]), one, 0.1, skipped=never, asked=())
+    process = make_schedule("cosine", 1000)
+    method = Diffusion(process, Uniform(process), PARAMS.objective)
+    terms = method.means(losses[:, None], Drawn(torch.zeros(4, 1), weights, t))
+    step = Step(4, one, losses, weights, t, terms, one, 0.1, skipped=never, asked=())
     meter.add(step)
     assert meter.row(step)["loss_noise_quarter_1"] == pytest.approx(2.5)
     assert meter.row(step)["loss_noise_quarter_2"] is None

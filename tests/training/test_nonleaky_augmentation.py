@@ -22,6 +22,7 @@ from ddpm.training import augmentation, checkpoint
 from ddpm.training.augmentation import Transformations, draw, numbers_in, resampled
 from ddpm.training.batches import Batches
 from ddpm.training.loop import State, new_state, train
+from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.settings import Augment, Train
 from ddpm.training.times import make_times
 
@@ -183,9 +184,7 @@ def steps(state: State, settings: Train, device_batch: int | None = None, *, bat
     return train(
         state,
         batches or labelled,
-        process=process,
-        times=make_times(process, settings, memory=state.times, device=CPU),
-        objective=PARAMS.objective,
+        method=Diffusion(process, make_times(process, settings, memory=state.times, device=CPU), PARAMS.objective),
         settings=settings,
         device=CPU,
         precision="float32",

@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def stepped(folder: Path, dtype: str) -> None:
-    """Make three steps of Muon with given gradients; write the weights, and how many matrices were multiplied here."""
+    """Take three steps of Muon with fixed gradients; write the weights and how many matrices this process computed."""
     torch.manual_seed(0)
     network = UNet(
         channels=1, size=8, classes=3, width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0

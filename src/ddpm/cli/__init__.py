@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import compare, doctor, exchange, explain, images, operate, plan, registry, serving
+from ddpm.cli import compare, doctor, exchange, explain, gate, images, operate, plan, registry, serving, spread
 from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -238,6 +238,20 @@ def parser() -> argparse.ArgumentParser:
 
     add_name(command(registry.history, "list the champions in time, newest first", "ddpm history"))
 
+    asked = add_name(
+        command(
+            gate.gate,
+            "ask the gate about two models, and change nothing",
+            "ddpm gate 4 3",
+        )
+    )
+    asked.add_argument("candidate", help="number of a version, or a model file")
+    asked.add_argument("champion", help="number of a version, or a model file")
+    asked.add_argument("--images", type=_positive, help="images of each at the first look (default: sample.images)")
+    asked.add_argument("--max-images", type=_positive, help="images of each at most (default: promote.max_images)")
+    asked.add_argument("--seed", type=int, help="seed of the images of both (default: sample.seed)")
+    add_device(asked)
+
     compared = add_name(
         command(
             compare.compare,
@@ -341,6 +355,9 @@ def parser() -> argparse.ArgumentParser:
         planned.add_argument(
             option, type=Path, default=Path(default), metavar="FOLDER", help=f"{content} (default: {default})"
         )
+
+    again = command(spread.spread, "measure how far trainings with other seeds differ", "ddpm spread --seeds 3")
+    again.add_argument("--seeds", type=_positive, default=3, help="number of trainings, at least 2 (default: 3)")
 
     report = add_name(command(operate.report, "show the results of the last run of the pipeline", "ddpm report"))
     for option, dest, default, content in (

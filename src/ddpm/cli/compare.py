@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def compare(args: argparse.Namespace) -> None:
     """Sample both versions with the same seed and labels; print, write and keep the comparison."""
     from ddpm.promotion.registry import version
-    from ddpm.reporting import comparison
+    from ddpm.reporting import comparison, training_again
     from ddpm.tracking.comparisons import keep
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
@@ -36,12 +36,15 @@ def compare(args: argparse.Namespace) -> None:
     )
     sampled = f"{args.number} images of each version with seed {seed}, each by its own sampling settings"
     page = picture.with_suffix(".md")
-    page.write_text(comparison.page(a, b, picture=picture.name, sampled=sampled) + "\n", encoding="utf-8")
+    again = training_again.read()
+    text = comparison.page(a, b, picture=picture.name, sampled=sampled, again=again)
+    page.write_text(f"{text}\n", encoding="utf-8")
 
-    for protocol, table in comparison.metrics_tables(a, b):
+    for protocol, table in comparison.metrics_tables(a, b, again):
         print(protocol)
         print_table(table)
         print()
+    print(f"{comparison.training_again_sentence(a, b, again)}\n")
     differing = comparison.differences(a, b)
     if differing.rows:
         print_table(differing)

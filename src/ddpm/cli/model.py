@@ -21,7 +21,7 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
     there is one.
     """
     if args.model:
-        return _loaded(args.model, args.device), str(args.model)
+        return load_file(args.model, args.device), str(args.model)
     found = find_version(args)
     return load_version(found, args.device), f"{found.name} version {found.number}"
 
@@ -31,15 +31,17 @@ def load_version(version: "Version", device: Any) -> "Model":
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     with tempfile.TemporaryDirectory() as folder:
-        return _loaded(MlflowRegistry(version.name).download(version, Path(folder)), device)
+        return load_file(MlflowRegistry(version.name).download(version, Path(folder)), device)
 
 
-def _loaded(file: Path, device: Any) -> "Model":
+def load_file(file: Path, device: Any) -> "Model":
+    """Return the model of a file; one without a recipe gets that of the params.yaml in the working folder."""
     from ddpm.compute.hardware import choose_device
     from ddpm.generation.recipe import load_model
 
     model = load_model(file, choose_device(device))
-    return replace(model, recipe=_recipe_here()) if model.recipe is None else model
+    has_none = model.recipe is None and model.spec.method == "diffusion"
+    return replace(model, recipe=_recipe_here()) if has_none else model
 
 
 def _recipe_here() -> dict[str, Any] | None:

@@ -121,7 +121,7 @@ def report(args: argparse.Namespace) -> None:
     """Print the metrics and the decision of the last run, and how to see more."""
     import json
 
-    from ddpm.measuring.metric_catalogue import JUDGED
+    from ddpm.reporting.measurements import metrics_lines
     from ddpm.tracking.run_json import read_run
 
     if not args.run_json.exists():  # the metrics may be there all the same, because they are committed
@@ -131,11 +131,7 @@ def report(args: argparse.Namespace) -> None:
         record = json.loads(args.metrics.read_text())
     except FileNotFoundError:
         raise UserError(f"{args.metrics} was not found; run the pipeline first: `dvc repro`") from None
-    width = max(len(metric.label) for metric in JUDGED) + 2
-    print(f"{'':{width}}{'model':>10}{'floor':>10}   floor: real images, measured the same way")
-    for metric in JUDGED:
-        values = "".join(f"{_rounded(values.get(metric.name)):>10}" for values in (record, record["floor"]))
-        print(f"{metric.label:{width}}{values}   {metric.direction}")
+    print("\n".join(metrics_lines(record)))
     print(flush=True)
 
     from ddpm.promotion.registry import champion_among, holding  # takes seconds, in which the metrics can be read
@@ -147,7 +143,8 @@ def report(args: argparse.Namespace) -> None:
     champion = champion_among(versions)
     _print_row("model", _decision(found, champion))
     if found is not None:
-        _print_row("because", "; ".join(decisions.reasons(found)))
+        for k, reason in enumerate(decisions.reasons(found)):
+            _print_row("" if k else "because", reason)
     _print_page(registered_name(args))
     _print_row("images", " and ".join(str(path) for path in (args.grid, args.animation) if path.exists()))
     _print_row("MLflow", _mlflow_command(), wrap=False)

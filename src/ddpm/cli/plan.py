@@ -45,7 +45,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
     """Return the model of params.yaml for the prepared pictures; without them, for data.size and data.channels."""
-    from ddpm.training.spec import spec_of
+    from ddpm.training.spec import SECTIONS, spec_of
 
     size: int | None = params.data.size
     channels: int | None = params.data.channels
@@ -61,7 +61,7 @@ def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
             f"{prepared} has no pictures; prepare them with `dvc repro prepare`, or set data.size and data.channels "
             "for an estimate without them"
         )
-    sections = {name: getattr(params, name) for name in ("schedule", "objective", "network", "train")}
+    sections = {name: getattr(params, name) for name in SECTIONS}
     return spec_of(channels=channels, size=size, classes=facts.classes if facts else (), **sections)
 
 

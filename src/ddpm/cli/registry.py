@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ddpm.reporting.measurements import Protocols
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-_VERSIONS = "version, aliases, decision, protocol, FID, floor, copies, KID, sampler, steps, started from, when, run"
+_VERSIONS = (
+    "version, aliases, decision, protocol, FID, floor, copies, KID, sampler, steps, started from, when, run, why"
+)
 
 
 def versions(args: argparse.Namespace) -> None:
@@ -87,23 +89,28 @@ def _registered(args: argparse.Namespace) -> "tuple[MlflowRegistry, list[Version
 
 
 def _rows(version: "Version", protocols: "Protocols") -> "Iterator[tuple[str, ...]]":
-    """Yield a row for each record of a version; the rows after the first have no more than its metrics."""
+    """Yield a row for each record of a version; the rows after the first have no more than its metrics.
+
+    The last column has the rules that did not pass.
+    """
+    from ddpm.reporting.decisions import because, rules_of
+
     identity = (version.number, ", ".join(version.aliases), version.tags.get("decision", ""))
     when, run = f"{version.created.astimezone():%Y-%m-%d %H:%M}", version.run_id or ""
     try:
         records, started = version.records(), started_from(version.origin())
     except UserError as error:
         print(error, file=sys.stderr)
-        yield (*identity, "", "lost", "", "", "", "", "", "", when, run)
+        yield (*identity, "", "lost", "", "", "", "", "", "", when, run, "")
         return
     for k, record in enumerate(records or [{}]):
         metrics = _metrics(record, protocols) if record else ("",) * 5
         drawing: dict[str, Any] = record.get("protocol", {}).get("drawing", {})
         sampling = (str(drawing.get("sampler", "")), str(drawing.get("steps", "")))
         if k == 0:
-            yield (*identity, *metrics, *sampling, started, when, run)
+            yield (*identity, *metrics, *sampling, started, when, run, because(rules_of(version)))
         else:
-            yield (version.number, "", "", *metrics, *sampling, "", "", "")
+            yield (version.number, "", "", *metrics, *sampling, "", "", "", "")
 
 
 def _metrics(record: "dict[str, Any]", protocols: "Protocols") -> tuple[str, ...]:

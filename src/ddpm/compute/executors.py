@@ -4,7 +4,6 @@ Work is a function of a picklable piece. It writes its result to a file or retur
 the same wherever and however often it runs: if a worker dies, another one repeats its pieces.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,11 +25,6 @@ START_SECONDS = 6.0
 """A local cluster, which takes about two seconds to start, is used for work that would take this process longer."""
 _IN_FLIGHT_PER_WORKER = 3
 _CONNECT_SECONDS = 60
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pieces(Sequence[Any]):

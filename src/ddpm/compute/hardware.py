@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.compute.cores import cores
 from ddpm.errors import UserError
 
 Precision = Literal["float32", "bf16"]
@@ -30,7 +31,7 @@ def choose_device(name: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
 
 
 def numbered(device: torch.device) -> torch.device:
-    """Return the device; CUDA without a number becomes the process's present GPU, other devices stay as they are."""
+    """Return the device; "cuda" without a number becomes the GPU of this process, any other device is unchanged."""
     if device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", torch.cuda.current_device())
@@ -101,9 +102,10 @@ def set_determinism(deterministic: bool) -> None:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Multiply and convolve float32 in full precision inside, whatever was set for the program: not in TF32 or bf16.
+    """Inside the block, compute products and convolutions of float32 in float32, not in TF32 or bf16.
 
-    Metrics are measured so, because they are compared between machines. It also works as a decorator.
+    The program's own settings are restored at the end. Metrics are measured so, because they are compared between
+    machines. It also works as a decorator.
     """
     backends: Any = torch.backends
     cuda, cudnn, cpu = backends.cuda, backends.cudnn, backends.mkldnn
@@ -132,6 +134,16 @@ def full_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
+@contextmanager
+def repeatable_float32() -> Iterator[None]:
+    """Do as `full_float32`, and sum convolutions on a GPU in a fixed order. It also works as a decorator."""
+    with (
+        full_float32(),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        yield
+
+
 def kind_of_machine(device: torch.device) -> dict[str, str | int]:
     """Return what the last bits of a result depend on besides parameters, data and code (docs/exactness.md)."""
     kind: dict[str, str | int] = {"device": device.type, "torch": torch.__version__}
@@ -156,15 +168,10 @@ def busy_sentence() -> str | None:
     """
     if not hasattr(os, "getloadavg"):
         return None
-    load, cores = os.getloadavg()[0], cores_available()
-    if load < _BUSY * cores:
+    load, available = os.getloadavg()[0], cores()
+    if load < _BUSY * available:
         return None
     return (
-        f"other programs keep this machine busy (load {load:.1f} on {cores} cores), so these times may be "
-        f"up to {load / cores + 1:.0f} times too long; measure again when it is idle"
+        f"other programs keep this machine busy (load {load:.1f} on {available} cores), so these times may be "
+        f"up to {load / available + 1:.0f} times too long; measure again when it is idle"
     )
-
-
-def cores_available() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ddpm.compute.cores import cores
 from ddpm.compute.processes import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, joined
 from ddpm.compute.settings import Runtime
 from ddpm.errors import UserError
@@ -70,8 +71,7 @@ def _launch(number: int) -> None:
     PyTorch's elastic launcher listens on all interfaces and unpickles whatever it receives. Here the workers find each
     other by a file that only this user can read or write.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // number))} | os.environ
+    environment = {"OMP_NUM_THREADS": str(max(1, cores() // number))} | os.environ
     environment |= {LAUNCHER_VARIABLE: str(os.getpid())}
     environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number))
     with (

@@ -6,7 +6,7 @@ _SPINS = "1000"
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
-    """Let threads that wait look some 20 microseconds for work and then sleep, unless `environment` sets a policy.
+    """Make waiting threads check for work for about 20 microseconds before they sleep, unless a policy is set.
 
     OpenMP reads the variables when torch is imported. A step has hundreds of short parallel parts. Waking a sleeping
     thread for each makes a step of small images 1.2 times as long, and waiting awake as long as is usual makes it up to

@@ -22,7 +22,7 @@ from ddpm.errors import UserError
 from ddpm.exchange import unet_exchange, unet_options
 from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
-from ddpm.model_spec import Spec, architecture_of, build_network
+from ddpm.model_spec import Spec, architecture_of, build_network, require_diffusion
 from ddpm.networks.settings import Network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -243,6 +243,7 @@ def _scheduler(spec: Spec) -> dict[str, Any]:
     from ddpm.diffusion import schedules
     from ddpm.diffusion.processes import make_process
 
+    require_diffusion(spec, "export to diffusers")
     process, objective = make_process(spec.schedule), spec.objective
     if not isinstance(process, schedules.Schedule) or process.T != T:
         raise UserError(f"diffusers does not support this model: its schedule is not discrete with T {T}")

@@ -13,7 +13,8 @@ from torch import Size, Tensor
 from ddpm.exchange.unet_options import ExchangeError, from_theirs, to_theirs
 from ddpm.networks.blocks import timestep_frequencies
 from ddpm.networks.settings import CONVENTION
-from ddpm.networks.unet import AUGMENTATION, shapes_of
+from ddpm.networks.shapes import shapes_of
+from ddpm.networks.unet import AUGMENTATION, UNet
 
 Weights = dict[str, Tensor]
 
@@ -54,7 +55,7 @@ def from_diffusers(
             name = name.replace(former, now)
         left[name] = tensor
     blocks, read = _blocks(architecture), {}
-    for name, shape in shapes_of(architecture).items():
+    for name, shape in shapes_of(lambda: UNet(**architecture)).items():
         theirs = _their_names(name, blocks)
         if absent := [each for each in theirs if each not in left]:
             raise ExchangeError(

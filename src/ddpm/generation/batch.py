@@ -13,6 +13,7 @@ from ddpm.compute.hardware import choose_precision
 from ddpm.errors import UserError
 from ddpm.generation.recipe import Recipe
 from ddpm.model_file import Model
+from ddpm.model_spec import require_diffusion
 from ddpm.sampling.drawing import surrounded
 from ddpm.sampling.samplers import Denoise
 from ddpm.seeding import seed_of
@@ -56,7 +57,13 @@ class Batch:
 
     def noise(self) -> PerImageNoise:
         """Return new streams, each at its beginning."""
-        return PerImageNoise(self.seed, self.indices, self.model.sample_shape, self.device)
+        return PerImageNoise(self.seed, self.indices, self.model.noise_shape, self.device)
+
+    def drawn(self, z: Tensor) -> Tensor:
+        """Return the images of latents z, in one evaluation, for methods vae and gan: [N,C,H,W]."""
+        precision = choose_precision(self.recipe.precision, self.device, self.model.spec.size)
+        condition = None if self.condition is None else self.condition.to(self.device)
+        return self.model.drawn(z, condition, precision=precision)
 
     def denoise(self) -> Denoise:
         """Return the model's denoiser with the condition, with guidance and with x_0 in [-1, 1].
@@ -86,6 +93,7 @@ def _guide(name: str, model: Model, device: torch.device) -> Model:
 
 def require_guide(guide: Model, model: Model, *, called: str) -> None:
     """Raise UserError unless guide and model have the same shape of images, classes and process."""
+    require_diffusion(guide.spec, f"the guide {called}")
     for key in ("channels", "size", "classes"):
         theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
         if theirs != ours:

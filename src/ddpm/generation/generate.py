@@ -22,6 +22,9 @@ def sampling_steps(batch: Batch) -> Iterator[Step]:
     Raise UserError if the recipe needs a learned variance that the model lacks, or if the guide does not fit the model.
     """
     recipe, objective = batch.recipe, batch.model.spec.objective
+    if batch.model.spec.method != "diffusion":
+        x_0 = batch.drawn(batch.noise()())
+        return iter([Step(0.0, x_0, x_0)])
     if recipe.sampler == "ddpm" and recipe.ddpm.variance == "learned" and not objective.learned_variance:
         raise UserError(
             "ddpm.variance is learned, but this model was trained without a variance; "

@@ -1,5 +1,6 @@
 """Pictures for people: grids of samples, and animations of the reverse process."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ from torch import Tensor
 from ddpm.compute.hardware import Precision
 from ddpm.generation.batch import Batch
 from ddpm.generation.generate import generate, sampling_steps
-from ddpm.generation.recipe import Recipe, neutral
+from ddpm.generation.recipe import DIRECTLY, Recipe, neutral
 from ddpm.images import to_uint8
+from ddpm.sampling.editing import slerp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,20 +55,34 @@ def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
 
 @torch.inference_mode()
 def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
-    """Write the reverse process of 20 images as a GIF that pauses at its end.
+    """Write the reverse process of 20 images as a GIF that pauses at its end; of a VAE or GAN a walk between latents.
 
-    With the recipe and seed of an evaluation these are its first images, except for their labels.
+    With the recipe and seed of an evaluation the last ones are its first images, except for their labels.
     """
     batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows_of_labels(model, 20))
-    steps = [to_uint8(step.x_t).cpu() for step in sampling_steps(batch)]
+    if model.spec.method == "diffusion":
+        steps = [to_uint8(step.x_t).cpu() for step in sampling_steps(batch)]
+    else:
+        steps = [to_uint8(x).cpu() for x in walk(batch, FRAMES)]
     stride = -(-len(steps) // FRAMES)
     frames = [grid(images, columns=10) for images in steps[::-stride][::-1]]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[80] * (len(frames) - 1) + [2500], loop=0)
 
 
+def walk(batch: Batch, frames: int) -> Iterator[Tensor]:
+    """Yield images [N,C,H,W] of latents on the arc from other latents of the same streams to those of the batch."""
+    noise = batch.noise()
+    end, start = noise(), noise()
+    for weight in torch.linspace(0, 1, frames):
+        yield batch.drawn(slerp(start, end, weight.expand(len(end)).to(end.device)))
+
+
 def preview(model: "Model", precision: Precision) -> "Image":
-    """Return a preview of a model in training: 100 images by DDIM in 20 steps."""
-    recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
+    """Return a preview of a model in training: 100 images, those of diffusion by DDIM in 20 steps."""
+    if model.spec.method == "diffusion":
+        recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
+    else:
+        recipe = replace(DIRECTLY, precision=precision)
     return grid(generate(model, recipe, n=100, seed=0, condition=_rows_of_labels(model, 100), batch=100), columns=10)
 
 

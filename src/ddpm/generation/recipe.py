@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from ddpm import model_file
 from ddpm.compute.settings import Precision
 from ddpm.errors import UserError
 from ddpm.model_file import WRONG, Model
+from ddpm.networks.settings import Method
+from ddpm.sampling.catalogue import DIRECT
 from ddpm.sampling.settings import Ddim, Ddpm, Drawing, Heun, Karras, Langevin, Sample, Unipc
 from ddpm.settings import section, sentence_of
 
@@ -25,8 +27,10 @@ class Recipe(Drawing):
     """`runtime.precision`; the device determines the meaning of auto."""
 
 
-def recipe_in(sample: Sample, precision: Precision) -> Recipe:
-    """Return the recipe in params.yaml; its guide is a file."""
+def recipe_in(sample: Sample, precision: Precision, method: Method = "diffusion") -> Recipe:
+    """Return the recipe in params.yaml; its guide is a file. Only diffusion has settings for sampling."""
+    if method != "diffusion":
+        return replace(DIRECTLY, precision=precision)
     return Recipe(**{field.name: getattr(sample, field.name) for field in fields(Drawing)}, precision=precision)
 
 
@@ -52,9 +56,18 @@ def neutral(*, sampler: str, steps: int) -> Recipe:
     )
 
 
+DIRECTLY = neutral(sampler=DIRECT, steps=1)
+"""The recipe of a model that draws in one evaluation."""
+
+
 def recipe_of(model: Model) -> Recipe | None:
-    """Return the recipe in the model's file, if any. Raise ValueError as `recipe_from` does."""
-    return None if model.recipe is None else recipe_from(model.recipe)
+    """Return the recipe in the model's file, if any, or that of a model that needs none.
+
+    Raise ValueError as `recipe_from` does.
+    """
+    if model.recipe is None:
+        return None if model.spec.method == "diffusion" else DIRECTLY
+    return recipe_from(model.recipe)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
@@ -100,7 +113,10 @@ def _require_recipe_fits(model: Model) -> None:
     recipe = recipe_of(model)
     if recipe is None:
         return
-    recipe.require_fits(model.spec.schedule, called="recipe.")
+    if model.spec.method == "diffusion":
+        recipe.require_fits(model.spec.schedule, called="recipe.")
+    if (recipe.sampler == DIRECT) != (model.spec.method != "diffusion"):
+        raise ValueError(f"recipe.sampler is {recipe.sampler}, but method is {model.spec.method}")
     guide = None if model.guide is None else model.guide.sha256
     if recipe.guide != guide:
         raise ValueError(f"recipe.guide is {recipe.guide!r}, but the guide in the file is {guide!r}")

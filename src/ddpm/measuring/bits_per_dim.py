@@ -1,7 +1,8 @@
 """Bits per dimension of held-out images, by two bounds: the terms of a chain, and the probability-flow ODE."""
 
 import csv
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import full_float32
-from ddpm.diffusion.bound import Estimate
+from ddpm.diffusion.bound import Estimate, bits, discretized_gaussian_nll, gaussian_kl
+from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.generation.batch import PerImageNoise
 from ddpm.images import LEVEL, Images, to_model_range
 from ddpm.model_file import Model
+from ddpm.networks.vae import Autoencoder
 from ddpm.sampling.grids import log_snr, uniform_grid
 from ddpm.sampling.guidance import ConditionalDenoise, clipped
 from ddpm.sampling.likelihood import Bound, ode_bound, variational_bound
@@ -39,7 +42,7 @@ class BitsPerDim:
 
     images: int
     bound: float | None = None
-    """Variational bound: the prior and the sum over all steps, decoder included."""
+    """Variational bound: the prior and the sum over all steps, decoder included; of a VAE the ELBO."""
     bound_prior: float | None = None
     """L_T of the variational bound."""
     bound_decoder: float | None = None
@@ -49,10 +52,12 @@ class BitsPerDim:
     other steps."""
     terms: tuple[tuple[float, float], ...] = ()
     """(t, L) of every step, by descending t; the last is the decoder's."""
+    by_image: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """float64 [images] by the name of a mean: the values of which it is the mean."""
 
     def means(self) -> dict[str, float | None]:
-        """Return all fields but the terms."""
-        return {name: value for name, value in asdict(self).items() if name != "terms"}
+        """Return all means, and the number of images."""
+        return {name: value for name, value in asdict(self).items() if name not in ("terms", "by_image")}
 
     def numbers(self) -> dict[str, float]:
         """Return the measured values by metric name, for a tracker."""
@@ -76,12 +81,21 @@ def measure(
 ) -> BitsPerDim:
     """Measure n evenly spaced images of these held-out ones (uint8 [N,C,H,W]), conditioned on their labels.
 
-    Both bounds clip the model's estimate of x_0 to [-1, 1], as sampling does; a fixed variance is beta_t.
+    Of a VAE it is the ELBO: bound_prior is KL(q(z | x) || p(z)) and bound_decoder -log p(x | z), with the mass of the
+    decoder's Gaussian within half a level. Raises UserError for a GAN, which has no likelihood.
+
+    Both bounds of diffusion clip the model's estimate of x_0 to [-1, 1], as sampling does; a fixed variance is beta_t.
     """
     from tqdm import tqdm
 
+    if model.spec.method == "gan":
+        raise UserError(
+            "bits per dimension need a likelihood, which a GAN does not have; set evaluate.bits_per_dim to 0"
+        )
     n, device = min(n, len(images)), next(model.network.parameters()).device
     chosen = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
+    if model.spec.method == "vae":
+        return _elbo(model, images, labels, chosen, batch=batch)
     process = model.schedule
     chain = isinstance(process.T, int)
     bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS, least=LEAST_NOISE)
@@ -108,6 +122,39 @@ def measure(
         bound_decoder=steps[-1],
         ode=_mean(by_ode),
         terms=tuple(zip(map(float, bound_grid[:-1]), steps, strict=True)),
+        by_image={
+            "bound": _joined([bound.total for bound in bounds]),
+            "bound_prior": _joined([bound.prior for bound in bounds]),
+            "bound_decoder": _joined([bound.steps[:, -1] for bound in bounds]),
+            "ode": _joined(by_ode),
+        },
+    )
+
+
+@torch.no_grad()
+def _elbo(model: Model, images: Images, labels: np.ndarray | None, chosen: np.ndarray, *, batch: int) -> BitsPerDim:
+    """Return the bound of a VAE with one latent per image.  Kingma and Welling 2014, Eq. 3."""
+    network, priors, decoders = model.network, [], []
+    assert isinstance(network, Autoencoder)
+    device = next(network.parameters()).device
+    for at in range(0, len(chosen), batch):
+        part = chosen[at : at + batch]
+        x = to_model_range(torch.from_numpy(images[part]).to(device))
+        y = None if labels is None else torch.from_numpy(labels[part]).to(device)
+        mean, log_var = network.q(x, y)
+        eps = PerImageNoise(0, part.tolist(), model.noise_shape, device)()
+        x_hat = network.draw(mean + (0.5 * log_var).exp() * eps, y)
+        zero = torch.zeros_like(mean)
+        priors.append(bits(gaussian_kl(mean, log_var, zero, zero)) * mean[0].numel() / x[0].numel())
+        decoders.append(bits(discretized_gaussian_nll(x, x_hat, (2 * network.log_sigma).expand_as(x_hat))))
+    prior, decoder = _mean(priors), _mean(decoders)
+    of_prior, of_decoder = _joined(priors), _joined(decoders)
+    return BitsPerDim(
+        images=len(chosen),
+        bound=prior + decoder,
+        bound_prior=prior,
+        bound_decoder=decoder,
+        by_image={"bound": of_prior + of_decoder, "bound_prior": of_prior, "bound_decoder": of_decoder},
     )
 
 
@@ -117,6 +164,10 @@ def _conditioned(denoise: ConditionalDenoise, x_t: Tensor, t: Tensor, *, conditi
 
 def _signs(noise: Noise) -> Tensor:
     return noise().sign()
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return torch.cat(parts).double().cpu().numpy()
 
 
 def _mean(parts: list[Tensor]) -> float:

@@ -16,8 +16,10 @@ from ddpm.generation.generate import balanced_labels, generate
 from ddpm.generation.recipe import recipe_in
 from ddpm.images import Images
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe
-from ddpm.measuring.fidelity import frechet_distance, load_extractor
+from ddpm.measuring.features.extractor_file import load_extractor
+from ddpm.measuring.frechet import frechet_distance
 from ddpm.model_file import Model
+from ddpm.networks.settings import Method
 from ddpm.sampling.settings import Sample
 
 _MOST_REFERENCE_IMAGES = 10_000
@@ -36,12 +38,13 @@ class FewImages:
         device: torch.device,
         precision: Precision,
         batch: int,
+        method: Method = "diffusion",
     ) -> None:
         """n images are compared with held-out ones, uint8 [N,C,H,W]; `batch` are drawn at once, without a guide."""
         rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
         unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
         self._n, self._seed, self._batch = n, sample.seed, batch
-        self._recipe, self._extractor, self._device = recipe_in(unguided, precision), extractor, device
+        self._recipe, self._extractor, self._device = recipe_in(unguided, precision, method), extractor, device
         self._reference = self._described(held_out[rows], what="held-out")
 
     def draw(self, model: Model) -> tuple[Tensor, Tensor | None]:
@@ -68,6 +71,7 @@ def few_images(
     device: torch.device,
     precision: Precision,
     batch: int,
+    method: Method = "diffusion",
 ) -> FewImages | None:
     """Return what draws and measures n images, with the extractor in this file; None for n = 0.
 
@@ -87,4 +91,6 @@ def few_images(
             f"FID with {network.dim} features needs more than {network.dim} of both; raise during or set it to 0"
         )
         return None
-    return FewImages(n, sample, held_out, extractor=network, device=device, precision=precision, batch=batch)
+    return FewImages(
+        n, sample, held_out, extractor=network, device=device, precision=precision, batch=batch, method=method
+    )

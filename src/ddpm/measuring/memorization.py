@@ -88,6 +88,8 @@ class Copies:
     """Share of the generated images that count as copies, in 0..1."""
     held_out_share: float
     """Share of the held-out real images that would count as copies: the chance level, about the quantile."""
+    held_out: Nearest
+    """For the held-out real images."""
 
     @property
     def is_copy(self) -> np.ndarray:
@@ -146,7 +148,7 @@ def find_copies_in_every_way(
         made, real = (search.nearest(items, together=together) for items, search in zip(spaces, searches, strict=True))
         measurable = real.distance[np.isfinite(real.distance)]
         limit = float(np.quantile(measurable, quantile)) if len(measurable) else 0.0
-        return Copies(made, limit, float(np.mean(made.distance <= limit)), float(np.mean(real.distance <= limit)))
+        return Copies(made, limit, float(np.mean(made.distance <= limit)), float(np.mean(real.distance <= limit)), real)
 
     found = {name: copies((generated, held_out), [searches[name] for searches in by_pixels]) for name in ways}
     return CopiesInEveryWay(**found, features=copies(features, by_features))

@@ -1,9 +1,10 @@
 """The catalogue of metrics: what each is called, what it means, and which direction is better.
 
 A metric of a model has the same name in reports/metrics.json and in MLflow. A floor is nested under `floor` in the JSON
-file; MLflow has those of FID and KID, as `fid_floor` and `kid_floor`. Curves of the training begin with `training/` or
-`training_details/`, because MLflow groups charts by the part before the slash, in alphabetical order, and shows names
-without a slash last. Everything that shows metrics to people takes their labels and meanings from here.
+file; MLflow has those of FID and KID, as `fid_floor` and `kid_floor`. The interval of 95 % is nested under `interval`;
+MLflow has its ends as NAME_low and NAME_high. Curves of the training begin with `training/` or `training_details/`,
+because MLflow groups charts by the part before the slash, in alphabetical order, and shows names without a slash last.
+Everything that shows metrics to people takes their labels and meanings from here.
 """
 
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ Group = Literal["quality", "copies", "likelihood", "augmentation", "training", "
 """quality: of the generated images; copies: of training images among them; likelihood: of held-out images;
 augmentation: generated images as training data; training: curves; speed: of training and sampling."""
 
-Kind = Literal["value", "spread", "floor"]
-"""spread: how much another metric varies from sample to sample; floor: the metric of real images."""
+Kind = Literal["value", "low", "high", "floor"]
+"""low, high: ends of another metric's interval of 95 %; floor: the metric of real images."""
 
-SPREAD = "_spread"
+LOW, HIGH = "_low", "_high"
 FLOOR = "_floor"
 CURVES = "training/"
 DETAILS = "training_details/"
@@ -40,8 +41,8 @@ class Metric:
     """Which values are better; None if neither."""
     group: Group
     kind: Kind = "value"
-    has_spread: bool = False
-    """A metric called NAME_spread exists beside this one."""
+    has_interval: bool = False
+    """MLflow has the ends of its interval of 95 %, NAME_low and NAME_high; `interval` in reports/metrics.json, too."""
     has_floor: bool = False
     """Real images were measured, too: `floor` in reports/metrics.json has this metric."""
     logs_floor: bool = False
@@ -53,9 +54,9 @@ class Metric:
         return f"{self.better} is better" if self.better else ""
 
     @property
-    def spread(self) -> str:
-        """The name of the metric that has this one's spread."""
-        return f"{self.name}{SPREAD}"
+    def heading(self) -> str:
+        """The label with the direction, such as "FID, lower is better"."""
+        return f"{self.label}, {self.direction}" if self.better else self.label
 
     @property
     def floor(self) -> str:
@@ -63,8 +64,8 @@ class Metric:
         return f"{self.name}{FLOOR}"
 
 
-_quality = partial(Metric, group="quality", has_floor=True)
-_copies = partial(Metric, group="copies", unit="share, 0 to 1", better="lower", has_floor=True)
+_quality = partial(Metric, group="quality", has_floor=True, has_interval=True)
+_copies = partial(Metric, group="copies", unit="share, 0 to 1", better="lower", has_floor=True, has_interval=True)
 _bits = partial(Metric, group="likelihood", unit="bits per dimension", better="lower")
 _accuracy = partial(Metric, group="augmentation", unit="share, 0 to 1", better="higher")
 _curve = partial(Metric, group="training")
@@ -80,8 +81,15 @@ METRICS: tuple[Metric, ...] = (
         meaning="Fréchet distance of the features of generated images to those of held-out real images.",
         unit="squared distance of features",
         better="lower",
-        has_spread=True,
         logs_floor=True,
+    ),
+    _quality(
+        name="fid_infinity",
+        label="FID at infinity",
+        meaning="FID less its bias by the numbers of images, so that it does not depend on them; about 0 for perfect "
+        "images, and it may be negative.",
+        unit="squared distance of features",
+        better="lower",
     ),
     _quality(
         name="kid",
@@ -89,7 +97,22 @@ METRICS: tuple[Metric, ...] = (
         meaning="Kernel distance of the same features; it is unbiased, so it may be slightly negative.",
         unit="squared distance of features",
         better="lower",
-        has_spread=True,
+        logs_floor=True,
+    ),
+    _quality(
+        name="fid_second",
+        label="FID, second",
+        meaning="Fréchet distance of the features of the second extractor; both should agree which model is better.",
+        unit="squared distance of features",
+        better="lower",
+        logs_floor=True,
+    ),
+    _quality(
+        name="kid_second",
+        label="KID, second",
+        meaning="Kernel distance of the features of the second extractor; it does not need many images.",
+        unit="squared distance of features",
+        better="lower",
         logs_floor=True,
     ),
     _quality(
@@ -98,7 +121,6 @@ METRICS: tuple[Metric, ...] = (
         meaning="How clearly a classifier recognises the single images, and how evenly they cover the classes.",
         unit="1 to the number of classes",
         better="higher",
-        has_spread=True,
     ),
     _quality(
         name="precision",
@@ -113,6 +135,43 @@ METRICS: tuple[Metric, ...] = (
         meaning="Share of the held-out real images whose features are among those of generated images.",
         unit="share, 0 to 1",
         better="higher",
+    ),
+    _quality(
+        name="density",
+        label="Density",
+        meaning="How densely generated images lie where real images are: the number of real images whose neighbourhood "
+        "each is in, relative to other real images.",
+        unit="relative to real images",
+        better="higher",
+    ),
+    _quality(
+        name="coverage",
+        label="Coverage",
+        meaning="Share of the held-out real images that have a generated image among their nearest neighbours.",
+        unit="share, 0 to 1",
+        better="higher",
+    ),
+    _quality(
+        name="classes_covered",
+        label="Classes covered",
+        meaning="Share of the classes of which there are at least half as many generated images as in the real ones.",
+        unit="share, 0 to 1",
+        better="higher",
+    ),
+    _quality(
+        name="sharpness",
+        label="Sharpness",
+        meaning="Power of the upper half of the frequencies; 1 is as sharp as real images, less is blurred, more is "
+        "noisy.",
+        unit="relative to real images",
+    ),
+    _quality(
+        name="data_copying",
+        label="Data copying",
+        meaning="C_T, which compares the distances of generated and of held-out images to the nearest training images; "
+        "0 is as near as real images, below -3 is copying.",
+        unit="standard deviations",
+        has_floor=False,
     ),
     _copies(name="memorized_share", label="Copies by pixels", meaning=f"{_NEAR}, pixel by pixel."),
     _copies(name="memorized_share_features", label="Copies by features", meaning=f"{_NEAR}, by their features."),
@@ -196,26 +255,28 @@ METRICS: tuple[Metric, ...] = (
         label="Sampling speed",
         meaning="Images per second when the images for the evaluation were generated.",
     ),
+    Metric(
+        name="seconds_per_image",
+        label="Seconds per image",
+        meaning="Time to generate one image; the gate measures it, beside the champion's on the same machine.",
+        unit="seconds",
+        better="lower",
+        group="speed",
+    ),
 )
-"""All metrics but spreads and floors, in the order in which people read them."""
+"""All metrics but floors and ends of intervals, in the order in which people read them."""
 
 JUDGED: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.group in ("quality", "copies"))
 """The metrics by which a model is judged: those of reports/metrics.json."""
 
 
-def with_spreads_and_floors() -> Iterator[Metric]:
-    """Yield every metric that MLflow may have: each value, then its spread, then its floor."""
+_ENDS: tuple[tuple[Kind, str, str], ...] = (("low", LOW, "Lower"), ("high", HIGH, "Upper"))
+
+
+def with_floors() -> Iterator[Metric]:
+    """Yield every metric that MLflow may have, but for the ends of intervals: each value, then its floor."""
     for metric in METRICS:
         yield metric
-        if metric.has_spread:
-            yield Metric(
-                name=metric.spread,
-                label=f"{metric.label}, spread",
-                meaning=f"Standard deviation of {metric.label} over parts of the images.",
-                unit=metric.unit,
-                group=metric.group,
-                kind="spread",
-            )
         if metric.logs_floor:
             yield Metric(
                 name=metric.floor,
@@ -227,6 +288,22 @@ def with_spreads_and_floors() -> Iterator[Metric]:
             )
 
 
+def with_floors_and_intervals() -> Iterator[Metric]:
+    """Yield every metric that MLflow may have: each value, its floor, and the ends of its interval."""
+    for metric in with_floors():
+        yield metric
+        if metric.has_interval:
+            for kind, suffix, which in _ENDS:
+                yield Metric(
+                    name=f"{metric.name}{suffix}",
+                    label=f"{metric.label}, {which.lower()} end",
+                    meaning=f"{which} end of the 95 % interval of {metric.label}.",
+                    unit=metric.unit,
+                    group=metric.group,
+                    kind=kind,
+                )
+
+
 def find(name: str) -> Metric | None:
-    """Return the metric with this name, `NAME_spread` and `NAME_floor` included; None for an unknown one."""
-    return next((metric for metric in with_spreads_and_floors() if metric.name == name), None)
+    """Return the metric of this name, such as `fid`, `fid_low`, `fid_high` or `fid_floor`; None for an unknown one."""
+    return next((metric for metric in with_floors_and_intervals() if metric.name == name), None)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from ddpm.errors import UserError
-from ddpm.measuring.metric_catalogue import JUDGED
+from ddpm.measuring.measured import Measured
+from ddpm.measuring.metric_catalogue import HIGH, JUDGED, LOW
 
-_T = TypeVar("_T")
+VERSION = 2
+"""Form of reports/metrics.json: in 2 metrics have intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,66 +26,66 @@ class Protocol:
     reference_hash: str
     """sha256 of the held-out real images."""
     reference_n: int
-    extractor: str
-    extractor_hash: str
+    extractor: dict[str, str]
+    """Name, layer, resizing, dtype and sha256 of the feature extractor (`measuring.features.description`)."""
+    second: dict[str, str] | None
+    """The same of the second extractor; None if there is none."""
     torch_fidelity: str
     """Version of torch-fidelity."""
     kid_subset_size: int
     kid_subsets: int
     neighbours: int
-    """k in precision and recall."""
+    """k in precision, recall, density and coverage."""
     memorized_quantile: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Interval:
+    """Interval of 95 % for the value of a metric."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Metrics:
-    """The metrics of a set of images. None if a metric does not exist; never NaN."""
+    """The metrics of a set of images, which the catalogue (`JUDGED`) names and explains."""
 
-    fid: float | None
-    """Fréchet distance of the features to those of the held-out real images (Heusel et al. 2017); lower is better."""
-    inception_score: float | None
-    """Inception score (Salimans et al. 2016); 1 to the number of classes. None if the extractor knows no classes."""
-    inception_score_spread: float | None
-    """Standard deviation over 10 parts of the images."""
-    kid: float | None
-    """Squared MMD with a cubic kernel (Bińkowski et al. 2018), unbiased, so it may be negative."""
-    kid_spread: float | None
-    """Standard deviation over the subsets: that of one subset, not of their mean."""
-    precision: float | None
-    """Share of the images inside the manifold of the real images (Kynkäänniemi et al. 2019)."""
-    recall: float | None
-    """Share of the real images inside the manifold of the generated images."""
-    memorized_share: float | None
-    """Share of the images that are nearer to a training image, in pixels, than nearly all held-out real images."""
-    memorized_share_features: float | None
-    """The same with the distance of features."""
-    memorized_share_shifted: float | None
-    """The same in pixels, with training images shifted by up to one pixel."""
-    memorized_share_mirrored: float | None
-    """The same in pixels, with training images and their mirror images, left to right."""
-    memorized_share_half: float | None
-    """The same for the half of the image that is most similar to that of a training image."""
+    values: dict[str, float | None]
+    """By name, of all metrics in the catalogue. None for one that does not exist; never NaN."""
+    interval: dict[str, Interval]
+    """By name, of the metrics that have one."""
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not math.isfinite(value):
-                object.__setattr__(self, field.name, None)
+    @classmethod
+    def of(cls, measured: Mapping[str, Measured | None]) -> "Metrics":
+        """Take values and intervals that are finite. Raises ValueError for a name that is not in the catalogue."""
+        names = [metric.name for metric in JUDGED]
+        if unknown := measured.keys() - set(names):
+            raise ValueError(f"{', '.join(sorted(unknown))} not in the catalogue of metrics")
+        found = {name: each for name in names if (each := measured.get(name)) is not None and math.isfinite(each.value)}
+        return cls(
+            values={name: found[name].value if name in found else None for name in names},
+            interval={
+                name: Interval(each.low, each.high)
+                for name, each in found.items()
+                if math.isfinite(each.low) and math.isfinite(each.high)
+            },
+        )
 
+    def __getitem__(self, name: str) -> float | None:
+        return self.values[name]
 
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The spread of the FID over `blocks` disjoint parts of `n` generated images each.
+    def to_json(self) -> dict[str, Any]:
+        """Return the values by name, and the intervals under `interval`."""
+        return self.values | {"interval": {name: asdict(each) for name, each in self.interval.items()}}
 
-    A part has fewer images than the whole set, so its FID varies more.
-    """
-
-    fid: float | None
-    """Standard deviation; None if there is none."""
-    blocks: int
-    n: int
-    reason: str | None
-    """The reason why there is no spread."""
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Metrics":
+        """Read what `to_json` returns. Raises KeyError for a metric of the catalogue that is missing."""
+        return cls(
+            values={metric.name: values[metric.name] for metric in JUDGED},
+            interval={name: Interval(**each) for name, each in values["interval"].items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,6 @@ class Record:
     """The metrics of a model, with everything needed to judge them."""
 
     metrics: Metrics
-    spread: Spread
     floor: Metrics
     """The same metrics of real training images; the memorized shares are those of held-out real images."""
     floor_n: int
@@ -100,34 +101,34 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return the content of reports/metrics.json, with the metrics at the top level for `dvc metrics`."""
         return {
-            **asdict(self.metrics),
-            "fid_spread": self.spread.fid,
-            "spread": {"blocks": self.spread.blocks, "n": self.spread.n, "reason": self.spread.reason},
-            "floor": asdict(self.floor) | {"n": self.floor_n},
+            "version": VERSION,
+            **self.metrics.to_json(),
+            "floor": self.floor.to_json() | {"n": self.floor_n},
             "protocol": asdict(self.protocol),
         }
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics that exist as flat names for a tracker: `fid`, …, `fid_spread`, `fid_floor`, …"""
-        every = asdict(self.metrics) | {"fid_spread": self.spread.fid}
-        every |= {metric.floor: getattr(self.floor, metric.name) for metric in JUDGED if metric.logs_floor}
+        """Return the metrics that exist as flat names for a tracker: `fid`, `fid_low`, `fid_high`, `fid_floor`, …"""
+        every = dict(self.metrics.values)
+        for name, interval in self.metrics.interval.items():
+            every |= {f"{name}{LOW}": interval.low, f"{name}{HIGH}": interval.high}
+        every |= {metric.floor: self.floor[metric.name] for metric in JUDGED if metric.logs_floor}
         return {name: value for name, value in every.items() if value is not None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Record":
-        """Read a record. Raises UserError that names a missing or unknown key."""
+        """Read a record. Raises UserError for another version of its form, and one that names a missing key."""
+        if values.get("version") != VERSION:
+            raise UserError(
+                f"the record of metrics has the form {values.get('version', 1)}, expected {VERSION}, in which metrics "
+                "have intervals; measure again with `dvc repro`"
+            )
         try:
             return cls(
-                metrics=_from(Metrics, values),
-                spread=Spread(fid=values["fid_spread"], **values["spread"]),
-                floor=_from(Metrics, values["floor"]),
+                metrics=Metrics.from_json(values),
+                floor=Metrics.from_json(values["floor"]),
                 floor_n=values["floor"]["n"],
-                protocol=_from(Protocol, values["protocol"]),
+                protocol=Protocol(**{field.name: values["protocol"][field.name] for field in fields(Protocol)}),
             )
         except (KeyError, TypeError) as error:
             raise UserError(f"the record of metrics lacks {error}; measure again with `dvc repro`") from None
-
-
-def _from(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    """Make an instance from the values of its fields. Raises KeyError for a missing one."""
-    return cls(**{field.name: values[field.name] for field in fields(cls)})  # type: ignore[arg-type]

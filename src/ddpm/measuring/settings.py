@@ -12,9 +12,8 @@ class Evaluate:
     kid_subsets: int
     """Number of random subsets whose mean is KID."""
     neighbours: int
-    """k of precision and recall, which count images within the distance of the k-th nearest neighbour."""
-    blocks: int
-    """Number of disjoint blocks of the generated images, for the spread of FID."""
+    """k of precision, recall, density and coverage, which count images within the distance of the k-th nearest
+    neighbour."""
     memorized_quantile: float
     """A generated image is a copy if its distance to a training image is at most this quantile of the distances of
     held-out real images."""
@@ -30,7 +29,7 @@ class Evaluate:
     0: none. It changes no result, and costs sample.steps network evaluations per image."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "kid_subset_size", "kid_subsets", "neighbours", "blocks")
+        require_positive(self, "kid_subset_size", "kid_subsets", "neighbours")
         require(self.bits_per_dim >= 0, f"bits_per_dim is {self.bits_per_dim}, expected 0 or a number of images")
         require(self.during >= 0, f"during is {self.during}, expected 0 or a number of images")
         require_share(self, "memorized_quantile")

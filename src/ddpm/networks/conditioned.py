@@ -6,7 +6,26 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class ConditionedNetwork(nn.Module, ABC):
+class Conditional(nn.Module, ABC):
+    """A network whose samples may have a condition, which training hides from some of them."""
+
+    @abstractmethod
+    def hide(self, condition: Any, where: Tensor, /) -> Any:
+        """Return the condition without those of the samples for which `where` (bool [N]) is true."""
+
+
+class DirectNetwork(Conditional, ABC):
+    """A network that draws an image from a latent by one evaluation: the decoder of a VAE, the generator of a GAN."""
+
+    latent_shape: tuple[int, ...]
+    """Shape of the latent of one sample."""
+
+    @abstractmethod
+    def draw(self, z: Tensor, condition: Any = None, /) -> Tensor:
+        """Return the images of standard normal latents [N, *latent_shape]: float32 [N, C, *shape]."""
+
+
+class ConditionedNetwork(Conditional, ABC):
     """(x [N, C, *shape], c_noise [N], condition, augmentation) -> prediction of the shape of x, with 2C channels for a
     variance.
 
@@ -17,7 +36,3 @@ class ConditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Any = None, augmentation: Tensor | None = None, /) -> Tensor: ...
-
-    @abstractmethod
-    def hide(self, condition: Any, where: Tensor, /) -> Any:
-        """Return the condition without those of the samples for which `where` (bool [N]) is true."""

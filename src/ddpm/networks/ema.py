@@ -29,7 +29,7 @@ class Ema:
         halflife = self.halflife_images if self.trained else min(self.halflife_images, 0.05 * images_seen)
         beta = 0.5 ** (batch_size / max(halflife, 1e-8))
         share = torch.full((), 1 - beta, device=skipped.device).masked_fill(skipped, 0)
-        averages, weights = self._of(network)
+        averages, weights = self._listed_once(network)
         if share.device.type == "cpu":
             torch._foreach_lerp_(averages, weights, [share] * len(averages))
         else:  # a few large operations instead of one for each parameter
@@ -39,7 +39,7 @@ class Ema:
         for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             average.copy_(buffer)
 
-    def _of(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    def _listed_once(self, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         """Return the averages and the weights; they are listed once, because that takes longer than moving them."""
         if self._listed is None or self._listed[0] is not network:
             averages, weights = ([local(p) for p in each.parameters()] for each in (self.network, network))

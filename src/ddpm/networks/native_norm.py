@@ -59,7 +59,7 @@ def turn_on() -> str | None:
 
 
 def turn_on_where_it_serves(wanted: bool, device: torch.device, precision: str) -> str | None:
-    """Turn it on if it is wanted and the network computes in bf16 on a CPU; return one sentence if it is not used."""
+    """Turn the compiled operations on if they are `wanted` and usable; return one sentence if they are not used."""
     if not wanted:
         return None
     fits = device.type == "cpu" and precision == "bf16"

@@ -4,6 +4,50 @@ from typing import Literal
 
 from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
+Method = Literal["diffusion", "vae", "gan"]
+"""Kind of model."""
+
+
+@section
+class Vae:
+    """The variational autoencoder of method vae.  Kingma and Welling 2014, with one learned variance of the decoder as
+    in Rybkin et al. 2021."""
+
+    width: int
+    """Channels at the highest resolution; they double at each lower one, up to four times as many."""
+    blocks: int
+    """Residual blocks per resolution, in encoder and decoder."""
+    latent_channels: int
+    """Numbers of the latent z, at each position if latent_size is above 1."""
+    latent_size: int
+    """Height and width of z. 1: a vector, from which images are drawn best; larger: a map, which keeps where things
+    are."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "blocks", "latent_channels", "latent_size")
+        require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")
+
+
+@section
+class Gan:
+    """The generator and the discriminator of method gan: non-saturating loss (Goodfellow et al. 2014) with the penalty
+    R1 (Mescheder et al. 2018)."""
+
+    width: int
+    """Channels of both at the highest resolution; they double at each lower one, up to four times as many."""
+    latent: int
+    """Numbers of the latent z."""
+    r1_gamma: float
+    """Factor gamma of R1, the squared gradient of the discriminator at real images, as gamma / 2."""
+    beta1: float
+    """Adam's first decay rate in training; 0: no momentum, as Mescheder et al. and Karras et al. 2019 use."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "latent")
+        require(self.width % 8 == 0, f"width is {self.width}, expected a multiple of 8")
+        require_at_least(0, self, "r1_gamma")
+        require(0 <= self.beta1 < 1, f"beta1 is {self.beta1}, expected at least 0 and below 1")
+
 
 @section
 class Convention:

@@ -1,14 +1,11 @@
 """The U-Net of Dhariwal and Nichol 2021 ("ADM") and, by its parameters, that of Ho et al. 2020."""
 
 import math
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ddpm.networks.blocks import (
     Downsample,
@@ -172,20 +169,3 @@ class UNet(ConditionedNetwork):
 def padded(size: int, factor: int) -> int:
     """Return the smallest multiple of `factor` that is at least `size`."""
     return math.ceil(size / factor) * factor
-
-
-def shapes_of(architecture: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Return the shapes of the weights of `UNet(**architecture)` by name, without memory or random numbers for them."""
-    with torch.device("meta"), _Undrawn():
-        return {name: tensor.shape for name, tensor in UNet(**architecture).state_dict().items()}
-
-
-class _Undrawn(TorchFunctionMode):
-    """Skips the initialisation of weights, for which torch on the meta device imports its compiler: seconds."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(function, "__module__", None) == nn.init.__name__:
-            return None
-        return function(*args, **kwargs or {})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ddpm.model_spec import Spec
+from ddpm.networks.settings import Gan, Vae
 
 _SMALLEST = 8
 """Pixels of the smallest image, and positions of the smallest highest resolution, that are proposed."""
@@ -23,10 +24,18 @@ class Alternative:
 
 def models(spec: Spec) -> dict[tuple[str, int], Spec]:
     """Return (setting, value) and the model with it: half the size, twice the patch, half the width, where valid."""
-    network = spec.network
     found = {}
     if spec.size // 2 >= _SMALLEST:
         found["data.size", spec.size // 2] = replace(spec, size=spec.size // 2)
+    if spec.vae is not None:
+        return found | {
+            ("vae.width", half): replace(spec, vae=replace(spec.vae, width=half)) for half in _half(spec.vae)
+        }
+    if spec.gan is not None:
+        return found | {
+            ("gan.width", half): replace(spec, gan=replace(spec.gan, width=half)) for half in _half(spec.gan)
+        }
+    network = spec.network
     if spec.size // (2 * network.patch) >= _SMALLEST:
         patched = replace(network, patch=2 * network.patch)
         found["network.patch", patched.patch] = replace(spec, network=patched)
@@ -36,6 +45,11 @@ def models(spec: Spec) -> dict[tuple[str, int], Spec]:
         return found
     found["network.width", narrow.width] = replace(spec, network=narrow)
     return found
+
+
+def _half(section: Vae | Gan) -> list[int]:
+    """Return half of the width, if it is a valid width."""
+    return [] if section.width % 16 else [section.width // 2]
 
 
 def ranked(spec: Spec, ratios: tuple[float | None, ...], *, images: int | None) -> list[Alternative]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ddpm.compute.cores import cores
 from ddpm.compute.launch import number_of_processes
 from ddpm.compute.memory import free_bytes
 from ddpm.compute.processes import LAUNCHER_VARIABLE, STORE_VARIABLE, is_worker, processes
@@ -200,6 +201,5 @@ def _environment(number: int) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in without}
     wait_briefly(environment)
     if number > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // number)))
     return environment

@@ -165,7 +165,7 @@ def sampling_seconds(
     """Return the time of stage sample, by the measured time of a network evaluation for one image."""
     if forward_seconds is None:
         return None
-    asked = evaluations(sample, make_process(spec.schedule))
+    asked = evaluations(sample, make_process(spec.schedule)) if spec.method == "diffusion" else 1
     return generated(pictures, sample) * asked * forward_seconds / processes
 
 
@@ -176,14 +176,15 @@ def evaluation_seconds(
 
     The search compares all generated images, and at most evaluate.held_out_images others, with all training images, by
     matrix products whose speed was measured; the processes share it. The rest of the stage is quick. The likelihood
-    takes one network evaluation for each step of the process, and two with gradients for each step of the ODE.
+    takes one network evaluation for each step of the process, and two with gradients for each step of the ODE; that of
+    a VAE takes about two of its decoder.
     """
     if cost.forward_seconds is None or not cost.flops_per_second:
         return None
     pairs = (generated(pictures, sample) + min(pictures.test, evaluate.held_out_images)) * pictures.train
     each = 2 * compared_numbers((spec.channels, spec.size, spec.size)) / cost.flops_per_second
     steps = spec.schedule.T if spec.schedule.time == "discrete" else STEPS
-    asked = steps + 2 * _WITH_GRADIENT * ODE_STEPS
+    asked = steps + 2 * _WITH_GRADIENT * ODE_STEPS if spec.method == "diffusion" else 2
     return pairs * each / processes + min(evaluate.bits_per_dim, pictures.test) * asked * cost.forward_seconds
 
 

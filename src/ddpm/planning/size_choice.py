@@ -10,13 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ddpm.compute.settings import Runtime
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.networks.settings import Network
+from ddpm.networks.settings import Gan, Method, Network, Vae
 from ddpm.settings import as_dict, section
 from ddpm.training.settings import Train
 
@@ -30,9 +30,12 @@ _TRAIN = ("images", "batch_size", "optimizer", "augment", "minutes", "max_hours"
 class Settings:
     """What is trained, and how."""
 
+    method: Method
     schedule: Schedule
     objective: Objective
     network: Network
+    vae: Vae
+    gan: Gan
     train: Train
     runtime: Runtime
 
@@ -47,10 +50,28 @@ class Question:
     settings: Settings
 
 
-def causes(network: Network, train: Train) -> dict[str, Any]:
+class Causes(Protocol):
+    """The sections of params.yaml on which the size depends, besides the images and the machine."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def vae(self) -> Vae: ...
+    @property
+    def gan(self) -> Gan: ...
+    @property
+    def train(self) -> Train: ...
+
+
+def causes(sections: Causes) -> dict[str, Any]:
     """Return the settings on which the size depends, besides the images and the machine."""
-    training = as_dict(train)
-    return {"network": as_dict(network), "train": {name: training[name] for name in _TRAIN}}
+    training = as_dict(sections.train)
+    network = {"diffusion": sections.network, "vae": sections.vae, "gan": sections.gan}[sections.method]
+    return {"method": sections.method, "network": as_dict(network)} | {
+        "train": {name: training[name] for name in _TRAIN}
+    }
 
 
 def size_chooser(settings: Settings, *, record: Path) -> Callable[[int, int], int]:
@@ -109,4 +130,4 @@ def _measured(record: Path, question: Question) -> tuple[int, str]:
 
 def _for(question: Question) -> dict[str, Any]:
     images = {"own_size": question.own_size, "channels": question.channels}
-    return images | causes(question.settings.network, question.settings.train)
+    return images | causes(question.settings)

@@ -119,9 +119,12 @@ def answer(question: Question) -> tuple[int, str]:
             channels=question.channels,
             size=pixels,
             classes=(),
+            method=settings.method,
             schedule=settings.schedule,
             objective=settings.objective,
             network=settings.network,
+            vae=settings.vae,
+            gan=settings.gan,
             train=train,
         )
         cost = step_cost(spec, train, runtime, device, choose_precision(runtime.precision, device, pixels))

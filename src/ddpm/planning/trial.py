@@ -198,8 +198,14 @@ class _Bench:
     def warm_up(self) -> None:
         """Train a tiny network, so that what the first step of a process loads and imports is not measured."""
         spec = self.job.spec
-        tiny = replace(spec.network, width=8, head_channels=8, groups=None, patch=1, attention=(8,))
-        self.step_seconds(replace(spec, size=8, network=tiny), 1)
+        if spec.vae is not None:
+            tiny = replace(spec, size=8, vae=replace(spec.vae, width=8, latent_size=1))
+        elif spec.gan is not None:
+            tiny = replace(spec, size=8, gan=replace(spec.gan, width=8))
+        else:
+            unet = replace(spec.network, width=8, head_channels=8, groups=None, patch=1, attention=(8,))
+            tiny = replace(spec, size=8, network=unet)
+        self.step_seconds(tiny, 1)
         self._memory_before = _resident_peak()
 
     def step_seconds(self, spec: Spec, n: int, *, at_a_time: int | None = None, count: bool = False) -> float:
@@ -236,13 +242,15 @@ class _Bench:
         )
         weights = sum(p.numel() for p in training.state.network.parameters())
         self.sizes = training.parameters, training.trained, 2 * weights + 3 * training.trained
-        steps, meter = training.steps(), Meter(self.device)
+        steps, meter = training.steps(), Meter(self.device, terms=training.terms)
 
         def step() -> None:
             meter.add(next(steps))
 
         if count:
             with FlopCounterMode(display=False) as counter:
+                # Only the total is read, and its hooks on modules do not allow the gradient within R1 of a GAN.
+                counter.mod_tracker.__exit__()
                 step()
             self.flops_per_image = max(1, counter.get_total_flops() // n)
         return self._seconds(step)
@@ -253,15 +261,19 @@ class _Bench:
 
         from ddpm.compute.hardware import autocast
         from ddpm.model_spec import build_network
+        from ddpm.networks.conditioned import DirectNetwork
 
         network = build_network(spec).to(self.device).eval()
-        x = torch.randn(n, spec.channels, spec.size, spec.size, device=self.device)
+        x = torch.randn(n, *spec.noise_shape, device=self.device)
         t = torch.zeros(n, device=self.device)
         labels = torch.zeros(n, dtype=torch.int64, device=self.device) if spec.classes else None
 
         def evaluate() -> None:
             with torch.inference_mode(), autocast(self.device, self.job.precision):  # type: ignore[arg-type]
-                network(x, t, labels)
+                if isinstance(network, DirectNetwork):
+                    network.draw(x, labels)
+                else:
+                    network(x, t, labels)
 
         return self._seconds(evaluate) / n
 

@@ -1,72 +1,143 @@
-"""The rule that decides whether a candidate becomes champion: a pure function of metrics, without server or files."""
+"""Decide whether a candidate becomes champion: all rules, and more images while a comparison is undecided.
+
+No torch, server or files: what draws images is a `Contest`.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Protocol
 
-from ddpm.errors import UserError
-from ddpm.measuring.metric_catalogue import JUDGED, SPREAD
-from ddpm.promotion.settings import Promote
+from ddpm.measuring.measured import CONFIDENCE, Pair
+from ddpm.measuring.metric_catalogue import JUDGED
+from ddpm.promotion import verdicts
+from ddpm.promotion.settings import Promote, Rule
+from ddpm.promotion.verdicts import Verdict
 
 MEMORIZED = tuple(metric.name for metric in JUDGED if metric.group == "copies")
 """Metrics of copies of training images, one for each way of comparing."""
 
 
+class Contest(Protocol):
+    """Images of the candidate and of the champion, drawn with the same seeds and labels, and what is measured on them.
+
+    Without a champion, the metrics of the champion are None.
+    """
+
+    @property
+    def images(self) -> int:
+        """Images drawn of each so far."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on what a person should know about the comparison."""
+
+    def pairs(self, figures: Collection[str]) -> Mapping[str, Pair]:
+        """Return these metrics, measured on all images drawn so far."""
+
+    def draw_more(self, images: int) -> None:
+        """Draw until there are so many images of each."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """Whether the candidate becomes champion, and one sentence with the reason for each check."""
+    """Whether the candidate becomes champion, with the verdict of every rule."""
 
     promote: bool
-    reasons: tuple[str, ...]
+    person: bool
+    """A person decides, because a rule is about a metric that must not decide."""
+    verdicts: tuple[Verdict, ...]
+    remarks: tuple[str, ...]
+    images: int | None
+    """Images drawn of each of candidate and champion; None if none were drawn."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """A sentence for each rule, then the remarks."""
+        return (*(verdict.sentence for verdict in self.verdicts), *self.remarks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as the registry stores them."""
+        return {"rules": [verdict.to_json() for verdict in self.verdicts], "images": self.images}
 
 
-def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, rule: Promote) -> Decision:
-    """Check the candidate by the rule, and compare it with the champion if there is one.
+def decide(
+    record: Mapping[str, Any],
+    promote: Promote,
+    contest: Contest | None,
+    *,
+    has_champion: bool,
+    unfit: Mapping[str, str] | None = None,
+) -> Decision:
+    """Judge the candidate by every rule.
 
-    Both are records as in reports/metrics.json: metrics, `floor` and `protocol`. Lower is better for `fid` and `kid`.
-    A candidate is promoted if its metrics are finite, its metric is at most `max_over_floor` times the floor, every
-    share of copies of training images is at most `max_memorized_share`, and it is better than the champion by at least
-    `min_improvement` of the champion's metric. All checks are made, so that the reasons are complete. `warnings` follow
-    the reasons; they do not change the decision.
+    `record` is as in reports/metrics.json, with those metrics beside it that have a file of their own. `unfit` has the
+    metrics that do not react as they should on these data, each with the reason: no rule about them decides. If the
+    other rules hold, a person does, or, for a first model, the other rules if there are any: there is no champion to
+    lose. `contest` may be None if there is no champion or no rule compares with it.
 
-    Raise UserError if the two were not measured by the same protocol.
+    While no rule has failed and a comparison is undecided, the number of images is doubled, up to
+    `promote.max_images`. The looks are known in advance, and each takes its part of the error of 1 - CONFIDENCE
+    (Bonferroni), which bounds the error of all looks together whatever their dependence is.
     """
-    if champion is not None and (differing := differences(candidate, champion)):
-        raise UserError(
-            f"candidate and champion were measured differently ({'; '.join(differing)}), so their metrics do not "
-            "compare; measure the champion again by the candidate's protocol"
-        )
-    checks = [_near_floor(candidate, rule), _few_copies(candidate, rule)]
-    if champion is None:
-        checks.append((True, "there is no champion to compare with"))
-    else:
-        checks.append(_better(candidate, champion, rule))
-    reasons = [reason for _, reason in checks] + warnings(candidate, rule)
-    return Decision(all(passed for passed, _ in checks), tuple(reasons))
+    measured = dict(record)
+    if contest is not None and any(rule.figure == "seconds_per_image" for rule in promote.rules):
+        seconds = contest.pairs(["seconds_per_image"])["seconds_per_image"].candidate
+        if seconds is not None:
+            measured |= {"seconds_per_image": seconds.value}
+            interval = {"seconds_per_image": {"low": seconds.low, "high": seconds.high}}
+            measured["interval"] = {**(record.get("interval") or {}), **interval}
+    found = {rule: _without_images(rule, measured, has_champion, unfit or {}) for rule in promote.rules}
+    open_rules = [rule for rule, verdict in found.items() if verdict is None]
+    decided = {rule: verdict for rule, verdict in found.items() if verdict is not None}
+    if open_rules:
+        assert contest is not None, "a rule compares with the champion"
+        decided |= _by_contest(open_rules, promote, contest, failed=_any(decided.values(), "failed"))
+    ordered = tuple(decided[rule] for rule in promote.rules)
+    good = all(verdict.outcome in ("passed", "no champion", "unfit") for verdict in ordered)
+    by_others = not has_champion and _any(ordered, "passed")
+    person = good and _any(ordered, "unfit") and not by_others
+    remarks = (*warnings(record, promote), *(() if contest is None or not open_rules else contest.remarks))
+    if good and by_others and _any(ordered, "unfit"):
+        remarks = (*remarks, "there is no champion that could be lost, so the other rules decide")
+    return Decision(good and not person, person, ordered, remarks, contest.images if contest and open_rules else None)
 
 
-def warnings(record: Mapping[str, Any], rule: Promote) -> list[str]:
-    """Return what too few images leave open: the spread of the metric, and the share of copies.
+def looks(first: int, most: int) -> tuple[int, ...]:
+    """Return the numbers of images after which the gate looks: `first`, doubled while at most `most`."""
+    numbers = [first]
+    while 2 * numbers[-1] <= most:
+        numbers.append(2 * numbers[-1])
+    return tuple(numbers)
+
+
+def critical(number_of_looks: int) -> float:
+    """Return half the width of the interval of one look, in standard errors, by Bonferroni's bound over the looks."""
+    return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * number_of_looks))
+
+
+def warnings(record: Mapping[str, Any], promote: Promote) -> list[str]:
+    """Return what too few images leave open: the share of copies.
 
     If none of n images is a copy, the share of copies is below 3 / n with 95% confidence (the rule of three), so fewer
-    than 3 / `max_memorized_share` images cannot show that the share is within the limit.
+    than 3 / `at_most` images cannot show that the share is within the limit.
     """
-    found = []
-    n, spread, limit = record["protocol"].get("n"), record.get("spread") or {}, rule.max_memorized_share
-    if rule.metric == "fid" and spread.get("blocks", 0) > 1 and spread.get("reason"):
-        found.append(f"warning: the spread of fid is unknown, because {spread['reason']}")
-    if n is not None and limit > 0 and n * limit < 3:
-        found.append(
-            f"warning: {n:,} images are too few to show that the share of copies is within {limit:.2%}: even if none "
-            f"is a copy, it may be {min(1.0, 3 / n):.0%}; set sample.images to at least {math.ceil(3 / limit):,}"
-        )
-    return found
+    n = record["protocol"].get("n")
+    limits = [rule.value for rule in promote.rules if rule.figure in MEMORIZED and rule.requirement == "at_most"]
+    limit = min(limits, default=0.0)
+    if n is None or limit <= 0 or n * limit >= 3:
+        return []
+    return [
+        f"warning: {n:,} images are too few to show that the share of copies is within {limit:.2%}: even if none "
+        f"is a copy, it may be {min(1.0, 3 / n):.0%}; set sample.images to at least {math.ceil(3 / limit):,}"
+    ]
 
 
 def most_copies(record: Mapping[str, Any]) -> float | None:
     """Return the largest share of copies in a record, in 0..1; None if it has none that is finite."""
-    return max((share for name in MEMORIZED if (share := _finite(record, name)) is not None), default=None)
+    shares = [share for name in MEMORIZED if (share := verdicts.finite(record, name)) is not None]
+    return max(shares, default=None)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -75,74 +146,56 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     The settings of sampling (`drawing`) may differ, because each model is measured by its own recipe.
     """
     one, other = a["protocol"], b["protocol"]
-    return [
-        f"{key}: {one.get(key)} and {other.get(key)}"
+    forms = [] if a.get("version") == b.get("version") else [f"version: {a.get('version')} and {b.get('version')}"]
+    return forms + [
+        f"{key}: {_shown(one.get(key), other.get(key))} and {_shown(other.get(key), one.get(key))}"
         for key in sorted((one.keys() | other.keys()) - {"drawing"})
         if one.get(key) != other.get(key)
     ]
 
 
-_Check = tuple[bool, str]
+def _shown(value: Any, other: Any) -> str:
+    """Return a value of a protocol as text: of an extractor only the parts in which it differs from the other one."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    if not isinstance(other, Mapping):
+        return str(value.get("name"))
+    return ", ".join(f"{part} {content}" for part, content in value.items() if content != other.get(part))
 
 
-def _near_floor(candidate: Mapping[str, Any], rule: Promote) -> _Check:
-    name = rule.metric
-    measured, floor = _finite(candidate, name), _finite(candidate.get("floor") or {}, name)
-    if measured is None:
-        return False, f"{name} is {candidate.get(name)}, expected a finite number"
-    if floor is None:
-        return False, f"the floor of {name} is {(candidate.get('floor') or {}).get(name)}, expected a finite number"
-    called = f"the floor {floor:.4g}"
-    if floor <= 0:
-        # KID is unbiased and the floor's true value is zero, so its estimate may be negative.
-        floor = _finite(candidate["floor"], f"{name}{SPREAD}") or 0.0
-        called = f"the floor's standard deviation {floor:.4g} (the floor itself is not positive)"
-    limit = rule.max_over_floor * floor
-    relation = "within" if measured <= limit else "above"
-    n = candidate["protocol"].get("n")
-    number = "" if n is None else f", measured on {n:,} images"
-    return measured <= limit, f"{name} {measured:.4g} is {relation} {rule.max_over_floor:g} times {called}{number}"
+def _without_images(
+    rule: Rule, record: Mapping[str, Any], has_champion: bool, unfit: Mapping[str, str]
+) -> Verdict | None:
+    """Return the verdict of a rule that needs no images of the champion; None for a comparison."""
+    if rule.figure in unfit:
+        return verdicts.not_judged(rule, unfit[rule.figure])
+    if not rule.is_relative:
+        return verdicts.absolute(rule, record)
+    return None if has_champion else verdicts.without_champion(rule)
 
 
-def _few_copies(candidate: Mapping[str, Any], rule: Promote) -> _Check:
-    """Check the largest share. Shares compare, because each has its own threshold, a quantile of real images."""
-    shares = {}
-    for name in MEMORIZED:
-        share = _finite(candidate, name)
-        if share is None:
-            return False, f"{name} is {candidate.get(name)}, expected a finite number"
-        shares[name] = share
-    name = max(shares, key=lambda name: shares[name])
-    relation = "within" if shares[name] <= rule.max_memorized_share else "above"
-    return (
-        shares[name] <= rule.max_memorized_share,
-        f"{name} {shares[name]:.2%} is {relation} the limit of {rule.max_memorized_share:.2%}",
-    )
+def _by_contest(rules: list[Rule], promote: Promote, contest: Contest, *, failed: bool) -> dict[Rule, Verdict]:
+    """Compare by these rules, with more images while that can change the decision; `failed`: another rule failed."""
+    numbers = looks(contest.images, promote.max_images)
+    z = critical(len(numbers))
+    found: dict[Rule, Verdict] = {}
+    pairs: Mapping[str, Pair] = {}
+    open_rules = rules
+    for images in numbers:
+        if images > contest.images:
+            print(f"undecided after {contest.images:,} images of each; drawing until there are {images:,}", flush=True)
+            contest.draw_more(images)
+        pairs = contest.pairs({rule.figure for rule in open_rules})
+        found |= {rule: verdicts.relative(rule, pairs[rule.figure], z=z, images=images) for rule in open_rules}
+        open_rules = [rule for rule in open_rules if found[rule].outcome == "undecided"]
+        if failed or not open_rules or _any(found.values(), "failed"):
+            return found
+    for rule in open_rules:
+        found[rule] = verdicts.undecided(
+            found[rule], pairs[rule.figure], images=contest.images, most=promote.max_images
+        )
+    return found
 
 
-def _better(candidate: Mapping[str, Any], champion: Mapping[str, Any], rule: Promote) -> _Check:
-    name = rule.metric
-    new, old = _finite(candidate, name), _finite(champion, name)
-    if new is None:
-        return False, f"{name} is not finite, so it cannot be better than the champion's"
-    if old is None:
-        return True, f"the champion's {name} is {champion.get(name)}, which is not finite, so the candidate is better"
-    gain, needed = old - new, rule.min_improvement * abs(old)
-    passed = gain > 0 and gain >= needed
-    if gain > 0:
-        enough = "enough" if passed else "not enough"
-        reason = f"{name} {new:.4g} is {gain:.3g} better than the champion's {old:.4g}: {enough}, "
-        reason += f"the required improvement is {needed:.3g} ({rule.min_improvement:.1%})"
-    elif gain < 0:
-        reason = f"{name} {new:.4g} is {-gain:.3g} worse than the champion's {old:.4g}"
-    else:
-        reason = f"{name} {new:.4g} equals the champion's"
-    spread = _finite(candidate, f"{name}{SPREAD}")
-    if spread is not None and 0 < abs(gain) <= spread:
-        reason += f" (the difference is within the spread of the measurement, {spread:.3g}, and may be chance)"
-    return passed, reason
-
-
-def _finite(record: Mapping[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _any(found: Collection[Verdict], outcome: str) -> bool:
+    return any(verdict.outcome == outcome for verdict in found)

@@ -1,15 +1,15 @@
 """The decision about a registered candidate: promote it, keep the champion, or leave it to a person."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ddpm.errors import UserError
 from ddpm.promotion import gate
 from ddpm.promotion.advice import promote_command
 from ddpm.promotion.loadable import require_loadable
-from ddpm.promotion.registry import CHAMPION, Registry, Version, version
+from ddpm.promotion.registry import CHAMPION, DECISION, Registry, Version, version
 from ddpm.promotion.settings import Promote
 from ddpm.promotion.succession import Move, taken_down
 
@@ -29,26 +29,43 @@ class Outcome:
     reasons: tuple[str, ...]
     champion_record: Mapping[str, Any] | None
     """The champion's metrics by the candidate's protocol, if they were compared."""
+    decision: gate.Decision | None = None
+    """The verdict of every rule, if the rules decided."""
+
+
+class Match(gate.Contest, Protocol):
+    """A contest that can also measure the champion as a record."""
+
+    def champion_record(self) -> Mapping[str, Any]:
+        """Return the champion's metrics by the candidate's protocol, as in reports/metrics.json."""
+
+
+Begin = Callable[[Path, Path | None], Match]
+"""Begins a contest of the candidate's model file and the champion's, None without a champion. Raises UserError if the
+champion cannot be measured."""
 
 
 def judge(
     candidate: Version,
     registry: Registry,
     *,
-    rule: Promote,
-    remeasure: Callable[[Path], Mapping[str, Any]],
+    rules: Promote,
+    begin: Begin,
     folder: Path,
+    likelihood: Mapping[str, float] | None = None,
+    unfit: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Decide about a registered candidate, move the alias if it is promoted, and write the reasons on the version.
+    """Decide about a registered candidate, move the alias if it is promoted, and write the decision on the version.
 
-    If the alias was removed, the candidate is compared with the last champion. A champion that was measured by another
-    protocol is downloaded into `folder` and measured again by `remeasure`. If that is impossible, because it makes
-    images of another kind or its file is lost, a person decides. Only a person can promote a version again that a
-    person took down, by a rollback or in MLflow.
+    If the alias was removed, the candidate is compared with the last champion. Where a rule compares, or the champion
+    was measured by another protocol, the champion is downloaded into `folder` and a contest begins. If that is
+    impossible, because it makes images of another kind or its file is lost, a person decides. Only a person can promote
+    a version again that a person took down, by a rollback or in MLflow. `likelihood` has the candidate's bits per
+    dimension by metric name; for `unfit` see `gate.decide`.
     """
     record = candidate.record()
     if record is None:
-        raise UserError(f"version {candidate.number} of {rule.name} has no metrics; register it with `dvc repro`")
+        raise UserError(f"version {candidate.number} of {rules.name} has no metrics; register it with `dvc repro`")
     with registry.alone() as change:
         finished = change.resume(action="promote", version=candidate.number)
         moves = change.history()
@@ -63,46 +80,85 @@ def judge(
     if (move := taken_down(moves).get(candidate.number)) is not None:
         return Outcome("kept", candidate, current, (_why_down(candidate, move),), None)
 
-    verdict, against, reasons = _compared(candidate, rival, registry, rule, remeasure, folder, is_first=not moves)
+    judged = _Judged("pending", None, ())
+    if rival is None and moves:
+        judged = judged.because("there is no champion, and no former champion exists to compare the candidate with")
+    else:
+        measured = dict(record) | dict(likelihood or {})
+        judged = _compared(candidate, measured, rival, registry, rules, begin, folder, unfit)
+    reasons = judged.reasons
     if rival is not None and current is None:
         reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
-    if verdict == "pending":
+    if judged.verdict == "pending":
         reasons = (*reasons, f"it waits for a person: `{promote_command(registry.name, candidate.number)}`")
-    _write(registry, verdict, candidate, current, rival, reasons)
-    return Outcome(verdict, version(registry, candidate.number), current, reasons, against)
+    if judged.decision is not None:
+        registry.keep_decision(candidate.number, judged.decision.to_json())
+    elif DECISION in candidate.tags:  # that of an earlier judgement must not stand beside these reasons
+        registry.keep_decision(candidate.number, {"rules": [], "images": None})
+    _write(registry, judged.verdict, candidate, current, rival, reasons)
+    return Outcome(
+        judged.verdict, version(registry, candidate.number), current, reasons, judged.against, judged.decision
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    verdict: Decided
+    against: Mapping[str, Any] | None
+    """The rival's record by the candidate's protocol."""
+    reasons: tuple[str, ...]
+    decision: gate.Decision | None = None
+
+    def because(self, reason: str) -> "_Judged":
+        return replace(self, reasons=(*self.reasons, reason))
 
 
 def _compared(
     candidate: Version,
+    record: Mapping[str, Any],
     rival: Version | None,
     registry: Registry,
-    rule: Promote,
-    remeasure: Callable[[Path], Mapping[str, Any]],
+    rules: Promote,
+    begin: Begin,
     folder: Path,
-    *,
-    is_first: bool,
-) -> tuple[Decided, Mapping[str, Any] | None, tuple[str, ...]]:
-    """Return the verdict, the rival's record by the candidate's protocol, and the reasons."""
-    record = candidate.record() or {}
-    if rival is None and not is_first:
-        return "pending", None, ("there is no champion, and no former champion exists to compare the candidate with",)
+    unfit: Mapping[str, str] | None,
+) -> _Judged:
+    """Judge the candidate with this record by the rules, against the rival if there is one."""
     opponent: Mapping[str, Any] | None = None
     if rival is not None:
         if reason := _incomparable(candidate, rival):
-            return "pending", None, (reason,)
+            return _Judged("pending", None, (reason,))
         opponent = _record_like(rival, record)
-        if opponent is None:
+    contest = None
+    is_measured_again = rival is not None and opponent is None
+    compares = rival is not None and rules.compares
+    if compares or is_measured_again or any(rule.figure == "seconds_per_image" for rule in rules.rules):
+        if rival is not None and is_measured_again:
             print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
-            try:
-                opponent = remeasure(registry.download(rival, folder))
-            except UserError as error:
-                reason = f"champion {rival.number} could not be measured by the same protocol ({error})"
-                return "pending", None, (reason,)
+        own = registry.download(candidate, _new(folder / "candidate"))
+        try:
+            contest = begin(own, None if rival is None else registry.download(rival, _new(folder / "champion")))
+            if is_measured_again:
+                opponent = contest.champion_record()
+        except UserError as error:
+            if rival is None:
+                raise
+            reason = f"champion {rival.number} could not be measured by the same protocol ({error})"
+            return _Judged("pending", None, (reason,))
+        if rival is not None and is_measured_again and opponent is not None:
             registry.keep_record(rival.number, opponent)
-    decision = gate.decide(record, opponent, rule)
-    if not decision.promote:
-        return "kept", opponent, decision.reasons
-    return "pending" if rule.approval == "ask" else "promoted", opponent, decision.reasons
+    decision = gate.decide(record, rules, contest, has_champion=rival is not None, unfit=unfit)
+    verdict: Decided = "kept"
+    if decision.person or (decision.promote and rules.approval == "ask"):
+        verdict = "pending"
+    elif decision.promote:
+        verdict = "promoted"
+    return _Judged(verdict, opponent, decision.reasons, decision)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _record_like(rival: Version, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -172,7 +228,8 @@ def summary(outcome: Outcome, *, metric: str) -> str:
         lines[0] += f" (champion before: version {outcome.champion.number})"
     records = {"candidate": record, "champion": outcome.champion_record, "floor": record.get("floor")}
     measured = [f"{who} {as_text(of[metric])}" for who, of in records.items() if of and metric in of]
-    return "\n".join([*lines, f"  {metric}: {', '.join(measured)}", *(f"  {reason}" for reason in outcome.reasons)])
+    values = [f"  {metric}: {', '.join(measured)}"] if measured else []
+    return "\n".join([*lines, *values, *(f"  {reason}" for reason in outcome.reasons)])
 
 
 def as_text(value: float | None) -> str:

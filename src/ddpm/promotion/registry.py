@@ -17,6 +17,8 @@ CHALLENGER = "challenger"
 """Alias of the version that waits for a person's decision."""
 RECORDS = "records"
 """Tag: the names of a version's records of metrics, the one of its last registration first."""
+DECISION = "rules"
+"""Tag: the name of the document with the gate's verdict on every rule."""
 ORIGIN = "origin"
 """Tag: the name of the document with a version's origin."""
 
@@ -50,6 +52,10 @@ class Version:
     def record_like(self, measured: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return its record that has the same protocol as `measured`; None if there is none."""
         return next((stored for stored in self.records() if not gate.differences(measured, stored)), None)
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the gate's verdict on every rule, as `verdicts.Verdict.to_json`; empty if the gate did not decide."""
+        return self.read(self.tags[DECISION])["rules"] if DECISION in self.tags else []
 
     def origin(self) -> dict[str, Any]:
         """Return its origin: the lineage of its model file, `facts` of the data, `git_commit`, …; empty if unknown."""
@@ -111,6 +117,9 @@ class Registry(Protocol):
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
         """Store the metrics of a version by another protocol, after those that it has."""
+
+    def keep_decision(self, number: str, decision: Mapping[str, Any]) -> None:
+        """Store the gate's verdict on every rule with the version, in place of an earlier one."""
 
     def download(self, version: Version, folder: Path) -> Path:
         """Return the path of the version's file, in `folder` or elsewhere. Raise UserError if it is lost or changed."""

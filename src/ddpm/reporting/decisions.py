@@ -1,8 +1,13 @@
 """The decision about a version in words, and how a person can change it."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ddpm.errors import UserError
+from ddpm.measuring.metric_catalogue import find
 from ddpm.promotion.advice import promote_command, rollback_command
 from ddpm.promotion.registry import Version
-from ddpm.reporting.markdown import bullets, code, escaped
+from ddpm.reporting.markdown import Table, bullets, code, escaped, table
 
 VERDICTS = {
     "promoted": "became the champion",
@@ -17,7 +22,10 @@ VERDICTS = {
 def decision(version: Version, champion: Version | None) -> str:
     """Return Markdown with the decision about this version, who made it, its reasons and what a person can do."""
     lines = [f"Version {escaped(version.number)} of {code(version.name)} **{verdict(version)}**{_author(version)}."]
-    if found := reasons(version):
+    rules = rules_of(version)
+    if rules:
+        lines += ["", table(rules_table(rules))]
+    if found := remarks(version, rules):
         lines += ["", bullets(found)]
     if version.tags.get("decision") == "pending":
         lines += ["", f"To approve it: {code(promote_command(version.name, version.number))}"]
@@ -39,6 +47,57 @@ def verdict(version: Version) -> str:
 def reasons(version: Version) -> list[str]:
     """Return the reasons of the decision, one sentence each."""
     return [reason for reason in version.tags.get("reasons", "").splitlines() if reason.strip()]
+
+
+def rules_of(version: Version) -> list[dict[str, Any]]:
+    """Return the gate's verdict on every rule; empty if the gate did not decide, or if the document is lost."""
+    try:
+        return version.rules()
+    except UserError:
+        return []
+
+
+def remarks(version: Version, rules: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the reasons that are not about one of these rules, which a table shows."""
+    sentences = {rule["sentence"] for rule in rules}
+    return [reason for reason in reasons(version) if reason not in sentences]
+
+
+def rules_table(rules: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a table of the gate's rules with both values, their difference, all with intervals, and the verdict.
+
+    `rules` are as `promotion.verdicts.Verdict.to_json` returns them.
+    """
+    rows = [
+        (rule["words"], *(_interval(rule, name) for name in ("candidate", "champion", "difference")), _verdict(rule))
+        for rule in rules
+    ]
+    return Table(("rule", "candidate", "champion", "difference", "verdict"), rows)
+
+
+def because(rules: Iterable[Mapping[str, Any]]) -> str:
+    """Return the rules that did not pass in a few words; empty if all did."""
+    return ", ".join(
+        f"{rule['words']}: {_verdict(rule)}" for rule in rules if rule["outcome"] not in ("passed", "no champion")
+    )
+
+
+def _verdict(rule: Mapping[str, Any]) -> str:
+    outcome = {"unfit": "not judged", "no champion": "no champion to compare with"}.get(
+        rule["outcome"], rule["outcome"]
+    )
+    comparison = rule["comparison"]
+    return outcome if comparison in (None, outcome) else f"{outcome} ({comparison})"
+
+
+def _interval(rule: Mapping[str, Any], name: str) -> str:
+    found = rule[name]
+    if found is None:
+        return ""
+    metric = find(rule["rule"]["figure"])
+    form = "{:.2%}" if metric is not None and metric.group == "copies" else "{:.4g}"
+    value, low, high = (None if each is None else form.format(each) for each in found.values())
+    return f"{value}" if low is None else f"{value} ({low} to {high})"
 
 
 def _author(version: Version) -> str:

@@ -1,5 +1,6 @@
 """The metrics of a model beside the floor and the champion, and the protocols by which they were measured."""
 
+import math
 from collections.abc import Iterable, Mapping
 from string import ascii_uppercase
 from typing import Any
@@ -9,6 +10,8 @@ from ddpm.promotion import gate
 from ddpm.reporting.markdown import Table
 
 _HASH_CHARACTERS = 8
+LEGEND = "floor: real images, measured the same way; in brackets: interval of 95 %, without what training again changes"
+"""The line below the printed metrics."""
 
 
 def metrics_table(
@@ -19,7 +22,7 @@ def metrics_table(
     champion_title: str = "champion",
     metrics: Iterable[Metric] = JUDGED,
 ) -> Table:
-    """Return a table of the metrics that the record `measured` has, each with its spread, and of the floor.
+    """Return a table of the metrics that the record `measured` has, each with its interval, and of the floor.
 
     The champion's column is there if its record is given. Raises ValueError if that has another protocol, because its
     metrics do not compare.
@@ -29,27 +32,75 @@ def metrics_table(
     columns = {title: measured} | ({} if champion is None else {champion_title: champion})
     columns["floor"] = measured.get("floor") or {}
     rows = [
-        (f"{metric.label}, {metric.direction}", *(with_spread(record, metric) for record in columns.values()))
+        (metric.heading, *(with_interval(record, metric) for record in columns.values()))
         for metric in metrics
         if measured.get(metric.name) is not None
     ]
     return Table(("metric", *columns), rows)
 
 
-def with_spread(record: Mapping[str, Any], metric: Metric) -> str:
-    """Return the metric of a record as text, with its spread if it has one; empty if the record lacks the metric."""
-    value = record.get(metric.name)
+def metrics_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that the record or its floor has as aligned lines for a terminal, with a line of titles."""
+    floor = record.get("floor") or {}
+    rows = [
+        (metric.label, with_interval(record, metric) or "-", with_interval(floor, metric) or "-", metric.direction)
+        for metric in JUDGED
+        if any(values.get(metric.name) is not None for values in (record, floor))
+    ]
+    rows = [("", "model", "floor", ""), *rows]
+    label, model, floor_width = (max(len(row[k]) for row in rows) + 2 for k in range(3))
+    lines = [f"{row[0]:{label}}{row[1]:{model}}{row[2]:{floor_width}}{row[3]}".rstrip() for row in rows]
+    return [*lines, "", LEGEND]
+
+
+def with_interval(record: Mapping[str, Any], metric: Metric) -> str:
+    """Return the metric of a record as text, such as "0.472 (0.44 to 0.50)"; empty if the record lacks the metric.
+
+    The ends of the interval of 95 % have as many decimals as its width is worth.
+    """
+    value, interval = record.get(metric.name), (record.get("interval") or {}).get(metric.name)
     if value is None:
         return ""
-    if metric.group == "copies":
-        return f"{value:.2%}"
-    spread = record.get(metric.spread)
-    return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
+    as_share = metric.group == "copies"
+    shown = f"{value:.2%}" if as_share else f"{value:.4g}"
+    if not interval:
+        return shown
+    low, high = (interval[end] * (100 if as_share else 1) for end in ("low", "high"))
+    unit = "%" if as_share else ""
+    form = f".{_decimals(high - low)}f" if high > low else ".4g"
+    return f"{shown} ({low:{form}}{unit} to {high:{form}}{unit})"
+
+
+def _decimals(width: float) -> int:
+    """Return how many decimals give two digits of an interval's width, which is above 0."""
+    return max(0, 1 - math.floor(math.log10(width)))
 
 
 def metric_text(record: Mapping[str, Any], name: str) -> str:
-    """Return a metric of the catalogue as text, with its spread; empty if the record lacks it."""
-    return next((with_spread(record, metric) for metric in JUDGED if metric.name == name), "")
+    """Return a metric of the catalogue as text, with its interval; empty if the record lacks it."""
+    return next((with_interval(record, metric) for metric in JUDGED if metric.name == name), "")
+
+
+def disagreement(measured: Mapping[str, Any], champion: Mapping[str, Any]) -> str | None:
+    """Return a sentence if by one extractor a record is better than the champion's and by the other worse, else None.
+
+    Both records have the same protocol. Lower is better for the metrics of both extractors, FID and KID.
+    """
+    for metric in JUDGED:
+        names = (metric.name, f"{metric.name}_second")
+        if any(record.get(name) is None for record in (measured, champion) for name in names):
+            continue
+        gains = [champion[name] - measured[name] for name in names]
+        if gains[0] * gains[1] >= 0:
+            continue
+        protocol = measured.get("protocol") or {}
+        first, second = ((protocol.get(key) or {}).get("name", key) for key in ("extractor", "second"))
+        words = ["better" if gain > 0 else "worse" for gain in gains]
+        return (
+            f"The two extractors disagree: {metric.label} is {words[0]} than the champion's by {first}, but "
+            f"{words[1]} by {second}."
+        )
+    return None
 
 
 def protocol_sentence(protocol: Mapping[str, Any]) -> str:
@@ -61,8 +112,13 @@ def protocol_sentence(protocol: Mapping[str, Any]) -> str:
         )
     if "reference_n" in protocol:
         parts.append(f"{protocol['reference_n']:,} held-out real images{_hash(protocol, 'reference_hash')}")
-    if "extractor" in protocol:
-        parts.append(f"extractor {protocol['extractor']}{_hash(protocol, 'extractor_hash')}")
+    extractor = protocol.get("extractor")
+    if isinstance(extractor, Mapping):
+        parts.append(f"extractor {extractor['name']}{_hash(extractor, 'sha256')}")
+    elif extractor is not None:  # a registry keeps records of former versions of this project
+        parts.append(f"extractor {extractor} (a record of an older form)")
+    if second := protocol.get("second"):
+        parts.append(f"second extractor {second['name']}{_hash(second, 'sha256')}")
     if "torch_fidelity" in protocol:
         parts.append(f"torch-fidelity {protocol['torch_fidelity']}")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from ddpm.promotion.advice import name_option
 from ddpm.promotion.registry import Version
 from ddpm.reporting import measurements, origins
 from ddpm.reporting.markdown import bullets, code, escaped, linked_image, table
+from ddpm.reporting.origins import kind_of_model
 
 FILE = "README.md"
 USE = (
@@ -91,7 +92,7 @@ def _header(
     header: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": "unconditional-image-generation",
-        "tags": ["diffusion", "ddpm"],
+        "tags": [str(origin.get("params", {}).get("method", "diffusion")), "ddpm"],
     }
     results = [
         {
@@ -119,7 +120,7 @@ def _yaml(values: Mapping[str, Any]) -> str:
 
 
 def _summary(origin: Mapping[str, Any]) -> str:
-    kind = "A diffusion model"
+    kind = f"A {kind_of_model(origin.get('params', {}))}"
     if "size" in origin:
         kind += f" of images of {origin['size']}x{origin['size']} pixels and {origin.get('channels', 1)} channel(s)"
     data = f", trained on {escaped(origin['data'])}" if "data" in origin else ""

@@ -10,8 +10,22 @@ _GUIDANCE = ("guide", "guidance_interval", "guidance_rescale")
 _HASH_CHARACTERS = 12
 
 
+_KINDS = {
+    "diffusion": "diffusion model",
+    "vae": "variational autoencoder (VAE)",
+    "gan": "generative adversarial network (GAN)",
+}
+
+
+def kind_of_model(params: Mapping[str, Any]) -> str:
+    """Return the kind of model that these parameters of a lineage specify, in words."""
+    return _KINDS.get(str(params.get("method")), _KINDS["diffusion"])
+
+
 def sampling_table(drawing: Mapping[str, Any]) -> Table:
     """Return the settings of sampling that have an effect with this sampler, as in a record's `protocol.drawing`."""
+    if drawing.get("sampler") == "direct":
+        return Table(("sampling", "value"), [("network evaluations per image", "1")])
     guided = drawing.get("guidance", 1.0) != 1.0
     unread = {name for name in _SAMPLER_SETTINGS if name != drawing.get("sampler")}
     unread |= set() if guided else set(_GUIDANCE)
@@ -45,12 +59,10 @@ def lineage_table(origin: Mapping[str, Any], *, run_id: str | None = None) -> Ta
         rows.append(("data", f"{origin['data']}, version {short(origin.get('data_hash', 'unknown'))}"))
     if "images" in train:
         schedule = params.get("schedule", {}).get("name", "unknown")
-        rows.append(
-            (
-                "training",
-                f"{train['images']:,} images, schedule {schedule}, target {objective.get('target', 'unknown')}",
-            )
-        )
+        noisy = params.get("method", "diffusion") == "diffusion"
+        process = f", schedule {schedule}, target {objective.get('target', 'unknown')}" if noisy else ""
+        kind = "" if noisy else f"{kind_of_model(params)}, "
+        rows.append(("training", f"{kind}{train['images']:,} images{process}"))
     if start := origin.get("start"):
         taken = f", {start['taken_over']} of {start['tensors']} tensors" if "tensors" in start else ""
         rows.append(("started from", f"{start.get('name', 'unknown')}{taken}"))

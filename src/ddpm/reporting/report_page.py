@@ -14,11 +14,15 @@ import numpy as np
 from ddpm.measuring.metric_catalogue import JUDGED, find
 from ddpm.promotion.advice import name_option, promote_command, rollback_command
 from ddpm.promotion.registry import Version
+from ddpm.promotion.settings import Promote, in_words
 from ddpm.rendering import charts
 from ddpm.rendering.page import render
 from ddpm.rendering.pictures import Picture, strip
-from ddpm.reporting import decisions, origins
-from ddpm.reporting.measurements import metrics_table, protocol_sentence, with_spread
+from ddpm.reporting import decisions, origins, reaction_levels
+from ddpm.reporting.decisions import rules_table
+from ddpm.reporting.measurements import disagreement, metrics_table, protocol_sentence, with_interval
+from ddpm.reporting.reaction_levels import caveat, levels_table
+from ddpm.tracker import flat
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -67,9 +71,13 @@ class LastRun:
     """Rows of reports/curves.csv without empty cells."""
     lineage: Mapping[str, Any]
     """As in the model file."""
-    promote: Mapping[str, Any]
+    promote: Promote
     """The section of params.yaml."""
     neighbours: Picture | None
+    damaged: Picture | None
+    """Damaged real images with the metrics of each step."""
+    reactions: Mapping[str, Any]
+    """As in reports/reactions.json; empty if it is missing."""
     run: Run | None
     version: Version | None
     against: Version | None
@@ -86,6 +94,7 @@ def report_page(run: LastRun) -> str:
     """Return the page as HTML."""
     version = run.version
     against = run.against.record_like(run.measured) if run.against and run.against != version else None
+    rules = decisions.rules_of(version) if version else []
     champion_title = f"champion then, version {run.against.number}" if run.against else "champion"
     lineage = dict(run.lineage) | ({"git_commit": commit} if (commit := _commit(run.run)) else {})
     page = render(
@@ -102,9 +111,13 @@ def report_page(run: LastRun) -> str:
         champion_measured_otherwise=run.against is not None and run.against != version and against is None,
         protocol=protocol_sentence(run.measured.get("protocol", {})),
         meanings=[metric for metric in JUDGED if run.measured.get(metric.name) is not None],
+        levels=levels_table(run.measured, run.reactions),
+        levels_caveat=caveat(run.measured, run.reactions) if run.reactions else "",
+        unfit=reaction_levels.reasons(run.reactions),
         loss=_loss(run.curves),
-        loss_by_noise=_loss_by_noise(run.curves),
-        reasons=decisions.reasons(version) if version else [],
+        loss_terms=_loss_terms(run.curves, run.lineage.get("params", {})),
+        rules=rules_table(rules) if rules else None,
+        reasons=decisions.remarks(version, rules) if version else [],
         decided=_decided(version),
         next_steps=_next_steps(run),
         costs=_costs(run),
@@ -114,11 +127,7 @@ def report_page(run: LastRun) -> str:
             origins.sampling_table(run.measured.get("protocol", {}).get("drawing", {})),
         ],
         dirty=run.run is not None and run.run.tags.get("git.dirty") == "true",
-        params=[
-            (f"{section}.{key}", origins.as_words(value))
-            for section, values in run.lineage.get("params", {}).items()
-            for key, value in values.items()
-        ],
+        params=[(name, origins.as_words(value)) for name, value in flat(**run.lineage.get("params", {})).items()],
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     return str(page)
@@ -127,9 +136,12 @@ def report_page(run: LastRun) -> str:
 def _summary(measured: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
     fid = find("fid")
     assert fid is not None
-    sentence = f"{fid.label} {with_spread(measured, fid)} ({fid.direction}); "
-    sentence += f"real images, measured the same way, have {with_spread(measured.get('floor') or {}, fid)}"
-    return sentence + (f", and the champion then had {with_spread(champion, fid)}." if champion else ".")
+    sentence = f"{fid.label} {with_interval(measured, fid)} ({fid.direction}); "
+    sentence += f"real images, measured the same way, have {with_interval(measured.get('floor') or {}, fid)}"
+    if champion is None:
+        return sentence + "."
+    sentence += f", and the champion then had {with_interval(champion, fid)}."
+    return " ".join(filter(None, [sentence, disagreement(measured, champion)]))
 
 
 def _strip(images: np.ndarray) -> Picture | None:
@@ -142,29 +154,29 @@ def _commit(run: Run | None) -> str | None:
 
 def _asked(run: LastRun) -> list[str]:
     """Return what the settings ask for, in sentences."""
-    facts, params, rule = run.facts, run.lineage.get("params", {}), run.promote
+    facts, params, rules = run.facts, run.lineage.get("params", {}), run.promote
     train, drawing = params.get("train", {}), run.measured.get("protocol", {}).get("drawing", {})
     kind = "grey" if facts["channels"] == 1 else "colour"
     classes = f" in {len(facts['classes']):,} classes" if facts["classes"] else ""
     sentences = [
-        f"Train a diffusion model of {kind} images of {facts['size']} x {facts['size']} pixels{classes} on the "
-        f"{facts['train']:,} training images of {facts['name']}, by showing it {train.get('images', 0):,} images "
-        f"(noise schedule {params.get('schedule', {}).get('name', 'unknown')}, the network predicts "
-        f"{params.get('objective', {}).get('target', 'unknown')})."
+        f"Train a {origins.kind_of_model(params)} of {kind} images of {facts['size']} x {facts['size']} "
+        f"pixels{classes} on the {facts['train']:,} training images of {facts['name']}, by showing it "
+        f"{train.get('images', 0):,} images" + _process(params)
     ]
     if start := run.lineage.get("start"):
         sentences.append(f"The training started from {start.get('name', 'another model')}.")
     protocol = run.measured.get("protocol", {})
     if drawing and "n" in protocol and "reference_n" in protocol:
+        by = f"with the sampler {drawing.get('sampler')} in {drawing.get('steps')} steps"
+        if drawing.get("sampler") == "direct":
+            by = "in one network evaluation each"
         sentences.append(
-            f"Generate {protocol['n']:,} images with the sampler {drawing.get('sampler')} in {drawing.get('steps')} "
-            f"steps, and measure them against {protocol['reference_n']:,} images that the training never saw."
+            f"Generate {protocol['n']:,} images {by}, and measure them against {protocol['reference_n']:,} images that "
+            "the training never saw."
         )
     sentences.append(
-        f"Make it the champion of {rule['name']} if its {rule['metric'].upper()} is at most {rule['max_over_floor']:g} "
-        f"times the floor, at most {rule['max_memorized_share']:.0%} of its images are near copies of training images, "
-        f"and its {rule['metric'].upper()} is at least {rule['min_improvement']:.0%} better than that of the champion"
-        + ("; a person has the last word." if rule["approval"] == "ask" else ".")
+        f"Make it the champion of {rules.name} if all rules hold: {in_words(rules.rules)}"
+        + ("; a person has the last word." if rules.approval == "ask" else ".")
     )
     return sentences
 
@@ -173,10 +185,19 @@ def _loss(curves: Sequence[Mapping[str, float]]) -> "Markup":
     return _chart(curves, {"loss": "loss"}, title="Training loss")
 
 
-def _loss_by_noise(curves: Sequence[Mapping[str, float]]) -> "Markup":
+def _loss_terms(curves: Sequence[Mapping[str, float]], params: Mapping[str, Any]) -> tuple["Markup", str]:
+    """Return a chart of the terms of the loss, or of the loss by noise level, and its caption."""
+    if params.get("method") == "vae":
+        terms = {name: name for name in ("reconstruction", "kl")}
+        caption = "Terms of the loss, in nats per dimension: reconstruction error (shown where above 0) and KL."
+        return _chart(curves, terms, title="Terms of the loss"), caption
+    if params.get("method") == "gan":
+        chart = _chart(curves, {name: name for name in ("loss_D", "loss_G")}, title="Losses of both networks")
+        return chart, "Losses of the discriminator and of the generator."
     names = ("least noise", "second quarter", "third quarter", "most noise")
     quarters = {name: f"loss_noise_quarter_{k}" for k, name in enumerate(names, start=1)}
-    return _chart(curves, quarters, title="Training loss by noise level, in quarters of the noise levels")
+    chart = _chart(curves, quarters, title="Training loss by noise level, in quarters of the noise levels")
+    return chart, "The same by noise level, in quarters from the least to the most noise."
 
 
 def _chart(curves: Sequence[Mapping[str, float]], columns: Mapping[str, str], *, title: str) -> "Markup":
@@ -185,6 +206,16 @@ def _chart(curves: Sequence[Mapping[str, float]], columns: Mapping[str, str], *,
         for name, key in columns.items()
     }
     return charts.lines(series, title=title, x_label="images seen", y_label="loss", log_y=True)
+
+
+def _process(params: Mapping[str, Any]) -> str:
+    """Return the end of a sentence: the process of a diffusion model."""
+    if params.get("method", "diffusion") != "diffusion":
+        return "."
+    schedule, target = params.get("schedule", {}), params.get("objective", {})
+    return (
+        f" (noise schedule {schedule.get('name', 'unknown')}, the network predicts {target.get('target', 'unknown')})."
+    )
 
 
 def _decided(version: Version | None) -> str:

@@ -1,8 +1,8 @@
-"""The metric of every version over time, with its spread and the champion's line: a picture and a table in Markdown."""
+"""The metric of every version over time, with its interval and the champion's line: a picture, and Markdown."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from ddpm.promotion.registry import RECORDS, Version
 from ddpm.promotion.succession import Move
 from ddpm.reporting.decisions import verdict
 from ddpm.reporting.markdown import Table, escaped, table
-from ddpm.reporting.measurements import Protocols, with_spread
+from ddpm.reporting.measurements import Protocols, with_interval
 
 SHOWN = 50
 """Number of versions that are shown, the newest ones."""
@@ -64,7 +64,7 @@ def page(versions: Sequence[Version], moves: Sequence[Move], metric: Metric) -> 
 
 
 def picture(found: Sequence[Point], metric: Metric) -> bytes:
-    """Return a PNG: a point with its spread for each version, and the champion's metric as a line of steps.
+    """Return a PNG: a point with its interval for each version, and the champion's metric as a line of steps.
 
     Versions that were measured by another protocol are grey, because their metrics do not compare.
     """
@@ -74,10 +74,10 @@ def picture(found: Sequence[Point], metric: Metric) -> bytes:
     axes = figure.subplots()
     for compares, colour, label in ((True, _BLUE, "version"), (False, _GREY, "by another protocol")):
         here = [(k, _value(p, metric), p.record) for k, p in enumerate(found) if p.compares == compares]
-        shown = [(k, value, record.get(metric.spread) or 0.0) for k, value, record in here if value is not None]
+        shown = [(k, value, *_reach(record, metric, value)) for k, value, record in here if value is not None]
         if shown:
-            x, y, spread = zip(*shown, strict=True)
-            axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, capsize=4, label=label)
+            x, y, below, above = zip(*shown, strict=True)
+            axes.errorbar(x, y, yerr=(below, above), fmt="o", color=colour, capsize=4, label=label)
     values = {point.version.number: _value(point, metric) for point in found if point.compares}
     line = [values.get(point.champion or "") for point in found]
     if any(value is not None for value in line):
@@ -116,12 +116,18 @@ def _value(point: Point, metric: Metric) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _reach(record: Mapping[str, Any], metric: Metric, value: float) -> tuple[float, float]:
+    """Return how far the interval reaches below and above the value; 0 without one."""
+    interval = (record.get("interval") or {}).get(metric.name)
+    return (max(0.0, value - interval["low"]), max(0.0, interval["high"] - value)) if interval else (0.0, 0.0)
+
+
 def _row(point: Point, metric: Metric, protocols: Protocols) -> tuple[str, ...]:
     return (
         f"{point.version.created.astimezone(UTC):%Y-%m-%d %H:%M}",
         point.version.number,
-        with_spread(point.record, metric),
-        with_spread(point.record.get("floor") or {}, metric),
+        with_interval(point.record, metric),
+        with_interval(point.record.get("floor") or {}, metric),
         verdict(point.version),
         point.champion or "none",
         protocols.letter(point.record),

@@ -55,8 +55,13 @@ def _decision(version: Version) -> str:
         line += f", decided by {escaped(tags['decided_by'])} on {escaped(local_time(tags.get('decided_at', '')))}"
     if tags.get("replaced_by"):
         line += f"; version {escaped(tags['replaced_by'])} replaced it on {escaped(local_time(tags['replaced_at']))}"
-    reasons = [reason[:_LONGEST_REASON] for reason in decisions.reasons(version)]
-    return f"{line}.\n\n{bullets(reasons)}" if reasons else f"{line}."
+    rules = decisions.rules_of(version)
+    shown = [f"{line}."]
+    if rules:
+        shown += [table(decisions.rules_table(rules), spaced=True), _GAP]
+    if found := [reason[:_LONGEST_REASON] for reason in decisions.remarks(version, rules)]:
+        shown.append(bullets(found))
+    return "\n\n".join(shown)
 
 
 def _metrics(records: list[dict[str, Any]], version: Version, against: Version | None) -> Iterable[str]:

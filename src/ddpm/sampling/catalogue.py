@@ -38,6 +38,9 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
 }
 
+DIRECT = "direct"
+"""In place of a sampler, for a model that draws in one evaluation: a VAE or a GAN. No setting can choose it."""
+
 GRIDS: Mapping[str, str] = {
     "uniform": "grids.uniform",
     "quadratic": "grids.quadratic",

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from ddpm.diffusion.settings import MAX_T, Schedule
-from ddpm.sampling.catalogue import GRIDS, SAMPLERS
+from ddpm.sampling.catalogue import DIRECT, GRIDS, SAMPLERS
 from ddpm.settings import require, require_at_least, require_named, require_positive, require_share, section
 
 
@@ -121,7 +121,7 @@ class Drawing:
     def __post_init__(self) -> None:
         for name, known in (("sampler", SAMPLERS), ("time_grid", GRIDS)):
             value = getattr(self, name)
-            require(value in known, f"{name} is {value!r}, expected one of {', '.join(known)}")
+            require(value in known or self._is_direct(name), f"{name} is {value!r}, expected one of {', '.join(known)}")
         require_positive(self, "steps")
         require_at_least(0, self, "guidance")
         require_named(self, "guide")
@@ -136,6 +136,10 @@ class Drawing:
             f"steps is {self.steps}, but langevin takes langevin.steps ({self.langevin.steps}) at every noise level "
             "and one at the end; set steps to more",
         )
+
+    def _is_direct(self, name: str) -> bool:
+        """Return whether `name` is the sampler and it is that of a model that draws in one evaluation."""
+        return name == "sampler" and self.sampler == DIRECT
 
     def require_fits(self, schedule: Schedule, *, called: str) -> None:
         """Raise ValueError for more steps than the schedule has, also of a sampler that is not chosen, and for a
@@ -173,6 +177,11 @@ class Sample(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.sampler != DIRECT,
+            f"sampler is {DIRECT}, which models of other methods than diffusion have by themselves; expected one of "
+            f"{', '.join(SAMPLERS)}",
+        )
         require_positive(self, "grid")
         require_at_least(0, self, "seed")
         require(self.images == "auto" or self.images > 0, f"images is {self.images}, expected auto or above 0")

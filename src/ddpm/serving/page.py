@@ -109,7 +109,9 @@ def facts(models: ServedModels) -> dict[str, Any]:
 
 
 def samplers(model: Model) -> list[str]:
-    """Return the samplers that fit the model's schedule."""
+    """Return the samplers that fit the model's schedule; none for a model without noise levels."""
+    if model.spec.method != "diffusion":
+        return []
     return [name for name in SAMPLERS if _fits(name, model)]
 
 
@@ -127,8 +129,9 @@ def _values(models: ServedModels) -> dict[str, Any]:
     served = models.current
     model, version = served.answering.model, served.version
     spec, recipe = model.spec, recipe_of(model)
-    T, classes = spec.schedule.T, spec.classes
-    can_guide = bool(classes and spec.unconditional) or (recipe is not None and recipe.guide is not None)
+    noise = spec.method == "diffusion"
+    T, classes = spec.schedule.T if noise else 1, spec.classes
+    can_guide = noise and (bool(classes and spec.unconditional) or (recipe is not None and recipe.guide is not None))
     usual = recipe or neutral(sampler="ddim", steps=min(50, T))
     others = [found for found in models.versions if found.number != served.number]
     factors = [k for k in range(2, min(spec.size, 8) + 1) if spec.size % k == 0]
@@ -145,6 +148,7 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "max_guidance": f"{MAX_GUIDANCE:g}",
         "max_frames": MAX_FRAMES,
         "T": T,
+        "noise": "yes" if noise else "",
         "number": NUMBER,
         "auto": "yes" if NUMBER * 2 * usual.steps * spec.size**2 <= _QUICK else "",
         "chips": Html(_chips(classes)) if 0 < len(classes) <= _CHIPS else "",
@@ -286,7 +290,12 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
         yield "Classes", ", ".join(model.spec.classes[:100]) + (", …" if len(model.spec.classes) > 100 else "")
     yield "Parameters", f"{sum(p.numel() for p in model.network.parameters()):,}"
     schedule = model.spec.schedule
-    yield "Process", f"{schedule.name}, T = {schedule.T}; the network predicts {model.spec.objective.target}"
+    if model.spec.method != "diffusion":
+        kind = {"vae": "variational autoencoder", "gan": "generative adversarial network"}[model.spec.method]
+        yield "Method", f"{kind}, which draws in one evaluation; tasks on pictures need a diffusion model"
+        recipe = None
+    else:
+        yield "Process", f"{schedule.name}, T = {schedule.T}; the network predicts {model.spec.objective.target}"
     if recipe:
         grid = as_dict(usual)["time_grid"]
         yield "Sampling", f"{usual.sampler}, {usual.steps} steps, {grid} time grid, guidance {usual.guidance:g}"

@@ -24,6 +24,7 @@ from ddpm.generation import picture_tasks
 from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.model_file import Model
+from ddpm.model_spec import require_diffusion
 from ddpm.sampling import restoration
 from ddpm.serving.fields import (
     MAX_GUIDANCE,
@@ -96,6 +97,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     task = fields.get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
+    require_diffusion(model.spec, f"task {task}")
     second = SECOND.get(task)
     given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
     channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T

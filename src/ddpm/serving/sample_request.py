@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ddpm.errors import UserError
 from ddpm.generation.generate import generate
-from ddpm.generation.recipe import Recipe, neutral, recipe_of
+from ddpm.generation.recipe import DIRECTLY, Recipe, neutral, recipe_of
 from ddpm.model_file import Model
+from ddpm.model_spec import require_diffusion
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.serving.fields import (
     MAX_GUIDANCE,
@@ -66,8 +67,9 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     """
     given = given_fields(fields, (*FIELDS, "frames"))
     try:
-        recipe = _recipe(given, model)
-        recipe.require_fits(model.spec.schedule, called="")
+        recipe = _recipe(given, model) if model.spec.method == "diffusion" else _direct(given, model)
+        if model.spec.method == "diffusion":
+            recipe.require_fits(model.spec.schedule, called="")
     except ValueError as error:  # two settings exclude each other
         raise UserError(str(error)) from None
     number = whole("number", given.get("number", 1), 1, max_number)
@@ -108,6 +110,19 @@ def _recipe(given: Mapping[str, Any], model: Model) -> Recipe:
     if eta not in (0.0, own.ddim.eta) and sampler != "ddim":
         raise UserError(f"eta is {eta:g}, which {sampler} does not use; leave it out or set sampler to ddim")
     return replace(own, sampler=sampler, steps=steps, guidance=guidance, ddim=replace(own.ddim, eta=eta))
+
+
+def _direct(given: Mapping[str, Any], model: Model) -> Recipe:
+    """Return the recipe of a model that draws in one evaluation.
+
+    Raises UserError for a field that changes it: an answer's own fields do not.
+    """
+    own = recipe_of(model) or DIRECTLY
+    same = {"sampler": own.sampler, "steps": own.steps, "eta": own.ddim.eta, "guidance": own.guidance, "frames": 0}
+    for name, value in same.items():
+        if given.get(name, value) != value:
+            require_diffusion(model.spec, name)
+    return own
 
 
 def labels_of(request: SampleRequest, model: Model) -> Tensor | None:

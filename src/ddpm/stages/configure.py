@@ -25,16 +25,18 @@ def main(stage: Stage) -> None:
     _require_packages(params)
     _require_devices(params.runtime)
     require_readable(Path(params.data.path), source=params.data.source)
+    if note := unread_settings.noted(params):
+        print(note)
     for sentence in unread_settings.warned(params):
         print(f"warning: {sentence}")
     # The next stages depend on this file. Its content is constant, so a changed value reruns only its readers, but for
     # the settings by which stage `prepare` chooses a size: they count only where data.size sets none.
-    causes = size_choice.causes(params.network, params.train) if params.data.size is None else {}
+    causes = size_choice.causes(params) if params.data.size is None else {}
     write_json(stage.paths.passed, {"params.yaml": "valid", "size_depends_on": causes})
 
 
 def _require_files(params: Params) -> None:
-    for key in ("features.inception_weights", "sample.guide"):
+    for key in ("features.inception_weights", "features.dinov2_weights", "features.clip_weights", "sample.guide"):
         path = unread_settings.value_of(params, key)
         if path is not None and not Path(path).is_file():
             raise UserError(f"{key} is {path}, expected the path of an existing file or null; correct it")

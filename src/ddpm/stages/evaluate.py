@@ -14,6 +14,7 @@ def main(stage: Stage) -> None:
     from ddpm.files import write_json
     from ddpm.generation.image_set import read_sampling
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
+    from ddpm.measuring.features.extractor_file import load_extractor, load_second
     from ddpm.measuring.neighbours_picture import draw_neighbours
     from ddpm.reporting.markdown import table
     from ddpm.reporting.measurements import metrics_table
@@ -23,12 +24,16 @@ def main(stage: Stage) -> None:
     paths, settings, runtime = stage.paths, stage.params.evaluate, stage.params.runtime
     device, train, held_out = stage.device, stage.split("train"), stage.split("test")
     generated = np.load(paths.images / "images.npy", mmap_mode="r")
+    of_generated = paths.images / "labels.npy"
+    labels = (np.load(of_generated) if of_generated.is_file() else None, train.labels, held_out.labels)
     sets = (generated, train.images, held_out.images)
     sampling = read_sampling(paths.images, n=len(generated))
-    extractor = fidelity.load_extractor(paths.extractor, device)
+    extractor = load_extractor(paths.extractor, device)
     compared = fidelity.compare_sets(
         *sets,
+        labels=labels,
         extractor=extractor,
+        second=load_second(paths.second, device),
         settings=settings,
         seed=sampling.seed,
         device=device,
@@ -40,7 +45,13 @@ def main(stage: Stage) -> None:
     record = fidelity.record_of(
         compared, extractor=extractor, settings=settings, drawing=as_dict(sampling.recipe), seed=sampling.seed
     )
-    draw_neighbours(paths.neighbours, generated=generated, train=train.images, copies=compared.copies)
+    draw_neighbours(
+        paths.neighbours,
+        generated=generated,
+        held_out=compared.held_out,
+        train=train.images,
+        copies=compared.copies,
+    )
     metrics, numbers = record.to_json(), record.numbers()
     if settings.augmentation:
         accuracies = augmentation.compare(
@@ -75,5 +86,5 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    options = ("prepared", "images", "extractor", "model", "run", "metrics", "neighbours", "likelihood", "terms")
-    execute(main, *options, in_workers=True)
+    options = ("prepared", "images", "extractor", "second", "model", "run", "metrics", "neighbours")
+    execute(main, *options, "likelihood", "terms", in_workers=True)

@@ -18,9 +18,12 @@ _NAMED = 5
 def main(stage: Stage) -> None:
     params, settings, runtime = stage.params, stage.params.data, stage.params.runtime
     trained = Settings(
+        method=params.method,
         schedule=params.schedule,
         objective=params.objective,
         network=params.network,
+        vae=params.vae,
+        gan=params.gan,
         train=params.train,
         runtime=runtime,
     )

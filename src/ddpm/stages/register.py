@@ -3,19 +3,25 @@
 import json
 import tempfile
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
+if TYPE_CHECKING:
+    from ddpm.measuring.contest import PairedContest
+
 
 def main(stage: Stage) -> None:
+    import numpy as np
+
     from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
     from ddpm.generation.packed_model import pack
-    from ddpm.measuring import fidelity
+    from ddpm.generation.recipe import load_model
     from ddpm.measuring.record import Record
+    from ddpm.promotion.figures_beside import likelihood_of, unfit_in
     from ddpm.promotion.judge import judge, summary
     from ddpm.reporting.decisions import decision
     from ddpm.reporting.markdown import table
@@ -31,14 +37,22 @@ def main(stage: Stage) -> None:
     measured = json.loads(paths.metrics.read_text())
     record, registry = Record.from_json(measured), mlflow_registry.MlflowRegistry(params.promote.name)
     drawing = record.protocol.drawing
-    remeasure = partial(
-        fidelity.remeasure,
-        protocol=measured["protocol"],
-        prepared=paths.prepared,
-        extractor=paths.extractor,
-        evaluate=params.evaluate,
-        runtime=params.runtime,
-    )
+
+    def begin(candidate: Path, champion: Path | None) -> "PairedContest":
+        from ddpm.measuring.contest import Measuring, PairedContest
+
+        evaluated = Measuring(
+            prepared=paths.prepared,
+            extractor=paths.extractor,
+            second=paths.second,
+            evaluate=params.evaluate,
+            runtime=params.runtime,
+        )
+        own, other = (None if file is None else load_model(file, evaluated.device) for file in (candidate, champion))
+        assert own is not None
+        images = np.load(paths.images / "images.npy", mmap_mode="r")
+        return PairedContest(own, other, first_block=images, seed=record.protocol.seed, measuring=evaluated)
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / paths.model.name
         model, sha256 = pack(paths.model, file, recipe=drawing, guides=paths.guides)
@@ -54,7 +68,15 @@ def main(stage: Stage) -> None:
             picture=paths.grid,
         )
     with tempfile.TemporaryDirectory() as folder:
-        outcome = judge(candidate, registry, rule=params.promote, remeasure=remeasure, folder=Path(folder))
+        outcome = judge(
+            candidate,
+            registry,
+            rules=params.promote,
+            begin=begin,
+            folder=Path(folder),
+            likelihood=likelihood_of(paths.likelihood),
+            unfit=unfit_in(paths.reactions),
+        )
     champion = outcome.version if outcome.verdict in ("promoted", "champion") else outcome.champion
     against = None if champion is outcome.version and outcome.verdict == "champion" else outcome.champion_record
     describe(
@@ -65,9 +87,9 @@ def main(stage: Stage) -> None:
     )
     receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(paths.receipt, receipt)
-    print(summary(outcome, metric=params.promote.metric))
+    print(summary(outcome, metric=params.promote.main.name))
 
 
 if __name__ == "__main__":
-    options = ("prepared", "extractor", "model", "guides", "run", "metrics", "grid", "receipt")
-    execute(main, *options)
+    options = ("prepared", "images", "extractor", "second", "model", "guides", "run", "metrics", "likelihood")
+    execute(main, *options, "reactions", "grid", "receipt")

@@ -14,6 +14,8 @@ def main(stage: Stage) -> None:
     write_text(paths.page, report_page(found))
     tracker = attach(paths.run, stage.measuring())
     tracker.artifact(paths.page)
+    for path in (paths.reactions, paths.damaged):
+        tracker.artifact(path, "evaluation")
     tracker.finish()
     write_json(paths.receipt, {"page": str(paths.page), "content_hash": found.facts["content_hash"]})
     print(f"{paths.page} says what this run made and what was decided")

@@ -18,7 +18,7 @@ def main(stage: Stage) -> None:
 
     paths, settings, runtime = stage.paths, stage.params.sample, stage.params.runtime
     facts, model = read_facts(paths.prepared), model_file.load(paths.model, stage.device)
-    model, recipe = with_guide(model, recipe_in(settings, runtime.precision), paths.guides)
+    model, recipe = with_guide(model, recipe_in(settings, runtime.precision, model.spec.method), paths.guides)
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
     labels = generate.balanced_labels(n, len(facts.classes), settings.seed) if facts.classes else None
     began = time.monotonic()

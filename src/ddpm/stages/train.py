@@ -108,12 +108,15 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     from ddpm.training.spec import spec_of
 
     params, split = stage.params, stage.split("train")
-    sections = {name: getattr(stage.params, name) for name in ("schedule", "objective", "network", "train")}
+    sections = {
+        name: getattr(stage.params, name)
+        for name in ("method", "schedule", "objective", "network", "vae", "gan", "train")
+    }
     origin: dict[str, Any] = {
         "data_hash": facts.content_hash,
         "code_hash": checkpoint.code_hash(*code_of_stage("train")),
     }
-    plain = {name: as_dict(section) for name, section in sections.items()} | {"train": determining(params.train)}
+    plain = {name: as_dict(params)[name] for name in sections} | {"train": determining(params.train)}
     key = checkpoint.fingerprint({"params": plain, "promote.name": params.promote.name, **origin})
     parent = find_parent(
         params.train.start,
@@ -159,7 +162,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
 
 @contextmanager
 def _imported_meanwhile(*modules: str) -> "Iterator[None]":
-    """Import what the training needs later, 3 s of processor time, while the block waits for the process that measures.
+    """Import these modules in a thread while the block waits for another process; this takes 3 s of processor time.
 
     A module that cannot be imported is left to where it is used.
     """
@@ -192,22 +195,26 @@ def _few_images(stage: Stage, training: "Training") -> "FewImages | None":
         device=training.device,
         precision=training.precision,
         batch=params.runtime.sample_batch,
+        method=params.method,
     )
 
 
-def _settings(training: "Training", planned: "Planned | None") -> dict[str, dict[str, Any]]:
+def _settings(training: "Training", planned: "Planned | None") -> dict[str, Any]:
     """Return the sections of params.yaml that determine the model, and how its length was planned."""
     from ddpm.training.settings import determining
+    from ddpm.training.spec import settings_of
 
-    sections = {name: as_dict(getattr(training.spec, name)) for name in ("schedule", "objective", "network")}
-    sections["train"] = determining(training.settings)
+    sections = settings_of(training.spec) | {"train": determining(training.settings)}
     return sections | ({"planned": planned.described()} if planned else {})
 
 
-def _logged(stage: Stage, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _logged(stage: Stage, settings: dict[str, Any]) -> dict[str, Any]:
     """Return all sections of params.yaml, with `settings` in place of those that determine the model."""
     sections = as_dict(stage.params)
-    return sections | {name: sections.get(name, {}) | values for name, values in settings.items()}
+    return sections | {
+        name: sections.get(name, {}) | values if isinstance(values, dict) else values
+        for name, values in settings.items()
+    }
 
 
 def _machine(training: "Training") -> dict[str, str | int]:

@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from ddpm.compute.executors import Crew, cores
+from ddpm.compute.cores import cores
+from ddpm.compute.executors import Crew
 from ddpm.data.reading.dataset import read_facts
 from ddpm.data.validating import data_docs
 from ddpm.data.validating.checking import check_prepared

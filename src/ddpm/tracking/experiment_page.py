@@ -12,7 +12,7 @@ import json
 from time import time
 from typing import TYPE_CHECKING
 
-from ddpm.measuring.metric_catalogue import Metric, with_spreads_and_floors
+from ddpm.measuring.metric_catalogue import Metric, with_floors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,8 @@ description has its samples, metrics, decision and links.
 
 **Charts**: `training` has FID and loss while the model was trained, and its samples by step; `training_details` has the
 rest of the curves; the metrics of the finished model are below. Compare a metric with its floor: the same metric of
-real images, measured the same way.
+real images, measured the same way. `NAME_low` and `NAME_high` are the ends of a metric's 95 % interval: other images of
+the same model, measured against other held-out images, would give such values.
 """
 
 
@@ -70,7 +71,7 @@ def description(experiment_id: str) -> str:
     """Return the description in Markdown: what the experiment is, how to read it, and what the metrics mean."""
     link = address("", experiment_id)
     rows = ["| metric | meaning | unit | better |", "|---|---|---|---|"]
-    return "\n".join([_HEAD.format(link=link), *rows, *map(_row, with_spreads_and_floors())])
+    return "\n".join([_HEAD.format(link=link), *rows, *map(_row, with_floors())])
 
 
 def address(server: str, experiment_id: str) -> str:

@@ -43,7 +43,7 @@ def log_model(
             source_run_id=tracker.id,
             tags={"model_sha256": model_sha256},
             params=run.data.params,
-            model_type="diffusion",
+            model_type=run.data.params.get("method", "diffusion"),
         )
         with tempfile.TemporaryDirectory() as folder:
             save_served(

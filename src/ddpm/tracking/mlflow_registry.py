@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import ORIGIN, RECORDS, Version, version
+from ddpm.promotion.registry import DECISION, ORIGIN, RECORDS, Version, version
 from ddpm.promotion.succession import Move
 from ddpm.reporting import model_card
 from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
@@ -108,6 +108,12 @@ class MlflowRegistry:
             records = self._with_record(client, version(self, number), record, first=False)
             set_tags(client, self.name, number, {RECORDS: records})
 
+    def keep_decision(self, number: str, decision: Mapping[str, Any]) -> None:
+        client = connect()
+        with mlflow_errors():
+            name = documents.write(client, version(self, number).tags["model_id"], decision)
+            set_tags(client, self.name, number, {DECISION: name})
+
     @staticmethod
     def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:
         """Store the record; return the names of all records of the version, without an older one of its protocol."""
@@ -193,8 +199,13 @@ def start_tags(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def contents(model: "Model") -> dict[str, str]:
-    """Return the tags by which a version is found and compared: the hash of its weights, the shape of its images."""
-    return {"weights_sha256": model.sha256, "channels": str(model.spec.channels), "size": str(model.spec.size)}
+    """Return the tags by which a version is found and compared: hash of its weights, method, shape of its images."""
+    return {
+        "weights_sha256": model.sha256,
+        "method": model.spec.method,
+        "channels": str(model.spec.channels),
+        "size": str(model.spec.size),
+    }
 
 
 def _ensure_model(client: "MlflowClient", name: str) -> None:

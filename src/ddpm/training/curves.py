@@ -8,33 +8,37 @@ import torch
 
 from ddpm.diffusion.schedules import wide
 from ddpm.training.loop import Step
+from ddpm.training.methods.diffusion import Diffusion
 
-QUARTERS = tuple(f"loss_noise_quarter_{k}" for k in range(1, 5))
-COLUMNS = ("images_seen", "loss", *QUARTERS, "gradient_norm", "learning_rate")
 GROUP, DETAILS = "training/", "training_details/"
 """Beginnings of the names in the tracker, by which MLflow groups charts: what to look at first, and the rest."""
 Row = dict[str, float | None]
-"""One logging interval: a value for each of COLUMNS; None where the interval has no such value."""
+"""One logging interval: a value for each of `columns`; None where the interval has no such value."""
+
+
+def columns(terms: Sequence[str]) -> list[str]:
+    """Return the columns of the curves of a method with these terms."""
+    return ["images_seen", "loss", *terms, "gradient_norm", "learning_rate"]
 
 
 class Meter:
     """Sums over the steps of a logging interval, without skipped steps, so that all sums are finite.
 
-    They are added up on the device. QUARTERS are the losses in the quarters of the noise range, least noise first.
+    They are added up on the device.
     """
 
-    def __init__(self, device: torch.device, sums: Sequence[float] = ()) -> None:
-        """Start at `sums`, those of another meter, or at zero."""
-        self._sums = torch.tensor(sums or [0.0] * 11, dtype=wide(device), device=device)
-        """Number of steps, sum of losses, sum of gradient norms; by quarter, sums of weighted losses and of weights."""
+    def __init__(
+        self, device: torch.device, sums: Sequence[float] = (), *, terms: Sequence[str] = Diffusion.terms
+    ) -> None:
+        """Start at `sums`, those of another meter, or at zero. `terms` are those of the method."""
+        self._terms = terms
+        self._sums = torch.tensor(sums or [0.0] * (3 + 2 * len(terms)), dtype=wide(device), device=device)
+        """Number of steps, sum of losses, sum of gradient norms; the sums of the terms, and their counts."""
 
     def add(self, step: Step) -> None:
         """Add the step, without waiting for it."""
-        quarters = torch.zeros(2, 4, device=step.t.device)
-        quarters[0].index_add_(0, step.quarter, step.weights * step.losses)
-        quarters[1].index_add_(0, step.quarter, step.weights)
         whole = torch.stack([torch.ones_like(step.loss), step.loss, step.gradient_norm])
-        self._sums += torch.cat([whole, quarters.flatten()]).masked_fill(step.skipped, 0)
+        self._sums += torch.cat([whole, step.terms.flatten()]).masked_fill(step.skipped, 0)
 
     def sums(self) -> list[float]:
         """Return the sums, from which a new meter goes on; this waits for the device."""
@@ -42,9 +46,10 @@ class Meter:
 
     def row(self, step: Step) -> Row:
         """Return the means of the interval that ends with this step; this waits for the device."""
-        steps, loss, norm, *quarters = self.sums()
-        means = _mean(loss, steps), *map(_mean, quarters[:4], quarters[4:]), _mean(norm, steps)
-        return dict(zip(COLUMNS, (step.images_seen, *means, step.learning_rate), strict=True))
+        steps, loss, norm, *terms = self.sums()
+        number = len(self._terms)
+        means = _mean(loss, steps), *map(_mean, terms[:number], terms[number:]), _mean(norm, steps)
+        return dict(zip(columns(self._terms), (step.images_seen, *means, step.learning_rate), strict=True))
 
 
 def _mean(total: float, count: float) -> float | None:
@@ -53,14 +58,18 @@ def _mean(total: float, count: float) -> float | None:
 
 def metrics_of(row: Row) -> dict[str, float]:
     """Return the values of a row that are not None, without images_seen, by their names in the tracker."""
-    names = {"loss": f"{GROUP}loss"} | {name: f"{DETAILS}{name}" for name in COLUMNS[2:]}
-    return {names[name]: value for name, value in row.items() if value is not None and name in names}
+    groups = {"loss": GROUP}
+    return {
+        f"{groups.get(name, DETAILS)}{name}": value
+        for name, value in row.items()
+        if value is not None and name != "images_seen"
+    }
 
 
 def write_curves(path: Path, curves: list[Row]) -> None:
-    """Write CSV, one line per logging interval, with an empty cell for None."""
+    """Write CSV, one line per logging interval, of which there is at least one, with an empty cell for None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, curves[0])
         writer.writeheader()
         writer.writerows(curves)

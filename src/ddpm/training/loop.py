@@ -11,22 +11,19 @@ from torch.optim import AdamW
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.compute.processes import processes
-from ddpm.diffusion import objectives
-from ddpm.diffusion.processes import Process
-from ddpm.diffusion.settings import Objective
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
-from ddpm.networks.conditioned import ConditionedNetwork
+from ddpm.networks.conditioned import Conditional
 from ddpm.networks.ema import Ema
 from ddpm.seeding import seed_of
 from ddpm.training import augmentation
 from ddpm.training.batches import Batches
 from ddpm.training.decay import parameter_groups
 from ddpm.training.exchange import Exchange
+from ddpm.training.methods.method import Images, Method
 from ddpm.training.muon import Muon
 from ddpm.training.settings import Train
 from ddpm.training.sharding import Gradients, Parallel, accumulating, is_sharded, parts_of, replicated, shard, whole
-from ddpm.training.times import Times
 
 
 def _zero() -> Tensor:
@@ -37,7 +34,7 @@ def _zero() -> Tensor:
 class State:
     """The state of a training: a checkpoint contains exactly this."""
 
-    network: ConditionedNetwork
+    network: Conditional
     ema: Ema
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
@@ -60,10 +57,10 @@ class Step:
     """Unweighted loss of each image: float32 [B]."""
     weights: Tensor
     """[B]: importance weights that make the mean loss unbiased; 1 unless t is sampled by importance."""
-    t: Tensor
-    """[B]."""
-    quarter: Tensor
-    """int64 [B]: quarter of the noise range that contains t; 0 has the least noise."""
+    t: Tensor | None
+    """[B]: the times of diffusion."""
+    terms: Tensor
+    """float32 [2,K]: sum over the batch, and its count, of each of the method's terms."""
     gradient_norm: Tensor
     """Before clipping: float32 []."""
     learning_rate: float
@@ -74,18 +71,20 @@ class Step:
 
 
 def new_state(
-    network: ConditionedNetwork,
+    network: Conditional,
     *,
     settings: Train,
     parallel: Parallel = "ddp",
     gradients: Gradients = "float32",
     precision: Precision = "float32",
     trained: bool = False,
+    beta1: float = 0.9,
 ) -> State:
     """Return the state of a new training; the network must be on its device.
 
     With `fsdp` and `hybrid`, weights, average and optimizer are sharded over the processes, and
     `gradients` is the type in which they are added up. `trained`: weights and average are those of a trained model.
+    `beta1` is Adam's first decay rate.
     """
     ema = Ema(network, halflife_images=settings.ema_halflife_images, trained=trained)
     if parallel != "ddp" and processes() > 1:
@@ -93,7 +92,7 @@ def new_state(
         shard(ema.network, parallel=parallel)
     adam: dict[str, Any] = {
         "lr": settings.lr,
-        "betas": (0.9, settings.beta2),
+        "betas": (beta1, settings.beta2),
         "weight_decay": settings.weight_decay,
         "fused": True,
     }
@@ -116,27 +115,11 @@ def learning_rate(images_seen: int, settings: Train) -> float:
     return rate
 
 
-def quarters(process: Process, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return the function of t [N] that says in which quarter of the noise range t is: int64 [N], 0 the least noise.
-
-    The quarters are even on the scale of c_noise.
-    """
-    clean, noisy = process.c_noise(torch.tensor([0.0, process.T], device=device))
-
-    def quarter(t: Tensor) -> Tensor:
-        place = (process.c_noise(t) - clean) / (noisy - clean)
-        return ((4 * place).ceil() - 1).clamp(0, 3).to(torch.int64)
-
-    return quarter
-
-
 def train(
     state: State,
     batches: Batches,
     *,
-    process: Process,
-    times: Times,
-    objective: Objective,
+    method: Method,
     settings: Train,
     device: torch.device,
     precision: Precision,
@@ -144,7 +127,7 @@ def train(
     gradients: Gradients = "float32",
     ask: Callable[[], Sequence[bool]] = tuple,
 ) -> Iterator[Step]:
-    """Train from `state` until `settings.images` have been seen; yield each step.  Ho et al. 2020, Algorithm 1.
+    """Train from `state` until `settings.images` have been seen; yield each step. `method` has the losses.
 
     A step does not wait for the device: whether it is skipped is decided there. `ask` returns what this process wants
     (to stop, to save), the same number of flags everywhere; they travel with the losses to all processes.
@@ -164,7 +147,6 @@ def train(
     state.nonfinite_steps, state.nonfinite_in_a_row = (
         counter.to(device) for counter in (state.nonfinite_steps, state.nonfinite_in_a_row)
     )
-    quarter = quarters(process, device)
     exchange = Exchange(parts, batch)
     weights = list(state.network.parameters())
 
@@ -172,12 +154,15 @@ def train(
 
     def example() -> tuple[object, ...]:
         images, condition = batches.at(state.images_seen, parts[0])
-        n = len(images)
-        numbers = torch.zeros(n, described, device=device) if described else None
-        return to_model_range(images).to(memory_format=layout), torch.zeros(n, device=device), condition, numbers
+        numbers = torch.zeros(len(images), described, device=device) if described else None
+        return method.arguments(Images(to_model_range(images).to(memory_format=layout), condition, numbers))
 
     with autocast(device, precision):
         network = replicated(state.network.train(), example, gradients=gradients)
+
+    def computed(*arguments: object) -> Tensor:
+        with autocast(device, precision):
+            return network(*arguments)
 
     while state.images_seen < settings.images:
         before = state.images_seen
@@ -187,14 +172,13 @@ def train(
             group["lr"] = rate
 
         torch.manual_seed(seed_of("step", settings.seed, before))
-        t, weight = times.draw(batch, device)
-        eps = torch.randn_like(torch.empty((batch, *batches.images.shape[1:]), device=device, memory_format=layout))
+        drawn = method.draw(torch.Size((batch, *batches.images.shape[1:])), device, layout)
         transformations = augmentation.draw(settings.augment, batch, seed=settings.seed, images_seen=before)
         if batches.conditions is not None:
             hidden = torch.rand(batch, device=device) < settings.label_dropout
 
         state.optimizer.zero_grad(set_to_none=True)
-        losses_of_parts = []
+        values_of_parts = []
         for part in parts:
             images, condition = batches.at(before, part)
             x_0, numbers = to_model_range(images), None
@@ -206,22 +190,16 @@ def train(
             if part.start > 0:  # parts must not have the same dropout mask, whichever process computes them
                 torch.manual_seed(seed_of("dropout", settings.seed, before, part.start))
 
-            def predict(
-                x: Tensor, c_noise: Tensor, condition: object = condition, numbers: Tensor | None = numbers
-            ) -> Tensor:
-                with autocast(device, precision):
-                    return network(x, c_noise, condition, numbers)
-
             with accumulating(network, last=part is parts[-1]):
-                losses = objectives.loss(objective, predict, process, x_0=x_0, t=t[part], eps=eps[part])
+                values = method.losses(computed, Images(x_0, condition, numbers), drawn, part)
                 # Gradients are summed over parts and averaged over processes: weight a part by its share of the images.
-                share = len(losses) * processes() / batch
-                ((weight[part] * losses).mean() * share).backward()
-            losses_of_parts.append(losses.detach())
+                share = len(values) * processes() / batch
+                ((drawn.weights[part] * values[:, 0]).mean() * share).backward()
+            values_of_parts.append(values.detach())
 
-        all_losses, asked = exchange(losses_of_parts, ask())
+        values, asked = exchange(values_of_parts, ask())
         norm = whole(nn.utils.clip_grad_norm_(weights, settings.grad_clip))
-        loss = (weight * all_losses).mean()
+        loss = (drawn.weights * values[:, 0]).mean()
 
         skipped = ~(loss.isfinite() & norm.isfinite())
         state.nonfinite_steps += skipped
@@ -229,15 +207,15 @@ def train(
         state.optimizer.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
         state.optimizer.step()
         state.ema.update(state.network, images_seen=state.images_seen, batch_size=batch, skipped=skipped)
-        times.learn(t, all_losses, skipped=skipped)
+        method.learn(values, drawn, skipped=skipped)
 
         step = Step(
             images_seen=state.images_seen,
             loss=loss,
-            losses=all_losses,
-            weights=weight,
-            t=t,
-            quarter=quarter(t),
+            losses=values[:, 0],
+            weights=drawn.weights,
+            t=drawn.t,
+            terms=method.means(values, drawn),
             gradient_norm=norm,
             learning_rate=rate,
             skipped=skipped,

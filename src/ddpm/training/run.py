@@ -95,7 +95,7 @@ class _Log:
 
     def __init__(self, training: Training, tracker: Tracker) -> None:
         self.curves: list[Row] = training.extra.setdefault("curves", [])
-        self.meter = Meter(training.device, training.extra.get("meter", ()))
+        self.meter = Meter(training.device, training.extra.get("meter", ()), terms=training.terms)
         self._training, self._tracker = training, tracker
         self._began, self._images_before = time.monotonic(), training.state.images_seen
 
@@ -111,7 +111,8 @@ class _Log:
         details = {"images_per_second": speed, "nonfinite_steps": float(self._training.state.nonfinite_steps)}
         metrics = metrics_of(row) | {f"{DETAILS}{name}": value for name, value in details.items()}
         self._tracker.log(metrics, images_seen=step.images_seen)
-        self.meter, self._began, self._images_before = Meter(self._training.device), now, step.images_seen
+        self.meter = Meter(self._training.device, terms=self._training.terms)
+        self._began, self._images_before = now, step.images_seen
         return row
 
 
@@ -148,7 +149,7 @@ def _progress_bar(training: Training) -> "tqdm[NoReturn]":
 
 def _crossed(step: Step, every: int) -> bool:
     """Return whether the step reached or passed a multiple of `every` images."""
-    return step.images_seen // every > (step.images_seen - len(step.t)) // every
+    return step.images_seen // every > (step.images_seen - len(step.losses)) // every
 
 
 def _stop(training: Training, signals: list[signal.Signals]) -> NoReturn:

@@ -17,16 +17,29 @@ from ddpm.diffusion.processes import make_process
 from ddpm.errors import UserError
 from ddpm.images import Images
 from ddpm.model_spec import Spec, build_network
+from ddpm.networks.conditioned import Conditional
+from ddpm.networks.gan import Adversaries, Discriminator, Generator
+from ddpm.networks.settings import Method as Kind
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished, lora
 from ddpm.training.batches import Batches
 from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State, Step, new_state, train
+from ddpm.training.methods.diffusion import Diffusion
+from ddpm.training.methods.direct import Direct
+from ddpm.training.methods.method import Method
 from ddpm.training.settings import Train, determining
 from ddpm.training.sharding import compile_steps, is_sharded, require_same, whole
 from ddpm.training.start import Parent, Start, take_over
 from ddpm.training.times import make_times
+
+TERMS: dict[Kind, tuple[str, ...]] = {
+    "diffusion": Diffusion.terms,
+    "vae": ("reconstruction", "kl"),
+    "gan": ("loss_D", "loss_G", "r1", "D_real", "D_generated"),
+}
+"""Names of the means that the curves of each method have besides the loss."""
 
 
 @dataclass
@@ -71,13 +84,10 @@ class Training:
 
     def steps(self, ask: Callable[[], Sequence[bool]] = tuple) -> Iterator[Step]:
         """Train on, step by step; see `loop.train`."""
-        process = make_process(self.spec.schedule)
         return train(
             self.state,
             self.batches,
-            process=process,
-            times=make_times(process, self.settings, memory=self.state.times, device=self.device),
-            objective=self.spec.objective,
+            method=self._method(),
             settings=self.settings,
             device=self.device,
             precision=self.precision,
@@ -86,11 +96,25 @@ class Training:
             ask=ask,
         )
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the means that the curves have besides the loss."""
+        return TERMS[self.spec.method]
+
+    def _method(self) -> Method:
+        if self.spec.method != "diffusion":
+            return Direct(self.spec, terms=self.terms)
+        process = make_process(self.spec.schedule)
+        times = make_times(process, self.settings, memory=self.state.times, device=self.device)
+        return Diffusion(process, times, self.spec.objective)
+
     def average(self) -> nn.Module:
-        """Return the averaged network, with adapters merged into its weights.
+        """Return the averaged network of the model, with adapters merged into its weights; of a GAN the generator.
 
         A sharded network is gathered, so all processes must call this.
         """
+        if self.spec.method == "gan":
+            return self.state.ema.network.get_submodule("generator")
         if not is_sharded(self.state.ema.network) and not self.settings.lora.rank:
             return self.state.ema.network
         weights = {name: whole(tensor).cpu() for name, tensor in self.state.ema.network.state_dict().items()}
@@ -160,6 +184,21 @@ def fingerprint_of(spec: Spec, settings: Train, *, data_hash: str, code_hash: st
     return checkpoint.fingerprint(parts | {"start": parent and parent.identity["sha256"]})
 
 
+def _network_in_training(spec: Spec) -> Conditional:
+    """Return the untrained network of the model; with a GAN's generator, its discriminator."""
+    network = build_network(spec)
+    if spec.gan is None:
+        return network
+    assert isinstance(network, Generator)
+    discriminator = Discriminator(
+        channels=spec.channels,
+        size=spec.size,
+        classes=len(spec.classes),
+        width=spec.gan.width,
+    )
+    return Adversaries(network, discriminator, r1_gamma=spec.gan.r1_gamma)
+
+
 def begin(
     spec: Spec,
     images: Images,
@@ -189,7 +228,7 @@ def begin(
     if planned is not None:  # a checkpoint of another planned length is not continued
         settings, fingerprint = planned, checkpoint.fingerprint({"training": fingerprint, "as": determining(planned)})
     torch.manual_seed(seed_of("init", settings.seed))
-    network = build_network(spec)
+    network = _network_in_training(spec)
     start = None if parent is None else take_over(network, spec, parent, transforms=settings.augment.transforms)
     if start is not None and settings.lora.rank:
         lora.adapt(network, start.whole, settings.lora)
@@ -201,6 +240,7 @@ def begin(
             gradients=runtime.gradients,
             precision=precision,
             trained=start is not None and start.is_whole,
+            beta1=0.9 if spec.gan is None else spec.gan.beta1,
         ),
         batches=Batches(
             images,
@@ -222,7 +262,7 @@ def begin(
         extra={},
         start=start,
     )
-    if hardware.compiles(runtime.compile, device):
+    if hardware.compiles(runtime.compile, device) and spec.method != "gan":  # R1 is differentiated twice
         compile_steps(training.state.network)
     if runtime.resume == "never" and not any_of(restarted())[0]:
         training.forget()

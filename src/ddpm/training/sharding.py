@@ -134,12 +134,17 @@ def accumulating(network: nn.Module, *, last: bool) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a sharded tensor gathered (all processes must call this), and any other tensor unchanged."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Return whether the tensor is one of a sharded network, without the import that names its type."""
+    return hasattr(tensor, "full_tensor")
 
 
 def placed_like(value: Tensor, reference: Tensor) -> Tensor:
     """Return `value` sharded like `reference`; every process must have the whole value, so nothing is sent."""
-    if not hasattr(reference, "full_tensor"):
+    if not is_dtensor(reference):
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
 

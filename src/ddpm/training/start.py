@@ -87,6 +87,11 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     own = network.state_dict()
     if parent.model is None:
         return Start(parent.identity, len(own), 0, (), (), (), ())
+    if parent.model.spec.method != spec.method:
+        raise UserError(
+            f"train.start is {parent.identity['name']}, a model of method {parent.model.spec.method}, which shares no "
+            f"weights with method {spec.method}; choose a model of this method, or set train.start to null"
+        )
     theirs = parent.model.network.state_dict()
     taken: dict[str, Tensor] = {}
     new, left = [], []

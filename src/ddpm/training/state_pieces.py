@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ddpm.compute.processes import processes, rank
+from ddpm.networks.ema import local
 from ddpm.training.loop import State
+from ddpm.training.sharding import is_dtensor
 
 MOMENTS = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "exp_avg"})
 """Tensors that AdamW and Muon store for a parameter. The fingerprint contains which of them is used."""
@@ -41,7 +43,7 @@ def parameters_of(state: State) -> list[Parameter]:
 def local_piece(tensor: Tensor) -> Piece:
     """Return what this process has of the tensor, as a view: all of it, unless the tensor is sharded."""
     offset, shape = [0] * tensor.ndim, list(tensor.shape)
-    if not _is_sharded(tensor):
+    if not is_dtensor(tensor):
         return Piece(tensor, tuple(offset))
     for placement, number, coordinate in _mesh_of(tensor):
         if placement.is_shard():
@@ -49,7 +51,7 @@ def local_piece(tensor: Tensor) -> Piece:
             start = min(coordinate * each, shape[placement.dim])
             offset[placement.dim] += start
             shape[placement.dim] = min(each, shape[placement.dim] - start)
-    values = tensor.to_local()  # type: ignore[attr-defined]
+    values = local(tensor)
     assert list(values.shape) == shape, f"a shard has the shape {list(values.shape)}, expected {shape}"
     return Piece(values, tuple(offset))
 
@@ -74,17 +76,13 @@ def own_share(tensors: dict[str, Tensor]) -> dict[str, Piece]:
 
 def _replicas(tensor: Tensor) -> tuple[int, int]:
     """Return how many processes have the values that this one has of the tensor, and its number among them."""
-    if not _is_sharded(tensor):
+    if not is_dtensor(tensor):
         return processes(), rank()
     copies = [(number, at) for placement, number, at in _mesh_of(tensor) if not placement.is_shard()]
     own = 0
     for number, coordinate in copies:
         own = own * number + coordinate
     return math.prod(number for number, _ in copies), own
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
 
 
 def _mesh_of(tensor: Tensor) -> list[tuple[Any, int, int]]:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm.compute.executors import Crew, cores
+from ddpm.compute.cores import cores
+from ddpm.compute.executors import Crew
 from ddpm.data.preparing.assemble import ShardTask, assemble, shard_task
 from ddpm.data.preparing.chosen_previews import choose_previews
 from ddpm.data.preparing.decode_file import code_of

@@ -78,7 +78,7 @@ def count_part(task: CountTask) -> PartCount:
 
 
 def _rows_that_break(rule: Rule, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the rows that break a countable rule. A missing value breaks only `not_null`, as in Great Expectations."""
+    """Return the rows that break a countable rule. As in Great Expectations, a missing value breaks `not_null` only."""
     column = table[rule.columns[0]]
     if rule.check == "not_null":
         return table[column.isna()]

@@ -96,7 +96,7 @@ def _digests(task: _Range) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sought(task: _Range) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places among the sought digests of those in the part, each once, and the first row that has it."""
+    """Return which of the wanted digests are in the part: their positions, each once, and the first row of each."""
     assert task.sought is not None
     sought = np.load(task.sought, mmap_mode="r")
     rows, digests = _digests(task)

@@ -1,35 +1,30 @@
-"""The feature extractor of FID, KID, precision and recall, and its file.
+"""The feature extractors of FID, KID, precision and recall, and the features of a set of images.
 
-Without Inception's weights it is a small classifier of the data's own labels or, without labels, of four rotations
-(Gidaris et al. 2018). Metrics are comparable only if the extractor's sha256 is equal.
+Without weights of a published network an extractor is a small classifier of the data's own labels or of four rotations
+(Gidaris et al. 2018).
 """
 
 import hashlib
 import json
-import os
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.compute.hardware import full_float32
+from ddpm.compute.hardware import repeatable_float32
 from ddpm.compute.processes import assembled, dealt, leads, rank
 from ddpm.errors import UserError
 from ddpm.images import Images, to_model_range
 from ddpm.measuring.features.classifier import Classifier
+from ddpm.measuring.features.description import Description
+from ddpm.measuring.features.settings import Trained
+from ddpm.measuring.strata import collapsed
 
-Kind = Literal["classifier", "rotation", "inception"]
-
-INCEPTION = "inception-v3-compat"
-INCEPTION_DIM = 2048
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""sha256 of weights-inception-2015-12-05-6726825d.pth, the weights of the original FID (Heusel et al. 2017)."""
 HEADER = "ddpm-extractor"
 """The header's only key, with JSON as value: safetensors writes keys in no fixed order, so the sha256 would change."""
 BATCH = 128
@@ -40,11 +35,7 @@ class FeatureExtractor(typing.Protocol):
     """What the metrics need of an extractor."""
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def sha256(self) -> str:
-        """sha256 of the weights."""
+    def description(self) -> Description: ...
 
     @property
     def dim(self) -> int: ...
@@ -54,7 +45,10 @@ class FeatureExtractor(typing.Protocol):
         """Whether the logits belong to classes of images, which the Inception score needs."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 [N,C,H,W] to features [N,dim] and logits [N,classes], float32."""
+        """Map uint8 [N,C,H,W] to features [N,dim] and logits [N,classes], float32; logits may be of no class."""
+
+    def packed(self) -> bytes:
+        """Return the content of the extractor's file."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +57,23 @@ class Described:
 
     features: Tensor  # float32 [N,dim]
     logits: Tensor  # float32 [N,classes]
+    labels: Tensor | None = None
+    """int64 [N]: classes of the images, if the number of images of each class is no random one; else None."""
+
+    def of_classes(self, labels: np.ndarray | None) -> "Described":
+        """Return the same with these labels, int64 [N], or with none."""
+        return Described(self.features, self.logits, None if labels is None else torch.from_numpy(np.array(labels)))
+
+    @property
+    def strata(self) -> np.ndarray | None:
+        """The labels as an array, with classes of one image collapsed into one."""
+        return None if self.labels is None else collapsed(self.labels.numpy())
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: slice | Tensor) -> "Described":
-        return Described(self.features[rows], self.logits[rows])
+        return Described(self.features[rows], self.logits[rows], None if self.labels is None else self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +81,20 @@ class Extractor:
     """The trained small classifier."""
 
     network: Classifier
-    kind: Literal["classifier", "rotation"]
+    kind: Trained
     accuracy: float
     """Share of held-out images whose class (or rotation) is predicted correctly."""
 
     @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.dim}"
+    def description(self) -> Description:
+        size = self.network.size
+        return Description(
+            name=f"{self.kind}-{self.dim}",
+            layer="means of a texture layer and of the last residual block, standardised",
+            resizing=f"none, from {size}x{size} pixels",
+            dtype="float32",
+            sha256=self.sha256,
+        )
 
     @property
     def dim(self) -> int:
@@ -94,40 +106,49 @@ class Extractor:
 
     @cached_property
     def sha256(self) -> str:
-        """sha256 of the file that `save` writes."""
-        return hashlib.sha256(self._bytes()).hexdigest()
+        """sha256 of the extractor's file."""
+        return hashlib.sha256(self.packed()).hexdigest()
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.network(to_model_range(images))
 
-    def save(self, path: Path) -> None:
-        """Write a temporary file and rename it."""
-        _write(path, self._bytes())
-
-    def _bytes(self) -> bytes:
-        from safetensors.torch import save
-
+    def packed(self) -> bytes:
         header = {name: getattr(self.network, name) for name in ("channels", "size", "classes", "dim")}
         header |= {"kind": self.kind, "accuracy": self.accuracy}
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return save(weights, {HEADER: json.dumps(header)})
+        return packed(header, weights)
+
+
+def packed(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bytes:
+    """Return the content of an extractor's file, the same for the same header and weights."""
+    from safetensors.torch import save
+
+    return save(dict(weights), {HEADER: json.dumps(header)})
 
 
 def require_enough_images(dim: int, counts: Mapping[str, int]) -> None:
-    """Require more images than features for FID: with fewer, their covariance is singular and FID is far off.
+    """Require more images than features for FID. Raises UserError with the sentence of `few_for_fid`."""
+    if few := few_for_fid(dim, counts):
+        raise UserError(f"{few}; have more images, or a smaller extractor (features.extractor, features.dim)")
 
-    `counts` are numbers of images by the set's name. Raises UserError that names the first set that is too small.
+
+def few_for_fid(dim: int, counts: Mapping[str, int]) -> str | None:
+    """Return which set has too few images for FID, or None: their covariance must not be singular.
+
+    `counts` are numbers of images by the set's name.
     """
-    for what, n in counts.items():
-        if n <= dim:
-            raise UserError(
-                f"there are {n} {what} images, but FID with {dim} features needs more than {dim}; "
-                "have more images, or a smaller extractor (features.extractor, features.dim)"
-            )
+    return next(
+        (
+            f"there are {n} {what} images, but FID with {dim} features needs more than {dim}"
+            for what, n in counts.items()
+            if n <= dim
+        ),
+        None,
+    )
 
 
-@full_float32()
+@repeatable_float32()
 def describe(
     extractor: FeatureExtractor,
     images: Images,
@@ -148,10 +169,7 @@ def describe(
     features: dict[int, Tensor] = {}
     logits: dict[int, Tensor] = {}
     shown = progress and leads()
-    with (
-        tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not shown) as bar,
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    with tqdm(total=len(images), desc=f"features, {what}", unit="image", delay=1, disable=not shown) as bar:
         for owner, rows in dealt(len(images), BATCH):
             bar.update(rows.stop - rows.start)
             if together and owner != rank():
@@ -163,73 +181,3 @@ def describe(
         return Described(torch.cat(list(features.values())), torch.cat(list(logits.values())))
     whole = [assembled(own, n=len(images), batch=BATCH, everywhere=True) for own in (features, logits)]
     return Described(*(rows for rows in whole if rows is not None))
-
-
-def record_inception(path: Path, weights: Path) -> None:
-    """Write an extractor file that names Inception's weights by path and sha256; the 91 MB are not copied.
-
-    Raises UserError if the weights are missing or are not those of the original FID.
-    """
-    require_inception_weights(weights)
-    from safetensors.torch import save
-
-    header = {"kind": "inception", "dim": INCEPTION_DIM, "weights": str(weights), "weights_sha256": INCEPTION_SHA256}
-    _write(path, save({}, {HEADER: json.dumps(header)}))
-
-
-def require_inception_weights(weights: Path) -> None:
-    """Raise UserError if the file is missing or has another content: torch-fidelity would unpickle it."""
-    if not weights.is_file():
-        raise UserError(
-            f"{weights} was not found; put weights-inception-2015-12-05-6726825d.pth of torch-fidelity there, or "
-            "set features.inception_weights to null"
-        )
-    with open(weights, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != INCEPTION_SHA256:
-        raise UserError(
-            f"{weights} has sha256 {digest[:12]}…, expected {INCEPTION_SHA256[:12]}… of "
-            "weights-inception-2015-12-05-6726825d.pth; download it again"
-        )
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Return kind and dim; for the small network also channels, size, classes, accuracy; for Inception the weights.
-
-    Raises UserError for a file that is missing, incomplete, or not an extractor.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"{path} is not an extractor file; create one with `dvc repro features`")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a complete safetensors file ({error}); create it again with `dvc repro features`"
-        ) from None
-    if HEADER not in header:
-        raise UserError(
-            f"{path} has no {HEADER!r} in its header, so it is not an extractor of this project; "
-            "create one with `dvc repro features`"
-        )
-    return json.loads(header[HEADER])
-
-
-def load(path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """Load the small extractor in the file. (`measuring.fidelity.load_extractor` also loads Inception.)"""
-    from safetensors.torch import load_file
-
-    header = read_header(path)
-    kind, accuracy = header.pop("kind"), header.pop("accuracy")
-    network = Classifier(**header)
-    network.load_state_dict(load_file(path))
-    return Extractor(network.to(device).eval().requires_grad_(False), kind, accuracy)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content)
-    os.replace(aside, path)

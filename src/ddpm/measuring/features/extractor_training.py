@@ -2,23 +2,21 @@
 
 import math
 import typing
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.backends import cudnn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
-from ddpm.compute.hardware import full_float32
+from ddpm.compute.hardware import repeatable_float32
 from ddpm.compute.processes import any_of, leads, processes, share_of
 from ddpm.errors import UserError
 from ddpm.images import Images, Sharded, to_model_range
 from ddpm.measuring.features.classifier import Classifier
-from ddpm.measuring.features.extractor import Extractor, Kind, describe
-from ddpm.measuring.features.settings import Features
+from ddpm.measuring.features.extractor import Extractor, describe
+from ddpm.measuring.features.settings import Features, Kind, Trained
 from ddpm.measuring.features.subset import Subset, draw_rows
 from ddpm.seeding import seed_of
 
@@ -37,29 +35,34 @@ class LabelledImages(typing.Protocol):
         """int64 [N]"""
 
 
-def choose_kind(settings: Features, *, classes: int) -> Kind:
-    """Return the extractor that `features.extractor` selects for data with `classes` classes (0: no labels).
+def choose_kinds(settings: Features, *, classes: int) -> tuple[Kind, ...]:
+    """Return the one or two extractors that `features` selects for data with `classes` classes (0: no labels).
 
-    Raises UserError for a classifier of data with fewer than two classes.
+    Raises UserError for a classifier of data with fewer than two classes, and for the same extractor twice.
     """
-    choice = settings.extractor
-    if choice == "auto":
-        if settings.inception_weights is not None:
-            return "inception"
-        return "classifier" if classes > 1 else "rotation"
-    if choice == "classifier" and classes < 2:
+    labelled = classes > 1
+    first, second = settings.extractor, settings.second
+    if first == "auto":
+        first = "inception" if settings.inception_weights is not None else "classifier" if labelled else "rotation"
+    for key, kind, others in (("extractor", first, "auto or rotation"), ("second", second, "rotation or null")):
+        if kind == "classifier" and not labelled:
+            raise UserError(
+                f"features.{key} is classifier, but the data have {classes} classes, expected at least 2; "
+                f"set it to {others}"
+            )
+    if first == second:
         raise UserError(
-            f"features.extractor is classifier, but the data have {classes} classes, expected at least 2; "
-            "set it to auto or rotation"
+            f"features.second is {second}, but with features.extractor {settings.extractor} the first extractor is "
+            "that already; choose another one, or null"
         )
-    return choice
+    return (first,) if second is None else (first, second)
 
 
 def train_extractor(
     train: LabelledImages,
     test: LabelledImages,
     *,
-    kind: Literal["classifier", "rotation"],
+    kind: Trained,
     classes: int,
     settings: Features,
     device: torch.device,
@@ -89,8 +92,7 @@ def train_extractor(
 
     shown = progress and leads()
     bar = tqdm(range(steps), desc="extractor", unit_scale=settings.batch_size, unit="image", disable=not shown)
-    # Deterministic order of summation, on CUDA too.
-    with full_float32(), cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    with repeatable_float32():
         for step in bar:
             draw = torch.Generator().manual_seed(seed_of("extractor", settings.seed, step * settings.batch_size))
             places = torch.randint(int(ends[-1]), (settings.batch_size,), generator=draw).numpy()

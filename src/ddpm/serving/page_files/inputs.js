@@ -164,8 +164,10 @@ for (const form of all("form")) {
   showUsedFields(form);
 }
 all(".slot").forEach(buildSlot);
-startBrush();
-one("#e-strength").oninput = (event) => { one('output[for="e-strength"]').value = event.target.value; };
+if (one("#brush")) { // a model without noise levels has no tasks on pictures
+  startBrush();
+  one("#e-strength").oninput = (event) => { one('output[for="e-strength"]').value = event.target.value; };
+}
 one("[data-close]").onclick = () => one("#picture").close();
 one("#curl").textContent = `curl -H 'Content-Type: application/json' ${new URL("invocations", location.href)} \\\n  -d '{"inputs": [{"number": 4, "seed": 1}]}'`;
 addEventListener("hashchange", show);

@@ -232,7 +232,8 @@ function fileName(answer, what) {
 function commandOf(answer) {
   const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
   const source = answer.model.version ? `--name ${quoted(name)} --version ${answer.model.version}` : `--model ${quoted(name)}`;
-  const options = ["number", "seed", "label", "sampler", "steps", "guidance"].filter((key) => answer[key] != null);
+  const ofSampler = answer.sampler === "direct" ? [] : ["sampler", "steps", "guidance"];
+  const options = ["number", "seed", "label", ...ofSampler].filter((key) => answer[key] != null);
   const eta = answer.sampler === "ddim" ? ` --eta ${answer.eta}` : "";
   const given = (key) => `--${key}${String(answer[key]).startsWith("-") ? "=" : " "}${quoted(answer[key])}`;
   return `ddpm sample ${source} ${options.map(given).join(" ")}${eta} --out pictures.png`;

@@ -1,0 +1,1 @@
+"""Damage real images on purpose, and see which metrics notice."""

@@ -1,0 +1,8 @@
+"""The processor cores that this process may use. Nothing heavy is imported, so that every stage can ask."""
+
+import os
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
