@@ -123,6 +123,10 @@ BOMB = "a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]
         ("train: {lr: -1.0}", "params.yaml with recipe.yaml: train: lr is -1.0, expected a number above 0"),
         ("train: {lr: null}", "params.yaml with recipe.yaml: train.lr is null"),
         ("train: {warmup_images: 60000}", "warmup_images + decay_images"),
+        (
+            "promote: {rules: [{figure: kid_second, at_most: 1.0}]}",
+            "params.yaml with recipe.yaml: promote.rules has a rule for kid_second, which nothing measures where",
+        ),
         ("train:", "recipe.yaml: train is null, but in params.yaml it has keys below it"),
         ("train: {lr: {a: 1}}", "recipe.yaml: train.lr has keys below it, but in params.yaml it is a value"),
         ("sample: {guidance: 2.0}\ntrain: {label_dropout: 0.0}", "label_dropout is 0"),

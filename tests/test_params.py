@@ -191,6 +191,55 @@ def test_what_is_switched_on_where_nothing_reads_it_is_refused(
         load_params(written(tmp_path, **changes))
 
 
+def rules(figure: str, **requirement: float) -> list[dict[str, Any]]:
+    return [{"figure": "fid", "better_by": 0.02}, {"figure": figure, **requirement}]
+
+
+@pytest.mark.parametrize(
+    ("figure", "changes", "says"),
+    [
+        ("fid_second", {}, "which nothing measures where features.second is null; set features.second to another ext"),
+        ("kid_second", {}, "a rule for kid_second, which nothing measures where features.second is null"),
+        ("bits_per_dim_bound", {}, "where evaluate.bits_per_dim is 0; set evaluate.bits_per_dim to a number of held-"),
+        ("bits_per_dim_bound", {"method": "gan"}, "where method is gan; set method to diffusion or vae, or remove the"),
+        ("bits_per_dim_ode", {"method": "vae", "evaluate__bits_per_dim": 50}, "where method is vae; set method to dif"),
+        ("classes_covered", {"features__extractor": "rotation"}, "where features.extractor is rotation; set features."),
+        ("inception_score", {"data__labels": False}, "where features.extractor is auto and features.inception_weights"),
+    ],
+)  # fmt: skip
+def test_a_rule_about_a_metric_that_nothing_will_measure_is_refused_before_the_training(
+    tmp_path: Path, figure: str, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(says)) as refusal:
+        load_params(written(tmp_path, promote__rules=rules(figure, at_most=1.0), **changes))
+    assert f"promote.rules has a rule for {figure}" in str(refusal.value)
+    assert "or remove the rule" in str(refusal.value)
+
+
+def test_likelihoods_compare_only_by_two_images_or_more(tmp_path: Path) -> None:
+    one = {"promote__rules": rules("bits_per_dim_bound", better_by=0.0), "evaluate__bits_per_dim": 1}
+    with pytest.raises(UserError, match=r"set evaluate\.bits_per_dim to 2 or more$"):
+        load_params(written(tmp_path, **one))
+    load_params(written(tmp_path, **one | {"evaluate__bits_per_dim": 2}))
+
+
+@pytest.mark.parametrize(
+    ("figure", "changes"),
+    [
+        ("fid_second", {"features__second": "rotation"}),
+        ("bits_per_dim_bound", {"method": "vae", "evaluate__bits_per_dim": 1}),
+        ("bits_per_dim_ode", {"evaluate__bits_per_dim": 1}),
+        ("inception_score", {"data__labels": False, "features__inception_weights": "w.pth"}),
+        ("classes_covered", {"features__extractor": "classifier"}),
+        ("seconds_per_image", {}),
+    ],
+)
+def test_a_rule_about_a_metric_that_is_measured_is_accepted(
+    tmp_path: Path, figure: str, changes: dict[str, Any]
+) -> None:
+    load_params(written(tmp_path, promote__rules=rules(figure, at_most=1.0), **changes))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

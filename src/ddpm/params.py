@@ -18,6 +18,7 @@ from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
 from ddpm.measuring.settings import Evaluate
 from ddpm.networks.settings import Gan, Method, Network, Vae
+from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Sample
 from ddpm.serving.settings import Serve
@@ -52,6 +53,8 @@ class Params:
     def __post_init__(self) -> None:
         unread = unread_settings.refused(self)
         require(unread is None, str(unread))
+        judged = unmeasured.refused(self)
+        require(judged is None, str(judged))
         schedule, objective, train = self.schedule, self.objective, self.train
         require(
             not (schedule.ends_in_noise and objective.target == "eps"),

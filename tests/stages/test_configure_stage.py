@@ -54,6 +54,10 @@ def configured(**changes: dict[str, Any]) -> str:
             "promote.rules.0: figure is 'beauty', expected one of fid,",
         ),
         (
+            {"promote": {"rules": [{"figure": "fid_second", "at_most": 1.0}]}},
+            "promote.rules has a rule for fid_second, which nothing measures where features.second is null; set",
+        ),
+        (
             {"sample": {"guidance": 2.0, "guide": "weak"}},
             "sample.guide is weak, expected the path of an existing file",
         ),
