@@ -24,6 +24,7 @@ from unreported import End
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.pipeline.workspace import InUseError, claim
+from ddpm.tracking.run_json import has_record
 
 
 @flow(flow_run_name=start_time, on_crashed=[stale_runs.after_crash], on_cancellation=[stale_runs.after_cancellation])
@@ -96,9 +97,10 @@ def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[reasons.Re
     if changed:
         return reasons.of_changes(changed, data=Path(load_params().data.path)), []
     if pages.RUN.exists() and pages.registered().version is None:
-        # MLflow's store is new or another one. A forced training logs its run there; it repeats no training step if the
-        # finished training is still kept.
-        return [reasons.Reason(3, "the registry does not have the model of this workspace")], ["train", "register"]
+        # MLflow's store is new or another one. It gets the run from its record; without one, a forced training logs its
+        # run there, and repeats no training step if the finished training is still kept.
+        again = ["register", "report"] if has_record(pages.RUN) else ["train", "register"]
+        return [reasons.Reason(3, "the registry does not have the model of this workspace")], again
     return [], []
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+GROUP, DETAILS = "training/", "training_details/"
+"""Beginnings of the names of a training's curves, by which MLflow groups charts: what to look at first, the rest."""
 
 
 class Tracker(Protocol):
@@ -120,3 +122,13 @@ def flat(**sections: Mapping[str, Any] | str) -> dict[str, Any]:
     for name, section in sections.items():
         values |= {name: section} if isinstance(section, str) else {f"{name}.{key}": v for key, v in section.items()}
     return values
+
+
+def metrics_of(row: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the values of a row of a training's curves that are not None, without images_seen, by their names here."""
+    groups = {"loss": GROUP}
+    return {
+        f"{groups.get(name, DETAILS)}{name}": value
+        for name, value in row.items()
+        if value is not None and name != "images_seen"
+    }

@@ -6,7 +6,8 @@ import sys
 from ddpm.measuring.augmentation import Augmentation
 from ddpm.measuring.bits_per_dim import BitsPerDim
 from ddpm.measuring.metric_catalogue import JUDGED, METRICS, find, with_floors_and_intervals
-from ddpm.training.curves import columns, metrics_of
+from ddpm.tracker import metrics_of
+from ddpm.training.curves import columns
 from ddpm.training.methods.diffusion import Diffusion
 
 

@@ -79,3 +79,16 @@ def test_nothing_changed_registers_nothing_and_a_change_back_registers_again(pro
         (project / "params.yaml").write_text(f"model: {model}\n")
         run(project, "dvc", "repro")
     assert registered(project) == 3
+
+
+def test_a_clone_that_pulled_the_receipt_has_nothing_to_do(project: Path) -> None:
+    run(project, "dvc", "remote", "add", "-d", "store", "../remote")
+    run(project, "git", "commit", "-qam", "a remote")
+    run(project, "dvc", "push")
+    run(project.parent, "git", "clone", "-q", str(project), "clone")
+    clone = project.parent / "clone"
+    run(clone, "dvc", "pull")
+    run(clone, "dvc", "repro")
+    assert registered(clone) == 0
+    run(clone, "dvc", "repro", "--force", "--single-item", "register")
+    assert registered(clone) == 1, "as a person asks for it"

@@ -7,12 +7,15 @@ def main(stage: Stage) -> None:
     from ddpm import last_run
     from ddpm.files import write_json, write_text
     from ddpm.reporting.report_page import report_page
+    from ddpm.tracking import recorded_run
     from ddpm.tracking.run_json import attach
 
     paths = stage.paths
     found = last_run.read(paths, stage.params.promote)
     write_text(paths.page, report_page(found))
     tracker = attach(paths.run, stage.measuring())
+    training = {paths.docs: "data_docs", paths.validation: "data", paths.curves: "training"}
+    recorded_run.complete(tracker, found.curves, training)
     tracker.artifact(paths.page)
     for path in (paths.reactions, paths.damaged):
         tracker.artifact(path, "evaluation")

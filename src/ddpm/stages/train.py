@@ -32,6 +32,7 @@ def main(stage: Stage) -> None:
     from ddpm.reporting.run_sections import tried
     from ddpm.tracker import NullTracker, finishing, flat
     from ddpm.tracking.mlflow_registry import start_tags
+    from ddpm.tracking.recorded_run import Record
     from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import run_record
     from ddpm.tracking.training_run import champion_run, knows, start_run
@@ -82,13 +83,15 @@ def main(stage: Stage) -> None:
         training.extra["run_id"] = tracker.run_id
         tracker.params(logged)
         describe(tracker, What_was_tried=tried(params, champion))
-        tracker.tags(start_tags(training.start.record()) if training.start else {})
-        tracker.tags({f"machine.{name}": str(value) for name, value in _machine(training).items()})
-        tracker.tags({"fingerprint": training.fingerprint})
+        tags = start_tags(training.start.record()) if training.start else {}
+        tags |= {f"machine.{name}": str(value) for name, value in _machine(training).items()}
+        tags |= {"fingerprint": training.fingerprint}
+        tracker.tags(tags)
         run_training(training, tracker=tracker, picture=picture, measure=lambda: measured, **intervals)
         sha256 = _write(stage, training, facts, {"params": settings, "fingerprint": training.fingerprint})
         tracker.settle()  # run.json must not name a run whose metrics are incomplete
-        write_json(paths.run, run_record(tracker, model_sha256=sha256))
+        record = Record.of(flat(**settings), tags | {"data.content_hash": facts.content_hash}, facts)
+        write_json(paths.run, run_record(tracker, model_sha256=sha256, record=record))
         for path, folder in ((paths.docs, "data_docs"), (paths.validation, "data"), (paths.curves, "training")):
             tracker.artifact(path, folder)
     training.keep(paths.model)

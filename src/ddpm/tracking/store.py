@@ -67,8 +67,8 @@ def connect(*, make: bool = False) -> "MlflowClient":
     is_new = uri == default_uri() and not (project() / "mlflow.db").is_file()
     if is_new and not make:
         raise UserError(
-            f"{project()} has no mlflow.db: run from the project's folder after `dvc repro`, "
-            "or name a store in MLFLOW_TRACKING_URI"
+            f"{project()} has no mlflow.db: run from the project's folder after `dvc repro` (after `dvc pull`: "
+            "`dvc repro -f -s register report`), or name a store in MLFLOW_TRACKING_URI"
         )
     _hand_over_user()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

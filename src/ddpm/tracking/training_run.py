@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ddpm.pipeline.dvc_lock import recorded_md5
@@ -19,7 +20,7 @@ from ddpm.tracking.store import answered, connect, mlflow_errors, shown_uri, use
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
     from ddpm.data.reading.dataset import Facts
 
@@ -115,34 +116,43 @@ def _find_run(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def _log_dataset(tracker: MlflowTracker, facts: "Facts") -> None:
+    with mlflow_errors():
+        tracker.client.log_inputs(tracker.id, datasets=[dataset_input(asdict(facts))])
+
+
+def dataset_input(facts: Mapping[str, Any]) -> "DatasetInput":
+    """Return the input of a run with these facts of its data."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE
 
-    shape = {"channels": facts.channels, "size": facts.size, "classes": len(facts.classes)}
+    shape = {"channels": facts["channels"], "size": facts["size"], "classes": len(facts["classes"])}
+    counts = {name: facts[name] for name in ("train", "test", "rejected")}
     dataset = Dataset(
-        name=facts.name,
-        digest=facts.content_hash[:MAX_DATASET_DIGEST_SIZE],
+        name=facts["name"],
+        digest=facts["content_hash"][:MAX_DATASET_DIGEST_SIZE],
         source_type="local",
-        source=json.dumps({"uri": facts.source}),
-        profile=json.dumps({"train": facts.train, "test": facts.test, "rejected": facts.rejected, **shape}),
+        source=json.dumps({"uri": facts["source"]}),
+        profile=json.dumps(counts | shape),
     )
-    with mlflow_errors():
-        tracker.client.log_inputs(
-            tracker.id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])]
-        )
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])
 
 
 def _origin(prepared: Path, facts: "Facts") -> dict[str, str]:
     """Return tags for the user, the code and the data of the run."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.user": user()}
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
-    tags["data.content_hash"] = facts.content_hash
+    tags |= code_tags() | {"data.content_hash": facts.content_hash}
     if (dvc := recorded_md5(prepared)) is not None:
         tags["data.dvc_hash"] = dvc
     return tags
+
+
+def code_tags() -> dict[str, str]:
+    """Return tags for the commit of the working folder and whether its files differ from it; empty without git."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
 
 
 def _git(*words: str) -> str:

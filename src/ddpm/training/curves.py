@@ -10,8 +10,6 @@ from ddpm.diffusion.schedules import wide
 from ddpm.training.loop import Step
 from ddpm.training.methods.diffusion import Diffusion
 
-GROUP, DETAILS = "training/", "training_details/"
-"""Beginnings of the names in the tracker, by which MLflow groups charts: what to look at first, and the rest."""
 Row = dict[str, float | None]
 """One logging interval: a value for each of `columns`; None where the interval has no such value."""
 
@@ -54,16 +52,6 @@ class Meter:
 
 def _mean(total: float, count: float) -> float | None:
     return total / count if count else None
-
-
-def metrics_of(row: Row) -> dict[str, float]:
-    """Return the values of a row that are not None, without images_seen, by their names in the tracker."""
-    groups = {"loss": GROUP}
-    return {
-        f"{groups.get(name, DETAILS)}{name}": value
-        for name, value in row.items()
-        if value is not None and name != "images_seen"
-    }
 
 
 def write_curves(path: Path, curves: list[Row]) -> None:

@@ -10,8 +10,8 @@ from ddpm.compute.hardware import is_out_of_memory
 from ddpm.compute.processes import any_of, leads, processes, together
 from ddpm.errors import UserError
 from ddpm.images import NotFiniteError
-from ddpm.tracker import Tracker
-from ddpm.training.curves import DETAILS, GROUP, Meter, Row, metrics_of
+from ddpm.tracker import DETAILS, GROUP, Tracker, metrics_of
+from ddpm.training.curves import Meter, Row
 from ddpm.training.loop import Step, require_finite
 from ddpm.training.session import Training
 
