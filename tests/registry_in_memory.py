@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, Version
+from ddpm.promotion.registry import CANARY, CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, Version
 from ddpm.promotion.succession import Move, consequences, decided, move_outside
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -23,6 +23,8 @@ class RegistryInMemory:
         self.model_file = model_file
         self.lost: set[str] = set()
         """Versions whose model file is gone."""
+        self.kept: dict[str, Path] = {}
+        """By version, the file to compare its answers with."""
         self.aliases: dict[str, str] = {}
         self.moves: list[Move] = []
         self._versions: dict[str, Version] = {}
@@ -50,6 +52,15 @@ class RegistryInMemory:
 
     def keep_decision(self, number: str, decision: Mapping[str, Any]) -> None:
         self._tag(number, {DECISION: self._document(decision)})
+
+    def keep_canary(self, number: str, result: Mapping[str, Any]) -> None:
+        self._tag(number, {CANARY: self._document(result)})
+
+    def keep_file(self, number: str, file: Path) -> None:
+        self.kept[number] = file
+
+    def kept_file(self, version: Version, folder: Path) -> Path | None:
+        return self.kept.get(version.number)
 
     def download(self, version: Version, folder: Path) -> Path:
         if version.number in self.lost:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm import unread_settings, yaml_file
+from ddpm.canary.settings import Canary
 from ddpm.compute.settings import Runtime
 from ddpm.data.preparing.settings import Data
 from ddpm.data.validating.settings import Validate
@@ -46,6 +47,7 @@ class Params:
     sample: Sample
     evaluate: Evaluate
     promote: Promote
+    canary: Canary
     runtime: Runtime
     tracking: Tracking
     serve: Serve

@@ -21,7 +21,7 @@ FLOORS = (
     {"measuring"},
     {"planning", "calibrating"},
     {"promotion"},
-    {"reporting"},
+    {"canary", "reporting"},
     {"serving"},
     {"tracking"},
     {"params", "recipe_file"},

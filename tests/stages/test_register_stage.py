@@ -34,6 +34,7 @@ SMALL = {
     "features": {"dim": 16, "images": 4000},
     "evaluate": {"kid_subset_size": 20, "kid_subsets": 5},
     "promote": {"rules": [{"figure": "fid", "better_by": 0.02}], "max_images": 200},
+    "canary": {"max_start_seconds": 3600, "max_seconds": 600},
     "runtime": {"progress": False, "device": "cpu", "precision": "float32"},
 }
 SAMPLE = {"sampler": "ddim", "time_grid": "uniform", "steps": 2, "images": 100, "grid": 9}

@@ -65,8 +65,12 @@ def test_the_history_has_every_champion_with_its_reason_and_its_metric(
 
 
 def test_the_messages_advise_commands_that_run_as_printed(
-    shelf: Shelf, ddpm: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+    shelf: Shelf,
+    ddpm: Callable[[str], list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ddpm.cli.registry.canary_here", lambda: None)  # tests/canary has the tests with it
     shelf.judged(0, 100.0)
     assert cli.main(["history"]) == 1
     [advice] = re.findall(r"`(ddpm [^`]*)`", capsys.readouterr().err)

@@ -280,6 +280,9 @@ def parser() -> argparse.ArgumentParser:
     )
     promote.add_argument("number", metavar="VERSION", help="number of the version, as `ddpm versions` lists it")
     promote.add_argument("--reason", required=True, help="why; stored in the registry")
+    promote.add_argument(
+        "--skip-canary", action="store_true", help="do not serve the version for a test first; stored in the registry"
+    )
 
     rollback = add_name(
         command(

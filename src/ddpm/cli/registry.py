@@ -11,6 +11,7 @@ from ddpm.promotion.advice import promote_command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ddpm.promotion.admission import Canary
     from ddpm.promotion.registry import Version
     from ddpm.reporting.markdown import Table
     from ddpm.reporting.measurements import Protocols
@@ -52,7 +53,9 @@ def promote(args: argparse.Namespace) -> None:
     from ddpm.promotion.commands import promote
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=args.reason)
+    reason = f"{args.reason} (without the canary)" if args.skip_canary else args.reason
+    canary = None if args.skip_canary else canary_here()
+    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=reason, canary=canary)
     before = f" and replaces version {move.previous}" if move.previous else ""
     print(f"version {move.version} of {registered_name(args)} is now the champion{before}")
 
@@ -67,6 +70,15 @@ def rollback(args: argparse.Namespace) -> None:
         f"version {move.version} of {registered_name(args)} is the champion again and replaces version "
         f"{move.previous}; `{promote_command(registered_name(args), move.previous or '')}` undoes this"
     )
+
+
+def canary_here() -> "Canary":
+    """Return the canary with the limits of the params.yaml in the working folder."""
+    from ddpm.canary.examine import Examination
+    from ddpm.params import load as load_params
+
+    params = load_params()
+    return Examination(limits=params.canary, device=params.runtime.device)
 
 
 def print_table(table: "Table") -> None:

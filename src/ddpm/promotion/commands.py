@@ -1,25 +1,42 @@
 """A person's commands: promote a version, or roll back to the previous champion."""
 
 from ddpm.errors import UserError
+from ddpm.promotion.admission import Canary, require_admitted
 from ddpm.promotion.advice import promote_command
 from ddpm.promotion.loadable import require_loadable
-from ddpm.promotion.registry import Registry, version
+from ddpm.promotion.registry import Change, Registry, version
 from ddpm.promotion.succession import Move, line
 
 
-def promote(registry: Registry, number: str, *, reason: str, by: str | None = None) -> Move:
+def promote(
+    registry: Registry, number: str, *, reason: str, by: str | None = None, canary: Canary | None = None
+) -> Move:
     """Make this version the champion by a person's command.
 
-    Raise UserError if it is the champion already, or if its model file is lost or cannot be read.
+    The canary serves it before; None skips that, which is stored with the version. Raise UserError if it is the
+    champion already, if the canary refuses it, or if its model file is lost or cannot be read.
     """
     found = version(registry, number)
     with registry.alone() as change:
-        if (finished := change.resume(action="promote", version=number)) is not None:
+        if (finished := _promoted_already(registry, change, number)) is not None:
             return finished
-        if change.champion() == number:
-            raise UserError(f"version {number} of {registry.name} is the champion already; name another version")
-        require_loadable(registry, found)
+    require_admitted(registry, found, canary)  # takes seconds, in which others may change the registry
+    with registry.alone() as change:
+        if (finished := _promoted_already(registry, change, number)) is not None:
+            return finished
         return change.move(action="promote", version=number, by=by or registry.user, reason=reason)
+
+
+def _promoted_already(registry: Registry, change: Change, number: str) -> Move | None:
+    """Return an interrupted promotion of this version, finished; None if there was none.
+
+    Raise UserError if it is the champion already.
+    """
+    if (finished := change.resume(action="promote", version=number)) is not None:
+        return finished
+    if change.champion() == number:
+        raise UserError(f"version {number} of {registry.name} is the champion already; name another version")
+    return None
 
 
 def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:

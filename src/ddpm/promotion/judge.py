@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from ddpm.errors import UserError
 from ddpm.promotion import gate
+from ddpm.promotion.admission import Canary, examined
 from ddpm.promotion.advice import promote_command
 from ddpm.promotion.loadable import require_loadable
 from ddpm.promotion.registry import CHAMPION, DECISION, Registry, Version, version
@@ -54,6 +55,7 @@ def judge(
     folder: Path,
     likelihood: Mapping[str, float] | None = None,
     unfit: Mapping[str, str] | None = None,
+    canary: Canary | None = None,
 ) -> Outcome:
     """Decide about a registered candidate, move the alias if it is promoted, and write the decision on the version.
 
@@ -61,7 +63,8 @@ def judge(
     was measured by another protocol, the champion is downloaded into `folder` and a contest begins. If that is
     impossible, because it makes images of another kind or its file is lost, a person decides. Only a person can promote
     a version again that a person took down, by a rollback or in MLflow. `likelihood` has the candidate's bits per
-    dimension by metric name; for `unfit` see `gate.decide`.
+    dimension by metric name; for `unfit` see `gate.decide`. A candidate that would be promoted or
+    left to a person is served by the canary first, and kept from both if that refuses it.
     """
     record = candidate.record()
     if record is None:
@@ -86,6 +89,8 @@ def judge(
     else:
         measured = dict(record) | dict(likelihood or {})
         judged = _compared(candidate, measured, rival, registry, rules, begin, folder, unfit)
+    if canary is not None and judged.verdict != "kept":
+        judged = _served(judged, registry, candidate, canary)
     reasons = judged.reasons
     if rival is not None and current is None:
         reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
@@ -95,7 +100,7 @@ def judge(
         registry.keep_decision(candidate.number, judged.decision.to_json())
     elif DECISION in candidate.tags:  # that of an earlier judgement must not stand beside these reasons
         registry.keep_decision(candidate.number, {"rules": [], "images": None})
-    _write(registry, judged.verdict, candidate, current, rival, reasons)
+    _write(registry, judged.verdict, candidate, current, rival, reasons, is_served=canary is not None)
     return Outcome(
         judged.verdict, version(registry, candidate.number), current, reasons, judged.against, judged.decision
     )
@@ -156,6 +161,13 @@ def _compared(
     return _Judged(verdict, opponent, decision.reasons, decision)
 
 
+def _served(judged: _Judged, registry: Registry, candidate: Version, canary: Canary) -> _Judged:
+    """Return the judgement after the canary, whose failures keep the candidate from being champion."""
+    found = examined(registry, candidate, canary)
+    judged = replace(judged, reasons=(*judged.reasons, *found.failures, *found.remarks))
+    return replace(judged, verdict="kept") if found.failures else judged
+
+
 def _new(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -177,6 +189,8 @@ def _write(
     current: Version | None,
     rival: Version | None,
     reasons: tuple[str, ...],
+    *,
+    is_served: bool,
 ) -> None:
     """Write the decision to the registry. Raise UserError if the champion changed since the decision began."""
     before = None if current is None else current.number
@@ -188,7 +202,8 @@ def _write(
                 "judged; judge it again with `dvc repro register`"
             )
         if verdict == "promoted":
-            require_loadable(registry, candidate)
+            if not is_served:
+                require_loadable(registry, candidate)
             by, reason = f"gate, run by {registry.user}", "\n".join(reasons)
             change.move(action="promote", version=candidate.number, by=by, reason=reason)
         else:

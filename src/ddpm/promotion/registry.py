@@ -21,6 +21,10 @@ DECISION = "rules"
 """Tag: the name of the document with the gate's verdict on every rule."""
 ORIGIN = "origin"
 """Tag: the name of the document with a version's origin."""
+CANARY = "canary"
+"""Tag: the name of the document with the last result of the canary (`admission.Examined`)."""
+KEPT = "kept"
+"""Tag: the name of the file with pictures and features to compare a version's answers with (`canary.kept`)."""
 
 
 def _no_documents(name: str) -> dict[str, Any]:
@@ -56,6 +60,10 @@ class Version:
     def rules(self) -> list[dict[str, Any]]:
         """Return the gate's verdict on every rule, as `verdicts.Verdict.to_json`; empty if the gate did not decide."""
         return self.read(self.tags[DECISION])["rules"] if DECISION in self.tags else []
+
+    def canary(self) -> dict[str, Any]:
+        """Return the last result of the canary; empty if it was never served for that."""
+        return self.read(self.tags[CANARY]) if CANARY in self.tags else {}
 
     def origin(self) -> dict[str, Any]:
         """Return its origin: the lineage of its model file, `facts` of the data, `git_commit`, …; empty if unknown."""
@@ -120,6 +128,18 @@ class Registry(Protocol):
 
     def keep_decision(self, number: str, decision: Mapping[str, Any]) -> None:
         """Store the gate's verdict on every rule with the version, in place of an earlier one."""
+
+    def keep_canary(self, number: str, result: Mapping[str, Any]) -> None:
+        """Store the result of the canary with the version, in place of an earlier one."""
+
+    def keep_file(self, number: str, file: Path) -> None:
+        """Store this file with the version, to compare its answers with, in place of an earlier one."""
+
+    def kept_file(self, version: Version, folder: Path) -> Path | None:
+        """Return the path of that file, in `folder` or elsewhere; None if the version has none.
+
+        Raise UserError if it is lost or changed.
+        """
 
     def download(self, version: Version, folder: Path) -> Path:
         """Return the path of the version's file, in `folder` or elsewhere. Raise UserError if it is lost or changed."""

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ddpm.errors import UserError
+from ddpm.generation.recipe import recipe_of
 from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
@@ -82,6 +83,11 @@ class Budget:
         self.bounds = bounds
         self._lock, self._work = threading.Lock(), 0
 
+    @property
+    def work(self) -> int:
+        """The work of all running calls."""
+        return self._work
+
     @contextmanager
     def admitted(self, needed: int) -> Iterator[None]:
         """Count the work as running inside the block. Raises RefusedError if it exceeds a limit."""
@@ -149,6 +155,13 @@ class Answering:
             raise RefusedError(FAILED, "the images could not be generated; see the server's log") from None
         finally:
             _running_call.reset(token)
+
+    def warm_up(self) -> None:
+        """Draw one image, beside the budget. Raises what drawing raises."""
+        fields: dict[str, Any] = {"number": 1, "seed": 0}
+        if recipe_of(self.model) is None:
+            fields |= {"sampler": "ddim", "steps": 1}
+        sample_request.draw(self.model, sample_request.complete(fields, self.model))
 
     def _completed(self, inputs: Any) -> list[SampleRequest | PictureRequest]:
         if not isinstance(inputs, Sequence) or isinstance(inputs, str):

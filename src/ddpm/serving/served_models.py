@@ -78,6 +78,22 @@ class ServedModels:
         self._failed: tuple[str, float] | None = None
         """The champion that could not be loaded, and when to try again."""
         self._logged = ""
+        self.is_ready = False
+        """Whether the served model has drawn an image (`warm_up`)."""
+
+    def warm_up(self) -> None:
+        """Let the served model draw its first image, which takes longer than later ones; then this server is ready."""
+        try:
+            self.current.answering.warm_up()
+        except Exception as error:  # the server answers, and says that it is not ready
+            self._say(f"{self.current.called} cannot draw an image (see the server's log)", because=error)
+            return
+        self.is_ready = True
+
+    @property
+    def running_work(self) -> int:
+        """Network evaluations times pixels of the running calls."""
+        return self._budget.work
 
     @property
     def champion(self) -> str | None:
@@ -138,7 +154,8 @@ class ServedModels:
         self._other = None
 
     def follow(self, *, every: float = LOOK_SECONDS) -> None:
-        """Look at the registry now and then, in a thread that ends with the process."""
+        """Warm up, and look at the registry now and then, in threads that end with the process."""
+        threading.Thread(target=self.warm_up, daemon=True, name="warm up").start()
         if self._registry is not None:
             threading.Thread(target=self._look_for_ever, args=(every,), daemon=True, name="follow").start()
 
@@ -171,6 +188,7 @@ class ServedModels:
             self._forget_other()
             try:
                 new = self._loaded(champion)
+                new.answering.warm_up()
             except Exception as error:  # also without memory: the served model must go on
                 self._failed = (champion.number, time.monotonic() + RETRY_SECONDS)
                 self._say(
@@ -180,7 +198,7 @@ class ServedModels:
                 )
                 return
         before, self.current = self.current, new
-        self.notice = self._failed = None
+        self.notice, self._failed, self.is_ready = None, None, True
         print(f"{new.called} is the champion and answers from now on, in place of version {before.number}", flush=True)
 
     def _look_for_ever(self, every: float) -> None:

@@ -2,6 +2,7 @@
 
 The answer to POST /invocations with {"inputs": [{…}, …]} is {"predictions": [{…}, …]} (pyfunc_model.py has the fields).
 GET /ping, /health and /version answer as MLflow does, GET /model says what is served, and GET / is a page for people.
+GET /ready answers 503 until the served model has drawn an image, and GET /metrics has counters for Prometheus.
 A body {"inputs": …, "version": "2"} is answered by another version of the same registered model. `notice` in an answer
 says that the served model is not the champion. A refusal is {"error_code": …, "message": one sentence}.
 A body is read in pieces and refused if it is too large or too slow. Work ends when its client disconnects.
@@ -10,6 +11,7 @@ A body is read in pieces and refused if it is too large or too slow. Work ends w
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +24,7 @@ from ddpm import __version__
 from ddpm.errors import UserError
 from ddpm.serving import page
 from ddpm.serving.answering import INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
+from ddpm.serving.metrics import ServerMetrics
 from ddpm.serving.own_site import require_own_host, require_own_site
 from ddpm.serving.page import Document
 from ddpm.serving.served_models import ServedModels
@@ -29,6 +32,8 @@ from ddpm.serving.served_models import ServedModels
 if TYPE_CHECKING:
     import uvicorn
 
+NOT_READY = 503
+_CALLS = "/invocations"
 _CONNECTIONS = 64
 """Number of open connections; uvicorn answers more with 503."""
 _BODIES_TOGETHER = 4
@@ -59,12 +64,14 @@ class Server:
     def __init__(self, models: ServedModels, bounds: Bounds, *, hosts: Collection[str] = ()) -> None:
         self._models, self._bounds, self._hosts = models, bounds, frozenset(host.lower() for host in hosts)
         self._room = _Room(_BODIES_TOGETHER * bounds.max_body_bytes)
+        self._metrics = ServerMetrics(models)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="answer")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request of ASGI."""
         if scope["type"] != "http":
             return
+        began = time.monotonic()
         body = _Body(receive, self._bounds.max_body_bytes, self._room)
         try:
             status, answer = 200, await self._answer(scope, body)
@@ -72,6 +79,8 @@ class Server:
             status, answer = refused.status, Document("application/json", _refusal(refused.status, str(refused)))
         finally:
             body.forget()
+        if scope["path"] == _CALLS:
+            self._metrics.called(status, time.monotonic() - began)
         named = _HEADERS | {"content-type": answer.kind, "content-length": str(len(answer.content))} | answer.headers
         headers = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -90,11 +99,13 @@ class Server:
             "/model": lambda: Document("application/json", json.dumps(page.facts(self._models)).encode()),
             "/ping": lambda: Document("text/plain", b"\n"),
             "/health": lambda: Document("text/plain", b"\n"),
+            "/ready": self._ready,
+            "/metrics": lambda: Document("text/plain; version=0.0.4; charset=utf-8", self._metrics.text()),
             "/version": lambda: Document("text/plain", __version__.encode()),
         } | {f"/{name}": partial(page.file, name) for name in page.FILES}
-        if path not in documents and path != "/invocations":
+        if path not in documents and path != _CALLS:
             raise RefusedError(404, "the path is unknown; POST to /invocations, or open / in a browser")
-        if method != ("POST" if path == "/invocations" else "GET"):
+        if method != ("POST" if path == _CALLS else "GET"):
             raise RefusedError(405, f"{path} does not take {method}")
         if path in documents:
             return documents[path]()
@@ -109,6 +120,12 @@ class Server:
         except TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {self._bounds.max_seconds:g} seconds") from None
         return Document("application/json", await self._worked(content, call, body))
+
+    def _ready(self) -> Document:
+        """Return that this server is ready. Raises RefusedError with 503 if it is not."""
+        if not self._models.is_ready:
+            raise RefusedError(NOT_READY, "the model has not drawn an image yet; ask again in a second")
+        return Document("application/json", json.dumps({"ready": True, "model": self._models.current.called}).encode())
 
     async def _worked(self, content: bytes, call: Call, body: "_Body") -> bytes:
         """Compute the answer in a thread; its work ends early if the client disconnects."""

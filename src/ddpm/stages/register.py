@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def main(stage: Stage) -> None:
     import numpy as np
 
+    from ddpm.canary import kept
+    from ddpm.canary.examine import Examination
     from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
     from ddpm.generation.packed_model import pack
@@ -67,6 +69,14 @@ def main(stage: Stage) -> None:
             origin=mlflow_registry.origin(model, run, registry.versions(), facts),
             picture=paths.grid,
         )
+        compared, classes = Path(folder) / "kept.safetensors", paths.images / "labels.npy"
+        kept.make(
+            load_model(file, stage.device),
+            measured=np.load(paths.images / "images.npy", mmap_mode="r"),
+            labels=np.load(classes) if classes.exists() else None,
+            extractor=paths.extractor,
+        ).write(compared)
+        registry.keep_file(candidate.number, compared)
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(
             candidate,
@@ -76,6 +86,7 @@ def main(stage: Stage) -> None:
             folder=Path(folder),
             likelihood=likelihood_of(paths.likelihood),
             unfit=unfit_in(paths.reactions),
+            canary=Examination(limits=params.canary, device=params.runtime.device),
         )
     champion = outcome.version if outcome.verdict in ("promoted", "champion") else outcome.champion
     against = None if champion is outcome.version and outcome.verdict == "champion" else outcome.champion_record

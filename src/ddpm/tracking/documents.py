@@ -1,4 +1,4 @@
-"""The documents of a version, as JSON files beside its model file: its records of metrics, and its origin.
+"""The documents of a version, as files beside its model file, most of them JSON: its records of metrics, its origin, …
 
 A document is named by the hash of its content and written before the tag that names it, so a tag never names a document
 that is not complete.
@@ -6,6 +6,7 @@ that is not complete.
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -32,6 +33,32 @@ def write(client: "MlflowClient", model_id: str, document: Mapping[str, Any]) ->
         file.write_bytes(content)
         client.log_model_artifact(model_id, str(file), FOLDER)
     return name
+
+
+def write_file(client: "MlflowClient", model_id: str, file: Path) -> str:
+    """Write a copy of a file into the logged model; return its name, which is the same for the same content."""
+    name = hashlib.sha256(file.read_bytes()).hexdigest()[:_NAME_CHARACTERS] + file.suffix
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / name
+        shutil.copyfile(file, copy)
+        client.log_model_artifact(model_id, str(copy), FOLDER)
+    return name
+
+
+def read_file(model: str, number: str, name: str, folder: Path) -> Path:
+    """Return the path of a file of a version, in `folder` or in the store. Raise UserError if it is lost or damaged."""
+    client = connect()
+    called = f"file {name} of version {number} of {model}"
+    with mlflow_errors():
+        location = client.get_model_version_download_uri(model, number)
+        try:
+            path = artifact(f"{location}/{FOLDER}/{name}", folder)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{called} is lost; write it again with `dvc repro -f -s register`") from None
+    if not hashlib.sha256(content).hexdigest().startswith(name.partition(".")[0]):
+        raise UserError(f"{called} is damaged; write it again with `dvc repro -f -s register`")
+    return path
 
 
 def read(model: str, number: str, name: str) -> dict[str, Any]:

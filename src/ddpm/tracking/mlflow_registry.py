@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import DECISION, ORIGIN, RECORDS, Version, version
+from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, Version, version
 from ddpm.promotion.succession import Move
 from ddpm.reporting import model_card
 from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
@@ -113,6 +113,23 @@ class MlflowRegistry:
         with mlflow_errors():
             name = documents.write(client, version(self, number).tags["model_id"], decision)
             set_tags(client, self.name, number, {DECISION: name})
+
+    def keep_canary(self, number: str, result: Mapping[str, Any]) -> None:
+        client = connect()
+        with mlflow_errors():
+            name = documents.write(client, version(self, number).tags["model_id"], result)
+            set_tags(client, self.name, number, {CANARY: name})
+
+    def keep_file(self, number: str, file: Path) -> None:
+        client = connect()
+        with mlflow_errors():
+            name = documents.write_file(client, version(self, number).tags["model_id"], file)
+            set_tags(client, self.name, number, {KEPT: name})
+
+    def kept_file(self, version: Version, folder: Path) -> Path | None:
+        if KEPT not in version.tags:
+            return None
+        return documents.read_file(version.name, version.number, version.tags[KEPT], folder)
 
     @staticmethod
     def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:

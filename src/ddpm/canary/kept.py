@@ -1,0 +1,117 @@
+"""What is kept with a version for later comparisons: pictures of known seeds, and features of measured images."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm.compute.hardware import kind_of_machine
+from ddpm.errors import UserError
+from ddpm.generation.generate import generate
+from ddpm.generation.recipe import recipe_of
+from ddpm.images import Images
+from ddpm.measuring.features.extractor import FeatureExtractor, describe
+from ddpm.measuring.features.extractor_file import load_extractor
+from ddpm.model_file import Model
+
+PICTURES = 8
+"""Pictures that are drawn again, each by a request of its own, so that no other image of a batch changes its bits."""
+ROWS = 1000
+"""Measured images whose features are kept, at most."""
+_HEADER = "ddpm-kept"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Pictures of known seeds, and features of measured images, of one version."""
+
+    machine: Mapping[str, str | int]
+    """The kind of machine that drew the pictures (`hardware.kind_of_machine`)."""
+    pictures: Tensor
+    """uint8 [P,C,H,W]: picture k has seed k and label `label_of(k)`."""
+    features: Tensor
+    """float32 [R,D]: features of measured images."""
+    labels: Tensor | None
+    """int64 [R]: the classes of these images; None without classes."""
+    classes: int
+    """Number of classes of the model; 0 without classes."""
+    extractor: bytes
+    """The content of the extractor's file."""
+
+    def label_of(self, k: int) -> int | None:
+        """Return the label of picture k."""
+        return k % self.classes if self.classes else None
+
+    def load_extractor(self, device: torch.device) -> FeatureExtractor:
+        """Return the extractor. Raises UserError as `extractor_file.load_extractor` does."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "extractor.safetensors"
+            path.write_bytes(self.extractor)
+            return load_extractor(path, device)
+
+    def write(self, path: Path) -> None:
+        """Write a safetensors file; the same content gives the same file."""
+        from safetensors.torch import save
+
+        tensors = {
+            "pictures": self.pictures.contiguous(),
+            "features": self.features.contiguous(),
+            "extractor": torch.frombuffer(bytearray(self.extractor), dtype=torch.uint8),
+        } | ({} if self.labels is None else {"labels": self.labels.contiguous()})
+        header = json.dumps({"machine": dict(self.machine), "classes": self.classes}, sort_keys=True)
+        path.write_bytes(save(tensors, {_HEADER: header}))
+
+
+def read(path: Path) -> Kept:
+    """Read the file that `Kept.write` wrote. Raises UserError if it is not complete or another file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return Kept(
+            machine=header["machine"],
+            pictures=tensors["pictures"],
+            features=tensors["features"],
+            labels=tensors.get("labels"),
+            classes=header["classes"],
+            extractor=tensors["extractor"].numpy().tobytes(),
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has no pictures and features of a version ({type(error).__name__}: {error}); write it again with "
+            "`dvc repro -f -s register`"
+        ) from None
+
+
+def make(model: Model, *, measured: Images, labels: np.ndarray | None, extractor: Path) -> Kept:
+    """Draw the pictures by the model's recipe, and compute the features of measured images, uint8 [N,C,H,W].
+
+    `labels` are the classes of these images, int64 [N]; `extractor` is the file of the extractor.
+    """
+    device = next(model.network.parameters()).device
+    measured = np.asarray(measured[:ROWS])
+    described = describe(load_extractor(extractor, device), measured, device=device, progress=False, what="measured")
+    return Kept(
+        machine=kind_of_machine(device),
+        pictures=torch.cat(list(_pictures(model))),
+        features=described.features,
+        labels=None if labels is None else torch.from_numpy(np.array(labels[:ROWS])),
+        classes=len(model.spec.classes),
+        extractor=extractor.read_bytes(),
+    )
+
+
+def _pictures(model: Model) -> Iterator[Tensor]:
+    recipe, classes = recipe_of(model), len(model.spec.classes)
+    assert recipe is not None, "a registered model has a recipe"
+    for k in range(PICTURES):
+        condition = torch.tensor([k % classes]) if classes else None
+        yield generate(model, recipe, n=1, seed=k, condition=condition, batch=1)
