@@ -29,13 +29,20 @@ class RegistryInMemory:
         self.moves: list[Move] = []
         self._versions: dict[str, Version] = {}
         self._documents: list[dict[str, Any]] = []
+        self._last = 0
 
     def register(self, record: Mapping[str, Any], *, origin: Mapping[str, Any] | None = None, **tags: str) -> Version:
-        number = str(len(self._versions) + 1)
+        self._last += 1
+        number = str(self._last)
         stored = {"channels": "1", "size": "8", RECORDS: self._document(record)} | tags
         stored |= {} if origin is None else {ORIGIN: self._document(origin)}
         self._versions[number] = Version(self.name, number, (), stored, None, datetime.now(UTC), self._read)
         return self._versions[number]
+
+    def delete(self, number: str) -> None:
+        """Delete a version with its aliases, as on MLflow's page. Its number is not used again."""
+        del self._versions[number]
+        self.aliases = {alias: holder for alias, holder in self.aliases.items() if holder != number}
 
     def versions(self) -> list[Version]:
         def named(version: Version) -> Version:
@@ -104,7 +111,10 @@ class RegistryInMemory:
     def _write_down(self, made: Move) -> None:
         self.moves.append(made)
         for number, tags in consequences(made).items():
-            self._tag(number, tags)
+            if number in self._versions:
+                self._tag(number, tags)
+        if made.version is not None and self.aliases.get(CHALLENGER) == made.version:
+            del self.aliases[CHALLENGER]
 
     def _tag(self, number: str, tags: Mapping[str, str]) -> None:
         known = self._versions[number]

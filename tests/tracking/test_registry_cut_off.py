@@ -222,6 +222,26 @@ def test_a_rollback_that_was_cut_off_is_finished_by_the_next_gate_and_not_done_a
     assert roll_back(there) == "1"
 
 
+def test_a_killed_promotion_that_is_in_the_history_is_finished_though_a_person_has_moved_the_alias_since(
+    there: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.restore()
+    line = Line(monkeypatch)
+    line.mend(cut_after=3)  # the announcement, the alias and the history
+    with pytest.raises(UserError):
+        promote(there)
+    line.mend()
+    there.client.set_registered_model_alias("ddpm", "champion", "2")
+    roll_back(there)
+    tags = {found.number: found.tags for found in REGISTRY.versions()}
+    assert tags["3"]["replaced_by"] == "4"
+    assert [(move.action, move.version) for move in REGISTRY.history()[3:]] == [
+        ("promote", "4"),
+        ("rollback", "2"),
+        ("rollback", "1"),
+    ]
+
+
 def test_a_new_model_whose_registration_is_cut_off_anywhere_becomes_one_version(
     there: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,13 +84,16 @@ class AliasChange:
         self._write_down(key, made)
 
     def _finish(self) -> None:
-        """Finish an announced move if the alias has moved; otherwise remove the announcement."""
-        announced = _tags(self._client, self._name).get(_UNDER_WAY)
-        if announced is None:
+        """Finish an announced move if the alias has moved; otherwise remove the announcement.
+
+        A move that is in the history was made, also if a person has moved the alias again since then.
+        """
+        tags = _tags(self._client, self._name)
+        if _UNDER_WAY not in tags:
             return
-        begun = json.loads(announced)
+        begun = json.loads(tags[_UNDER_WAY])
         made = Move(**begun["move"])
-        if self.champion() == made.version:
+        if self.champion() == made.version or begun["key"] in tags:
             self._write_down(begun["key"], made)
         else:
             self._client.delete_registered_model_tag(self._name, _UNDER_WAY)
