@@ -31,6 +31,7 @@ from ddpm.data.preparing.reasons import DUPLICATE, REASONS
 from ddpm.data.preparing.settings import Data
 from ddpm.data.preparing.sources import Found, find
 from ddpm.data.preparing.split import draw_test, duplicates
+from ddpm.data.preparing.tree import require_unchanged, trace
 from ddpm.data.preparing.upkeep import tidy
 from ddpm.data.previews import REJECTED_LIST, write_previews
 from ddpm.data.reading.dataset import Facts
@@ -59,10 +60,12 @@ def prepare(
     changes; deleting it costs only time. `cluster` is the address of a Dask scheduler whose workers share this disk
     and have this project installed; with None, workers on this machine are started when there is much to do.
     `choose_size` decides about a size that the headers say, not the settings.
-    Raises UserError when nothing was found, nothing could be kept, or a split is empty.
+    Raises UserError when nothing was found, nothing could be kept, a split is empty, or `raw` changed meanwhile.
     """
     if data.source == "folder" and prepared.resolve().is_relative_to(raw.resolve()):
         raise UserError(f"data.path is {raw}, which contains the output {prepared} too; give a folder of images only")
+    is_on_disk = data.source in ("folder", "archive")
+    before = trace(raw) if is_on_disk and raw.exists() else None
     with _whole_or_nothing(prepared) as (folder, scratch):
         found = find(data, raw=raw, scratch=scratch)
         keep = state is not None and data.source == "folder"
@@ -107,6 +110,8 @@ def prepare(
         (folder / "dataset.json").write_text(
             json.dumps(_known(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        if before is not None:
+            require_unchanged(raw, before)
     if keep:
         records["reason"][usable] = 0  # duplicates were decoded too, so the next run can reuse them
         tidy(
