@@ -1,8 +1,11 @@
 """The pages of docs/ speak of settings and files that exist."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,84 @@ def test_a_benchmark_starts_and_has_every_option_that_is_written_somewhere(scrip
     assert helped.returncode == 0, helped.stderr
     options = {word for command in commands() for word in command.split() if command.startswith(script)}
     assert {word for word in options if word.startswith("--")} <= set(re.findall(r"--[\w-]+", helped.stdout))
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+GAP = "…"
+OF_PREFECT = {"Crashed", "Cancelled"}
+"""States that have Prefect's own names."""
+UNEXPLAINED = ("promotion/registry.py", "promotion/figures_beside.py", "tracking/parent.py", "tracking/run_json.py")
+"""Files whose messages come from a person's own command and say all themselves."""
+
+
+def text(node: ast.AST) -> str:
+    """The text of a string in the code, with a gap for every value in it."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text(part) for part in node.values)
+    return GAP
+
+
+@cache
+def strings() -> list[str]:
+    """Every string of the package and of the flows."""
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "flows").glob("*.py")]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    return [text(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr)]
+
+
+def messages() -> list[str]:
+    rows = re.findall(r"^\| `([^`]+)` \| .+ \| .+ \|$", OPERATIONS, re.MULTILINE)
+    assert len(rows) > 40
+    return rows
+
+
+def as_pattern(message: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part.strip()) for part in message.split(GAP)), re.DOTALL)
+
+
+def test_the_code_has_every_message_that_is_explained() -> None:
+    """Who changes a message, changes its row in docs/operations.md."""
+    sought = set(messages()) - OF_PREFECT
+    assert [each for each in sought if not any(as_pattern(each).search(said) for said in strings())] == []
+
+
+def test_every_row_says_what_to_type_or_that_nothing_has_to_be_done() -> None:
+    rows = [line for line in OPERATIONS.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(messages())
+    assert all(row.rstrip(" |").rpartition("| ")[2] for row in rows)
+
+
+def test_every_state_that_a_flow_ends_in_is_explained() -> None:
+    def named() -> Iterator[str]:
+        for file in (ROOT / "flows").glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Completed", "Failed"):
+                    yield from (text(word.value) for word in node.keywords if word.arg == "name")
+        tree = ast.parse((ROOT / "flows" / "pages.py").read_text())
+        names = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "state_name")
+        for node in ast.walk(names):
+            if isinstance(node, ast.Return) and node.value is not None:
+                found = [text(part) for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
+                yield from (each for each in found if each[:1].isupper())
+
+    states = set(named()) - {GAP, "Completed", "Unchanged"}
+    assert {"Refused", "Waiting for approval", "Completed: promoted"} <= states
+    assert states <= set(messages())
+
+
+def test_every_error_of_the_registry_and_of_killed_work_is_explained() -> None:
+    """Who adds an error there, adds a row to docs/operations.md that says what to type."""
+    folders = ("src/ddpm/tracking", "src/ddpm/promotion")
+    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
+    raised = [
+        text(node.args[0])
+        for file in files
+        if not str(file).endswith(UNEXPLAINED)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args
+    ]
+    assert len(raised) > 12
+    explained = [as_pattern(message) for message in messages()]
+    assert [each for each in raised if not any(pattern.search(each) for pattern in explained)] == []

@@ -1,12 +1,15 @@
 """A file that is written as a whole, whatever is in its way."""
 
+import errno
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ddpm.files import write_text
+from ddpm.files import disk_trouble, write_text
 
 
 @pytest.fixture
@@ -35,3 +38,44 @@ def test_an_error_of_the_disk_names_the_file_which_stays(tmp_path: Path, full_di
     assert error.value.filename == str(file)
     assert file.read_text() == "as it was"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def by_numpy() -> None:
+    np.ones(100_000).tofile("/dev/full")
+
+
+def by_pillow() -> None:
+    Image.new("L", (1000, 1000)).save("/dev/full", format="BMP")
+
+
+def by_safetensors() -> None:
+    """The words of safetensors, which says nothing else; the device /dev/full cannot be given to it."""
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def not_permitted() -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", "reports/metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (by_numpy, "a file could not be written (No space left on device); make space there and start again"),
+        (by_pillow, "a file could not be written (No space left on device); make space there and start again"),
+        (by_safetensors, "a file could not be written (No space left on device); make space there and start again"),
+        (
+            not_permitted,
+            "reports/metrics.json could not be opened (Permission denied); correct its permissions and start again",
+        ),
+    ],
+    ids=["numpy", "pillow", "safetensors", "permissions"],
+)
+def test_every_librarys_error_of_a_full_disk_becomes_one_sentence(write: Callable[[], None], says: str) -> None:
+    with pytest.raises(Exception, match=r".") as error:
+        write()
+    assert str(disk_trouble(error.value)) == says
+
+
+def test_other_errors_are_no_trouble_of_the_disk() -> None:
+    assert disk_trouble(ValueError("3 requested and 2 written")) is None
+    assert disk_trouble(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import IO, Any
 
 from ddpm.errors import UserError
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_TROUBLES = {
+    errno.ENOSPC: ("written", "make space there"),
+    errno.EDQUOT: ("written", "make space there"),
+    errno.EROFS: ("written", "mount that disk so that it can be written"),
+    errno.EACCES: ("opened", "correct its permissions"),
+}
+"""By the number of an error: what was not possible, and what to do."""
+_WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
+"""What NumPy says, without a number of the error, when a disk is full."""
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -49,11 +58,21 @@ def require_inside(path: Path, folder: Path, *, key: str, expected: str) -> None
 
 
 def disk_trouble(error: BaseException) -> UserError | None:
-    """Return a UserError for a full or read-only disk; None for every other error."""
-    if not (isinstance(error, OSError) and error.errno in _DISK):
+    """Return a UserError for a full or read-only disk, or missing permissions; None for every other error."""
+    number = _number_of(error)
+    if number not in _TROUBLES:
         return None
-    where = error.filename or "a file"
-    return UserError(f"{where} could not be written ({error.strerror}); make space there and start again")
+    where, (done, remedy) = getattr(error, "filename", None) or "a file", _TROUBLES[number]
+    return UserError(f"{where} could not be {done} ({os.strerror(number)}); {remedy} and start again")
+
+
+def _number_of(error: BaseException) -> int:
+    """Return the system's number of an error that NumPy or safetensors may have raised without it; 0 if unknown."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, OSError) and _WRITTEN_IN_PART.fullmatch(str(error)):
+        return errno.ENOSPC
+    return next((number for number in _TROUBLES if f"(os error {number})" in str(error)), 0)
 
 
 def flush(file: IO[Any]) -> None:
