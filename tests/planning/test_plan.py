@@ -11,7 +11,7 @@ import tiny_training as tiny
 from ddpm.params import load as load_params
 from ddpm.planning import alternatives
 from ddpm.planning.measuring import Measured
-from ddpm.planning.plan import Pictures, Plan, duration, evaluation_seconds, sampling_seconds, size
+from ddpm.planning.plan import Pictures, Plan, duration, evaluation_seconds, gate_cost, sampling_seconds, size
 from ddpm.training.settings import Lora
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -124,6 +124,24 @@ def test_guidance_doubles_sampling_and_the_likelihood_adds_to_the_evaluation() -
     bounded = dataclasses.replace(evaluate, bits_per_dim=10)
     more = (evaluation_seconds(LARGE, pictures, sample, bounded, cost=COST, processes=1) or 0) - without
     assert more == pytest.approx(10 * (1000 + 600) * 0.1)
+
+
+def test_the_plan_names_the_most_images_that_the_gate_draws_while_it_is_undecided() -> None:
+    rules = dataclasses.replace(PARAMS.promote, max_images=21_000)
+    pictures, seconds = Pictures(5_000, 500), 0.1 * PARAMS.sample.steps
+    cost = gate_cost(LARGE, pictures, PARAMS.sample, rules, forward_seconds=0.1)
+    assert cost is not None
+    # 5,000 of the candidate are those of the evaluation; two looks double them to 20,000 of each.
+    assert (cost.images, cost.seconds) == (20_000, pytest.approx((15_000 + 20_000) * seconds))
+    said = "\n".join(plan(gate=cost).lines())
+    assert "at most 20,000 of each (promote.max_images), 9.7 hours if the champion draws as fast" in said
+    few = dataclasses.replace(rules, max_images=1)
+    only = gate_cost(LARGE, pictures, PARAMS.sample, few, forward_seconds=0.1)
+    assert only is not None
+    assert (only.images, only.seconds) == (5_000, pytest.approx(5_000 * seconds)), "those of the champion"
+    alone = dataclasses.replace(rules, rules=rules.rules[1:])
+    assert gate_cost(LARGE, pictures, PARAMS.sample, alone, forward_seconds=0.1) is None
+    assert "the gate" not in "\n".join(plan().lines())
 
 
 def test_processes_share_the_search_for_copies_and_a_limit_of_held_out_images_shortens_it() -> None:

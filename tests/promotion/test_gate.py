@@ -7,8 +7,9 @@ import pytest
 from fixed_contest import COPIES, FixedContest, noisy, promote
 
 from ddpm.measuring.measured import Pair
-from ddpm.promotion.gate import MEMORIZED, Decision, critical, decide, differences, looks
+from ddpm.promotion.gate import MEMORIZED, Decision, critical, decide, differences
 from ddpm.promotion.settings import Rule
+from ddpm.reporting.decisions import rules_table
 
 PROTOCOL = {"n": 1000, "seed": 0, "drawing": {"sampler": "ddim"}, "reference_hash": "r", "extractor_hash": "e"}
 BETTER = Rule(figure="fid", better_by=0.1)
@@ -96,6 +97,29 @@ def test_a_metric_that_is_unfit_leaves_the_decision_to_a_person_and_says_why() -
     assert (refused.promote, refused.person) == (False, False)
 
 
+def test_a_metric_that_is_unfit_shows_its_value_and_what_it_would_have_decided_to_the_person() -> None:
+    unfit = {"fid": "FID does not rise with blur"}
+    decision = decided(record(fid=90.0), record(), unfit=unfit)
+    assert (decision.promote, decision.person) == (False, True)
+    better, floors, *_ = decision.verdicts
+    assert (better.outcome, better.otherwise, better.comparison) == ("unfit", "failed", "worse")
+    assert (floors.outcome, floors.otherwise) == ("unfit", "failed")
+    assert "for a person: FID 90 is 80 ± " in better.sentence
+    assert "worse than the champion's 10: not better" in better.sentence
+    assert floors.sentence.endswith("for a person: FID 90 is above 5 times the floor 4, measured on 1,000 images")
+    assert floors.to_json()["candidate"]["value"] == 90.0
+    shown = [row[-1] for row in rules_table(decision.to_json()["rules"]).rows]
+    assert shown[:2] == ["not judged (would have been: failed)"] * 2
+    missing = decided(record(fid=None), record(), unfit=unfit)
+    assert missing.verdicts[0].sentence == "FID better by 10%: not judged, because FID does not rise with blur"
+
+
+def test_nothing_more_is_drawn_for_a_metric_that_does_not_decide() -> None:
+    decision, numbers = by_looks(*[look(9.5, 10.0, 0.5)] * 3, unfit={"fid": "no"})
+    assert (decision.person, numbers) == (True, [100])
+    assert decision.verdicts[0].otherwise == "undecided"
+
+
 def test_the_other_rules_decide_about_a_first_model_if_a_metric_is_unfit() -> None:
     unfit = {"fid": "FID does not rise with blur"}
     first = decided(record(fid=1.0), None, unfit=unfit)
@@ -117,9 +141,11 @@ def look(new: float, old: float, error: float) -> Pair:
     return Pair(noisy(new, error, seed=1), noisy(old, error, seed=2))
 
 
-def by_looks(*pairs: Pair, rules: tuple[Rule, ...] = (BETTER,), most: int = 400) -> tuple[Decision, list[int]]:
+def by_looks(
+    *pairs: Pair, rules: tuple[Rule, ...] = (BETTER,), most: int = 400, **options: Any
+) -> tuple[Decision, list[int]]:
     contest = FixedContest(fixed={"fid": pairs}, candidate=record(), champion=record())
-    return decide(record(), promote(*rules, max_images=most), contest, has_champion=True), contest.looks
+    return decide(record(), promote(*rules, max_images=most), contest, has_champion=True, **options), contest.looks
 
 
 def test_images_are_drawn_until_the_comparison_is_decided_and_no_further() -> None:
@@ -156,8 +182,8 @@ def test_where_another_rule_fails_nothing_more_is_drawn_and_the_comparison_is_sh
 
 
 def test_the_looks_double_and_share_the_error() -> None:
-    assert looks(1438, 6000) == (1438, 2876, 5752)
-    assert looks(10_000, 6000) == (10_000,)
+    assert promote(max_images=6000).looks(1438) == (1438, 2876, 5752)
+    assert promote(max_images=6000).looks(10_000) == (10_000,)
     assert critical(1) == pytest.approx(1.96, abs=1e-3)
     assert critical(3) == pytest.approx(2.394, abs=1e-3)
 

@@ -14,7 +14,7 @@ from ddpm.files import write_json
 from ddpm.model_spec import Spec
 from ddpm.planning import alternatives, length
 from ddpm.planning.measuring import Measured, division, measure, processes_of
-from ddpm.planning.plan import Pictures, Plan, Sections, evaluation_seconds, sampling_seconds
+from ddpm.planning.plan import Pictures, Plan, Sections, evaluation_seconds, gate_cost, sampling_seconds
 from ddpm.training import finished
 from ddpm.training.checkpoint_folder import checkpoints
 from ddpm.training.sharding import require_same
@@ -110,6 +110,9 @@ def make_plan(
         evaluation_seconds=None
         if pictures is None
         else evaluation_seconds(spec, pictures, params.sample, params.evaluate, cost=cost, processes=number),
+        gate=None
+        if pictures is None
+        else gate_cost(spec, pictures, params.sample, params.promote, forward_seconds=cost.forward_seconds),
         images_seen=images_seen(folder) if folder is not None and begun else 0,
         minutes=train.minutes if planned is not None else None,
         busy=busy,

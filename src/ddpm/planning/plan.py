@@ -21,6 +21,17 @@ _WITH_GRADIENT = 3
 """Cost of a network evaluation with its gradient, as a multiple of one without."""
 
 
+class Comparing(Protocol):
+    """What a plan reads of section promote, whose room is above this one."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether any rule compares the model with the champion."""
+
+    def looks(self, first: int) -> tuple[int, ...]:
+        """Return the numbers of images of each model after which the gate looks, beginning with `first`."""
+
+
 class Sections(Protocol):
     """The sections of params.yaml that a plan reads."""
 
@@ -31,6 +42,8 @@ class Sections(Protocol):
     @property
     def evaluate(self) -> Evaluate: ...
     @property
+    def promote(self) -> Comparing: ...
+    @property
     def runtime(self) -> Runtime: ...
 
 
@@ -40,6 +53,16 @@ class Pictures:
 
     train: int
     test: int
+
+
+@dataclass(frozen=True)
+class GateCost:
+    """The most that the gate may draw for a comparison with the champion."""
+
+    images: int
+    """Of each model, those of the evaluation included."""
+    seconds: float
+    """Time to draw them, but for those of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,8 @@ class Plan:
     sampling_seconds: float | None
     """Time of stage sample; None if it was not measured or nothing is prepared."""
     evaluation_seconds: float | None
+    gate: "GateCost | None" = None
+    """None if it was not measured, nothing is prepared, or no rule compares with the champion."""
     images_seen: int = 0
     """Images that a training that continues has seen."""
     minutes: float | None = None
@@ -108,6 +133,12 @@ class Plan:
             lines.append(
                 f"plan: then sampling: {duration(self.sampling_seconds)}, comparing the images with the training "
                 f"images: {duration(self.evaluation_seconds)}"
+            )
+        if self.gate is not None:
+            lines.append(
+                "plan: then the gate draws images of the champion, if there is one, and of both models while it is "
+                f"undecided: at most {self.gate.images:,} of each (promote.max_images), "
+                f"{duration(self.gate.seconds)} if the champion draws as fast"
             )
         lines.append(
             "plan: not included: stage features, which trains the feature extractor; the pictures and files at the "
@@ -165,8 +196,18 @@ def sampling_seconds(
     """Return the time of stage sample, by the measured time of a network evaluation for one image."""
     if forward_seconds is None:
         return None
-    asked = evaluations(sample, make_process(spec.schedule)) if spec.method == "diffusion" else 1
-    return generated(pictures, sample) * asked * forward_seconds / processes
+    return generated(pictures, sample) * _evaluations(spec, sample) * forward_seconds / processes
+
+
+def gate_cost(
+    spec: Spec, pictures: Pictures, sample: Sample, promote: Comparing, *, forward_seconds: float | None
+) -> GateCost | None:
+    """Return what the gate draws at most, in one process; None if no rule compares or the time was not measured."""
+    if forward_seconds is None or not promote.compares:
+        return None
+    drawn = generated(pictures, sample)
+    most = promote.looks(drawn)[-1]
+    return GateCost(most, (2 * most - drawn) * _evaluations(spec, sample) * forward_seconds)
 
 
 def evaluation_seconds(
@@ -186,6 +227,11 @@ def evaluation_seconds(
     steps = spec.schedule.T if spec.schedule.time == "discrete" else STEPS
     asked = steps + 2 * _WITH_GRADIENT * ODE_STEPS if spec.method == "diffusion" else 2
     return pairs * each / processes + min(evaluate.bits_per_dim, pictures.test) * asked * cost.forward_seconds
+
+
+def _evaluations(spec: Spec, sample: Sample) -> int:
+    """Return the network evaluations of one image."""
+    return evaluations(sample, make_process(spec.schedule)) if spec.method == "diffusion" else 1
 
 
 def generated(pictures: Pictures, sample: Sample) -> int:

@@ -73,9 +73,10 @@ def decide(
     """Judge the candidate by every rule.
 
     `record` is as in reports/metrics.json, with those metrics beside it that have a file of their own. `unfit` has the
-    metrics that do not react as they should on these data, each with the reason: no rule about them decides. If the
-    other rules hold, a person does, or, for a first model, the other rules if there are any: there is no champion to
-    lose. `contest` may be None if there is no champion or no rule compares with it.
+    metrics that do not react as they should on these data, each with the reason: no rule about them decides, but its
+    verdict says what it would have been. If the other rules hold, a person decides, or, for a first model, the other
+    rules if there are any: there is no champion to lose. `contest` may be None if there is no champion or no rule
+    compares with it.
 
     While no rule has failed and a comparison is undecided, the number of images is doubled, up to
     `promote.max_images`. The looks are known in advance, and each takes its part of the error of 1 - CONFIDENCE
@@ -88,13 +89,20 @@ def decide(
             measured |= {"seconds_per_image": seconds.value}
             interval = {"seconds_per_image": {"low": seconds.low, "high": seconds.high}}
             measured["interval"] = {**(record.get("interval") or {}), **interval}
-    found = {rule: _without_images(rule, measured, has_champion, unfit or {}) for rule in promote.rules}
-    open_rules = [rule for rule, verdict in found.items() if verdict is None]
-    decided = {rule: verdict for rule, verdict in found.items() if verdict is not None}
+    reasons = {rule: unfit[rule.figure] for rule in promote.rules if unfit and rule.figure in unfit}
+    alone = {rule: _without_images(rule, measured, has_champion) for rule in promote.rules}
+    found = {rule: verdict for rule, verdict in alone.items() if verdict is not None}
+    open_rules = [rule for rule in promote.rules if rule not in found]
     if open_rules:
         assert contest is not None, "a rule compares with the champion"
-        decided |= _by_contest(open_rules, promote, contest, failed=_any(decided.values(), "failed"))
-    ordered = tuple(decided[rule] for rule in promote.rules)
+        numbers = promote.looks(contest.images)
+        failed = any(verdict.outcome == "failed" for rule, verdict in found.items() if rule not in reasons)
+        deciding = [rule for rule in open_rules if rule not in reasons]
+        found |= _by_contest(deciding, contest, numbers, most=promote.max_images, failed=failed)
+        # Nothing more is drawn for a metric that does not decide.
+        found |= _looked([rule for rule in open_rules if rule in reasons], contest, critical(len(numbers)))[0]
+    found |= {rule: verdicts.not_judged(found[rule], reason) for rule, reason in reasons.items()}
+    ordered = tuple(found[rule] for rule in promote.rules)
     good = all(verdict.outcome in ("passed", "no champion", "unfit") for verdict in ordered)
     by_others = not has_champion and _any(ordered, "passed")
     person = good and _any(ordered, "unfit") and not by_others
@@ -102,14 +110,6 @@ def decide(
     if good and by_others and _any(ordered, "unfit"):
         remarks = (*remarks, "there is no champion that could be lost, so the other rules decide")
     return Decision(good and not person, person, ordered, remarks, contest.images if contest and open_rules else None)
-
-
-def looks(first: int, most: int) -> tuple[int, ...]:
-    """Return the numbers of images after which the gate looks: `first`, doubled while at most `most`."""
-    numbers = [first]
-    while 2 * numbers[-1] <= most:
-        numbers.append(2 * numbers[-1])
-    return tuple(numbers)
 
 
 def critical(number_of_looks: int) -> float:
@@ -163,38 +163,42 @@ def _shown(value: Any, other: Any) -> str:
     return ", ".join(f"{part} {content}" for part, content in value.items() if content != other.get(part))
 
 
-def _without_images(
-    rule: Rule, record: Mapping[str, Any], has_champion: bool, unfit: Mapping[str, str]
-) -> Verdict | None:
+def _without_images(rule: Rule, record: Mapping[str, Any], has_champion: bool) -> Verdict | None:
     """Return the verdict of a rule that needs no images of the champion; None for a comparison."""
-    if rule.figure in unfit:
-        return verdicts.not_judged(rule, unfit[rule.figure])
     if not rule.is_relative:
         return verdicts.absolute(rule, record)
     return None if has_champion else verdicts.without_champion(rule)
 
 
-def _by_contest(rules: list[Rule], promote: Promote, contest: Contest, *, failed: bool) -> dict[Rule, Verdict]:
-    """Compare by these rules, with more images while that can change the decision; `failed`: another rule failed."""
-    numbers = looks(contest.images, promote.max_images)
-    z = critical(len(numbers))
+def _by_contest(
+    rules: list[Rule], contest: Contest, numbers: tuple[int, ...], *, most: int, failed: bool
+) -> dict[Rule, Verdict]:
+    """Compare by these rules, with more images while that can change the decision; `failed`: another rule failed.
+
+    `numbers` are those of images at each look, and `most` is the limit that they keep.
+    """
     found: dict[Rule, Verdict] = {}
     pairs: Mapping[str, Pair] = {}
     open_rules = rules
-    for images in numbers:
+    for images in numbers if rules else ():
         if images > contest.images:
             print(f"undecided after {contest.images:,} images of each; drawing until there are {images:,}", flush=True)
             contest.draw_more(images)
-        pairs = contest.pairs({rule.figure for rule in open_rules})
-        found |= {rule: verdicts.relative(rule, pairs[rule.figure], z=z, images=images) for rule in open_rules}
+        looked, pairs = _looked(open_rules, contest, critical(len(numbers)))
+        found |= looked
         open_rules = [rule for rule in open_rules if found[rule].outcome == "undecided"]
         if failed or not open_rules or _any(found.values(), "failed"):
             return found
     for rule in open_rules:
-        found[rule] = verdicts.undecided(
-            found[rule], pairs[rule.figure], images=contest.images, most=promote.max_images
-        )
+        found[rule] = verdicts.undecided(found[rule], pairs[rule.figure], images=contest.images, most=most)
     return found
+
+
+def _looked(rules: list[Rule], contest: Contest, z: float) -> tuple[dict[Rule, Verdict], Mapping[str, Pair]]:
+    """Compare by these rules on the images drawn so far; return the verdicts and the metrics."""
+    pairs = contest.pairs({rule.figure for rule in rules}) if rules else {}
+    found = {rule: verdicts.relative(rule, pairs[rule.figure], z=z, images=contest.images) for rule in rules}
+    return found, pairs
 
 
 def _any(found: Collection[Verdict], outcome: str) -> bool:

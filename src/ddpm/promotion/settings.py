@@ -141,6 +141,13 @@ class Promote:
         """Whether any rule compares the candidate with the champion."""
         return any(rule.is_relative for rule in self.rules)
 
+    def looks(self, first: int) -> tuple[int, ...]:
+        """Return the numbers of images of each model after which the gate looks: `first`, doubled to `max_images`."""
+        numbers = [first]
+        while 2 * numbers[-1] <= self.max_images:
+            numbers.append(2 * numbers[-1])
+        return tuple(numbers)
+
     @property
     def main(self) -> Metric:
         """The metric that one line about a version shows: that of the first rule."""

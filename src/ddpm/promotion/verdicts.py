@@ -41,6 +41,8 @@ class Verdict:
     """Candidate less champion, with the interval of all looks together."""
     comparison: Comparison | None = None
     """Of candidate and champion; None if the rule does not compare them."""
+    otherwise: Outcome | None = None
+    """With outcome `unfit`: what the rule would say if the metric might decide; None if the metric is missing."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as the registry stores them."""
@@ -159,9 +161,14 @@ def without_champion(rule: Rule) -> Verdict:
     return Verdict(rule, "no champion", f"{rule}: there is no champion to compare with")
 
 
-def not_judged(rule: Rule, reason: str) -> Verdict:
-    """Return the verdict of a rule whose metric must not decide, with the reason."""
-    return Verdict(rule, "unfit", f"{rule}: not judged, because {reason}")
+def not_judged(found: Verdict, reason: str) -> Verdict:
+    """Return the verdict of a rule whose metric must not decide, with the reason, beside what it would have said."""
+    sentence = f"{found.rule}: not judged, because {reason}"
+    if found.candidate is None:
+        return Verdict(found.rule, "unfit", sentence)
+    return replace(
+        found, outcome="unfit", otherwise=found.outcome, sentence=f"{sentence}; for a person: {found.sentence}"
+    )
 
 
 def missing(rule: Rule, value: Any) -> Verdict:

@@ -86,6 +86,8 @@ def _verdict(rule: Mapping[str, Any]) -> str:
     outcome = {"unfit": "not judged", "no champion": "no champion to compare with"}.get(
         rule["outcome"], rule["outcome"]
     )
+    if (otherwise := rule.get("otherwise")) is not None:
+        return f"{outcome} (would have been: {otherwise})"
     comparison = rule["comparison"]
     return outcome if comparison in (None, outcome) else f"{outcome} ({comparison})"
 
