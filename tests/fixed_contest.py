@@ -27,13 +27,17 @@ def noisy(value: float, error: float, *, n: int = 100, seed: int = 0) -> Measure
     return from_influences(value, scaled, None)
 
 
-def exact(value: float | None) -> Measured | None:
-    return None if value is None else from_influences(value, np.zeros(2), None)
+def known(value: float | None, *, seed: int = 0) -> Measured | None:
+    """A metric that is known almost exactly; those of two seeds are of different images."""
+    return None if value is None else noisy(value, 1e-9, seed=seed)
 
 
 @dataclass
 class FixedContest:
-    """The metrics of two records without any noise, or the given pairs, which may depend on the number of images."""
+    """The metrics of two records, known almost exactly, or the given pairs, which may depend on the number of images.
+
+    Equal metrics are those of equal images.
+    """
 
     candidate: Mapping[str, Any] = field(default_factory=dict)
     champion: Mapping[str, Any] | None = None
@@ -52,9 +56,13 @@ class FixedContest:
         return {
             name: self._fixed[name][len(self.looks) - 1]
             if name in self._fixed
-            else Pair(exact(self.candidate.get(name)), exact(other.get(name)))
+            else self._known(self.candidate.get(name), other.get(name))
             for name in figures
         }
+
+    @staticmethod
+    def _known(candidate: float | None, champion: float | None) -> Pair:
+        return Pair(known(candidate), known(champion, seed=int(candidate != champion)))
 
     def draw_more(self, images: int) -> None:
         self.images = images

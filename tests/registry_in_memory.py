@@ -15,12 +15,13 @@ NOW = "2026-01-01T00:00:00+00:00"
 
 
 class RegistryInMemory:
-    """A `promotion.registry.Registry`, and its own `Change`. All versions share one model file."""
+    """A `promotion.registry.Registry`, and its own `Change`. All versions but those in `files` share one model file."""
 
     name, place, user = "ddpm", "memory", "Ann"
 
     def __init__(self, model_file: Path) -> None:
         self.model_file = model_file
+        self.files: dict[str, Path] = {}
         self.lost: set[str] = set()
         """Versions whose model file is gone."""
         self.kept: dict[str, Path] = {}
@@ -72,7 +73,7 @@ class RegistryInMemory:
     def download(self, version: Version, folder: Path) -> Path:
         if version.number in self.lost:
             raise UserError(f"version {version.number} has lost its file")
-        return self.model_file
+        return self.files.get(version.number, self.model_file)
 
     def champion(self) -> str | None:
         return self.aliases.get(CHAMPION)

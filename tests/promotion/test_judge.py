@@ -9,6 +9,7 @@ from fixed_contest import FixedContest, promote
 from registry_in_memory import RegistryInMemory
 
 from ddpm.errors import UserError
+from ddpm.generation.recipe import load_model
 from ddpm.promotion import commands
 from ddpm.promotion.gate import MEMORIZED
 from ddpm.promotion.judge import Outcome, judge
@@ -85,6 +86,23 @@ def test_a_champion_that_cannot_be_measured_again_is_left_to_a_person(registry: 
     assert judged(registry, registry.register(record(1.0), size="16")).reasons[0].startswith("it makes images of")
 
 
+def test_a_candidate_whose_file_is_torn_is_named_itself_and_not_the_champion(
+    registry: RegistryInMemory, tmp_path: Path
+) -> None:
+    champions(registry, 10.0)
+    candidate = registry.register(record(1.0))
+    registry.files[candidate.number] = tmp_path / "torn.safetensors"
+    registry.files[candidate.number].write_bytes(registry.model_file.read_bytes()[:-9])
+
+    def begin(own: Path, _: Path | None) -> FixedContest:  # stage `register` loads both files
+        load_model(own)
+        return FixedContest(record(1.0), record(10.0))
+
+    with pytest.raises(UserError, match=r"^version 2 of ddpm cannot be champion: .*torn\.safetensors"):
+        judge(candidate, registry, rules=promote(), begin=begin, folder=Path("unused"))
+    assert "decision" not in version(registry, "2").tags
+
+
 @pytest.mark.parametrize("moved_to", ["1", None])
 def test_a_version_that_a_person_took_down_comes_back_only_by_a_person(
     registry: RegistryInMemory, moved_to: str | None
@@ -146,9 +164,14 @@ def test_a_champion_that_changed_meanwhile_stops_the_decision(registry: Registry
         commands.promote(registry, "2", reason="meanwhile")
         return FixedContest(record(1.0, NEWER), record(9.0, NEWER))
 
+    candidate = registry.register(record(1.0, NEWER))
     with pytest.raises(UserError, match="changed from 1 to 2 while version 3 was judged"):
-        judge(registry.register(record(1.0, NEWER)), registry, rules=promote(), begin=begin, folder=Path("unused"))
+        judge(candidate, registry, rules=promote(), begin=begin, folder=Path("unused"))
     assert registry.champion() == "2"
+    left = version(registry, candidate.number)
+    assert (left.rules(), "decision" in left.tags) == ([], False), "a table against a former champion must not stay"
+    again = judged(registry, left, again=9.0)
+    assert (again.verdict, again.version.tags["decided_against"]) == ("promoted", "2")
 
 
 def test_a_version_is_found_by_its_weights_and_the_protocol_of_its_metrics_whatever_is_in_it(

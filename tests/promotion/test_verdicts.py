@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from fixed_contest import noisy
 
-from ddpm.measuring.measured import Measured, Pair
+from ddpm.measuring.measured import Measured, Pair, from_influences, share_interval
 from ddpm.promotion import verdicts
 from ddpm.promotion.settings import Rule
 
 Z = 1.96
 
 
-def outcome(rule: Rule, new: float, old: float, error: float = 0.0) -> str:
+def outcome(rule: Rule, new: float, old: float, error: float = 1e-9) -> str:
     pair = Pair(noisy(new, error, seed=1), noisy(old, error, seed=2))
     return verdicts.relative(rule, pair, z=Z, images=100).outcome
 
@@ -30,7 +31,6 @@ def outcome(rule: Rule, new: float, old: float, error: float = 0.0) -> str:
         ({"figure": "recall", "worse_by_at_most": 0.1}, 0.71, 0.8, "failed"),
         ({"figure": "kid", "worse_by_at_most": 0.1}, -0.00091, -0.001, "passed"),
         ({"figure": "kid", "worse_by_at_most": 0.1}, -0.0008, -0.001, "failed"),
-        ({"figure": "memorized_share", "worse_by_at_most": 0.1}, 0.0, 0.0, "passed"),
         ({"figure": "memorized_share", "worse_by_at_most": 0.1}, 0.01, 0.0, "failed"),
     ],
 )
@@ -72,7 +72,7 @@ def test_better_needs_an_interval_without_zero_and_an_estimate_beyond_the_margin
 
 
 def test_what_pairs_share_cancels_and_what_independent_sets_share_does_not() -> None:
-    new, old = noisy(9.0, 1.0, seed=1), noisy(10.0, 1.0, seed=1)
+    new, old = noisy(9.0, 1.0, seed=1), noisy(10.0, 1.01, seed=1)
     rule = Rule(figure="fid", better_by=0.0)
     assert verdicts.relative(rule, Pair(new, old), z=Z, images=100).outcome == "passed"
     assert verdicts.relative(rule, Pair(new, old, paired=False), z=Z, images=100).outcome == "undecided"
@@ -90,9 +90,52 @@ def test_a_metric_without_influences_is_compared_by_both_intervals() -> None:
     ]
 
 
-def test_held_out_images_that_cause_the_noise_are_named_in_place_of_more_generated_ones() -> None:
-    import numpy as np
+def spreadless(new: float, old: float, figure: str, images: int = 100, **requirement: float) -> verdicts.Verdict:
+    """Two models of which every image has the same influence, so that no spread was measured."""
+    pair = Pair(*(from_influences(value, np.zeros(images), None) for value in (new, old)))
+    return verdicts.relative(Rule(figure=figure, **requirement), pair, z=Z, images=images)
 
+
+@pytest.mark.parametrize("figure", ["fid", "recall", "memorized_share"])
+def test_equal_values_without_spread_are_neither_better_nor_worse(figure: str) -> None:
+    better, not_worse = (
+        spreadless(0.5, 0.5, figure, **requirement) for requirement in ({"better_by": 0.0}, {"worse_by_at_most": 0.0})
+    )
+    assert (better.outcome, better.comparison) == ("failed", "equal")
+    assert (not_worse.outcome, not_worse.comparison) == ("passed", "equal")
+    assert spreadless(0.0, 0.0, "memorized_share", worse_by_at_most=0.1).outcome == "passed"
+
+
+@pytest.mark.parametrize("requirement", ["better_by", "worse_by_at_most"])
+@pytest.mark.parametrize("new", [9.0, 11.0])
+def test_a_difference_of_which_no_spread_was_measured_may_be_chance(new: float, requirement: str) -> None:
+    verdict = spreadless(new, 10.0, "fid", **{requirement: 0.02})
+    assert (verdict.outcome, verdict.comparison) == ("undecided", "undecided")
+    assert "without any measured spread" in verdict.sentence
+    assert verdict.difference == (new - 10.0, None, None), "JSON has no infinite number"
+    pair = Pair(*(from_influences(value, np.zeros(2), None) for value in (new, 10.0)))
+    last = verdicts.undecided(verdict, pair, images=100, most=150)
+    assert f"the difference {new - 10:.3g}, of which no spread was measured, may be chance" in last.sentence
+
+
+def test_shares_without_spread_differ_by_chance_if_those_of_so_many_images_do() -> None:
+    """Of 20 images one class of ten may be missing by chance; of 1,000 it is missing."""
+    few, many = (spreadless(1.0, 0.9, "classes_covered", images=n, better_by=0.05) for n in (20, 1000))
+    assert (few.outcome, many.outcome) == ("undecided", "passed")
+    assert spreadless(0.9, 1.0, "classes_covered", images=1000, worse_by_at_most=0.05).outcome == "failed"
+
+
+def test_intervals_take_the_place_of_influences_without_spread() -> None:
+    """No copy among either model's images, or one: the intervals of the shares know how many images there were."""
+    rule = Rule(figure="memorized_share", better_by=0.0)
+    none, some = (
+        Measured(share, *share_interval(hits, 100 - hits), by_image=np.zeros(100))
+        for share, hits in ((0, 0), (0.01, 1))
+    )
+    assert verdicts.relative(rule, Pair(none, some), z=Z, images=100).outcome == "undecided"
+
+
+def test_held_out_images_that_cause_the_noise_are_named_in_place_of_more_generated_ones() -> None:
     rng = np.random.default_rng(0)
     new, old = (Measured(v, v, v, np.zeros(100), rng.standard_normal(30) * 5) for v in (9.5, 10.0))
     rule = Rule(figure="fid", better_by=0.1)

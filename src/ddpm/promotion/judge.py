@@ -9,7 +9,7 @@ from ddpm.errors import UserError
 from ddpm.promotion import gate
 from ddpm.promotion.admission import Canary, examined
 from ddpm.promotion.advice import promote_command
-from ddpm.promotion.loadable import require_loadable
+from ddpm.promotion.loadable import require_loadable, require_loads
 from ddpm.promotion.registry import CHAMPION, DECISION, Registry, Version, version
 from ddpm.promotion.settings import Promote
 from ddpm.promotion.succession import Move, taken_down
@@ -96,11 +96,7 @@ def judge(
         reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
     if judged.verdict == "pending":
         reasons = (*reasons, f"it waits for a person: `{promote_command(registry.name, candidate.number)}`")
-    if judged.decision is not None:
-        registry.keep_decision(candidate.number, judged.decision.to_json())
-    elif DECISION in candidate.tags:  # that of an earlier judgement must not stand beside these reasons
-        registry.keep_decision(candidate.number, {"rules": [], "images": None})
-    _write(registry, judged.verdict, candidate, current, rival, reasons, is_served=canary is not None)
+    _write(registry, judged, candidate, current, rival, reasons, is_served=canary is not None)
     return Outcome(
         judged.verdict, version(registry, candidate.number), current, reasons, judged.against, judged.decision
     )
@@ -141,6 +137,7 @@ def _compared(
         if rival is not None and is_measured_again:
             print(f"measuring champion {rival.number} again by the candidate's protocol", flush=True)
         own = registry.download(candidate, _new(folder / "candidate"))
+        require_loads(own, candidate)  # or its fault would seem to be the champion's
         try:
             contest = begin(own, None if rival is None else registry.download(rival, _new(folder / "champion")))
             if is_measured_again:
@@ -184,7 +181,7 @@ def _record_like(rival: Version, record: Mapping[str, Any]) -> Mapping[str, Any]
 
 def _write(
     registry: Registry,
-    verdict: Decided,
+    judged: _Judged,
     candidate: Version,
     current: Version | None,
     rival: Version | None,
@@ -192,7 +189,10 @@ def _write(
     *,
     is_served: bool,
 ) -> None:
-    """Write the decision to the registry. Raise UserError if the champion changed since the decision began."""
+    """Write the decision to the registry.
+
+    Raise UserError, and write nothing, if the champion changed since the decision began.
+    """
     before = None if current is None else current.number
     with registry.alone() as change:
         now = change.champion()
@@ -201,13 +201,17 @@ def _write(
                 f"the champion of {registry.name} changed from {before} to {now} while version {candidate.number} was "
                 "judged; judge it again with `dvc repro register`"
             )
-        if verdict == "promoted":
+        if judged.decision is not None:
+            registry.keep_decision(candidate.number, judged.decision.to_json())
+        elif DECISION in candidate.tags:  # that of an earlier judgement must not stand beside these reasons
+            registry.keep_decision(candidate.number, {"rules": [], "images": None})
+        if judged.verdict == "promoted":
             if not is_served:
                 require_loadable(registry, candidate)
             by, reason = f"gate, run by {registry.user}", "\n".join(reasons)
             change.move(action="promote", version=candidate.number, by=by, reason=reason)
         else:
-            change.decide(candidate, verdict, reasons, against=None if rival is None else rival.number)
+            change.decide(candidate, judged.verdict, reasons, against=None if rival is None else rival.number)
 
 
 def _finished(registry: Registry, candidate: Version, move: Move, record: Mapping[str, Any]) -> Outcome:

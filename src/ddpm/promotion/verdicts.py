@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from ddpm.measuring.measured import Measured, Pair, Z, difference
+from ddpm.measuring.measured import Measured, Pair, Z, difference, share_interval
 from ddpm.promotion.settings import Rule
 
 Outcome = Literal["passed", "failed", "undecided", "no champion", "unfit"]
@@ -96,6 +96,9 @@ def relative(rule: Rule, pair: Pair, *, z: float, images: int) -> Verdict:
     candidate that is equal or worse, and the estimated gain reaches the margin; it fails if the interval excludes a
     gain of the margin. worse_by_at_most passes if the interval excludes a loss beyond the margin, and fails if it
     excludes a smaller one. Otherwise the verdict is undecided after so many `images` of each.
+
+    Equal values without any spread, such as those of two models that draw equal images, are not better and not worse.
+    Where the values differ and no spread was measured, chance is not zero but unknown (see `_bounds`).
     """
     new, old = pair.candidate, pair.champion
     if new is None or not math.isfinite(new.value):
@@ -109,7 +112,7 @@ def relative(rule: Rule, pair: Pair, *, z: float, images: int) -> Verdict:
     sign = 1.0 if rule.metric.better == "lower" else -1.0
     margin = rule.value if rule.requirement == "better_by" else -rule.value
     required = old.times(1 - sign * margin * math.copysign(1.0, old.value))
-    plain, excess = _bounds(new, old, pair, z), _bounds(new, required, pair, z)
+    plain, excess = (_bounds(rule, new, other, pair, z=z, images=images) for other in (old, required))
     losses = sorted((sign * plain.low, sign * plain.high))
     excesses = sorted((sign * excess.low, sign * excess.high))
     comparison: Comparison = "undecided"
@@ -123,34 +126,27 @@ def relative(rule: Rule, pair: Pair, *, z: float, images: int) -> Verdict:
         passed = comparison == "better" and sign * excess.value <= 0
         failed = comparison in ("worse", "equal") or excesses[0] > 0
     else:
-        passed, failed = excesses[1] <= 0, excesses[0] > 0
+        passed, failed = comparison == "equal" or excesses[1] <= 0, excesses[0] > 0
     outcome: Outcome = "passed" if passed else "failed" if failed else "undecided"
-    half = (plain.high - plain.low) / 2
     values = (
-        f"{rule.metric.label} {_text(rule, new.value)} is {_how(rule, plain.value, half, comparison)} the champion's "
+        f"{rule.metric.label} {_text(rule, new.value)} is {_how(rule, plain, comparison)} the champion's "
         f"{_text(rule, old.value)}: "
     )
-    return Verdict(
-        rule,
-        outcome,
-        values + _why(rule, outcome, comparison, images),
-        _of(new),
-        _of(old),
-        Interval(plain.value, plain.low, plain.high),
-        comparison,
-    )
+    measured = Interval(plain.value, plain.low, plain.high) if plain.is_known else Interval(plain.value)
+    sentence = values + _why(rule, outcome, comparison, images)
+    return Verdict(rule, outcome, sentence, _of(new), _of(old), measured, comparison)
 
 
 def undecided(verdict: Verdict, pair: Pair, *, images: int, most: int) -> Verdict:
     """Return an undecided verdict for good: the sentence says that the champion stays and what to do."""
     value, _, high = verdict.difference or Interval(0.0)
-    half = 0.0 if high is None else high - value
+    difference = f"{value:.3g}" + (", of which no spread was measured," if high is None else f" ± {high - value:.2g}")
     more = f"raise promote.max_images to {2 * images:,} or more"
     if _reference_dominates(pair):
         more = "more held-out images can decide, and more generated ones hardly can"
     sentence = (
         f"{verdict.rule.metric.label} is undecided after {images:,} images: the difference "
-        f"{value:.3g} ± {half:.2g} may be chance, so the champion stays; {more} "
+        f"{difference} may be chance, so the champion stays; {more} "
         f"(promote.max_images is {most:,})"
     )
     return replace(verdict, sentence=sentence)
@@ -201,19 +197,32 @@ class _Bounds(NamedTuple):
     low: float
     high: float
 
+    @property
+    def is_known(self) -> bool:
+        return math.isfinite(self.low)
 
-def _bounds(a: Measured, b: Measured, pair: Pair, z: float) -> _Bounds:
+
+def _bounds(rule: Rule, a: Measured, b: Measured, pair: Pair, *, z: float, images: int) -> _Bounds:
     """Return a - b with z standard errors on both sides.
 
-    Without influences the error is that of two independent sets, from half the width of their intervals.
+    Without influences, or with such that show no spread, the error is that of two independent sets, from half the width
+    of their intervals. If these have no width, too, a share counts as that of so many independent `images`, and the
+    error of another metric is infinite, but for equal values.
     """
     found = difference(a, b, paired=pair.paired)
-    if found is not None:
-        value, error = found.value, found.standard_error
-    else:
-        value = a.value - b.value
+    value = a.value - b.value if found is None else found.value
+    error = 0.0 if found is None else found.standard_error
+    if error == 0 and (value != 0 or found is None):
         error = math.hypot(*((each.high - each.low) / 2 / Z for each in (a, b)))
+    if error == 0 and value != 0:
+        is_share = rule.metric.unit.startswith("share") and all(0 <= each.value <= 1 for each in (a, b))
+        error = math.hypot(*(_error_of_share(each.value, images) for each in (a, b))) if is_share else math.inf
     return _Bounds(value, value - z * error, value + z * error)
+
+
+def _error_of_share(share: float, images: int) -> float:
+    low, high = share_interval(share * images, (1 - share) * images)
+    return (high - low) / 2 / Z
 
 
 def _reference_dominates(pair: Pair) -> bool:
@@ -228,11 +237,12 @@ def _reference_dominates(pair: Pair) -> bool:
     return float(differing.var(ddof=1)) / len(differing) > whole.standard_error**2 / 2
 
 
-def _how(rule: Rule, value: float, half: float, comparison: Comparison) -> str:
+def _how(rule: Rule, found: _Bounds, comparison: Comparison) -> str:
     if comparison == "equal":
         return "equal to"
-    gain = -value if rule.metric.better == "lower" else value
-    return f"{_text(rule, abs(gain))} ± {_text(rule, half)} {'better' if gain > 0 else 'worse'} than"
+    gain = -found.value if rule.metric.better == "lower" else found.value
+    chance = f" ± {_text(rule, (found.high - found.low) / 2)}" if found.is_known else ", without any measured spread,"
+    return f"{_text(rule, abs(gain))}{chance} {'better' if gain > 0 else 'worse'} than"
 
 
 def _why(rule: Rule, outcome: Outcome, comparison: Comparison, images: int) -> str:
