@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from ddpm import cli, overlay, recipe_file, unread_settings, yaml_file
+from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.recipe_advice import advice
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+METHODS = ROOT / "recipes/methods"
 HEADER = (
     "recipe: {purpose: Tests, channels: 3, sizes: [32, 64], images: [null, 1000], minutes: null, fid: null, "
     "floor: null, seeds: null, machine: null, command: null}\n"
@@ -53,6 +55,34 @@ def test_one_recipe_after_another_leaves_nothing_of_the_first(first: Path, then:
     one, other = leaves(recipe_file.read(first).values), leaves(recipe_file.read(then).values)
     left = {".".join(keys) for keys in one if (params | one | other)[keys] != (params | other)[keys]}
     assert left == set(), f"{then.name} does not name these values of {first.name}"
+
+
+@pytest.mark.parametrize("method", ["vae", "gan"])
+def test_the_recipe_of_diffusion_brings_params_yaml_back_after_one_of_another_method(
+    project: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path("params.yaml").read_bytes()
+    assert cli.main(["configure", str(METHODS / f"{method}.yaml")]) == 0
+    assert load_params().method == method
+    assert load_params().train != load_params(ROOT / "params.yaml").train
+    assert cli.main(["configure", str(METHODS / "diffusion.yaml")]) == 0
+    assert Path("params.yaml").read_bytes() == before
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_configure_lists_the_recipes_of_methods_and_no_stage_recommends_them(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipes/methods").symlink_to(METHODS)
+    assert cli.main(["configure"]) == 0
+    said = capsys.readouterr().out
+    listed = [line.split()[0] for line in said.splitlines()]
+    assert listed[-3:] == [f"recipes/methods/{name}.yaml" for name in ("diffusion", "gan", "vae")]
+    assert len(listed) == len(RECIPES) + 3
+    with pytest.raises(UserError, match=r"recipes/methods/vae\.yaml$"):
+        recipe_file.find(Path("wae"))
+    assert recipe_file.find(Path("methods/vae")) == Path("recipes/methods/vae.yaml")
+    assert "methods" not in str(advice(Path("params.yaml"), channels=1, size=8, images=1797))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -16,6 +16,8 @@ from ddpm.settings import fault_in, require, require_named, section
 
 FOLDER = Path("recipes")
 """In the project's folder, beside params.yaml."""
+METHODS = FOLDER / "methods"
+"""Recipes that choose the kind of model; those of FOLDER are for kinds of images."""
 KEY = "recipe"
 
 Limits = tuple[int | None, int | None]
@@ -120,7 +122,7 @@ def find(named: Path) -> Path:
     short = FOLDER / f"{named}.yaml"
     if short.is_file():
         return short
-    names = ", ".join(sorted(str(path) for path in FOLDER.glob("*.yaml")))
+    names = ", ".join(str(path) for folder in (FOLDER, METHODS) for path in sorted(folder.glob("*.yaml")))
     raise UserError(f"{named} was not found; " + (f"name one of {names}" if names else "name the file of a recipe"))
 
 

@@ -93,7 +93,8 @@ def _fit(params: Path) -> None:
 def _list_recipes() -> None:
     from ddpm import recipe_file
 
-    recipes = recipe_file.with_headers()
+    folders = recipe_file.FOLDER, recipe_file.METHODS
+    recipes = [found for folder in folders for found in recipe_file.with_headers(folder)]
     if not recipes:
         raise UserError(
             f"{recipe_file.FOLDER} in {Path.cwd()} has no recipe; run `ddpm configure` in the project's folder, or "
