@@ -37,6 +37,7 @@ def gate(args: argparse.Namespace) -> None:
         evaluate=params.evaluate,
         runtime=runtime,
     )
+    unfit = unfit_in(paths.reactions, extractor=measuring.network.description.to_json())
     candidate, champion = (_model(args, name) for name in (args.candidate, args.champion))
     facts = read_facts(paths.prepared)
     for name, model in ((args.candidate, candidate), (args.champion, champion)):
@@ -53,7 +54,7 @@ def gate(args: argparse.Namespace) -> None:
     seed = sample.seed if args.seed is None else args.seed
     first = draw_block(candidate, n, seed, 0, runtime)
     contest = PairedContest(candidate, champion, first_block=first, seed=seed, measuring=measuring)
-    decision = decide(contest.candidate_record(), rules, contest, has_champion=True, unfit=unfit_in(paths.reactions))
+    decision = decide(contest.candidate_record(), rules, contest, has_champion=True, unfit=unfit)
     print_table(rules_table(decision.to_json()["rules"]))
     print("\n".join(["", *decision.reasons]))
     verdict = "a person would decide" if decision.person else "would be promoted"

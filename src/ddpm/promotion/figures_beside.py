@@ -1,6 +1,7 @@
 """What the gate reads beside reports/metrics.json: bits per dimension, and the metrics that may not decide."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,21 @@ def likelihood_of(path: Path) -> dict[str, float]:
     return {f"bits_per_dim_{name}": value for name, value in means.items() if name != "images" and value is not None}
 
 
-def unfit_in(path: Path) -> dict[str, str]:
+def unfit_in(path: Path, *, extractor: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the metrics that do not react as they should on these data, with the reasons, from reports/reactions.json.
 
-    Empty if there is no such file. Raises UserError if it is torn or of another form: no rule may decide by a metric
-    of which nobody knows whether it may.
+    Empty if there is no such file. `extractor` is the description of the one that measures the models; None: it is not
+    compared. Raises UserError if the file is torn, of another form, or of another extractor: no rule may decide by a
+    metric of which nobody knows whether it may.
     """
     found = _read(path)
     if not found and not path.exists():
         return {}
+    if extractor is not None and _extractor_of(found) != dict(extractor):
+        raise UserError(
+            f"{path} was measured with another extractor than the present one, so it does not say which metrics may "
+            "decide; measure it again with `dvc repro calibrate`"
+        )
     try:
         unfit = {each["figure"]: each["why"] for each in found["reasons"]}
     except (KeyError, TypeError):
@@ -34,6 +41,11 @@ def unfit_in(path: Path) -> dict[str, str]:
     if not all(isinstance(text, str) for pair in unfit.items() for text in pair):
         raise _of_another_form(path, "figure and why of each reason as text")
     return unfit
+
+
+def _extractor_of(found: Mapping[str, Any]) -> Any:
+    protocol = found.get("protocol")
+    return protocol.get("extractor") if isinstance(protocol, Mapping) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
