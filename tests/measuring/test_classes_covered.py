@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.measuring.classes_covered import classes_covered
+from ddpm.measuring.classes_covered import classes_covered, left_out
 
 
 def logits(classes: np.ndarray, of: int = 10) -> Tensor:
@@ -34,6 +34,7 @@ def test_a_class_without_reference_images_does_not_count() -> None:
     real, made = logits(np.repeat([0, 1], 50), 3), logits(np.repeat([0, 1, 2], [25, 50, 25]), 3)
     assert classes_covered(made, real, seed=0).value == 1.0
     assert classes_covered(logits(np.full(100, 2), 3), real, seed=0).value == 0.0
+    assert (left_out(real), left_out(made)) == (1, 0)
 
 
 def test_the_interval_says_whether_chance_could_have_decided() -> None:

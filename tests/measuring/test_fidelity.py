@@ -104,6 +104,13 @@ def test_what_is_missing_lowers_recall_and_score_and_not_precision(measure, digi
     assert 1 <= half["inception_score"] <= 5.5
 
 
+def test_classes_that_no_held_out_image_has_are_counted_in_the_record(measure, digits) -> None:
+    train, test = digits
+    whole, part = measure(train.images[:500]), measure(train.images[:500], test=test.images[test.labels < 6])
+    assert "classes_left_out" not in whole.to_json()
+    assert 1 <= part.to_json()["classes_left_out"] <= 4
+
+
 def test_the_floor_is_that_of_as_many_real_training_images(measure, digits) -> None:
     train = digits[0].images
     everything = measure(noisy(train, 40))

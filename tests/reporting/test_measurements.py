@@ -51,6 +51,13 @@ def test_the_terminal_has_model_and_floor_with_their_intervals_in_aligned_column
     assert legend.startswith("floor: real images")
 
 
+def test_classes_that_are_left_out_are_said_below_the_metrics() -> None:
+    assert measurements.metrics_lines(record(2.0))[-1].startswith("floor: real images")
+    for number, which in ((1, "1 class"), (2, "2 classes")):
+        last = measurements.metrics_lines(record(2.0) | {"classes_left_out": number})[-1]
+        assert last == f"Classes covered leaves out {which}, which the extractor names on no held-out image."
+
+
 @pytest.mark.parametrize(
     ("second", "disagree"), [(0.1, None), (0.3, "FID is better .* by classifier-64, but worse by")]
 )

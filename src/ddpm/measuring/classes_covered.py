@@ -15,9 +15,9 @@ def classes_covered(logits: Tensor, reference: Tensor, *, seed: int) -> Measured
     """Return the share of the classes that images with logits [N,K] cover, by reference images' logits [M,K].
 
     An image has the class with the largest logit, for both sets, so errors of the classifier that both have do not
-    count. Classes without a reference image are left out. The interval is that of `RESAMPLES` numbers of images per
-    class drawn again for both sets (bootstrap percentiles, by `seed`); it has no influences, because the metric is a
-    step function.
+    count. Classes without a reference image are left out (`left_out`). The interval is that of `RESAMPLES` numbers of
+    images per class drawn again for both sets (bootstrap percentiles, by `seed`); it has no influences, because the
+    metric is a step function.
     """
     counts, real = (_counts(part) for part in (logits, reference))
     exists = real > 0
@@ -28,6 +28,14 @@ def classes_covered(logits: Tensor, reference: Tensor, *, seed: int) -> Measured
     value = float(_covered(counts[None], real[None])[0])
     low, high = np.quantile(_covered(*again), (tail, 1 - tail))
     return Measured(value, min(value, float(low)), max(value, float(high)))
+
+
+def left_out(reference: Tensor) -> int:
+    """Return the number of classes that no reference image has by its logits [M,K].
+
+    It is unknown how many of the generated images should have one of them.
+    """
+    return int((_counts(reference) == 0).sum())
 
 
 def _counts(logits: Tensor) -> np.ndarray:

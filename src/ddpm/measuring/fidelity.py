@@ -15,6 +15,7 @@ import torch
 
 from ddpm.compute.processes import least_of
 from ddpm.images import Images
+from ddpm.measuring.classes_covered import left_out
 from ddpm.measuring.comparable import require_comparable
 from ddpm.measuring.data_copying import data_copying
 from ddpm.measuring.feature_metrics import measured
@@ -198,6 +199,7 @@ def record_of(
         metrics=Metrics.of(metrics_of(compared, extractor=extractor, settings=settings, seed=seed)),
         floor=Metrics.of(of_real),
         floor_n=len(real),
+        classes_left_out=left_out(reference.logits) if extractor.names_classes else 0,
         protocol=Protocol(
             drawing=dict(drawing),
             seed=seed,

@@ -97,12 +97,15 @@ class Record:
     """The same metrics of real training images; the memorized shares are those of held-out real images."""
     floor_n: int
     protocol: Protocol
+    classes_left_out: int = 0
+    """Classes that `classes_covered` leaves out, because the extractor names them on no held-out image."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of reports/metrics.json, with the metrics at the top level for `dvc metrics`."""
         return {
             "version": VERSION,
             **self.metrics.to_json(),
+            **({"classes_left_out": self.classes_left_out} if self.classes_left_out else {}),
             "floor": self.floor.to_json() | {"n": self.floor_n},
             "protocol": asdict(self.protocol),
         }
@@ -128,6 +131,7 @@ class Record:
                 metrics=Metrics.from_json(values),
                 floor=Metrics.from_json(values["floor"]),
                 floor_n=values["floor"]["n"],
+                classes_left_out=values.get("classes_left_out", 0),
                 protocol=Protocol(**{field.name: values["protocol"][field.name] for field in fields(Protocol)}),
             )
         except (KeyError, TypeError) as error:

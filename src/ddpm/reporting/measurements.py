@@ -50,7 +50,16 @@ def metrics_lines(record: Mapping[str, Any]) -> list[str]:
     rows = [("", "model", "floor", ""), *rows]
     label, model, floor_width = (max(len(row[k]) for row in rows) + 2 for k in range(3))
     lines = [f"{row[0]:{label}}{row[1]:{model}}{row[2]:{floor_width}}{row[3]}".rstrip() for row in rows]
-    return [*lines, "", LEGEND]
+    return [*lines, "", LEGEND, *filter(None, [left_out_sentence(record)])]
+
+
+def left_out_sentence(record: Mapping[str, Any]) -> str:
+    """Return a sentence on the classes that classes_covered leaves out; empty if there are none."""
+    number = record.get("classes_left_out")
+    if not number:
+        return ""
+    which = "1 class, which" if number == 1 else f"{number:,} classes, which"
+    return f"Classes covered leaves out {which} the extractor names on no held-out image."
 
 
 def with_interval(record: Mapping[str, Any], metric: Metric) -> str:

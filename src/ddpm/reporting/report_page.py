@@ -20,7 +20,13 @@ from ddpm.rendering.page import render
 from ddpm.rendering.pictures import Picture, strip
 from ddpm.reporting import decisions, origins, reaction_levels
 from ddpm.reporting.decisions import rules_table
-from ddpm.reporting.measurements import disagreement, metrics_table, protocol_sentence, with_interval
+from ddpm.reporting.measurements import (
+    disagreement,
+    left_out_sentence,
+    metrics_table,
+    protocol_sentence,
+    with_interval,
+)
 from ddpm.reporting.reaction_levels import caveat, levels_table
 from ddpm.tracker import flat
 
@@ -109,6 +115,7 @@ def report_page(run: LastRun) -> str:
         failed=[each for each in run.validation["details"] if not each["passed"]],
         metrics=metrics_table(run.measured, against, champion_title=champion_title),
         champion_measured_otherwise=run.against is not None and run.against != version and against is None,
+        left_out=left_out_sentence(run.measured),
         protocol=protocol_sentence(run.measured.get("protocol", {})),
         meanings=[metric for metric in JUDGED if run.measured.get(metric.name) is not None],
         levels=levels_table(run.measured, run.reactions),
