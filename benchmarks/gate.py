@@ -11,17 +11,16 @@ FID of `ddpm.measuring`, with all looks.
 
 import argparse
 import statistics
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import command, machine, table, write
+from simulated_contest import SimulatedContest
 
 from ddpm import params
 from ddpm.measuring.features.extractor import Described
-from ddpm.measuring.frechet import fid_and_fid_infinity, frechet_distance
-from ddpm.measuring.measured import Measured, Pair
+from ddpm.measuring.frechet import frechet_distance
 from ddpm.promotion.gate import decide
 from ddpm.promotion.settings import Promote, Rule
 
@@ -54,37 +53,23 @@ class Imitation:
         return (real - MEANS.mean(axis=0)) * self._factors + MEANS.mean(axis=0) + self._shift
 
 
-class SimulatedContest:
-    """A candidate and its champion as a `promotion.gate.Contest`, with m real images."""
-
-    remarks = ()
-
-    def __init__(self, seed: int, *, n: int, m: int, distances: tuple[float, float], shared: float) -> None:
-        self._random, self._shared = np.random.default_rng(seed), shared
-        self._models = [Imitation(distance, self._random) for distance in distances]
-        self._reference = _described(_images(self._random.standard_normal((m, DIM))))
-        self._drawn: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        self.images = 0
-        self.draw_more(n)
-
-    def draw_more(self, images: int) -> None:
-        shape = images - self.images, DIM
-        common = self._random.standard_normal(shape)
-        for drawn, model in zip(self._drawn, self._models, strict=True):
-            own = self._random.standard_normal(shape)
-            noise = np.sqrt(self._shared) * common + np.sqrt(1 - self._shared) * own
-            drawn.append(model(_images(noise, first=self.images)))
-        self.images = images
-
-    def pairs(self, figures: Collection[str]) -> dict[str, Pair]:
-        candidate, champion = (self._fid(drawn) for drawn in self._drawn)
-        return {"fid": Pair(candidate, champion)}
-
-    def _fid(self, drawn: list[np.ndarray]) -> Measured:
-        return fid_and_fid_infinity(_described(np.concatenate(drawn)), self._reference)[0]
+def contest(seed: int, *, n: int, m: int, distances: tuple[float, float], shared: float) -> SimulatedContest:
+    """Return a contest of a candidate and a champion at these distances from the real images."""
+    random = np.random.default_rng(seed)
+    candidate, champion = (Imitation(distance, random) for distance in distances)
+    return SimulatedContest(
+        random,
+        n=n,
+        m=m,
+        dim=DIM,
+        real=_images,
+        models=(candidate, champion),
+        described=_described,
+        shared=shared,
+    )
 
 
-def _images(noise: np.ndarray, *, first: int = 0) -> np.ndarray:
+def _images(noise: np.ndarray, first: int = 0) -> np.ndarray:
     """Return features [N,64] of images with standard normal noise [N,64]; image k has the class k modulo 10."""
     return MEANS[(first + np.arange(len(noise))) % CLASSES] + np.sqrt(WITHIN) * SCALE * noise
 
@@ -114,9 +99,9 @@ def row(name: str, *, n: int, m: int, gain: float, shared: float, decisions: int
         raise ValueError(f"a gain of {gain:.0%} of FID {fid:.3f} is more than the distance {CHAMPION}")
     found, images = 0, []
     for seed in range(decisions):
-        contest = SimulatedContest(seed, n=n, m=m, distances=(better, CHAMPION), shared=shared)
-        found += decide({"protocol": {"n": n}}, promote, contest, has_champion=True).promote
-        images.append(contest.images)
+        simulated = contest(seed, n=n, m=m, distances=(better, CHAMPION), shared=shared)
+        found += decide({"protocol": {"n": n}}, promote, simulated, has_champion=True).promote
+        images.append(simulated.images)
     print(name, m, gain, found, decisions, flush=True)
     return {
         "candidate": name,

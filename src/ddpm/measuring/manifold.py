@@ -37,6 +37,9 @@ def _share(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the share of N points inside the manifold of M points, and the influences of both, [N] and [M].
 
+    The distances are torch-fidelity's, in float32. Those of `density_coverage` are others, centred and in float64, with
+    a tolerance for ties: with them, images that repeat would have other shares than torch-fidelity's.
+
     The influence of a point that is averaged is whether it is inside. That of a point of the manifold is what the share
     loses without it (jackknife), scaled to the variance that halves of the manifold show: two halves are independent,
     so half of the variance of their shares is that of one share of the whole manifold, if it falls as 1 / M. The
