@@ -83,10 +83,10 @@ bench-setup: setup  ## install the libraries that the benchmarks compare this pr
 lock:  ## rebuild requirements.lock and requirements-bench.lock from pyproject.toml, for every platform
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --universal --python-version 3.11 --upgrade \
+	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --extra team --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 	@cp requirements.lock requirements-bench.lock
-	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --extra bench --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra pipeline --extra dev --extra docs --extra team --extra bench --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-bench.lock
 
 clean:  ## remove everything but your images, your MLflow runs and your DVC cache
