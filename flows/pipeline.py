@@ -139,8 +139,10 @@ def _done(ran: list[str], registered: pages.Registered | None) -> State:
     return Completed(name=registered.state_name(), message=registered.sentence())
 
 
-def nothing_changed() -> State:
-    return Completed(name="Completed: nothing changed", message="nothing has changed, so nothing was done")
+def nothing_changed(more: str = "") -> State:
+    """Return the state of a run that had nothing to do; `more` is a further sentence of its message."""
+    message = "nothing has changed, so nothing was done"
+    return Completed(name="Completed: nothing changed", message=f"{message}; {more}" if more else message)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import dvc_stage
 from ddpm.pipeline.dvc_lock import recorded_params
 
 _SETTING, _DATA, _CODE, _FILE = range(4)
+_TAGS = ("settings", "data", "code", "files")
+"""Prefect's tag of a run with a reason of each rank."""
 _SHORT_CHARACTERS = 80
 """Longest reason in the name of a run."""
 _VALUE_CHARACTERS = 40
@@ -29,6 +31,12 @@ class Reason:
     what: str
     """For example `train.images 3000 → 4000`."""
     stages: tuple[str, ...] = ()
+    kind: str | None = None
+    """Prefect's tag of a run with this reason; None: that of the rank."""
+
+    @property
+    def tag(self) -> str:
+        return self.kind or _TAGS[self.rank]
 
     def __str__(self) -> str:
         return f"{self.what} ({', '.join(self.stages)})" if self.stages else self.what
@@ -40,7 +48,7 @@ def of_changes(found: Mapping[str, list[Any]], *, data: Path) -> list[Reason]:
     `data` is the path of the user's data, data.path.
     """
     if _has_no_results(found):  # a dvc.lock of another clone: how its results differ would be a hundred reasons
-        return [Reason(0, "no results in this folder yet")]
+        return [Reason(0, "no results in this folder yet", kind="first")]
     recorded, current = recorded_params(), _current_params()
     stages: dict[tuple[int, str], list[str]] = {}
     for stage, findings in found.items():

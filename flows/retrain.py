@@ -11,14 +11,16 @@ from pathlib import Path
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
 import dvc_stage
+import incoming
 import pages
 import reasons
 import stale_runs
+import starts
 import unreported
-from pipeline import add_to_name, begin, nothing_changed, run_all, start_time
+from pipeline import begin, nothing_changed, run_all, start_time
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from unreported import End
 
 from ddpm.errors import UserError
@@ -34,6 +36,8 @@ def retrain(
     retry_delay_seconds: float = 10,
     timeout_seconds: float | None = None,
     silent_seconds: float | None = 3600,
+    trigger: starts.Trigger | None = None,
+    because: str | None = None,
 ) -> State:
     """Run the pipeline if the content hashes of data, parameters or code have changed, otherwise do nothing.
 
@@ -49,13 +53,18 @@ def retrain(
         silent_seconds: Longest time that dvc may print nothing while no stage runs; after it dvc is stopped and the
             flow fails, because dvc may wait for a disk that does not answer. Hashing new data prints nothing either.
             None: no limit.
+        trigger: What started the run, for its tags. None: the schedule if Prefect's scheduler made the run, else a
+            person.
+        because: Who or what asks for the run, for its name, such as "push by alice to main of alice/pictures".
     """
     begin()
+    started = starts.of_this_run(trigger, because)
     try:
         with claim("the flow retrain"):
             dvc_stage.look()
             end = _decide(
                 force,
+                started,
                 retries=retries,
                 retry_delay_seconds=retry_delay_seconds,
                 timeout_seconds=timeout_seconds,
@@ -68,19 +77,35 @@ def retrain(
     return unreported.conclude(end)
 
 
-def _decide(force: bool, *, retries: int, retry_delay_seconds: float, **limits: float | None) -> End:
+def _decide(
+    force: bool, started: starts.Start, *, retries: int, retry_delay_seconds: float, **limits: float | None
+) -> End:
+    looked = incoming.look(seconds=limits["timeout_seconds"])
     found, forced = _reasons(force, limits["silent_seconds"])
+    if looked.in_data and found:
+        found = [reasons.Reason(3, looked.sentence, kind="drift"), *found]
     sentences = [str(reason) for reason in found]
+    if looked.sentence and looked.sentence not in sentences:
+        sentences.append(looked.sentence)
     for sentence in sentences or ["nothing has changed"]:
         get_run_logger().info(sentence)
     if not unreported.comes_back():
         return _without_stages(Failed(message="the pipeline was not started"), sentences)
     if not found:
-        add_to_name("nothing changed")
-        state = nothing_changed()
-        return End(state, pages.of_nothing(state, pages.registered() if pages.RUN.exists() else None))
-    add_to_name(reasons.in_short(found))
+        return _nothing_to_train(started, looked)
+    started.say(reasons.in_short(found), [reason.tag for reason in found])
     return run_all(sentences, force=forced, retries=retries, retry_delay_seconds=retry_delay_seconds, **limits)
+
+
+def _nothing_to_train(started: starts.Start, looked: incoming.Incoming) -> End:
+    """Return the end of a run without a reason to train; pictures that have drifted are said once."""
+    if looked.drifted and looked.is_new:
+        started.say(looked.sentence, ["drift"])
+        state: State = Completed(name="Completed: drift", message=looked.sentence)
+    else:
+        started.say("nothing changed", [])
+        state = nothing_changed(looked.sentence)
+    return End(state, pages.of_nothing(state, pages.registered() if pages.RUN.exists() else None))
 
 
 def _without_stages(state: State, sentences: Sequence[str] = ()) -> End:
@@ -90,9 +115,9 @@ def _without_stages(state: State, sentences: Sequence[str] = ()) -> End:
 def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[reasons.Reason], list[str]]:
     """Return the reasons to run the pipeline and the stages to force. DVC compares content hashes."""
     if force:
-        return [reasons.Reason(0, "forced")], dvc_stage.stages()
+        return [reasons.Reason(0, "forced", kind="forced")], dvc_stage.stages()
     if not Path("dvc.lock").exists():
-        return [reasons.Reason(0, "first run")], []
+        return [reasons.Reason(0, "first run", kind="first")], []
     changed = dvc_stage.changes(silent_seconds=silent_seconds)
     if changed:
         return reasons.of_changes(changed, data=Path(load_params().data.path)), []
@@ -100,7 +125,8 @@ def _reasons(force: bool, silent_seconds: float | None) -> tuple[list[reasons.Re
         # MLflow's store is new or another one. It gets the run from its record; without one, a forced training logs its
         # run there, and repeats no training step if the finished training is still kept.
         again = ["register", "report"] if has_record(pages.RUN) else ["train", "register"]
-        return [reasons.Reason(3, "the registry does not have the model of this workspace")], again
+        lacks = "the registry does not have the model of this workspace"
+        return [reasons.Reason(3, lacks, kind="registry")], again
     return [], []
 
 

@@ -19,6 +19,7 @@ from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
 from ddpm.measuring.settings import Evaluate
 from ddpm.networks.settings import Gan, Method, Network, Vae
+from ddpm.pipeline.settings import Retrain
 from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Sample
@@ -48,6 +49,7 @@ class Params:
     evaluate: Evaluate
     promote: Promote
     canary: Canary
+    retrain: Retrain
     runtime: Runtime
     tracking: Tracking
     serve: Serve

@@ -20,6 +20,7 @@ FLOORS = (
     {"data", "generation", "training", "exchange"},
     {"measuring"},
     {"planning", "calibrating"},
+    {"drifting"},
     {"promotion"},
     {"canary", "reporting"},
     {"serving"},

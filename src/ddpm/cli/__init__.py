@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import compare, doctor, exchange, explain, gate, images, operate, plan, registry, serving, spread
+from ddpm.cli import compare, doctor, drift, exchange, explain, gate, images, operate, plan, registry, serving, spread
 from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -349,6 +349,17 @@ def parser() -> argparse.ArgumentParser:
 
     mended = command(doctor.doctor, "list what killed processes left, and mend it", "ddpm doctor --mend")
     mended.add_argument("--mend", action="store_true", help="close and remove what no process works on any more")
+
+    drifted = command(drift.drift, "say whether the pictures of a folder differ from the data", "ddpm drift incoming")
+    drifted.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of pictures, or of folders of classes")
+    drifted.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/drift.png"),
+        metavar="FILE",
+        help="the picture (default: reports/drift.png)",
+    )
+    drifted.add_argument("--record", type=Path, metavar="FILE", help="write the figures to this JSON file, too")
 
     planned = command(plan.plan, "measure how long the training takes and what it needs", "ddpm plan")
     for option, default, content in (

@@ -20,7 +20,7 @@ STAGES = ("train", "sample", "evaluate")
 _OWN = {"models", "reports", "data", "params.yaml", "dvc.lock", ".state", ".git", ".dvc", "mlflow.db", "mlartifacts"}
 """What a training again has of its own, or must not see; everything else of the project is linked into its folder."""
 _NOT_MADE = {"data/generated"}
-_NO_RECIPE = ("data", "validate", "promote", "runtime", "tracking", "serve")
+_NO_RECIPE = ("data", "validate", "promote", "retrain", "runtime", "tracking", "serve")
 """Sections of params.yaml that determine neither a model nor its metrics but by the prepared data."""
 
 

@@ -21,10 +21,11 @@ _IGNORED_BY_DVC = {".git", ".hg", ".dvc"}
 _NAMED = 5
 
 
-def files(folder: Path) -> list[str]:
+def files(folder: Path, *, called: str = "data.path") -> list[str]:
     """Return relative paths, with "/", of all files in `folder`, in no order. Nothing is opened, so no pipe blocks.
 
-    Raises UserError that names the entries that cannot be data, or a folder that cannot be read.
+    Raises UserError that names the entries that cannot be data, or a folder that cannot be read; `called` is the name
+    of the folder in it.
     """
     found, unfit = [], []
     for name, kind in _entries(folder):
@@ -32,7 +33,7 @@ def files(folder: Path) -> list[str]:
             found.append(name)
         else:
             unfit.append(f"{name} ({kind})")
-    _refuse(folder, unfit)
+    _refuse(folder, unfit, called=called)
     return found
 
 
@@ -96,12 +97,12 @@ def require_readable(path: Path, *, source: str) -> None:
         raise UserError(f"data.path is {path}, {_kind(mode)}; give a folder of images, or an archive")
 
 
-def _refuse(folder: Path, unfit: list[str]) -> None:
+def _refuse(folder: Path, unfit: list[str], *, called: str = "data.path") -> None:
     if not unfit:
         return
     more = f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else ""
     raise UserError(
-        f"data.path is {folder}, in which {', '.join(unfit[:_NAMED])}{more} cannot be data, since DVC does not follow "
+        f"{called} is {folder}, in which {', '.join(unfit[:_NAMED])}{more} cannot be data, since DVC does not follow "
         "links to folders and blocks or fails at the other kinds; put files, folders or links to files there, "
         "with names in UTF-8"
     )

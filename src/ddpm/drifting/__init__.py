@@ -1,0 +1,1 @@
+"""Compare the pictures that come in now with the pictures that the champion was trained on."""
