@@ -24,11 +24,14 @@ from ddpm.errors import UserError
 
 _PROGRAM = """
 import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from ddpm.cli import main
 sys.exit(main())
 """
-"""`ddpm`, which ends when its standard input ends, so that it never outlives the process that started it."""
+"""`ddpm`, which ends when its standard input ends, so that it never outlives the process that started it.
+
+Python's own reader of standard input has a lock that would make every other end of the process a fatal error.
+"""
 _ADDRESS = re.compile(r"answers on http://127\.0\.0\.1:(\d+)/invocations")
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
