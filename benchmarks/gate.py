@@ -116,7 +116,8 @@ def row(name: str, *, n: int, m: int, gain: float, shared: float, decisions: int
 def main() -> None:
     args = parse()
     most = params.load(Path("params.yaml")).promote.max_images
-    promote = Promote(name="simulated", rules=(Rule(figure="fid", better_by=0.02),), max_images=most, approval="auto")
+    rules = (Rule(figure="fid", better_by=0.02),)
+    promote = Promote(name="simulated", rules=rules, max_images=most, auto_rollback=False, approval="auto")
     rows = [
         row(name, n=args.images, m=m, gain=gain, shared=shared, decisions=decisions, promote=promote)
         for name, m, gain, shared, decisions in (

@@ -16,7 +16,13 @@ RULES = (Rule(figure="fid", better_by=0.1), Rule(figure="fid", floors_at_most=5.
 
 def promote(*rules: Rule, **changes: Any) -> Promote:
     """The rules of the tests, or these."""
-    values: dict[str, Any] = {"name": "ddpm", "rules": rules or RULES, "max_images": 1000, "approval": "auto"}
+    values: dict[str, Any] = {
+        "name": "ddpm",
+        "rules": rules or RULES,
+        "max_images": 1000,
+        "approval": "auto",
+        "auto_rollback": False,
+    }
     return Promote(**values | changes)
 
 

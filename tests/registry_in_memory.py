@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CANARY, CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, Version
+from ddpm.promotion.registry import CANARY, CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, WATCHED, Version
 from ddpm.promotion.succession import Move, consequences, decided, move_outside
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -63,6 +63,9 @@ class RegistryInMemory:
 
     def keep_canary(self, number: str, result: Mapping[str, Any]) -> None:
         self._tag(number, {CANARY: self._document(result)})
+
+    def keep_crossing(self, number: str, sentence: str) -> None:
+        self._tag(number, {WATCHED: f"{NOW}: {sentence}"})
 
     def keep_file(self, number: str, file: Path) -> None:
         self.kept[number] = file

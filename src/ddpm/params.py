@@ -23,7 +23,7 @@ from ddpm.pipeline.settings import Retrain
 from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Sample
-from ddpm.serving.settings import Serve
+from ddpm.serving.settings import Serve, Watch
 from ddpm.settings import require, section, sentence_of
 from ddpm.tracking.settings import Tracking
 from ddpm.training.settings import Train
@@ -53,6 +53,7 @@ class Params:
     runtime: Runtime
     tracking: Tracking
     serve: Serve
+    watch: Watch
 
     def __post_init__(self) -> None:
         unread = unread_settings.refused(self)

@@ -26,27 +26,30 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
     from ddpm.params import load as load_params
     from ddpm.settings import as_dict
 
-    settings = as_dict(load_params().serve)
+    params = load_params()
     version = None if args.model else find_version(args)
     model, name = load(args) if version is None else (load_version(version, args.device), version.name)
     from ddpm.serving import server
     from ddpm.serving.answering import Bounds
     from ddpm.serving.served_models import ServedModels
 
-    bounds = Bounds(**settings)
+    bounds = Bounds(**as_dict(params.serve))
     if version is None:
         models = ServedModels(model, args.model.name, bounds)
     else:
+        from ddpm.cli.watch import watch_of
         from ddpm.tracking.mlflow_registry import MlflowRegistry
 
+        registry = MlflowRegistry(name)
         models = ServedModels(
             model,
             name,
             bounds,
             version=version,
-            registry=MlflowRegistry(name),
+            registry=registry,
             load=lambda found: load_version(found, args.device),
             follows=args.version is None,
+            watch=watch_of(registry, params.watch, auto_rollback=params.promote.auto_rollback),
         )
     server.run(models, bounds, host=args.host, port=args.port, hosts=args.allowed_host, ready=ready)
 

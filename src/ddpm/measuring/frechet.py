@@ -31,6 +31,14 @@ def frechet_distance(images: Described, reference: Described) -> float:
     return max(0.0, fid_statistics_to_metric(a, b, verbose=False)[KEY_METRIC_FID])
 
 
+def frechet_of_moments(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    """Return the Fréchet distance of two Gaussians with these means [D] and covariances [D,D], at least 0."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    one, other = ({"mu": mean, "sigma": covariance} for mean, covariance in (a, b))
+    return max(0.0, fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID])
+
+
 def fid_and_fid_infinity(images: Described, reference: Described, *, rough: bool = False) -> tuple[Measured, Measured]:
     """Return FID, and FID at infinity, of N images against M reference images.
 

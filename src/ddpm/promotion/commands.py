@@ -39,11 +39,12 @@ def _promoted_already(registry: Registry, change: Change, number: str) -> Move |
     return None
 
 
-def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
+def rollback(registry: Registry, *, reason: str, by: str | None = None, only: str | None = None) -> Move:
     """Make the previous champion the champion again. A second rollback goes one champion further back.
 
-    A version that a person took down is skipped. To undo a rollback, promote the version that it took down. Raise
-    UserError if there is no previous champion, or if its model file is lost or cannot be read.
+    A version that a person took down is skipped. To undo a rollback, promote the version that it took down. With
+    `only`, this version alone is taken down. Raise UserError if another one is champion, if there is no previous
+    champion, or if its model file is lost or cannot be read.
     """
     name = registry.name
     with registry.alone() as change:
@@ -51,6 +52,8 @@ def rollback(registry: Registry, *, reason: str, by: str | None = None) -> Move:
             return finished
         known = {found.number: found for found in registry.versions()}
         current = change.champion()
+        if only is not None and current != only:
+            raise UserError(f"version {only} of {name} is not the champion any more, so nothing is rolled back")
         if current is None:
             raise UserError(f"{name} has no champion at {registry.place}; {_other(registry)}")
         before = [number for number in line(change.history()) if number in known and number != current]

@@ -23,6 +23,8 @@ ORIGIN = "origin"
 """Tag: the name of the document with a version's origin."""
 CANARY = "canary"
 """Tag: the name of the document with the last result of the canary (`admission.Examined`)."""
+WATCHED = "watched"
+"""Tag: the limit that the version's answers crossed last when it was served, with the time."""
 KEPT = "kept"
 """Tag: the name of the file with pictures and features to compare a version's answers with (`canary.kept`)."""
 
@@ -131,6 +133,9 @@ class Registry(Protocol):
 
     def keep_canary(self, number: str, result: Mapping[str, Any]) -> None:
         """Store the result of the canary with the version, in place of an earlier one."""
+
+    def keep_crossing(self, number: str, sentence: str) -> None:
+        """Write on the version that its answers crossed a limit, in place of an earlier one."""
 
     def keep_file(self, number: str, file: Path) -> None:
         """Store this file with the version, to compare its answers with, in place of an earlier one."""

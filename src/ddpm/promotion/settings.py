@@ -112,6 +112,8 @@ class Promote:
     max_images: int
     """Images drawn of each of candidate and champion at most, while a comparison is undecided: their number begins with
     that of the evaluation and doubles up to this. Still undecided, the champion stays."""
+    auto_rollback: bool
+    """true: where a served champion crosses a limit of section `watch`, the champion before it returns."""
     approval: Literal["auto", "ask"]
     """auto: the gate decides; ask: a person decides about a better candidate (Prefect or `ddpm promote`)."""
 

@@ -5,7 +5,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -130,6 +130,9 @@ class Answering:
         self.model, self._budget = model, budget
         self.identity = vars(identity or Identity()) | {"sha256": model.sha256}
         """The fields name, version and sha256 (of the model file), which every answer has under `model`."""
+        self.drew: Callable[[Tensor, Tensor | None, float], None] | None = None
+        """Told the images, uint8 [N,C,H,W], their labels and the seconds of every request for new images by the model's
+        own recipe."""
         model.network.register_forward_pre_hook(_require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
@@ -195,7 +198,10 @@ class Answering:
                 images, strips = filmed(model, request)
                 more = {"frames": [_png(strip) for strip in strips]}
             else:
+                began = time.monotonic()
                 images = sample_request.draw(model, request)
+                if self.drew is not None and request.recipe == recipe_of(model):
+                    self.drew(images, sample_request.labels_of(request, model), time.monotonic() - began)
         return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}
 
 

@@ -1,7 +1,7 @@
 """Metrics of a server in the text format of Prometheus, for GET /metrics."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ddpm.serving.served_models import ServedModels
 
@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 """Upper ends of the histogram's intervals of time."""
+
+_WATCHED = {
+    "images": "Images of the served version that were looked at",
+    "distance": "Frechet distance of its last images from the measured ones",
+    "distance_by_chance": "Largest such distance of as many measured images",
+    "seconds_of_one_image": "Median time of an image, in seconds",
+}
 
 
 class ServerMetrics:
@@ -53,6 +60,20 @@ class ServerMetrics:
         yield GaugeMetricFamily("ddpm_ready", "1 if the served model has drawn an image", value=models.is_ready)
         is_champion = models.champion is not None and models.current.number == models.champion
         yield GaugeMetricFamily("ddpm_is_champion", "1 if the served version is the champion", value=is_champion)
+        if models.current.watching is not None:
+            yield from _of_watch(models.current.watching.to_json())
         yield GaugeMetricFamily(
             "ddpm_running_work", "Network evaluations times pixels of the running calls", value=models.running_work
         )
+
+
+def _of_watch(figures: "Mapping[str, Any]") -> "Iterator[Metric]":
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, meaning in _WATCHED.items():
+        if figures[name] is not None:
+            yield GaugeMetricFamily(f"ddpm_watch_{name}", meaning, value=figures[name])
+    crossed = GaugeMetricFamily("ddpm_watch_crossed", "1 for each limit that was crossed", labels=["limit"])
+    for limit in figures["crossed"]:
+        crossed.add_metric([limit], 1)
+    yield crossed

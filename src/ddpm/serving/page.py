@@ -99,6 +99,7 @@ def facts(models: ServedModels) -> dict[str, Any]:
         "champion": models.champion,
         "follows": models.follows,
         "notice": models.notice,
+        "watch": None if served.watching is None else served.watching.to_json(),
         "versions": [{"version": found.number, "aliases": list(found.aliases)} for found in models.versions],
         "channels": spec.channels,
         "size": spec.size,

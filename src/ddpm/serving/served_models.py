@@ -14,8 +14,9 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
-from ddpm.promotion.registry import ORIGIN, RECORDS, Registry, Version, champion_among
+from ddpm.promotion.registry import CANARY, ORIGIN, RECORDS, Registry, Version, champion_among
 from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Call, Identity, RefusedError
+from ddpm.serving.watching import Watching
 
 LOOK_SECONDS = 10.0
 """Time between two looks at the registry."""
@@ -34,6 +35,7 @@ class Served:
     """Name of the registered model, or of the file."""
     version: Version | None = None
     """None: a file without a registry."""
+    watching: Watching | None = None
 
     @property
     def number(self) -> str | None:
@@ -57,15 +59,18 @@ class ServedModels:
         registry: Registry | None = None,
         load: Callable[[Version], Model] | None = None,
         follows: bool = False,
+        watch: Callable[[Version, Answering], Watching | None] = lambda version, answering: None,
     ) -> None:
         """Serve this model; without a registry it is the only one.
 
         `load` returns the model of a version or raises UserError. With `follows` a new champion takes over, otherwise
-        `notice` says that there is one.
+        `notice` says that there is one. `watch` begins the watch over the answers of a version that becomes the served
+        one.
         """
         self._budget, self._registry, self._load, self._follows = Budget(bounds), registry, load, follows
+        self._watch = watch
         version = None if version is None else _with_documents(version)
-        self.current = Served(self._answering(model, name, version), name, version)
+        self.current = self._watched(Served(self._answering(model, name, version), name, version))
         """The model that answers requests which name no version."""
         self.notice: str | None = None
         """One sentence if the served model is not the champion, or if nothing is known about that."""
@@ -171,7 +176,7 @@ class ServedModels:
         if champion is None:
             self._say(f"{self.current.name} has no champion now; {self._stays}")
         elif champion.number == self.current.number:
-            self.current = Served(self.current.answering, self.current.name, champion)  # its aliases may be new
+            self.current = replace(self.current, version=champion)  # its aliases may be new
             self.notice = self._failed = None
         elif not self._follows:
             self._say(
@@ -197,7 +202,9 @@ class ServedModels:
                     because=error,
                 )
                 return
-        before, self.current = self.current, new
+        before, self.current = self.current, self._watched(new)
+        if before.watching is not None:
+            before.watching.end()
         self.notice, self._failed, self.is_ready = None, None, True
         print(f"{new.called} is the champion and answers from now on, in place of version {before.number}", flush=True)
 
@@ -209,6 +216,11 @@ class ServedModels:
     def _loaded(self, version: Version) -> Served:
         assert self._load is not None
         return Served(self._answering(self._load(version), version.name, version), version.name, version)
+
+    def _watched(self, served: Served) -> Served:
+        if served.version is None:
+            return served
+        return replace(served, watching=self._watch(served.version, served.answering))
 
     def _answering(self, model: Model, name: str, version: Version | None) -> Answering:
         number = None if version is None else version.number
@@ -235,7 +247,8 @@ def _require_time(call: Call | None) -> None:
 def _with_documents(version: Version) -> Version:
     """Return the version with the documents that the page shows, so that showing it does not wait for the registry."""
     documents = {}
-    for name in {version.tags.get(RECORDS, "").partition(" ")[0], version.tags.get(ORIGIN, "")} - {""}:
+    tags = version.tags
+    for name in {tags.get(RECORDS, "").partition(" ")[0], tags.get(ORIGIN, ""), tags.get(CANARY, "")} - {""}:
         with suppress(UserError):
             documents[name] = version.read(name)
 

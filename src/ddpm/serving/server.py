@@ -81,6 +81,8 @@ class Server:
             body.forget()
         if scope["path"] == _CALLS:
             self._metrics.called(status, time.monotonic() - began)
+            if self._models.current.watching is not None:
+                self._models.current.watching.answered(status)
         named = _HEADERS | {"content-type": answer.kind, "content-length": str(len(answer.content))} | answer.headers
         headers = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,6 +1,6 @@
-"""The limits of serving over HTTP: section `serve` of params.yaml."""
+"""The limits of serving over HTTP and of its watch: sections `serve` and `watch` of params.yaml."""
 
-from ddpm.settings import require, require_positive, section
+from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
 
 @section
@@ -26,3 +26,24 @@ class Serve:
             f"max_work_together is {self.max_work_together}, of which one call gets at most half; "
             f"set it to {2 * self.max_work} or more",
         )
+
+
+@section
+class Watch:
+    """How `ddpm serve` watches the answers of the champion that it follows. Pictures that people send are not kept."""
+
+    share: float
+    """Share of the answers with new images whose features are computed; 0: the champion is not watched."""
+    images: int
+    """Last images of which the Fréchet distance from the measured ones is taken."""
+    max_distance: float
+    """Largest Fréchet distance, in multiples of the largest one of as many measured images from others of them."""
+    max_slower: float
+    """Largest median time of an image, in multiples of the time before the version became champion."""
+    max_error_share: float
+    """Largest share of the last 200 calls that ended with an error of the server (status 500 and above)."""
+
+    def __post_init__(self) -> None:
+        require_share(self, "share", "max_error_share")
+        require_at_least(100, self, "images")
+        require_positive(self, "max_distance", "max_slower")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, Version, version
+from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, WATCHED, Version, version
 from ddpm.promotion.succession import Move
 from ddpm.reporting import model_card
 from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from ddpm.model_file import Model
     from ddpm.tracking.run_tracker import MlflowTracker
+
+_MAX_TAG = 4000
+"""Characters; a tag of a version holds 5,000 in an SQL store."""
 
 
 class MlflowRegistry:
@@ -119,6 +122,11 @@ class MlflowRegistry:
         with mlflow_errors():
             name = documents.write(client, version(self, number).tags["model_id"], result)
             set_tags(client, self.name, number, {CANARY: name})
+
+    def keep_crossing(self, number: str, sentence: str) -> None:
+        client = connect()
+        with mlflow_errors():
+            set_tags(client, self.name, number, {WATCHED: f"{champion_alias.now()}: {sentence}"[:_MAX_TAG]})
 
     def keep_file(self, number: str, file: Path) -> None:
         client = connect()

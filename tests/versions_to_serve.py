@@ -15,7 +15,7 @@ from ddpm.measuring.features.classifier import Classifier
 from ddpm.measuring.features.extractor import Extractor
 from ddpm.promotion.registry import Version
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 MEASURED = 200
 
 

@@ -1,0 +1,163 @@
+"""Watch the answers of a served version: the distance of what it draws, its time and its errors, against its record.
+
+Only pictures that the version drew from noise by its own recipe are looked at, never those that people sent. Features
+are kept in memory, pictures are not.
+"""
+
+import logging
+import queue
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm.canary.drift import Drift, drift
+from ddpm.canary.kept import Kept
+from ddpm.errors import UserError
+from ddpm.measuring.features.extractor import FeatureExtractor, describe
+from ddpm.serving.settings import Watch
+
+_WAITING = 16
+"""Answers that wait to be looked at; further ones are not looked at."""
+_CALLS = 200
+"""Last calls whose outcome counts for the share of errors, and last answers whose time counts."""
+_FEWEST_CALLS = 50
+_LOOKS = 4
+"""The distance is measured again after this part of the window is new."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a version was found to be before it became champion."""
+
+    kept: Kept | None
+    seconds_of_one_image: float | None
+    """By the canary; None if it was skipped."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A limit that a version's answers have crossed."""
+
+    limit: str
+    """The key of params.yaml."""
+    sentence: str
+
+
+class Watching:
+    """The watch over one served version. Each limit is reported once. Can be used from any thread."""
+
+    def __init__(self, record: Record, limits: Watch, device: torch.device, report: Callable[[Crossing], None]) -> None:
+        self._record, self._limits, self._device, self._report = record, limits, device, report
+        self._queue: queue.Queue[tuple[Tensor, Tensor | None, float] | None] = queue.Queue(_WAITING)
+        self._features: deque[np.ndarray] = deque(maxlen=limits.images)
+        self._labels: deque[int] = deque(maxlen=limits.images)
+        self._new = 0
+        self._seconds: deque[float] = deque(maxlen=_CALLS)
+        self._failed: deque[bool] = deque(maxlen=_CALLS)
+        self._crossed: set[str] = set()
+        self.drift: Drift | None = None
+        """The last one measured."""
+        self.looked_at = 0
+        """Images whose features were computed."""
+        self._thread = threading.Thread(target=self._look_for_ever, daemon=True, name="watch")
+        self._thread.start()
+
+    def drew(self, images: Tensor, labels: Tensor | None, seconds: float) -> None:
+        """Look at these images, uint8 [N,C,H,W], later, or at none of them: only a share of the answers counts."""
+        self._seconds.append(seconds / len(images))
+        self._require_speed()
+        if random.random() < self._limits.share:
+            try:
+                self._queue.put_nowait((images, labels, seconds))
+            except queue.Full:
+                return
+
+    def answered(self, status: int) -> None:
+        """Count the outcome of a call, by its HTTP status: 500 and above are errors of the server."""
+        self._failed.append(status >= 500)
+        share = sum(self._failed) / len(self._failed)
+        if len(self._failed) >= _FEWEST_CALLS and share > self._limits.max_error_share:
+            self._cross(
+                "watch.max_error_share",
+                f"{share:.1%} of the last {len(self._failed)} calls failed, expected at most "
+                f"{self._limits.max_error_share:.1%}",
+            )
+
+    def end(self) -> None:
+        """Look at nothing more."""
+        self._queue.put(None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        times = sorted(self._seconds)
+        return {
+            "images": self.looked_at,
+            "distance": None if self.drift is None else self.drift.distance,
+            "distance_by_chance": None if self.drift is None else self.drift.by_chance,
+            "seconds_of_one_image": times[len(times) // 2] if times else None,
+            "crossed": sorted(self._crossed),
+        }
+
+    @cached_property
+    def _extractor(self) -> FeatureExtractor:
+        assert self._record.kept is not None
+        return self._record.kept.load_extractor(self._device)
+
+    def _require_speed(self) -> None:
+        known, times = self._record.seconds_of_one_image, sorted(self._seconds)
+        if known is None or len(times) < _FEWEST_CALLS:
+            return
+        median = times[len(times) // 2]
+        if median > self._limits.max_slower * known:
+            self._cross(
+                "watch.max_slower",
+                f"an image takes {median:.3g} seconds (median), which is more than {self._limits.max_slower:g} times "
+                f"the {known:.3g} seconds before it became champion",
+            )
+
+    def _look_for_ever(self) -> None:
+        while (answer := self._queue.get()) is not None:
+            try:
+                self._look(*answer[:2])
+            except UserError as error:  # as weights of the extractor that are missing here
+                logging.getLogger(__name__).warning("answers are not watched: %s", error)
+                return
+            except Exception:  # the server must go on
+                logging.getLogger(__name__).exception("an answer could not be watched")
+
+    def _look(self, images: Tensor, labels: Tensor | None) -> None:
+        if self._record.kept is None:
+            return
+        described = describe(self._extractor, images.numpy(), device=self._device, progress=False, what="served")
+        self._features.extend(described.features.numpy())
+        self._labels.extend([0] * len(images) if labels is None else labels.tolist())
+        self.looked_at += len(images)
+        self._new += len(images)
+        if len(self._features) < self._limits.images or self._new < self._limits.images // _LOOKS:
+            return
+        self._new = 0
+        known_labels = None if labels is None else np.array(self._labels)
+        self.drift = found = drift(np.stack(self._features), known_labels, self._record.kept)
+        limit = self._limits.max_distance * found.by_chance
+        if not found.distance <= limit:
+            self._cross(
+                "watch.max_distance",
+                f"the last {len(self._features)} images have the Fréchet distance {found.distance:.3g} from the "
+                f"measured ones, expected at most {limit:.3g}",
+            )
+
+    def _cross(self, limit: str, sentence: str) -> None:
+        if limit in self._crossed:
+            return
+        self._crossed.add(limit)
+        crossing = Crossing(limit, f"{sentence} ({limit})")
+        # In a thread: the report waits for other servers, and the caller answers requests.
+        threading.Thread(target=self._report, args=(crossing,), daemon=True, name="limit crossed").start()
