@@ -117,7 +117,9 @@ def main() -> None:
     args = parse()
     most = params.load(Path("params.yaml")).promote.max_images
     rules = (Rule(figure="fid", better_by=0.02),)
-    promote = Promote(name="simulated", rules=rules, max_images=most, auto_rollback=False, approval="auto")
+    promote = Promote(
+        name="simulated", rules=rules, max_images=most, auto_rollback=False, approval="auto", approval_days=1
+    )
     rows = [
         row(name, n=args.images, m=m, gain=gain, shared=shared, decisions=decisions, promote=promote)
         for name, m, gain, shared, decisions in (

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from unreported import Page
 
 from ddpm.errors import UserError
-from ddpm.promotion.advice import promote_command
+from ddpm.promotion.advice import approve_command
 from ddpm.redaction import redacted
 from ddpm.reporting import decisions, markdown, measurements
 from ddpm.reporting.markdown import escaped
@@ -25,6 +25,12 @@ KEY = "retraining"
 """Key of the page of a run."""
 TREND = "trend"
 """Key of the page about all retrainings; Prefect's page of the key begins with the latest one."""
+HISTORY = "history"
+"""Key of the page with every champion and every decision of a person."""
+APPROVAL = "approval"
+"""Key of the page of a person's answer."""
+ANSWER = "approve/answer"
+"""The deployment by which a person approves or rejects, as prefect.yaml names it."""
 METRICS = Path("reports/metrics.json")
 GRID = Path("reports/samples.png")
 RUN = Path("models/run.json")
@@ -60,13 +66,13 @@ class Registered:
         """Return what became of the version, with its metric and the champion's."""
         assert self.version is not None
         number = self.version.number
-        approval = promote_command(self.version.name, number)
+        approval = approve_command(self.version.name, number)
         stays = f"version {self.champion.number} stays the champion" if self.champion else "there is no champion"
         decided = {
             "Completed: promoted": f"version {number} is the champion now",
             "Completed: kept the champion": f"version {number} was not promoted, {stays}",
             "Completed: not promoted": f"version {number} was not promoted, {stays}",
-            "Waiting for approval": f"version {number} waits for a person: `{approval}`",
+            "Waiting for approval": f"version {number} waits for a person: `{approval}` or the deployment {ANSWER}",
         }
         return decided[self.state_name()] + self._compared()
 
@@ -93,7 +99,7 @@ def of_result(state: State, reasons: Sequence[str], registered: Registered | Non
         parts.append(f"## Metrics\n\n{metrics(measured, registered)}")
     if GRID.exists():
         parts.append(f"## Samples\n\n{markdown.embedded(GRID)}")
-    return [_page(state, [*parts, links(registered)]), *trend()]
+    return [_page(state, [*parts, links(registered)]), *trend(), *history()]
 
 
 def of_failure(state: State, reasons: Sequence[str]) -> Page:
@@ -106,7 +112,44 @@ def of_nothing(state: State, registered: Registered | None) -> list[Page]:
     parts = [_top(state, [])]
     if registered:
         parts.append(f"## The model so far\n\n{decision(registered)}")
-    return [_page(state, parts), *(trend() if registered else [])]
+    return [_page(state, parts), *([*trend(), *history()] if registered else [])]
+
+
+def of_answer(state: State, text: str | None) -> Page:
+    """Return the page of a person's answer, with the decision about the version if there is one."""
+    shown = "\n\n".join(filter(None, (_top(state, []), text)))
+    return Page(APPROVAL, f"{shown}\n", redacted(f"{state.name}; {state.message}")[:_DESCRIPTION_CHARACTERS])
+
+
+def after_answer(state: State, number: str) -> list[Page]:
+    """Return the pages of a person's answer about this version, which changed the registry."""
+    from ddpm.params import load as load_params
+    from ddpm.promotion.registry import champion, version
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    registry = MlflowRegistry(load_params().promote.name)
+    text = decisions.decision(version(registry, number), champion(registry))
+    return [of_answer(state, text), *trend(), *history()]
+
+
+def history() -> list[Page]:
+    """Return the page with every champion and every decision of a person, newest first; none if there is none."""
+    from ddpm.params import load as load_params
+    from ddpm.reporting.history import history_table, in_order
+    from ddpm.reporting.measurements import Protocols
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    if not has_store():
+        return []
+    registry = MlflowRegistry(load_params().promote.name)
+    events = in_order(registry.history(), registry.rulings())
+    if not events:
+        return []
+    protocols = Protocols()
+    versions = {version.number: version for version in registry.versions()}
+    text = markdown.table(history_table(events, versions, protocols))
+    lines = ["# Champions and decisions", "", text, "", *(f"- {escaped(line)}" for line in protocols.legend())]
+    return [Page(HISTORY, "\n".join(lines) + "\n", "every champion and every decision of a person")]
 
 
 def trend() -> list[Page]:
@@ -115,7 +158,7 @@ def trend() -> list[Page]:
     from ddpm.reporting.trend import page
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    if not RUN.exists() or not _has_store():
+    if not RUN.exists() or not has_store():
         return []
     promote = load_params().promote
     registry, metric = MlflowRegistry(promote.name), promote.main
@@ -146,7 +189,7 @@ def registered() -> Registered:
     from ddpm.tracking.run_json import read_run
 
     sha256 = read_run(RUN)["model_sha256"]
-    if not _has_store():
+    if not has_store():
         return Registered(version=None, against=None, champion=None)
     versions = MlflowRegistry(load_params().promote.name).versions()
     version = holding(versions, sha256, (read_metrics() or {}).get("protocol", {}))
@@ -157,7 +200,7 @@ def registered() -> Registered:
     )
 
 
-def _has_store() -> bool:
+def has_store() -> bool:
     """Return whether there is a registry to ask: a server, or the project's own database."""
     from ddpm.tracking.store import default_uri, project, tracking_uri
 

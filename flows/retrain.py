@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
+import approve
 import dvc_stage
 import incoming
 import pages
@@ -80,6 +81,8 @@ def retrain(
 def _decide(
     force: bool, started: starts.Start, *, retries: int, retry_delay_seconds: float, **limits: float | None
 ) -> End:
+    for sentence in approve.close_waiting():
+        get_run_logger().warning(sentence)
     looked = incoming.look(seconds=limits["timeout_seconds"])
     found, forced = _reasons(force, limits["silent_seconds"])
     if looked.in_data and found:

@@ -21,6 +21,7 @@ def promote(*rules: Rule, **changes: Any) -> Promote:
         "rules": rules or RULES,
         "max_images": 1000,
         "approval": "auto",
+        "approval_days": 14.0,
         "auto_rollback": False,
     }
     return Promote(**values | changes)

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CANARY, CHALLENGER, CHAMPION, DECISION, ORIGIN, RECORDS, WATCHED, Version
-from ddpm.promotion.succession import Move, consequences, decided, move_outside
+from ddpm.promotion.registry import (
+    APPROVE_UNTIL,
+    CANARY,
+    CHALLENGER,
+    CHAMPION,
+    DECISION,
+    ORIGIN,
+    RECORDS,
+    WATCHED,
+    Version,
+)
+from ddpm.promotion.succession import Move, Ruling, consequences, decided, move_outside
 
 NOW = "2026-01-01T00:00:00+00:00"
 
@@ -28,6 +38,7 @@ class RegistryInMemory:
         """By version, the file to compare its answers with."""
         self.aliases: dict[str, str] = {}
         self.moves: list[Move] = []
+        self.ruled: list[Ruling] = []
         self._versions: dict[str, Version] = {}
         self._documents: list[dict[str, Any]] = []
         self._last = 0
@@ -84,11 +95,19 @@ class RegistryInMemory:
     def history(self) -> list[Move]:
         return self.moves
 
-    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
+    def rulings(self) -> list[Ruling]:
+        return self.ruled
+
+    def settle(self) -> None:
         outside = move_outside(self.moves, self.champion(), when=NOW)
         if outside is not None:
             self._write_down(outside)
-        return None
+
+    def resume_ruling(self, *, action: Literal["reject", "reconsider"], version: str) -> Ruling | None:
+        return self.settle()
+
+    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
+        return self.settle()
 
     def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
         made = Move(action, version, self.champion(), by, NOW, reason)
@@ -97,12 +116,37 @@ class RegistryInMemory:
         return made
 
     def decide(
-        self, candidate: Version, verdict: Literal["kept", "pending"], reasons: Iterable[str], *, against: str | None
+        self,
+        candidate: Version,
+        verdict: Literal["kept", "pending"],
+        reasons: Iterable[str],
+        *,
+        against: str | None,
+        until: str | None = None,
     ) -> None:
-        self._tag(candidate.number, decided(verdict, reasons, by="gate", against=against, when=NOW))
-        if verdict == "pending":
-            self.aliases[CHALLENGER] = candidate.number
-        elif self.aliases.get(CHALLENGER) == candidate.number:
+        self._decide(candidate.number, decided(verdict, reasons, by="gate", against=against, when=NOW), until)
+
+    def rule(
+        self,
+        version: Version,
+        action: Literal["reject", "lapse", "reconsider"],
+        verdict: Literal["rejected", "kept", "pending"],
+        *,
+        by: str,
+        reason: str,
+        against: str | None,
+        until: str | None = None,
+    ) -> Ruling:
+        made = Ruling(action, verdict, version.number, by, NOW, reason, against)
+        self.ruled.append(made)
+        self._decide(version.number, decided(verdict, [reason], by=by, against=against, when=NOW), until)
+        return made
+
+    def _decide(self, number: str, tags: Mapping[str, str], until: str | None) -> None:
+        self._tag(number, dict(tags) | ({} if until is None else {APPROVE_UNTIL: until}))
+        if tags["decision"] == "pending":
+            self.aliases[CHALLENGER] = number
+        elif self.aliases.get(CHALLENGER) == number:
             del self.aliases[CHALLENGER]
 
     def _document(self, content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from hostile import HOSTILE
 from markdown_it import MarkdownIt
 
 from ddpm.cli import parser
-from ddpm.promotion.advice import promote_command
+from ddpm.promotion.advice import approve_command, promote_command, reconsider_command
 from ddpm.promotion.registry import Version
 from ddpm.reporting import decisions
 
@@ -28,10 +28,13 @@ def test_a_decision_names_the_version_the_verdict_the_author_and_each_reason() -
 
 
 def test_the_commands_that_are_printed_run_as_they_are() -> None:
-    command = promote_command("my model", "2")
-    args = parser().parse_args(shlex.split(command)[1:])
-    assert (args.number, args.name, args.reason) == ("2", "my model", "why")
-    assert 'ddpm promote 2 --reason "why"' in decisions.decision(version(decision="pending"), None)
+    for command in (promote_command, approve_command, reconsider_command):
+        args = parser().parse_args(shlex.split(command("my model", "2"))[1:])
+        assert (args.number, args.name, args.reason) == ("2", "my model", "why")
+    waits = decisions.decision(version(decision="pending"), None)
+    assert '`ddpm approve 2 --reason "why"`; to reject it: `ddpm approve 2 --reject --reason "why"`' in waits
+    for decided in ("rejected", "rolled back", "demoted"):
+        assert '`ddpm reconsider 2 --reason "why"`' in decisions.decision(version(decision=decided), None)
 
 
 def test_the_way_back_is_named_only_where_this_version_replaced_another() -> None:

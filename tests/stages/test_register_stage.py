@@ -20,7 +20,7 @@ from ddpm import cli
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
-from ddpm.promotion import registry
+from ddpm.promotion import commands, registry
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
 from ddpm.stages.stage import Stage
@@ -192,6 +192,33 @@ def test_the_command_gate_prints_the_verdict_of_every_rule_and_changes_nothing(
     assert REGISTRY.versions() == []
     assert cli.main("gate 0.safetensors 0.safetensors --images 100 --device cpu".split()) == 0
     assert "would not be promoted" in capsys.readouterr().out
+
+
+def test_a_version_that_was_rolled_back_is_reconsidered_by_command(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("dvc.yaml").write_text(
+        "stages: {register: {cmd: register --prepared data/prepared --extractor extractor.safetensors "
+        "--second second.safetensors --reactions reactions.json}}"
+    )
+    for network in (0, 1):
+        pipeline.train(network)
+        pipeline.register()
+    if (there := registry.champion(REGISTRY)) is not None and there.number == "1":
+        commands.promote(REGISTRY, "2", reason="by hand")
+    commands.rollback(REGISTRY, reason="blurred")
+    pipeline.register()
+    assert "it was rolled back (blurred)" in capsys.readouterr().out
+    words = ["reconsider", "2", "--reason", "it was the camera", "--by", "Ann", "--device", "cpu"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "Ann asked to reconsider it: it was the camera" in said
+    decided = registry.version(REGISTRY, "2").tags
+    assert decided["decided_by"] == "gate, asked by Ann"
+    assert decided["decided_against"] == "1"
+    assert decided["decision"] in ("promoted", "kept")
+    last = REGISTRY.history()[-1] if decided["decision"] == "promoted" else REGISTRY.rulings()[-1]
+    assert (last.version, last.by) == ("2", "gate, asked by Ann")
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:

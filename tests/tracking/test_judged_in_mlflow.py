@@ -82,7 +82,7 @@ def test_a_champion_of_another_image_size_is_left_to_a_person(shelf: Shelf) -> N
     outcome = shelf.judge(candidate)
     assert (outcome.verdict, shelf.champion()) == ("pending", "1")
     assert "1 channel(s) of 16x16 pixels and champion 1 of 1 channel(s) of 8x8" in outcome.reasons[0]
-    assert "ddpm promote 2" in outcome.reasons[1]
+    assert "ddpm approve 2" in outcome.reasons[1]
 
 
 def test_a_champion_whose_file_is_lost_is_left_to_a_person(shelf: Shelf) -> None:

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,9 +61,70 @@ def test_the_history_has_every_champion_with_its_reason_and_its_metric(
     head, *rows = ddpm("history")[:5]
     assert head.split()[:3] == ["when", "action", "version"]
     assert "alias removed" in rows[0]
-    assert re.search(r"rolled back to +1 +2 +10 +A +Ann +blurred; ?\[31meights$", rows[1])
-    assert re.search(r"promoted +2 +1 +8 +A +gate, run by \S+ +FID", rows[2])
+    assert re.search(r"rolled back to +1 +2 +10 +8 +A +Ann +blurred; ?\[31meights$", rows[1])
+    assert re.search(r"promoted +2 +1 +8 +10 +A +gate, run by \S+ +FID", rows[2])
     assert re.search(r"promoted +1 +none +10 +A", rows[3])
+
+
+def test_a_person_approves_and_rejects_by_command_and_the_history_says_who_and_why(
+    shelf: Shelf, ddpm: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf.judged(0, 10.0)
+    shelf.judged(1, 8.0, approval="ask")
+    page = shelf.client.get_model_version("ddpm", "2").description
+    assert "Version 2 waits for a person's decision" in page
+    assert '`ddpm approve 2 --reject --reason "why"`' in page
+    assert ddpm("approve 2 --reject --reason blurred --by Ann") == ["version 2 of ddpm is rejected"]
+    assert cli.main(shlex.split("approve 2 --skip-canary --reason sharp")) == 1
+    assert "version 2 of ddpm was rejected already, by Ann on 20" in capsys.readouterr().err
+    shelf.judged(2, 7.0, approval="ask")
+    [told] = ddpm("approve 3 --skip-canary --reason sharp --by Bob")
+    assert told == "version 3 of ddpm is approved: it is now the champion and replaces version 1"
+    _, yes, no, _ = ddpm("history")[:4]
+    assert re.search(r"promoted +3 +1 +7 +10 +A +Bob +sharp .without the canary.$", yes)
+    assert re.search(r"rejected +2 +1 +8 +10 +A +Ann +blurred$", no)
+    assert "rejected" in shelf.client.get_registered_model("ddpm").description
+    assert shelf.client.get_run(shelf.run_id).data.tags["decision"] == "promoted as version 3 of ddpm"
+
+
+def test_the_history_has_the_metrics_of_the_time_of_the_decision(
+    shelf: Shelf, ddpm: Callable[[str], list[str]]
+) -> None:
+    shelf.judged(0, 10.0)
+    shelf.judged(1, 8.0)
+    shelf.register(1, record(3.0, protocol=OTHER))
+    assert re.search(r"promoted +2 +1 +8 +10 +A +gate", ddpm("history")[1])
+
+
+def test_versions_says_who_cannot_be_approved_any_more_without_changing_anything(
+    shelf: Shelf, ddpm: Callable[[str], list[str]]
+) -> None:
+    shelf.judged(0, 10.0)
+    shelf.judged(1, 8.0, approval="ask")
+    assert re.search(r"^2 +challenger +pending +A", ddpm("versions")[1])
+    shelf.register(2, record(7.0))
+    commands.promote(REGISTRY, "3", reason="by hand")
+    row = ddpm("versions")[2]
+    assert re.search(r"^2 +challenger +pending, overtaken +A", row)
+    assert "overtaken: it was compared with version 1, and version 3 is the champion now" in row
+    assert REGISTRY.rulings() == []
+
+
+def test_of_two_approvals_at_once_one_moves_the_alias_and_the_other_hears_who_did(shelf: Shelf) -> None:
+    shelf.judged(0, 10.0)
+    shelf.judged(1, 8.0, approval="ask")
+    program = "import sys; from ddpm import cli; sys.exit(cli.main())"
+    words = [sys.executable, "-c", program, "approve", "2", "--skip-canary", "--reason", "sharp", "--by"]
+    started = [
+        subprocess.Popen([*words, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("Ann", "Bob")
+    ]
+    ends = [(*process.communicate(), process.returncode) for process in started]
+    assert sorted(end[2] for end in ends) == [0, 1]
+    winner = ("Ann", "Bob")[[end[2] for end in ends].index(0)]
+    [told] = [end[1] for end in ends if end[2]]
+    assert f"is the champion already, promoted by {winner} on" in told
+    assert [(move.version, move.by) for move in REGISTRY.history()][1:] == [("2", winner)]
 
 
 def test_the_messages_advise_commands_that_run_as_printed(

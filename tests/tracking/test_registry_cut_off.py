@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from fixed_contest import FixedContest
 from fixed_contest import promote as rules_of_test
 
 from ddpm.errors import UserError
-from ddpm.promotion import commands, registry
+from ddpm.promotion import approval, commands, registry
 from ddpm.promotion.gate import MEMORIZED
-from ddpm.promotion.judge import judge
-from ddpm.promotion.registry import Version
+from ddpm.promotion.judge import Asked, judge
+from ddpm.promotion.registry import APPROVE_UNTIL, Version
 from ddpm.promotion.settings import Rule
 from ddpm.tracking import champion_alias, store
 from ddpm.tracking.mlflow_registry import MlflowRegistry
@@ -94,7 +95,9 @@ class Registry:
             tags={"channels": "1", "size": "8"},
         )
 
-    def judge(self, candidate: Version, *rules: Rule, fid: float = 0.0, **changes: Any) -> str:
+    def judge(
+        self, candidate: Version, *rules: Rule, fid: float = 0.0, asked: Asked | None = None, **changes: Any
+    ) -> str:
         def begin(_: Path, champion: Path | None) -> FixedContest:
             measured = candidate.record() or {}
             rival = registry.version(REGISTRY, REGISTRY.history()[-1].version or "")
@@ -104,7 +107,8 @@ class Registry:
             return FixedContest(measured, known or again)
 
         found = rules_of_test(*rules, **changes)
-        return judge(candidate, REGISTRY, rules=found, begin=begin, folder=self.project / "down").verdict
+        folder = self.project / "down"
+        return judge(candidate, REGISTRY, rules=found, begin=begin, folder=folder, asked=asked).verdict
 
     def state(self) -> dict[str, Any]:
         model = self.client.get_registered_model("ddpm")
@@ -137,6 +141,7 @@ def there(
         for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
             patch.delenv(name, raising=False)
         patch.setattr(champion_alias, "now", lambda: "2026-01-01T00:00:00+00:00")
+        patch.setattr("ddpm.promotion.judge.now", lambda: datetime(2999, 1, 1, tzinfo=UTC))
         Registry._copy(empty_store, folder / "mlflow.db")
         yield Registry(folder, tiny_model, patch)
 
@@ -157,6 +162,39 @@ def wait_for_a_person(registry: Registry) -> None:
     registry.judge(registry.register(3), approval="ask")
 
 
+def two_wait(registry: Registry) -> None:
+    """The second of them was left without its alias when the first one's rejection was not written down."""
+    wait_for_a_person(registry)
+    registry.client.set_model_version_tag("ddpm", "3", "decision", "pending")
+
+
+def wait_too_long(registry: Registry) -> None:
+    wait_for_a_person(registry)
+    registry.client.set_model_version_tag("ddpm", "4", APPROVE_UNTIL, "2026-01-01T00:00:00+00:00")
+
+
+def roll_back_the_fourth(registry: Registry) -> None:
+    promote(registry)
+    roll_back(registry)
+
+
+def approve(_: Registry) -> str | None:
+    return approval.approve(REGISTRY, "4", reason="sharper", by="Ann").version
+
+
+def reject(_: Registry) -> str:
+    return approval.reject(REGISTRY, "4", reason="blurred", by="Ann").reason
+
+
+def close(_: Registry) -> int:
+    approval.close(REGISTRY)
+    return len(REGISTRY.rulings())
+
+
+def reconsider(registry: Registry, *rules: Rule) -> str:
+    return registry.judge(registry.register(3), *rules, asked=Asked("Ann", "it was the camera"))
+
+
 def promote(_: Registry) -> str | None:
     return commands.promote(REGISTRY, "4", reason="sharper", by="Ann").version
 
@@ -169,7 +207,13 @@ CASES: dict[str, tuple[Callable[[Registry], None], Callable[[Registry], Any]]] =
     "a promotion by the gate": (nothing, lambda there: there.judge(there.register(3))),
     "a candidate that is not good enough": (nothing, lambda there: there.judge(there.register(3), TOO_STRICT)),
     "a candidate that is left to a person": (nothing, lambda there: there.judge(there.register(3), approval="ask")),
-    "a person's yes": (wait_for_a_person, promote),
+    "a person's promotion": (wait_for_a_person, promote),
+    "a person's yes": (wait_for_a_person, approve),
+    "a person's no": (wait_for_a_person, reject),
+    "a yes after a candidate was overtaken": (two_wait, approve),
+    "a candidate that waited too long": (wait_too_long, close),
+    "a promotion that a person asked for": (roll_back_the_fourth, reconsider),
+    "a no of the gate to a person": (roll_back_the_fourth, lambda there: reconsider(there, TOO_STRICT)),
     "a champion that is measured again": (nothing, lambda there: there.judge(there.register(3, **NEWER), fid=1.0)),
     "a rollback": (nothing, roll_back),
     "a rollback after the alias was moved by hand": (move_by_hand, roll_back),
@@ -178,7 +222,8 @@ CASES: dict[str, tuple[Callable[[Registry], None], Callable[[Registry], Any]]] =
 
 
 @pytest.mark.parametrize(
-    "case", [name if name == "a rollback" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+    "case",
+    [name if name in ("a rollback", "a person's no") else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
 def test_a_command_that_is_cut_off_anywhere_and_said_again_ends_as_if_it_had_not_been(
     case: str, there: Registry, monkeypatch: pytest.MonkeyPatch
@@ -244,6 +289,22 @@ def test_a_killed_promotion_that_is_in_the_history_is_finished_though_a_person_h
         ("rollback", "2"),
         ("rollback", "1"),
     ]
+
+
+def test_a_rejection_that_was_cut_off_is_finished_by_the_next_command_whatever_that_is(
+    there: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.restore()
+    line = Line(monkeypatch)
+    wait_for_a_person(there)
+    line.mend(cut_after=1)  # the announcement
+    with pytest.raises(UserError):
+        reject(there)
+    line.mend()
+    with pytest.raises(UserError, match=r"was rejected already, by Ann on .* \(blurred\)"):
+        approve(there)
+    assert [(ruling.version, ruling.by, ruling.reason) for ruling in REGISTRY.rulings()] == [("4", "Ann", "blurred")]
+    assert registry.champion(REGISTRY).number == "3"  # type: ignore[union-attr]
 
 
 def test_a_new_model_whose_registration_is_cut_off_anywhere_becomes_one_version(

@@ -9,7 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpm.cli import compare, doctor, drift, exchange, explain, gate, images, operate, plan, registry, serving, spread
+from ddpm.cli import (
+    approval,
+    compare,
+    doctor,
+    drift,
+    exchange,
+    explain,
+    gate,
+    images,
+    operate,
+    plan,
+    registry,
+    serving,
+    spread,
+)
 from ddpm.errors import UserError, not_installed, on_one_line
 from ddpm.files import disk_trouble
 from ddpm.pipeline import running_list
@@ -283,6 +297,8 @@ def parser() -> argparse.ArgumentParser:
     promote.add_argument(
         "--skip-canary", action="store_true", help="do not serve the version for a test first; stored in the registry"
     )
+
+    approval.add_commands(command, add_name, add_device)
 
     rollback = add_name(
         command(

@@ -1,4 +1,4 @@
-"""The commands of the registry: list the versions and the champions, compare two versions, promote, roll back."""
+"""The commands of the registry: list the versions and the champions, promote, roll back."""
 
 import argparse
 import sys
@@ -27,24 +27,25 @@ def versions(args: argparse.Namespace) -> None:
     from ddpm.reporting.markdown import Table
     from ddpm.reporting.measurements import Protocols
 
-    _, found = _registered(args)
-    protocols = Protocols()
-    print_table(Table(_VERSIONS.split(", "), [row for version in found for row in _rows(version, protocols)]))
+    registry, found = _registered(args)
+    protocols, lapsed = Protocols(), _lapsed(found, registry)
+    rows = [row for version in found for row in _rows(version, protocols, lapsed.get(version.number, ""))]
+    print_table(Table(_VERSIONS.split(", "), rows))
     print("\n".join(["", *protocols.legend()]))
 
 
 def history(args: argparse.Namespace) -> None:
-    """Print every move of the alias `champion`, newest first."""
-    from ddpm.reporting.history import history_table
+    """Print every move of the alias `champion`, and every decision of a person, newest first."""
+    from ddpm.reporting.history import history_table, in_order
     from ddpm.reporting.measurements import Protocols
 
     registry, found = _registered(args)
-    moves = registry.history()
-    if not moves:
+    events = in_order(registry.history(), registry.rulings())
+    if not events:
         advice = promote_command(registry.name, found[0].number)
         raise UserError(f"{registry.name} has had no champion yet; make one with `{advice}`")
     protocols = Protocols()
-    print_table(history_table(moves, {version.number: version for version in found}, protocols))
+    print_table(history_table(events, {version.number: version for version in found}, protocols))
     print("\n".join(["", *protocols.legend()]))
 
 
@@ -100,14 +101,25 @@ def _registered(args: argparse.Namespace) -> "tuple[MlflowRegistry, list[Version
     return registry, found
 
 
-def _rows(version: "Version", protocols: "Protocols") -> "Iterator[tuple[str, ...]]":
+def _lapsed(found: "list[Version]", registry: "MlflowRegistry") -> dict[str, str]:
+    """Return by number why versions that wait may not be approved any more; the next retraining rejects them."""
+    from ddpm.promotion.approval import lapse, waiting
+
+    if not waiting(found):
+        return {}
+    moves = registry.history()
+    return {version.number: lapse(version, found, moves) or "" for version in waiting(found)}
+
+
+def _rows(version: "Version", protocols: "Protocols", lapsed: str) -> "Iterator[tuple[str, ...]]":
     """Yield a row for each record of a version; the rows after the first have no more than its metrics.
 
-    The last column has the rules that did not pass.
+    The last column has the rules that did not pass, after why the version may not be approved any more.
     """
     from ddpm.reporting.decisions import because, rules_of
 
-    identity = (version.number, ", ".join(version.aliases), version.tags.get("decision", ""))
+    decision = ", ".join(filter(None, (version.tags.get("decision", ""), lapsed.partition(":")[0])))
+    identity = (version.number, ", ".join(version.aliases), decision)
     when, run = f"{version.created.astimezone():%Y-%m-%d %H:%M}", version.run_id or ""
     try:
         records, started = version.records(), started_from(version.origin())
@@ -120,7 +132,15 @@ def _rows(version: "Version", protocols: "Protocols") -> "Iterator[tuple[str, ..
         drawing: dict[str, Any] = record.get("protocol", {}).get("drawing", {})
         sampling = (str(drawing.get("sampler", "")), str(drawing.get("steps", "")))
         if k == 0:
-            yield (*identity, *metrics, *sampling, started, when, run, because(rules_of(version)))
+            yield (
+                *identity,
+                *metrics,
+                *sampling,
+                started,
+                when,
+                run,
+                "; ".join(filter(None, (lapsed, because(rules_of(version))))),
+            )
         else:
             yield (version.number, "", "", *metrics, *sampling, "", "", "", "")
 

@@ -1,5 +1,7 @@
 """A person's commands: promote a version, or roll back to the previous champion."""
 
+from collections.abc import Callable
+
 from ddpm.errors import UserError
 from ddpm.promotion.admission import Canary, require_admitted
 from ddpm.promotion.advice import promote_command
@@ -9,31 +11,42 @@ from ddpm.promotion.succession import Move, line
 
 
 def promote(
-    registry: Registry, number: str, *, reason: str, by: str | None = None, canary: Canary | None = None
+    registry: Registry,
+    number: str,
+    *,
+    reason: str,
+    by: str | None = None,
+    canary: Canary | None = None,
+    only_if: Callable[[Change], object] | None = None,
 ) -> Move:
     """Make this version the champion by a person's command.
 
-    The canary serves it before; None skips that, which is stored with the version. Raise UserError if it is the
-    champion already, if the canary refuses it, or if its model file is lost or cannot be read.
+    The canary serves it before; None skips that, which is stored with the version. `only_if` is called under the
+    registry's lock, before the canary and again before the move. Raise UserError if the version is the champion
+    already, if the canary refuses it, if its model file is lost or cannot be read, and what `only_if` raises.
     """
     found = version(registry, number)
     with registry.alone() as change:
-        if (finished := _promoted_already(registry, change, number)) is not None:
+        if (finished := _promoted_already(registry, change, number, only_if)) is not None:
             return finished
     require_admitted(registry, found, canary)  # takes seconds, in which others may change the registry
     with registry.alone() as change:
-        if (finished := _promoted_already(registry, change, number)) is not None:
+        if (finished := _promoted_already(registry, change, number, only_if)) is not None:
             return finished
         return change.move(action="promote", version=number, by=by or registry.user, reason=reason)
 
 
-def _promoted_already(registry: Registry, change: Change, number: str) -> Move | None:
+def _promoted_already(
+    registry: Registry, change: Change, number: str, only_if: Callable[[Change], object] | None
+) -> Move | None:
     """Return an interrupted promotion of this version, finished; None if there was none.
 
-    Raise UserError if it is the champion already.
+    Raise UserError if it is the champion already, and what `only_if` raises.
     """
     if (finished := change.resume(action="promote", version=number)) is not None:
         return finished
+    if only_if is not None:
+        only_if(change)
     if change.champion() == number:
         raise UserError(f"version {number} of {registry.name} is the champion already; name another version")
     return None

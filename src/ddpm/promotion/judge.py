@@ -1,6 +1,6 @@
 """The decision about a registered candidate: promote it, keep the champion, or leave it to a person."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -8,11 +8,12 @@ from typing import Any, Literal, Protocol
 from ddpm.errors import UserError
 from ddpm.promotion import gate
 from ddpm.promotion.admission import Canary, examined
-from ddpm.promotion.advice import promote_command
+from ddpm.promotion.advice import approve_command, promote_command, reconsider_command
+from ddpm.promotion.approval import close_lapsed, last_moment, now
 from ddpm.promotion.loadable import require_loadable, require_loads
-from ddpm.promotion.registry import CHAMPION, DECISION, Registry, Version, version
+from ddpm.promotion.registry import CHAMPION, DECISION, Registry, Version, last_champion, version
 from ddpm.promotion.settings import Promote
-from ddpm.promotion.succession import Move, taken_down
+from ddpm.promotion.succession import Move, Ruling, rejected_by_person, taken_down
 
 Decided = Literal["promoted", "kept", "pending"]
 """promoted: the candidate is the champion; kept: the champion stays; pending: a person decides."""
@@ -32,6 +33,14 @@ class Outcome:
     """The champion's metrics by the candidate's protocol, if they were compared."""
     decision: gate.Decision | None = None
     """The verdict of every rule, if the rules decided."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A person's wish that the gate judges a version again, whatever a person decided about it before."""
+
+    by: str
+    reason: str
 
 
 class Match(gate.Contest, Protocol):
@@ -56,47 +65,67 @@ def judge(
     likelihood: Mapping[str, float] | None = None,
     unfit: Mapping[str, str] | None = None,
     canary: Canary | None = None,
+    measured: Mapping[str, Any] | None = None,
+    asked: Asked | None = None,
 ) -> Outcome:
     """Decide about a registered candidate, move the alias if it is promoted, and write the decision on the version.
 
     If the alias was removed, the candidate is compared with the last champion. Where a rule compares, or the champion
     was measured by another protocol, the champion is downloaded into `folder` and a contest begins. If that is
-    impossible, because it makes images of another kind or its file is lost, a person decides. Only a person can promote
-    a version again that a person took down, by a rollback or in MLflow. `likelihood` has the candidate's bits per
-    dimension by metric name; for `unfit` see `gate.decide`. A candidate that would be promoted or
-    left to a person is served by the canary first, and kept from both if that refuses it.
+    impossible, because it makes images of another kind or its file is lost, a person decides. What a person rejected or
+    took down, by a rollback or in MLflow, stays as it is unless a person asked; then the history has who asked and why.
+    `likelihood` has the candidate's bits per dimension by metric name; for `unfit` see `gate.decide`. `measured` are
+    the candidate's metrics; None: those of its last registration. A candidate that would be promoted or left to a
+    person is served by the canary first, and kept from both if that refuses it.
     """
-    record = candidate.record()
+    record = candidate.record() if measured is None else measured
     if record is None:
         raise UserError(f"version {candidate.number} of {rules.name} has no metrics; register it with `dvc repro`")
     with registry.alone() as change:
         finished = change.resume(action="promote", version=candidate.number)
-        moves = change.history()
+        again = None if asked is None else change.resume_ruling(action="reconsider", version=candidate.number)
+        moves, rulings = change.history(), change.rulings()
+        if finished is not None:
+            close_lapsed(registry, change)
     if finished is not None:
         return _finished(registry, candidate, finished, record)
-    known = {found.number: found for found in registry.versions()}
-    champions = [known.get(move.version or "") for move in reversed(moves)]
-    rival = next((found for found in champions if found is not None), None)
+    rival = last_champion(registry.versions(), moves)
     current = rival if rival is not None and CHAMPION in rival.aliases else None
     if current is not None and current.number == candidate.number:
         return Outcome("champion", candidate, current, ("it is the champion already: nothing to decide",), record)
-    if (move := taken_down(moves).get(candidate.number)) is not None:
-        return Outcome("kept", candidate, current, (_why_down(candidate, move),), None)
+    if again is not None and again.verdict != "rejected":
+        return Outcome(again.verdict, candidate, current, tuple(again.reason.splitlines()), None)
+    if asked is None and (reason := _person_said_no(candidate, moves, rulings)):
+        waits = candidate.tags.get("decision") == "pending"  # since a person asked to reconsider it
+        return Outcome("pending" if waits else "kept", candidate, current, (reason,), None)
 
     judged = _Judged("pending", None, ())
     if rival is None and moves:
         judged = judged.because("there is no champion, and no former champion exists to compare the candidate with")
     else:
-        measured = dict(record) | dict(likelihood or {})
-        judged = _compared(candidate, measured, rival, registry, rules, begin, folder, unfit)
+        judged = _compared(
+            candidate, dict(record) | dict(likelihood or {}), rival, registry, rules, begin, folder, unfit
+        )
     if canary is not None and judged.verdict != "kept":
         judged = _served(judged, registry, candidate, canary)
     reasons = judged.reasons
     if rival is not None and current is None:
         reasons = (f"there is no champion now; the last one, version {rival.number}, is compared", *reasons)
+    if asked is not None:
+        reasons = (f"{asked.by} asked to reconsider it: {asked.reason}", *reasons)
     if judged.verdict == "pending":
-        reasons = (*reasons, f"it waits for a person: `{promote_command(registry.name, candidate.number)}`")
-    _write(registry, judged, candidate, current, rival, reasons, is_served=canary is not None)
+        reasons = (*reasons, f"it waits for a person: `{approve_command(registry.name, candidate.number)}`")
+    _write(
+        registry,
+        judged,
+        candidate,
+        current,
+        rival,
+        reasons,
+        is_served=canary is not None,
+        days=rules.approval_days,
+        asked=asked,
+    )
     return Outcome(
         judged.verdict, version(registry, candidate.number), current, reasons, judged.against, judged.decision
     )
@@ -188,6 +217,8 @@ def _write(
     reasons: tuple[str, ...],
     *,
     is_served: bool,
+    days: float,
+    asked: Asked | None,
 ) -> None:
     """Write the decision to the registry.
 
@@ -195,11 +226,11 @@ def _write(
     """
     before = None if current is None else current.number
     with registry.alone() as change:
-        now = change.champion()
-        if now != before:
+        present = change.champion()
+        if present != before:
             raise UserError(
-                f"the champion of {registry.name} changed from {before} to {now} while version {candidate.number} was "
-                "judged; judge it again with `dvc repro register`"
+                f"the champion of {registry.name} changed from {before} to {present} while version {candidate.number} "
+                "was judged; judge it again with `dvc repro register`"
             )
         if judged.decision is not None:
             registry.keep_decision(candidate.number, judged.decision.to_json())
@@ -208,10 +239,17 @@ def _write(
         if judged.verdict == "promoted":
             if not is_served:
                 require_loadable(registry, candidate)
-            by, reason = f"gate, run by {registry.user}", "\n".join(reasons)
-            change.move(action="promote", version=candidate.number, by=by, reason=reason)
+            by = f"gate, run by {registry.user}" if asked is None else f"gate, asked by {asked.by}"
+            change.move(action="promote", version=candidate.number, by=by, reason="\n".join(reasons))
         else:
-            change.decide(candidate, judged.verdict, reasons, against=None if rival is None else rival.number)
+            verdict, against = judged.verdict, None if rival is None else rival.number
+            until = last_moment(candidate, against, days=days, at=now()) if verdict == "pending" else None
+            if asked is None:
+                change.decide(candidate, verdict, reasons, against=against, until=until)
+            else:
+                by, reason = f"gate, asked by {asked.by}", "\n".join(reasons)
+                change.rule(candidate, "reconsider", verdict, by=by, reason=reason, against=against, until=until)
+        close_lapsed(registry, change)
 
 
 def _finished(registry: Registry, candidate: Version, move: Move, record: Mapping[str, Any]) -> Outcome:
@@ -221,9 +259,19 @@ def _finished(registry: Registry, candidate: Version, move: Move, record: Mappin
     return Outcome("promoted", version(registry, candidate.number), former, tuple(move.reason.splitlines()), against)
 
 
-def _why_down(candidate: Version, move: Move) -> str:
-    what = "it was rolled back" if move.action == "rollback" else "a person took it down in MLflow"
-    return f"{what} ({move.reason}); `{promote_command(candidate.name, candidate.number)}` undoes that"
+def _person_said_no(candidate: Version, moves: Iterable[Move], rulings: Iterable[Ruling]) -> str | None:
+    """Return who rejected or took down the version, why, and what undoes that; None if nobody did."""
+    number = candidate.number
+    if (move := taken_down(moves).get(number)) is not None:
+        what = "it was rolled back" if move.action == "rollback" else "a person took it down in MLflow"
+        undo = f"`{promote_command(candidate.name, number)}` undoes that"
+        said = f"{what} ({move.reason})"
+    elif (ruling := rejected_by_person(number, candidate.tags, rulings)) is not None:
+        said = f"{ruling.by} rejected it on {ruling.when} ({'; '.join(ruling.reason.splitlines())})"
+        undo = f"`{promote_command(candidate.name, number)}` makes it the champion all the same"
+    else:
+        return None
+    return f"{said}; {undo}, and `{reconsider_command(candidate.name, number)}` puts it before the gate again"
 
 
 def _incomparable(candidate: Version, current: Version) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from ddpm.errors import UserError
 from ddpm.promotion import gate
-from ddpm.promotion.succession import Move
+from ddpm.promotion.succession import Move, Ruling
 
 CHAMPION = "champion"
 """Alias of the version that consumers get."""
@@ -19,6 +19,8 @@ RECORDS = "records"
 """Tag: the names of a version's records of metrics, the one of its last registration first."""
 DECISION = "rules"
 """Tag: the name of the document with the gate's verdict on every rule."""
+APPROVE_UNTIL = "approve_until"
+"""Tag: the time until which a person may approve a version that waits, in ISO format."""
 ORIGIN = "origin"
 """Tag: the name of the document with a version's origin."""
 CANARY = "canary"
@@ -90,20 +92,50 @@ class Change(Protocol):
     def history(self) -> list[Move]:
         """Return every move of the alias, oldest first."""
 
-    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
-        """Finish an interrupted move, and add a move that a person made outside this project to the history.
+    def rulings(self) -> list[Ruling]:
+        """Return every decision that moved no alias and belongs to the history, oldest first."""
 
-        Return the finished move if it is the one that the caller is about to make: `action`, to `version` unless that
-        is None. The caller must not make it again.
+    def settle(self) -> None:
+        """Finish an interrupted change, and add a move that a person made outside this project to the history."""
+
+    def resume(self, *, action: Literal["promote", "rollback"], version: str | None = None) -> Move | None:
+        """Settle, and return the finished move if it is the one that the caller is about to make.
+
+        That is `action`, to `version` unless that is None. The caller must not make it again.
         """
+
+    def resume_ruling(self, *, action: Literal["reject", "reconsider"], version: str) -> Ruling | None:
+        """Settle, and return the finished ruling if it is the one that the caller is about to make, as `resume`."""
 
     def move(self, *, action: Literal["promote", "rollback"], version: str, by: str, reason: str) -> Move:
         """Move the alias to this version, and write the move and its consequences. Call `resume` before."""
 
     def decide(
-        self, candidate: Version, verdict: Literal["kept", "pending"], reasons: Iterable[str], *, against: str | None
+        self,
+        candidate: Version,
+        verdict: Literal["kept", "pending"],
+        reasons: Iterable[str],
+        *,
+        against: str | None,
+        until: str | None = None,
     ) -> None:
-        """Write on the candidate that the champion stays. It gets the alias CHALLENGER if pending, else loses it."""
+        """Write on the candidate that the champion stays. It gets the alias CHALLENGER if pending, else loses it.
+
+        `until` is the time until which a person may approve a pending one, in ISO format.
+        """
+
+    def rule(
+        self,
+        version: Version,
+        action: Literal["reject", "lapse", "reconsider"],
+        verdict: Literal["rejected", "kept", "pending"],
+        *,
+        by: str,
+        reason: str,
+        against: str | None,
+        until: str | None = None,
+    ) -> Ruling:
+        """Write a decision that moves no alias into the history, and on the version as `decide` does."""
 
 
 class Registry(Protocol):
@@ -168,6 +200,15 @@ def champion(registry: Registry) -> Version | None:
 def champion_among(known: Iterable[Version]) -> Version | None:
     """Return the one of these versions that has the alias CHAMPION; None if there is none."""
     return next((found for found in known if CHAMPION in found.aliases), None)
+
+
+def last_champion(known: Iterable[Version], moves: Iterable[Move]) -> Version | None:
+    """Return the last champion that still exists, the present one if there is one; None if there was none."""
+    by_number = {found.number: found for found in known}
+    if (present := champion_among(by_number.values())) is not None:
+        return present
+    champions = [by_number.get(move.version or "") for move in reversed(list(moves))]
+    return next((found for found in champions if found is not None), None)
 
 
 def judged_against(version: Version | None, known: Iterable[Version]) -> Version | None:

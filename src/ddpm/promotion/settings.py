@@ -18,6 +18,8 @@ RELATIVE = ("better_by", "worse_by_at_most")
 REQUIREMENTS = (*RELATIVE, "at_most", "at_least", "floors_at_most")
 MOST_IMAGES = 1_000_000
 """Largest `max_images`."""
+MOST_DAYS = 3650
+"""Largest `approval_days`."""
 
 
 @section
@@ -115,7 +117,10 @@ class Promote:
     auto_rollback: bool
     """true: where a served champion crosses a limit of section `watch`, the champion before it returns."""
     approval: Literal["auto", "ask"]
-    """auto: the gate decides; ask: a person decides about a better candidate (Prefect or `ddpm promote`)."""
+    """auto: the gate decides; ask: a person decides about a better candidate (`ddpm approve`, or the deployment
+    `approve` in Prefect)."""
+    approval_days: float
+    """Days that a candidate waits for a person at most; after them it counts as rejected."""
 
     def __post_init__(self) -> None:
         require(
@@ -136,6 +141,11 @@ class Promote:
         require(
             1 <= self.max_images <= MOST_IMAGES,
             f"max_images is {self.max_images}, expected 1 to {MOST_IMAGES:,}, which are all in memory",
+        )
+        require_positive(self, "approval_days")
+        require(
+            self.approval_days <= MOST_DAYS,
+            f"approval_days is {self.approval_days:g}, expected at most {MOST_DAYS:,}",
         )
 
     @property

@@ -1,6 +1,9 @@
-"""The history of champions: which version follows which, which may return, and the tags of a move. Pure functions."""
+"""The history of champions and of persons' decisions: who follows whom, who may return, and the tags that result.
 
-from collections.abc import Iterable
+Pure functions.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +22,27 @@ class Move:
     by: str
     when: str
     reason: str
+    record: str | None = None
+    """Name of the document with the new champion's metrics at that time; None in a history of an older form."""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A decision that belongs to the history and moves no alias."""
+
+    action: Literal["reject", "lapse", "reconsider"]
+    """reject: a person said no to a version that waited; lapse: it waited too long or was overtaken; reconsider: a
+    person put it before the gate again, which did not promote it."""
+    verdict: Literal["rejected", "kept", "pending"]
+    """The decision about the version, as its tag has it."""
+    version: str
+    by: str
+    when: str
+    reason: str
+    against: str | None
+    """The champion that the version was compared with."""
+    record: str | None = None
+    """As `Move.record`."""
 
 
 def line(moves: Iterable[Move]) -> list[str]:
@@ -66,6 +90,13 @@ def move_outside(moves: list[Move], holder: str | None, *, when: str) -> Move | 
         return Move("remove", None, known, OUTSIDE, when, "the alias was removed outside ddpm")
     reason = f"the alias was moved to version {holder} outside ddpm"
     return Move("rollback" if holder in line(moves) else "promote", holder, known, OUTSIDE, when, reason)
+
+
+def rejected_by_person(number: str, tags: Mapping[str, str], rulings: Iterable[Ruling]) -> Ruling | None:
+    """Return a person's rejection of the version with these tags; None if that is not the last decision about it."""
+    own = [ruling for ruling in rulings if ruling.version == number]
+    stands = tags.get("decision") == "rejected" and own and own[-1].action == "reject"
+    return own[-1] if stands else None
 
 
 def consequences(move: Move) -> dict[str, dict[str, str]]:

@@ -5,14 +5,16 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.measuring.metric_catalogue import find
-from ddpm.promotion.advice import promote_command, rollback_command
-from ddpm.promotion.registry import Version
+from ddpm.promotion.advice import approve_command, reconsider_command, rollback_command
+from ddpm.promotion.registry import APPROVE_UNTIL, Version
+from ddpm.reporting.history import local_time
 from ddpm.reporting.markdown import Table, bullets, code, escaped, table
 
 VERDICTS = {
     "promoted": "became the champion",
     "kept": "did not become the champion",
     "pending": "waits for a person's decision",
+    "rejected": "was rejected",
     "rolled back": "was the champion and was rolled back",
     "demoted": "was the champion and was taken down by a person",
 }
@@ -27,8 +29,7 @@ def decision(version: Version, champion: Version | None) -> str:
         lines += ["", table(rules_table(rules))]
     if found := remarks(version, rules):
         lines += ["", bullets(found)]
-    if version.tags.get("decision") == "pending":
-        lines += ["", f"To approve it: {code(promote_command(version.name, version.number))}"]
+    lines += [sentence for line in next_steps(version) for sentence in ("", line)]
     if champion is None:
         lines += ["", "There is no champion."]
     else:
@@ -42,6 +43,19 @@ def decision(version: Version, champion: Version | None) -> str:
 def verdict(version: Version) -> str:
     """Return the decision about a version as the end of a sentence, such as "became the champion"."""
     return VERDICTS.get(version.tags.get("decision", ""), "is not judged yet")
+
+
+def next_steps(version: Version) -> list[str]:
+    """Return in Markdown what a person can do about the decision, one sentence each."""
+    name, number, decided = version.name, version.number, version.tags.get("decision")
+    if decided == "pending":
+        until = version.tags.get(APPROVE_UNTIL)
+        late = f" Until {escaped(local_time(until))}; after that it counts as rejected." if until else ""
+        yes, no = (code(approve_command(name, number, reject=reject)) for reject in (False, True))
+        return [f"To approve it: {yes}; to reject it: {no}.{late}"]
+    if decided in ("rejected", "rolled back", "demoted"):
+        return [f"To put it before the gate again: {code(reconsider_command(name, number))}"]
+    return []
 
 
 def reasons(version: Version) -> list[str]:

@@ -4,18 +4,17 @@ from collections.abc import Mapping, Sequence
 
 from ddpm.promotion.advice import name_option
 from ddpm.promotion.registry import CHALLENGER, CHAMPION, Version
-from ddpm.promotion.succession import Move
 from ddpm.reporting.fitting import fitted
-from ddpm.reporting.history import history_table
+from ddpm.reporting.history import Event, history_table
 from ddpm.reporting.markdown import bullets, code, escaped, table
 from ddpm.reporting.measurements import Protocols
 
-_MOST_MOVES = 10
+_MOST_EVENTS = 10
 _LONGEST_REASON = 100
 
 
-def page(name: str, moves: Sequence[Move], versions: Mapping[str, Version], *, limit: int | None = None) -> str:
-    """Return the page in Markdown, in at most `limit` characters; it has the last moves of the champion's alias."""
+def page(name: str, events: Sequence[Event], versions: Mapping[str, Version], *, limit: int | None = None) -> str:
+    """Return the page in Markdown, in at most `limit` characters; it has the last of these decisions, oldest first."""
     option = name_option(name)
     parts = [
         "A diffusion model that generates images. The pipeline trains each version, measures it and decides which one "
@@ -24,19 +23,20 @@ def page(name: str, moves: Sequence[Move], versions: Mapping[str, Version], *, l
         "the champion before and of real images (*floor*), the decision with its reasons, and the settings. "
         f"The alias {code(CHALLENGER)} marks a version that waits for a person. Its artifacts are the model file, "
         "the model card and the records of its metrics.",
-        _champions(moves, versions, option),
+        _champions(events, versions, option),
         f"**Commands**: {code(f'ddpm versions{option}')} lists all versions, {code(f'ddpm history{option}')} all "
         f"champions, and {code(f'ddpm compare 1 2{option}')} puts two versions side by side.",
     ]
     return fitted(parts, limit=limit, rest="")
 
 
-def _champions(moves: Sequence[Move], versions: Mapping[str, Version], option: str) -> str:
-    if not moves:
+def _champions(events: Sequence[Event], versions: Mapping[str, Version], option: str) -> str:
+    if not events:
         return "There has been no champion yet."
     protocols = Protocols()
-    shown = history_table(moves[-_MOST_MOVES:], versions, protocols, longest=_LONGEST_REASON)
-    lines = ["**Champions, newest first**", table(shown, spaced=True), "&nbsp;", bullets(protocols.legend())]
-    if len(moves) > _MOST_MOVES:
-        lines.append(escaped(f"{len(moves) - _MOST_MOVES} earlier ones: ") + code(f"ddpm history{option}"))
+    shown = history_table(events[-_MOST_EVENTS:], versions, protocols, longest=_LONGEST_REASON)
+    lines = ["**Champions and decisions, newest first**", table(shown, spaced=True), "&nbsp;"]
+    lines.append(bullets(protocols.legend()))
+    if len(events) > _MOST_EVENTS:
+        lines.append(escaped(f"{len(events) - _MOST_EVENTS} earlier ones: ") + code(f"ddpm history{option}"))
     return "\n\n".join(lines)

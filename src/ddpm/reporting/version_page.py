@@ -61,6 +61,7 @@ def _decision(version: Version) -> str:
         shown += [table(decisions.rules_table(rules), spaced=True), _GAP]
     if found := [reason[:_LONGEST_REASON] for reason in decisions.remarks(version, rules)]:
         shown.append(bullets(found))
+    shown += decisions.next_steps(version)
     return "\n\n".join(shown)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ddpm.promotion.registry import Version
-from ddpm.promotion.succession import Move
+from ddpm.promotion.succession import Move, Ruling
 from ddpm.reporting import model_page, version_page
+from ddpm.reporting.history import in_order
 from ddpm.tracking.stored_versions import registered, versions
 
 if TYPE_CHECKING:
@@ -24,7 +25,13 @@ SMALL_PICTURE = "samples_small.png"
 SMALL_PIXELS = 320
 
 
-def write(client: "MlflowClient", name: str, numbers: Iterable[str | None], moves: Iterable[Move]) -> None:
+def write(
+    client: "MlflowClient",
+    name: str,
+    numbers: Iterable[str | None],
+    moves: Iterable[Move],
+    rulings: Iterable[Ruling],
+) -> None:
     """Write the descriptions of the model and of these of its versions.
 
     A person's text below the mark is kept, and so is a page that a person changed, below the new one. A description
@@ -33,7 +40,7 @@ def write(client: "MlflowClient", name: str, numbers: Iterable[str | None], move
     known = {version.number: version for version in versions(client, name)}
     model = registered(client, name)
     if (room := _room(model.description)) >= _LEAST_CHARACTERS:
-        page = model_page.page(name, list(moves), known, limit=room)
+        page = model_page.page(name, in_order(moves, rulings), known, limit=room)
         client.update_registered_model(name, description=_joined(model.description, page))
     for number in sorted(number for number in set(numbers) if number in known):
         version = known[number]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
 from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, WATCHED, Version, version
-from ddpm.promotion.succession import Move
+from ddpm.promotion.succession import Move, Ruling
 from ddpm.reporting import model_card
 from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
 from ddpm.tracking.champion_alias import AliasChange
@@ -58,6 +58,12 @@ class MlflowRegistry:
         with mlflow_errors():
             return champion_alias.history(client, self.name)
 
+    def rulings(self) -> list[Ruling]:
+        """Return every decision that moved no alias and belongs to the history, oldest first."""
+        client = connect()
+        with mlflow_errors():
+            return champion_alias.rulings(client, self.name)
+
     @contextmanager
     def alone(self) -> Iterator[AliasChange]:
         client = connect()
@@ -102,7 +108,8 @@ class MlflowRegistry:
             stored |= {} if picture is None else {"picture": descriptions.PICTURE}
             self._write_card(client, replace(before, tags={**before.tags, **stored}), picture)
             set_tags(client, self.name, number, stored)
-            descriptions.write(client, self.name, {number}, champion_alias.history(client, self.name))
+            history = champion_alias.history(client, self.name), champion_alias.rulings(client, self.name)
+            descriptions.write(client, self.name, {number}, *history)
         return version(self, number)
 
     def keep_record(self, number: str, record: Mapping[str, Any]) -> None:
