@@ -13,6 +13,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is import
 import approve
 import dvc_stage
 import incoming
+import own_checkout
 import pages
 import reasons
 import stale_runs
@@ -26,7 +27,7 @@ from unreported import End
 
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
-from ddpm.pipeline.workspace import InUseError, claim
+from ddpm.pipeline.workspace import InUseError
 from ddpm.tracking.run_json import has_record
 
 
@@ -42,7 +43,8 @@ def retrain(
 ) -> State:
     """Run the pipeline if the content hashes of data, parameters or code have changed, otherwise do nothing.
 
-    The flow owns the workspace from its start to its end. Two retrainings, or a retraining and a person's `dvc repro`,
+    The flow owns the folder in which it works from its start to its end: this one, or with `retrain.commit: branch` a
+    checkout of its own (`own_checkout`). Two retrainings, or a retraining and a person's `dvc repro`,
     therefore never run at the same time: the later one is refused.
 
     Args:
@@ -61,9 +63,8 @@ def retrain(
     begin()
     started = starts.of_this_run(trigger, because)
     try:
-        with claim("the flow retrain"):
-            dvc_stage.look()
-            end = _decide(
+        end = own_checkout.retrain(
+            lambda: _decide(
                 force,
                 started,
                 retries=retries,
@@ -71,6 +72,7 @@ def retrain(
                 timeout_seconds=timeout_seconds,
                 silent_seconds=silent_seconds,
             )
+        )
     except InUseError as error:
         end = _without_stages(Failed(name="Refused", message=str(error)))
     except UserError as error:
@@ -83,6 +85,7 @@ def _decide(
 ) -> End:
     for sentence in approve.close_waiting():
         get_run_logger().warning(sentence)
+    dvc_stage.look()
     looked = incoming.look(seconds=limits["timeout_seconds"])
     found, forced = _reasons(force, limits["silent_seconds"])
     if looked.in_data and found:

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,25 +37,37 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def _workspace(mend: bool) -> int:
-    """Look at the folder's locks and files; return the number of things that are left."""
+    """Look at this folder and the checkout in which retrainings work; return the number of things that are left."""
+    from ddpm.pipeline import checkout
+
+    left = _folder(mend, called="folder")
+    inside = checkout.place(Path.cwd())
+    if inside is not None and (inside / ".state").is_dir():
+        with chdir(inside):
+            left += _folder(mend, called="checkout of retrainings")
+    return left
+
+
+def _folder(mend: bool, *, called: str) -> int:
+    """Look at the locks and files of the working folder; return the number of things that are left."""
     from ddpm.pipeline import leftovers, running_list, workspace
 
     if (used := workspace.in_use()) is not None:
-        print(f"folder: {used}; its files were not looked at")
+        print(f"{called}: {used}; its files were not looked at")
         return 0
     if mend:
         with workspace.claim("ddpm doctor"):
             for found in leftovers.find():
                 found.remove()
-                print(f"folder: {found}; it was removed")
-        running_list.mend(lambda sentence: print(f"folder: {sentence}"))
+                print(f"{called}: {found}; it was removed")
+        running_list.mend(lambda sentence: print(f"{called}: {sentence}"))
     left: list[object] = list(leftovers.find())
     if (fault := running_list.fault()) is not None:
         left.append(f"{running_list.LIST} {fault}")
     for each in left:
-        print(f"folder: {each}")
+        print(f"{called}: {each}")
     for path in sorted(Path(".state/unreported").glob("*.json")):
-        print(f"folder: {path} is the end of a flow that Prefect missed; the next flow reports it")
+        print(f"{called}: {path} is the end of a flow that Prefect missed; the next flow reports it")
     return len(left)
 
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import ddpm
 from ddpm.errors import UserError
@@ -59,3 +60,26 @@ def params_of_stages(pipeline: Path = PIPELINE) -> dict[str, list[str]]:
             "run the command in the project's folder"
         ) from None
     return {name: keys for name, keys in read.items() if all(isinstance(key, str) for key in keys)}
+
+
+def inputs(*, data_path: str) -> list[Path]:
+    """Return the dependencies that no stage makes and that are no code: the user's own files. `data_path` is data.path.
+
+    Raises UserError if dvc.yaml is missing or malformed.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"].values()
+        made = {_name(out) for stage in stages for kind in ("outs", "metrics", "plots") for out in stage.get(kind, ())}
+        deps = [str(dep).replace("${data.path}", data_path) for stage in stages for dep in stage.get("deps", ())]
+    except (OSError, ValueError, YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{PIPELINE.absolute()} declares no stages ({type(error).__name__}: {error}); correct it"
+        ) from None
+    outside = dict.fromkeys(dep for dep in deps if not dep.startswith("src/"))
+    return [Path(dep) for dep in outside if not any(Path(dep).is_relative_to(out) for out in made)]
+
+
+def _name(out: Any) -> str:
+    return str(next(iter(out))) if isinstance(out, dict) else str(out)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpm.pipeline import checkout
+
 STATE = Path(".state")
 _FOLDERS = (Path("reports"), Path("models"), STATE)
 _DATA = Path("data")
@@ -32,7 +34,10 @@ class Leftover:
 
 
 def find() -> list[Leftover]:
-    """Return what is half-made in the working folder. Without running processes nothing of it is in use."""
+    """Return what is half-made in the working folder, which the checkout of retrainings is no part of.
+
+    Without running processes nothing of it is in use.
+    """
     return sorted([*_temporary(), *_torn_checkpoints()], key=lambda found: found.path)
 
 
@@ -42,7 +47,7 @@ def _temporary() -> Iterator[Leftover]:
         yield Leftover(path, why)
     for folder in _FOLDERS:
         for path in [*folder.rglob("*.part"), *folder.rglob("checkpoint-*/.tmp*"), *folder.glob("train/*/.tmp*")]:
-            if not any((parent / _OTHERS).is_dir() for parent in path.parents):
+            if checkout.FOLDER not in path.parents and not any((parent / _OTHERS).is_dir() for parent in path.parents):
                 yield Leftover(path, why)
 
 

@@ -25,6 +25,9 @@ class Retrain:
     """Time from an event over HTTP to the retraining that it starts. Further events meanwhile start no other one."""
     event_body_bytes: int
     """Largest event over HTTP. The relay may have 32 of this size in memory at a time."""
+    commit: Literal["none", "branch"]
+    """none: a retraining works in this folder, as `dvc repro` does. branch: it works in a checkout of its own at the
+    last commit, below .state, and its results become a commit on the branch `retraining`, with a tag per champion."""
 
     def __post_init__(self) -> None:
         require_named(self, "incoming")

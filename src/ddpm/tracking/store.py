@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ddpm.errors import UserError, not_installed
+from ddpm.pipeline.checkout import PROJECT_VARIABLE
 from ddpm.redaction import redacted
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ _MAKING_SECONDS = 600.0
 
 
 def project() -> Path:
-    """Return the project's folder, also from the temporary copies in which `dvc exp run --temp` and `--queue` work."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    """Return the project's folder, also from its copies: a retraining's checkout, those of `dvc exp run --temp`."""
+    return Path(os.environ.get(PROJECT_VARIABLE) or os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def default_uri() -> str:
