@@ -97,11 +97,13 @@ def run(
     timeout_seconds: float | None,
     report: Callable[[str], None],
     silent_seconds: float | None = None,
+    stop: Callable[[], str | None] | None = None,
 ) -> Outcome:
     """Run `dvc repro --single-item STAGE` and call `report` with each line of output as soon as it is printed.
 
     `silent_seconds` limits the time that dvc prints nothing before and after the stage; the stage itself has no such
-    limit. When this function ends, by an exception too, the stage and all processes that it started have ended.
+    limit. `stop` is asked several times per second; a sentence that it returns ends the stage and is the message.
+    When this function ends, by an exception too, the stage and all processes that it started have ended.
     """
     running_list.mend(report)
     command = _dvc("repro", "--single-item", *(["--force"] if force else []), stage)
@@ -118,6 +120,8 @@ def run(
             lines.feed(written)
             if time.monotonic() > end:
                 return Outcome(False, f"it did not end within {timeout_seconds:g} seconds and was stopped")
+            if status is None and stop is not None and (sentence := stop()):
+                return Outcome(False, sentence)
             if not written and status is not None:
                 lines.finish()
                 return _outcome(status, lines.seen)

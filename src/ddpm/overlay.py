@@ -34,7 +34,7 @@ def load(params: Path, overlay: Path | None = None) -> Params:
     """
     if overlay is None:
         return load_params(params)
-    return _overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[0]
+    return overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[0]
 
 
 def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
@@ -50,7 +50,7 @@ def write(params: Path, overlay: Path) -> tuple[Params, list[Change]]:
 def write_values(params: Path, new: dict[str, Any], source: Path | str) -> tuple[Params, list[Change]]:
     """Write nested values as `write` does; `source` names their origin in errors."""
     text = yaml_file.read_text(params)
-    result, changes = _overlaid(yaml_file.parse(text, params), params, new, source)
+    result, changes = overlaid(yaml_file.parse(text, params), params, new, source)
     if changes:
         _require_writable(params)
         for change in changes:
@@ -61,7 +61,7 @@ def write_values(params: Path, new: dict[str, Any], source: Path | str) -> tuple
 
 def changes(params: Path, overlay: Path) -> list[Change]:
     """Return what `write` would change; no file changes. Raises UserError as `load` does."""
-    return _overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[1]
+    return overlaid(yaml_file.read(params), params, recipe_file.read(overlay).values, overlay)[1]
 
 
 def as_yaml(value: Any) -> str:
@@ -75,9 +75,13 @@ def as_yaml(value: Any) -> str:
     return text.getvalue().removesuffix("\n").removesuffix("\n...")
 
 
-def _overlaid(
+def overlaid(
     values: dict[str, Any], params: Path, new: dict[str, Any], source: Path | str
 ) -> tuple[Params, list[Change]]:
+    """Return the parameters with nested `new` values in place of `values`, the content of `params`, and what differs.
+
+    `source` names the origin of `new` in errors. Raises UserError as `load` does.
+    """
     changes = list(changes_of(values, new, params, source))
     return validate(_with(values, changes), source=f"{params} with {source}"), changes
 

@@ -23,6 +23,7 @@ from ddpm.pipeline.settings import Retrain
 from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
 from ddpm.sampling.settings import Sample
+from ddpm.searching.settings import Search
 from ddpm.serving.settings import Serve, Watch
 from ddpm.settings import require, section, sentence_of
 from ddpm.tracking.settings import Tracking
@@ -50,6 +51,7 @@ class Params:
     promote: Promote
     canary: Canary
     retrain: Retrain
+    search: Search
     runtime: Runtime
     tracking: Tracking
     serve: Serve

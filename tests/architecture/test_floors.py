@@ -19,7 +19,7 @@ FLOORS = (
     {"model_file"},
     {"data", "generation", "training", "exchange"},
     {"measuring"},
-    {"planning", "calibrating"},
+    {"planning", "calibrating", "searching"},
     {"drifting"},
     {"promotion"},
     {"canary", "reporting"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"tracking"},
     {"params", "recipe_file"},
     {"overlay", "params_reference", "few_images"},
-    {"recipe_advice", "last_run"},
+    {"recipe_advice", "last_run", "search_space"},
     {"stages", "cli"},
 )
 ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring"}

@@ -94,6 +94,20 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_it_started(project: Pro
     assert bars <= 1 + seconds / dvc_stage.PROGRESS_SECONDS, "a progress bar is not to fill the log"
 
 
+def test_a_stage_is_stopped_for_the_reason_that_is_asked_for_while_it_runs(project: Project) -> None:
+    project.say("long")
+    run("validate")
+    lines: list[str] = []
+
+    def hopeless() -> str | None:
+        return "hopeless" if any(line.startswith("training:") for line in lines) else None
+
+    limits = {"timeout_seconds": None, "silent_seconds": None}
+    outcome = dvc_stage.run("train", force=False, report=lines.append, stop=hopeless, **limits)
+    assert outcome == dvc_stage.Outcome(False, "hopeless")
+    assert not project.stage_is_running()
+
+
 SILENCE = (
     "printed nothing for 4 seconds while no stage ran, so it was stopped; check that the disks of data.path and .dvc"
 )

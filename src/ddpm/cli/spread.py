@@ -20,7 +20,7 @@ STAGES = ("train", "sample", "evaluate")
 _OWN = {"models", "reports", "data", "params.yaml", "dvc.lock", ".state", ".git", ".dvc", "mlflow.db", "mlartifacts"}
 """What a training again has of its own, or must not see; everything else of the project is linked into its folder."""
 _NOT_MADE = {"data/generated"}
-_NO_RECIPE = ("data", "validate", "promote", "retrain", "runtime", "tracking", "serve")
+_NO_RECIPE = ("data", "validate", "promote", "canary", "retrain", "search", "runtime", "tracking", "serve", "watch")
 """Sections of params.yaml that determine neither a model nor its metrics but by the prepared data."""
 
 
@@ -39,7 +39,7 @@ def spread(args: argparse.Namespace) -> None:
     with claim("`ddpm spread`"):
         facts = read_facts(prepared)
         _require_made()
-        recipe = STATE / _fingerprint(params, facts.content_hash)
+        recipe = STATE / recipe_fingerprint(params, facts.content_hash)
         seeds = [params.train.seed + k for k in range(1, args.seeds + 1)]
         left = [seed for seed in seeds if not _is_done(recipe / f"seed-{seed}")]
         if left:
@@ -75,7 +75,7 @@ def _require_made() -> None:
                 raise UserError(f"{path} was not found; make it with `dvc repro {stage}`")
 
 
-def _fingerprint(params: "Params", data_hash: str) -> str:
+def recipe_fingerprint(params: "Params", data_hash: str) -> str:
     """Return a hash of what determines the metrics of a training but for its seed."""
     from ddpm.pipeline.dvc_yaml import code_of_stage
     from ddpm.settings import as_dict
@@ -96,7 +96,7 @@ def _require_recipe(folder: Path) -> None:
     from ddpm.params import load as load_params
 
     if (
-        _fingerprint(load_params(folder / "params.yaml"), read_facts(Path("data/prepared")).content_hash)
+        recipe_fingerprint(load_params(folder / "params.yaml"), read_facts(Path("data/prepared")).content_hash)
         != folder.parent.name
     ):
         shutil.rmtree(folder)

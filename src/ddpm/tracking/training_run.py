@@ -1,6 +1,7 @@
 """The MLflow run of a training: a new one, or that of a training that was killed."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ddpm.data.reading.dataset import Facts
 
 KEY_TAG = "training"
+TAGS_VARIABLE = "DDPM_RUN_TAGS"
+"""Environment variable with more tags of the runs that trainings start, as a JSON object: those of a search."""
 
 
 def start_run(
@@ -55,7 +58,7 @@ def start_run(
         tracker = MlflowTracker(client, previous, owner=True, unsent=unsent)
         answered(lambda: tracker.resume(previous))
     else:
-        tags = _origin(prepared, facts) | {KEY_TAG: key}
+        tags = _origin(prepared, facts) | {KEY_TAG: key} | json.loads(os.environ.get(TAGS_VARIABLE, "{}"))
         run = answered(lambda: client.create_run(experiment_id(client, experiment), tags=tags, run_name=name))
         tracker = MlflowTracker(client, run, owner=True, unsent=unsent)
         if run_id is not None:

@@ -1,0 +1,1 @@
+"""A search for better settings: its images, its working folder, and its study."""
