@@ -25,7 +25,8 @@ RESULTS = {
     "sampling": "Speed of sampling at equal FID",
     "samplers": "Samplers: FID against network evaluations",
     "preparation": "Speed of preparing images",
-    "methods": "Diffusion, VAE and GAN after equal time",
+    "methods": "Digits: diffusion, VAE and GAN after equal time",
+    "methods_mnist": "MNIST: diffusion, VAE and GAN after equal time",
     "coverage": "Coverage of the intervals",
     "gate": "How often the gate promotes",
 }
