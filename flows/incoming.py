@@ -66,8 +66,15 @@ def _look(params: Params, folder: Path, seconds: float | None) -> Incoming:
     sentence = f"drift: {found['sentence']}{_unless_of_champion(facts.content_hash)}"
     if settings.on_drift == "report":
         return Incoming(sentence, drifted=True, is_new=known is None)
+    usable = set(found["usable"])  # a file that cannot be used would be rejected from the data, every night again
     try:
-        taking.take(files, folder=folder, data=params.data, prepared=PREPARED, classes=facts.classes)
+        taking.take(
+            [file for file in files if file.sha256 in usable],
+            folder=folder,
+            data=params.data,
+            prepared=PREPARED,
+            classes=facts.classes,
+        )
     except UserError as error:
         return Incoming(f"{sentence}; no picture was taken into the data: {error}", drifted=True, is_new=known is None)
     return Incoming(sentence, drifted=True, is_new=known is None, in_data=True)

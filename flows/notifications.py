@@ -33,12 +33,15 @@ STATES = {
     "ddpm: a new champion": ("Completed: promoted",),
 }
 """By name of the automation: the states of a run about which it sends a message; a star stands for any rest."""
-_TEXT = "flow.name ~ ' ' ~ flow_run.name ~ ': ' ~ flow_run.state.name ~ '; ' ~ (flow_run.state.message or '')"
+_PLAIN = "flow.name ~ ' ' ~ flow_run.name ~ ': ' ~ flow_run.state.name ~ '; ' ~ (flow_run.state.message or '')"
+_TEXT = f"({_PLAIN}) | replace('&', '&amp;') | replace('<', '&lt;') | replace('>', '&gt;')"
+"""Without the links and mentions of Slack: a run's name may have words of an event, which anybody may have written."""
 PAYLOAD = "\n".join(
     (
         "{",
         f'"text": {{{{ ({_TEXT}) | tojson }}}},',
-        f'"content": {{{{ ({_TEXT}) | tojson }}}},',
+        f'"content": {{{{ ({_PLAIN}) | tojson }}}},',
+        '"allowed_mentions": {"parse": []},',
         '"flow": {{ flow.name | tojson }},',
         '"run": {{ flow_run.name | tojson }},',
         '"state": {{ flow_run.state.name | tojson }},',

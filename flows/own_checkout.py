@@ -104,7 +104,7 @@ def _kept(project: Path, *, base: str, end: End, linked: list[Path]) -> list[str
         if tip and registered and registered.version and registered.state_name() == "Completed: promoted":
             prefix = re.sub(r"[^A-Za-z0-9_-]+", "-", registered.version.name).strip("-") or "model"
             name = f"{prefix}-{registered.version.number}"
-            if ran and results_commit.tag(project, name, tip):
+            if results_commit.tag(project, name, tip):
                 said.append(f"the tag {name} brings this champion back: git checkout {name} && dvc pull")
             refs.append(f"refs/tags/{prefix}-*:refs/tags/{prefix}-*")
         if tip:

@@ -41,6 +41,7 @@ from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.pipeline.settings import Retrain
 from ddpm.redaction import redact_logs, redacted_output
+from ddpm.serving.connections import ImpatientProtocol
 
 GIT_SECRET, STORE_TOKEN = "DDPM_RELAY_GIT_SECRET", "DDPM_RELAY_STORE_TOKEN"
 DELIVERIES = Path(".state/relay.sqlite")
@@ -191,6 +192,7 @@ def _start(host: str, port: int) -> None:
         host=host,
         port=port,
         limit_concurrency=_AT_A_TIME,
+        http=ImpatientProtocol,  # also ends connections that send nothing
         access_log=False,
         log_level="warning",
         server_header=False,

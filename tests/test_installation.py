@@ -157,9 +157,9 @@ def imported(folder: str) -> set[str]:
 def pipeline(hidden_from: Callable[[Iterable[str]], str]) -> Callable[[str], None]:
     """Runs a line of Python for every `name` that src/ddpm or flows import, where only the extra is installed.
 
-    peft is in an extra of its own.
+    peft and optuna are in extras of their own.
     """
-    hidden, names = hidden_from(PIPELINE), sorted((imported("src/ddpm") | imported("flows")) - {"peft"})
+    hidden, names = hidden_from(PIPELINE), sorted((imported("src/ddpm") | imported("flows")) - {"peft", "optuna"})
     assert {"pytest", "diffusers", "moto"} <= set(hidden.split(","))
     assert {"mlflow", "prefect", "torch"} <= set(names)
 

@@ -268,6 +268,7 @@ class Team:
         """What the container sees, and where it is here: mounted files and folders, volumes, and files of the image."""
         found = [(f"/opt/{path.name}", path) for path in DEPLOY.glob("*.py")]
         mounts = [mount.removesuffix(":ro").split(":") for mount in self.services[name].get("volumes", [])]
+        mounts = [mount for mount in mounts if mount[0] != "/dev/null"]  # hides a file, which here is elsewhere
         for source, inside in mounts:
             if not (DEPLOY / source).is_file():
                 found.append((inside, self.project if source == ".." else self.volume(source.removeprefix("./"))))

@@ -132,7 +132,7 @@ def test_the_page_of_the_server_itself_asks_with_a_token_and_where_it_came_from(
     token = json.loads(ask(prefect, "/api/csrf-token?client=page")[1])["token"]
     sent = {"Content_Type": "application/json", "Prefect_Csrf_Token": token, "Prefect_Csrf_Client": "page"}
     status, said, _ = ask(prefect, "/api/flows/count", method="POST", Origin=prefect.address, **sent)
-    assert (status, json.loads(said)) == (200, 2), "retrain and approve"
+    assert (status, json.loads(said)) == (200, 3), "retrain, approve and search"
 
 
 def assert_said_everywhere(prefect: Prefect, run: Any, end: str, words: str) -> None:

@@ -49,6 +49,8 @@ class Drift:
     new: int
     """New files in the folder."""
     rejected: dict[str, int] = field(default_factory=dict)
+    usable: tuple[str, ...] = ()
+    """The sha256 of each file that was compared."""
     """Number of files that were looked at and cannot be used, by reason."""
 
     def sentence(self) -> str:
@@ -70,6 +72,7 @@ class Drift:
             "reference": len(self.reference.sample),
             "new": self.new,
             "rejected": self.rejected,
+            "usable": list(self.usable),
             "sentence": self.sentence(),
             "compared": {
                 each.name: {"value": each.value, "threshold": each.threshold, "p": each.p, "drifted": each.drifted}
@@ -129,6 +132,7 @@ def measure(
         Set(held_out, images[np.sort(unlike_incoming)]),
         new=len(files),
         rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        usable=tuple(file.sha256 for file in usable),
     )
 
 

@@ -64,7 +64,7 @@ def bring(project: Path, *, commit: str, results_of: str | None) -> None:
 def link_inputs(project: Path, inputs: Iterable[Path]) -> list[Path]:
     """Put links to the project's inputs in place of the checkout's; return those that there are, relative to both.
 
-    Raises UserError for a relative path that leaves the project.
+    Raises UserError for a relative path that leaves the project, also by a link above it.
     """
     linked = []
     for path in inputs:
@@ -77,6 +77,8 @@ def link_inputs(project: Path, inputs: Iterable[Path]) -> list[Path]:
             )
         if (project / path).exists():
             linked.append(path)
+    # What lies inside another input is there by that one's link.
+    linked = [path for path in dict.fromkeys(linked) if not set(path.parents) & set(linked)]
     write_json(_LINKED, {"paths": [str(path) for path in linked]})
     for path in linked:
         _remove(path)
@@ -158,7 +160,15 @@ def _unlink_inputs() -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a link or a copy in the checkout; what a link points to stays."""
+    """Remove a link or a copy in the checkout; what a link points to stays.
+
+    Raises UserError if a folder above it is a link that leads out of the checkout, where the person's own files are.
+    """
+    if not path.parent.resolve().is_relative_to(Path.cwd().resolve()):
+        raise UserError(
+            f"{path.parent} is a link that leads out of the checkout below {FOLDER}, so {path} was left alone; name "
+            "the place that the link leads to in params.yaml, or set retrain.commit to none"
+        )
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

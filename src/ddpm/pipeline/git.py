@@ -22,7 +22,8 @@ def git(*words: str, folder: Path, **environment: str) -> str:
             env=plain | quiet | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",  # names of files may be other bytes
             timeout=_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,6 +1,6 @@
 """A version that waits for a person: until when it may be approved, and what a person's yes or no does.
 
-At most one version waits: the newest one has the alias CHALLENGER. It was compared with one champion, so an approval
+At most one version waits: the one that the gate decided about last has the alias CHALLENGER. It was compared with one champion, so an approval
 holds only while that one is the champion.
 """
 
@@ -121,9 +121,16 @@ def last_moment(candidate: Version, against: str | None, *, days: float, at: dat
     tags = candidate.tags
     if tags.get("decision") == "pending" and tags.get("decided_against") == (against or "none"):
         until = tags.get(APPROVE_UNTIL)
-        if until is not None:
+        if until is not None and not _is_past(until, at):
             return until
     return (at + timedelta(days=days)).isoformat(timespec="seconds")
+
+
+def _is_past(until: str, at: datetime) -> bool:
+    try:
+        return at > datetime.fromisoformat(until)
+    except (TypeError, ValueError):  # a time that cannot be read, or without a zone
+        return True
 
 
 def now() -> datetime:

@@ -61,7 +61,8 @@ def rollback(registry: Registry, *, reason: str, by: str | None = None, only: st
     """
     name = registry.name
     with registry.alone() as change:
-        if (finished := change.resume(action="rollback")) is not None:
+        finished = change.resume(action="rollback")
+        if finished is not None and only in (None, finished.previous):
             return finished
         known = {found.number: found for found in registry.versions()}
         current = change.champion()

@@ -222,16 +222,20 @@ def _write(
 ) -> None:
     """Write the decision to the registry.
 
-    Raise UserError, and write nothing, if the champion changed since the decision began.
+    Raise UserError, and write nothing, if the champion changed or a person said no since the decision began.
     """
     before = None if current is None else current.number
+    again = "dvc repro register" if asked is None else reconsider_command(registry.name, candidate.number)
     with registry.alone() as change:
         present = change.champion()
         if present != before:
             raise UserError(
                 f"the champion of {registry.name} changed from {before} to {present} while version {candidate.number} "
-                "was judged; judge it again with `dvc repro register`"
+                f"was judged; judge it again with `{again}`"
             )
+        fresh = version(registry, candidate.number)
+        if asked is None and (no := _person_said_no(fresh, change.history(), change.rulings())):
+            raise UserError(f"a person decided about version {candidate.number} while it was judged: {no}")
         if judged.decision is not None:
             registry.keep_decision(candidate.number, judged.decision.to_json())
         elif DECISION in candidate.tags:  # that of an earlier judgement must not stand beside these reasons

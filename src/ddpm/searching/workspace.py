@@ -116,14 +116,15 @@ _DVC = (sys.executable, "-m", "dvc")
 
 def _run(*words: str, folder: Path | None = None, text: str | None = None) -> str:
     environment = {"DVC_NO_ANALYTICS": "1"} | os.environ
-    done = subprocess.run(words, cwd=folder, env=environment, input=text, capture_output=True, text=True)
+    given = None if text is None else text.encode("utf-8", "surrogateescape")  # bytes: a patch keeps its line ends
+    done = subprocess.run(words, cwd=folder, env=environment, input=given, capture_output=True)
     if done.returncode:
         command = " ".join(["dvc", *words[3:]] if words[: len(_DVC)] == _DVC else words)
-        said = redacted(" ".join((done.stderr or done.stdout).split()))[-500:]
+        said = redacted(" ".join((done.stderr or done.stdout).decode("utf-8", "replace").split()))[-500:]
         raise UserError(
             f"`{command}` in {folder or Path.cwd()} failed ({said}); correct that and start the search again"
         )
-    return done.stdout
+    return done.stdout.decode("utf-8", "surrogateescape")
 
 
 def _link(source: str, to: str) -> str:

@@ -130,9 +130,10 @@ class Answering:
         self.model, self._budget = model, budget
         self.identity = vars(identity or Identity()) | {"sha256": model.sha256}
         """The fields name, version and sha256 (of the model file), which every answer has under `model`."""
-        self.drew: Callable[[Tensor, Tensor | None, float], None] | None = None
-        """Told the images, uint8 [N,C,H,W], their labels and the seconds of every request for new images by the model's
-        own recipe."""
+        self.drew: Callable[[Tensor, Tensor | None, float | None], None] | None = None
+        """Told the images, uint8 [N,C,H,W], and their labels of every request for new images by the model's own recipe
+        and a seed that was drawn here: who chooses seeds could choose what is measured. With the seconds that it took;
+        None if other calls were running beside it."""
         model.network.register_forward_pre_hook(_require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
@@ -148,7 +149,10 @@ class Answering:
             requests = self._completed(inputs)
             needed = sum(work(request, self.model) for request in requests)
             with nullcontext() if self._budget is None else self._budget.admitted(needed):
-                return [self._answer(request) for request in requests]
+                return [
+                    self._answer(request, needed=needed, has_own_seed=fields.get("seed") is None)
+                    for request, fields in zip(requests, inputs, strict=True)
+                ]
         except RefusedError:
             raise
         except NotFiniteError as error:
@@ -188,7 +192,7 @@ class Answering:
             )
         return requests
 
-    def _answer(self, request: SampleRequest | PictureRequest) -> dict[str, Any]:
+    def _answer(self, request: SampleRequest | PictureRequest, *, needed: int, has_own_seed: bool) -> dict[str, Any]:
         model, more = self.model, {}
         if isinstance(request, PictureRequest):
             images, fields = picture_request.draw(model, request), picture_request.described(request, model)
@@ -200,8 +204,10 @@ class Answering:
             else:
                 began = time.monotonic()
                 images = sample_request.draw(model, request)
-                if self.drew is not None and request.recipe == recipe_of(model):
-                    self.drew(images, sample_request.labels_of(request, model), time.monotonic() - began)
+                seconds = time.monotonic() - began
+                if self.drew is not None and has_own_seed and request.recipe == recipe_of(model):
+                    is_alone = self._budget is None or self._budget.work == needed
+                    self.drew(images, sample_request.labels_of(request, model), seconds if is_alone else None)
         return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}
 
 

@@ -81,8 +81,6 @@ class Server:
             body.forget()
         if scope["path"] == _CALLS:
             self._metrics.called(status, time.monotonic() - began)
-            if self._models.current.watching is not None:
-                self._models.current.watching.answered(status)
         named = _HEADERS | {"content-type": answer.kind, "content-length": str(len(answer.content))} | answer.headers
         headers = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -145,7 +143,15 @@ class Server:
     def _predictions(self, content: bytes, call: Call) -> bytes:
         message = _message(content)
         with self._models.named(message.get("version"), call) as served:
-            answer: dict[str, Any] = {"predictions": served.answering.answers(message["inputs"], call)}
+            status = 200
+            try:
+                answer: dict[str, Any] = {"predictions": served.answering.answers(message["inputs"], call)}
+            except RefusedError as refused:
+                status = refused.status
+                raise
+            finally:
+                if served.watching is not None:
+                    served.watching.answered(status)
         notice = self._models.notice
         return json.dumps(answer | ({} if notice is None else {"notice": notice})).encode()
 

@@ -10,6 +10,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,7 @@ class Watching:
 
     def __init__(self, record: Record, limits: Watch, device: torch.device, report: Callable[[Crossing], None]) -> None:
         self._record, self._limits, self._device, self._report = record, limits, device, report
-        self._queue: queue.Queue[tuple[Tensor, Tensor | None, float] | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[tuple[Tensor, Tensor | None] | None] = queue.Queue(_WAITING)
         self._features: deque[np.ndarray] = deque(maxlen=limits.images)
         self._labels: deque[int] = deque(maxlen=limits.images)
         self._new = 0
@@ -67,22 +68,30 @@ class Watching:
         """The last one measured."""
         self.looked_at = 0
         """Images whose features were computed."""
+        self._ended = False
         self._thread = threading.Thread(target=self._look_for_ever, daemon=True, name="watch")
         self._thread.start()
 
-    def drew(self, images: Tensor, labels: Tensor | None, seconds: float) -> None:
-        """Look at these images, uint8 [N,C,H,W], later, or at none of them: only a share of the answers counts."""
-        self._seconds.append(seconds / len(images))
-        self._require_speed()
+    def drew(self, images: Tensor, labels: Tensor | None, seconds: float | None) -> None:
+        """Look at these images, uint8 [N,C,H,W], later, or at none of them: only a share of the answers counts.
+
+        `seconds` is None if other calls ran beside this one, whose time then says nothing about the version.
+        """
+        if seconds is not None:
+            self._seconds.append(seconds / len(images))
+            self._require_speed()
         if random.random() < self._limits.share:
             try:
-                self._queue.put_nowait((images, labels, seconds))
+                self._queue.put_nowait((images, labels))
             except queue.Full:
                 return
 
     def answered(self, status: int) -> None:
-        """Count the outcome of a call, by its HTTP status: 500 and above are errors of the server."""
-        self._failed.append(status >= 500)
+        """Count the outcome of a call of this version, by its HTTP status: 500 is an error of the version.
+
+        Other numbers above 500 are not: a client that asks for long work can run into the limit of time.
+        """
+        self._failed.append(status == 500)
         share = sum(self._failed) / len(self._failed)
         if len(self._failed) >= _FEWEST_CALLS and share > self._limits.max_error_share:
             self._cross(
@@ -92,8 +101,10 @@ class Watching:
             )
 
     def end(self) -> None:
-        """Look at nothing more."""
-        self._queue.put(None)
+        """Look at nothing more. Never waits, because the thread that looks may have ended."""
+        self._ended = True
+        with suppress(queue.Full):  # what takes an answer from a full queue sees _ended next
+            self._queue.put_nowait(None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -124,9 +135,9 @@ class Watching:
             )
 
     def _look_for_ever(self) -> None:
-        while (answer := self._queue.get()) is not None:
+        while (answer := self._queue.get()) is not None and not self._ended:
             try:
-                self._look(*answer[:2])
+                self._look(*answer)
             except UserError as error:  # as weights of the extractor that are missing here
                 logging.getLogger(__name__).warning("answers are not watched: %s", error)
                 return
