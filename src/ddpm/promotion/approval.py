@@ -1,7 +1,7 @@
 """A version that waits for a person: until when it may be approved, and what a person's yes or no does.
 
-At most one version waits: the one that the gate decided about last has the alias CHALLENGER. It was compared with one champion, so an approval
-holds only while that one is the champion.
+At most one version waits: the one that the gate decided about last has the alias CHALLENGER. It was compared with one
+champion, so an approval holds only while that one is the champion.
 """
 
 from collections.abc import Iterable, Sequence
