@@ -169,3 +169,32 @@ def test_an_address_with_a_password_is_not_printed(edited: Path) -> None:
         results_commit.push(edited, ["retraining"], lambda sentence: None)
     assert "top-secret-9" not in str(error.value)
     assert "git push" in str(error.value)
+
+
+def test_pictures_behind_a_link_that_git_tracks_are_never_removed(edited: Path) -> None:
+    outside = edited.parent / "disk"
+    (edited / "data").rename(outside)
+    (edited / "data").symlink_to(outside)
+    run(edited, "git", "rm", "-rq", "--cached", "data")
+    run(edited, "git", "add", "data")
+    run(edited, "git", "commit", "-qm", "the data are on another disk")
+    with pytest.raises(UserError, match=r"data is a link that leads out of the checkout .* left alone"):
+        retrained(edited, tag="ddpm-1")
+    assert (outside / "raw/one.txt").read_text() == "one "
+
+
+def test_a_file_inside_another_input_is_reached_by_that_one_and_stays(edited: Path) -> None:
+    (edited / "data/raw/weights.pth").write_text("weights")
+    folder = checkout.place(edited)
+    assert folder is not None
+    with checkout.entered(edited, folder):
+        checkout.bring(edited, commit=head(edited), results_of=None)
+        linked = checkout.link_inputs(edited, [Path("data/raw"), Path("data/raw/weights.pth")])
+        assert linked == [Path("data/raw")]
+        assert Path("data/raw/weights.pth").read_text() == "weights"
+    assert (edited / "data/raw/weights.pth").read_text() == "weights"
+
+
+def test_a_name_that_is_not_utf_8_is_an_uncommitted_file_as_another(edited: Path) -> None:
+    Path(os.fsdecode(b"caf\xe9.txt")).write_text("latin")
+    assert any(name.startswith("caf") for name in checkout.uncommitted(edited))

@@ -168,6 +168,26 @@ def test_a_version_that_is_judged_again_while_it_waits_gets_no_more_time(registr
     assert version(registry, "2").tags[APPROVE_UNTIL] == "2999-01-01T00:00:00+00:00"
 
 
+def test_a_no_that_comes_while_the_gate_judges_stands(registry: RegistryInMemory) -> None:
+    champion_and_waiting(registry, 8.0)
+
+    def begin(_: Path, __: Path | None) -> FixedContest:
+        approval.reject(registry, "2", reason="blurred eights", by="Ann")
+        return FixedContest(record(8.0), record(16.0))
+
+    with pytest.raises(UserError, match=r"a person decided about version 2 while it was judged: Ann rejected it"):
+        judge(version(registry, "2"), registry, rules=promote(), begin=begin, folder=Path("unused"))
+    assert (registry.champion(), decision(registry, "2")) == ("1", "rejected")
+
+
+def test_a_version_that_is_reconsidered_after_its_time_waits_for_a_new_one(registry: RegistryInMemory) -> None:
+    champion_and_waiting(registry, 8.0)
+    let_expire(registry, "2")
+    again = judged(registry, version(registry, "2"), asked=Asked("Bob", "I was away"), approval="ask")
+    assert (again.verdict, decision(registry, "2")) == ("pending", "pending")
+    assert approval.approve(registry, "2", reason="sharp", by="Bob").version == "2"
+
+
 def test_the_time_to_approve_is_that_of_the_setting(registry: RegistryInMemory) -> None:
     champion_and_waiting(registry)
     before = datetime.now(UTC)

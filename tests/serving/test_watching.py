@@ -70,14 +70,14 @@ def test_a_champion_that_draws_as_before_crosses_nothing_and_one_that_changed_is
     watching = Watching(Record(kept.read(files.kept["2"]), None), LIMITS, torch.device("cpu"), crossings.append)
     model.drew = watching.drew
     with running(models) as site:
-        for seed in range(8):
-            site.prediction(number=16, seed=seed)
+        for _ in range(8):
+            site.prediction(number=16)
         wait_for(lambda: watching.drift)
         assert crossings == []
         hook = model.model.network.register_forward_hook(lambda module, given, out: -out)
-        for seed in range(12):
-            site.prediction(number=16, seed=seed)
-            wait_for(lambda: watching.looked_at >= 16 * (seed + 9))  # noqa: B023
+        for call in range(12):
+            site.prediction(number=16)
+            wait_for(lambda: watching.looked_at >= 16 * (call + 9))  # noqa: B023
         wait_for(lambda: crossings)
         hook.remove()
     assert [crossing.limit for crossing in crossings] == ["watch.max_distance"]
@@ -94,7 +94,8 @@ def test_pictures_that_people_send_and_other_settings_are_not_looked_at(files: F
         site.prediction(task="edit", image=picture(), steps=2)
         site.prediction(steps=3)
         site.prediction(frames=2)
-        assert seen == []
+        site.prediction(number=3, seed=1)
+        assert seen == [], "who chooses the seeds could choose what is measured"
         site.prediction(number=3)
     assert seen == [3]
 
@@ -109,6 +110,16 @@ def test_errors_and_slow_answers_cross_their_limits() -> None:
     wait_for(lambda: len(crossings) == 2)
     assert {crossing.limit for crossing in crossings} == {"watch.max_error_share", "watch.max_slower"}
     watching.end()
+
+
+def test_a_watch_whose_extractor_cannot_be_read_ends_although_more_answers_wait() -> None:
+    watching = Watching(Record(known(), None), LIMITS, torch.device("cpu"), lambda crossing: None)
+    for _ in range(100):
+        watching.drew(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, None)
+    end = threading.Thread(target=watching.end, daemon=True)
+    end.start()
+    end.join(10)
+    assert not end.is_alive()
 
 
 def test_a_share_of_zero_watches_nothing(files: Files) -> None:
