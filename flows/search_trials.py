@@ -170,7 +170,7 @@ class Trials:
         """Record the best settings and their model as a DVC experiment of the project."""
         folder = (self.folder / CANDIDATE).absolute()
         _write_params(folder, self._best_values())
-        workspace.save(folder, f"{self.name}-{CANDIDATE}", stages)
+        workspace.save(folder, f"{self.name}-{CANDIDATE}", stages, report=get_run_logger().info)
 
     def _fingerprint(self) -> str:
         facts = read_facts(PREPARED)
@@ -235,7 +235,8 @@ class Trials:
 
     def _save(self, number: int, values: dict[str, Any], stages: tuple[str, ...]) -> None:
         _write_params(self.clone, values)
-        workspace.save(self.clone, f"{self.name}-trial-{number}", list(stages))
+        name = f"{self.name}-trial-{number}"
+        workspace.save(self.clone, name, list(stages), report=get_run_logger().info)
 
     def _tell(self, trial: "Trial", value: float | None, state: str) -> None:
         from optuna.trial import TrialState

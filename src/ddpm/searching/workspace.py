@@ -8,11 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ddpm.errors import UserError
+from ddpm.pipeline import running_list
 from ddpm.redaction import redacted
 from ddpm.yaml_file import read as read_yaml
 
@@ -101,12 +104,14 @@ def clear(folder: Path, stages: list[str]) -> None:
         shutil.copyfile("dvc.lock", folder / "dvc.lock")
 
 
-def save(folder: Path, name: str, stages: list[str]) -> None:
+def save(folder: Path, name: str, stages: list[str], *, report: Callable[[str], None]) -> None:
     """Record the clone's params.yaml, and what these stages made, as a DVC experiment of the project.
 
-    An experiment of this name is replaced.
+    An experiment of this name is replaced. `report` is told what a killed dvc left and was removed.
     """
-    _run(*_DVC, "exp", "save", "--quiet", "--force", "--name", name, *stages, folder=folder)
+    with chdir(folder):
+        running_list.mend(report)  # a training that was stopped leaves locks of its dvc
+    _run(*_DVC, "exp", "save", "--force", "--name", name, *stages, folder=folder)
     refs = _run("git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}", folder=folder).split()
     _run("git", "fetch", "--quiet", "--no-tags", str(folder), *(f"+{ref}:{ref}" for ref in refs))
 
