@@ -228,7 +228,13 @@ class Trials:
     def _stopped(self, trial: "Trial", values: dict[str, Any], why: str) -> State:
         """Record a trial that has no metrics because it was stopped, or could not be trained."""
         workspace.clear(self.clone, list(STAGES))
-        self._save(trial.number, values, ("configure",))
+        _write_params(self.clone, values)
+        with chdir(self.clone):  # DVC keeps an experiment of a stage that has run
+            made = dvc_stage.run("configure", force=True, timeout_seconds=None, report=get_run_logger().info)
+        if made.ok:
+            self._save(trial.number, values, ("configure",))
+        else:
+            get_run_logger().warning(f"trial {trial.number} is no DVC experiment: {made.message}")
         self.run.end_trial(trial.number, "pruned")
         self._tell(trial, None, "pruned")
         return Completed(name="Stopped", message=f"trial {trial.number}: {why}")
