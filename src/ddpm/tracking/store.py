@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 60.0
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 """How long to wait for an answer of the store. MLflow itself waits for several minutes."""
 _MAKING_SECONDS = 600.0
 """How long to wait for a new database of the project: a few seconds of work, but minutes on a busy slow disk."""
@@ -84,11 +85,24 @@ def connect(*, make: bool = False) -> "MlflowClient":
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def connected() -> MlflowClient:
+        if uri.startswith(_DATABASE_SERVERS):
+            _ask_database(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
 
     return answered(connected, seconds=_MAKING_SECONDS if is_new else None)
+
+
+def _ask_database(uri: str) -> None:
+    """Connect once to the database. MLflow itself would try ten times, for 100 seconds, if nobody listens there."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def answered(call: Callable[[], T], *, seconds: float | None = None) -> T:
