@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 60.0
-_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 """How long to wait for an answer of the store. MLflow itself waits for several minutes."""
 _MAKING_SECONDS = 600.0
 """How long to wait for a new database of the project: a few seconds of work, but minutes on a busy slow disk."""
+
+
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 
 
 def project() -> Path:
