@@ -81,8 +81,8 @@ class RegistryInMemory:
     def keep_file(self, number: str, file: Path) -> None:
         self.kept[number] = file
 
-    def kept_file(self, version: Version, folder: Path) -> Path | None:
-        return self.kept.get(version.number)
+    def kept_file(self, number: str, folder: Path) -> Path | None:
+        return self.kept.get(number)
 
     def download(self, version: Version, folder: Path) -> Path:
         if version.number in self.lost:

@@ -141,6 +141,7 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     said = capsys.readouterr().out
     assert "ddpm version 1 is the champion now" in said
     assert "there is no champion to compare with" in said
+    assert "canary: 8 of 8 kept pictures were drawn again bit for bit" in said
     first = registry.version(REGISTRY, "1")
     assert (first.tags["channels"], first.tags["size"]) == ("1", "8")
     assert len(first.origin()["classes"]) == 10

@@ -40,7 +40,7 @@ class Examination:
         print(f"serving version {version.number} in a process of its own, to look at its answers", flush=True)
         try:
             with tempfile.TemporaryDirectory() as folder:
-                file = registry.kept_file(version, Path(folder))
+                file = registry.kept_file(version.number, Path(folder))
                 return self._examined(registry.name, version.number, None if file is None else kept.read(file))
         except UserError as error:
             return Examined(failures=(f"canary: {error}",))

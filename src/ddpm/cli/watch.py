@@ -40,7 +40,7 @@ def watch_of(
         log = logging.getLogger(__name__)
         try:
             with tempfile.TemporaryDirectory() as folder:
-                file = registry.kept_file(version, Path(folder))
+                file = registry.kept_file(version.number, Path(folder))
                 known = None if file is None else kept.read(file)
             seconds = version.canary().get("figures", {}).get("seconds_of_one_image")
         except UserError as error:

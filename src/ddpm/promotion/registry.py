@@ -172,7 +172,7 @@ class Registry(Protocol):
     def keep_file(self, number: str, file: Path) -> None:
         """Store this file with the version, to compare its answers with, in place of an earlier one."""
 
-    def kept_file(self, version: Version, folder: Path) -> Path | None:
+    def kept_file(self, number: str, folder: Path) -> Path | None:
         """Return the path of that file, in `folder` or elsewhere; None if the version has none.
 
         Raise UserError if it is lost or changed.

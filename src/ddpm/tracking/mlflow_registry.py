@@ -141,10 +141,9 @@ class MlflowRegistry:
             name = documents.write_file(client, version(self, number).tags["model_id"], file)
             set_tags(client, self.name, number, {KEPT: name})
 
-    def kept_file(self, version: Version, folder: Path) -> Path | None:
-        if KEPT not in version.tags:
-            return None
-        return documents.read_file(version.name, version.number, version.tags[KEPT], folder)
+    def kept_file(self, number: str, folder: Path) -> Path | None:
+        tags = version(self, number).tags
+        return documents.read_file(self.name, number, tags[KEPT], folder) if KEPT in tags else None
 
     @staticmethod
     def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:
