@@ -2,10 +2,10 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ddpm.cli.arguments import Commands, add_device, add_name
 from ddpm.cli.model import load_version, registered_name
 from ddpm.cli.registry import canary_here
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ddpm.measuring.contest import PairedContest
 
 
-def add_commands(command: Callable[..., argparse.ArgumentParser], add_name: Any, add_device: Any) -> None:
-    """Add both commands to the parser; the arguments are the functions by which it makes commands and options."""
+def add_commands(commands: Commands) -> None:
+    """Add approve and reconsider."""
     asked = add_name(
-        command(
+        commands.add(
             approve,
             "approve or reject a version that waits for a person",
             'ddpm approve 4 --reason "looked at the samples"',
@@ -29,7 +29,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser], add_name: Any,
     )
 
     again = add_name(
-        command(
+        commands.add(
             reconsider,
             "put a version before the gate again",
             'ddpm reconsider 4 --reason "the camera was broken, not the model"',
