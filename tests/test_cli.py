@@ -27,7 +27,7 @@ REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "page", "import-unet", "export-unet", "configure", "explain", "look", "plan")
-COMMANDS += ("history", "compare", "doctor", "spread", "gate", "drift", "approve", "reconsider")
+COMMANDS += ("history", "compare", "doctor", "spread", "gate", "drift", "approve", "reconsider", "sign", "verify")
 
 
 def record(fid: float) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ddpm.sampling.settings import Sample
 from ddpm.searching.settings import Search
 from ddpm.serving.settings import Serve, Watch
 from ddpm.settings import require, section, sentence_of
+from ddpm.signing.settings import Signing
 from ddpm.tracking.settings import Tracking
 from ddpm.training.settings import Train
 
@@ -56,6 +57,7 @@ class Params:
     tracking: Tracking
     serve: Serve
     watch: Watch
+    signing: Signing
 
     def __post_init__(self) -> None:
         unread = unread_settings.refused(self)

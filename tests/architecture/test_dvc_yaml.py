@@ -32,15 +32,16 @@ NO_RESULT = {
     "reporting",
     "serving",
     "settings",
+    "signing",
     "tracker",
     "tracking",
     "yaml_file",
 }
 # The registry is the result of the stage that writes to it, and a page that of the stage that writes it.
-RESULT_OF = {"register": {"tracking", "reporting"}, "report": {"reporting"}}
+RESULT_OF = {"register": {"tracking", "reporting", "signing"}, "report": {"reporting"}}
 # Pictures and FID of a training that only MLflow shows: editing them must not train anew.
 SHOWN_ONLY = {"train": {"generation", "measuring"}}
-NO_RESULT_SECTIONS = {"retrain", "runtime", "search", "serve", "tracking", "watch"}
+NO_RESULT_SECTIONS = {"retrain", "runtime", "search", "serve", "signing", "tracking", "watch"}
 # A champion that has moved reruns no training that started from the former one, nor does the name of its model.
 # Stage `prepare` compares the number of images with limits of later stages only to warn early.
 # What `train` measures while it trains changes no result.

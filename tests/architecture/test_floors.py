@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "ddpm"
 # From the ground up; a module may import its own room and anything on a lower floor.
 FLOORS = (
     {"errors", "files", "redaction", "seeding", "images", "yaml_file", "unread_settings", "settings", "tracker"},
-    {"compute", "diffusion", "networks", "rendering"},
+    {"compute", "diffusion", "networks", "rendering", "signing"},
     {"sampling", "model_spec", "pipeline"},
     {"model_file"},
     {"data", "generation", "training", "exchange"},
@@ -30,7 +30,7 @@ FLOORS = (
     {"recipe_advice", "last_run", "search_space"},
     {"stages", "cli"},
 )
-ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring"}
+ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring", "model_signing": "signing"}
 # MLflow runs pyfunc_model.py itself, and writes the folder around it.
 GUESTS = {"serving/pyfunc_model.py": "mlflow", "serving/served_folder.py": "mlflow"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from fixed_contest import FixedContest, promote
+from keys import key_pair
 from shelf import REGISTRY, Shelf
 from versions_to_serve import register
 from waiting import HANG_SECONDS
@@ -17,6 +18,7 @@ from ddpm.canary.examine import Examination
 from ddpm.params import load as load_params
 from ddpm.promotion import registry
 from ddpm.promotion.judge import judge
+from ddpm.signing.signature import PrivateKey
 
 
 @pytest.fixture
@@ -87,6 +89,30 @@ def test_a_person_s_promotion_is_refused_by_the_canary_with_the_way_to_skip_it(
     assert "version 1 of ddpm does not become champion: canary: 8 of 8 pictures differ" in said
     assert "--skip-canary`" in said
     assert shelf.champion() is None
+
+
+def test_one_that_nobody_signed_is_kept_where_a_signature_is_asked_for(shelf: Shelf) -> None:
+    register(shelf, 0)
+    keys = key_pair(shelf.project, "ours")
+    asked = "verify_key: null"
+    assert asked in Path("params.yaml").read_text()
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace(asked, f"verify_key: {keys.public}"))
+    verdict, reasons = judged(shelf, "1")
+    assert (verdict, shelf.champion()) == ("kept", None)
+    assert "error: version 1 of ddpm has no signature" in reasons[-1]
+    assert registry.version(REGISTRY, "1").canary()["outcome"] == "failed"
+
+
+@pytest.mark.slow
+def test_one_that_is_signed_passes_where_a_signature_is_asked_for(shelf: Shelf) -> None:
+    register(shelf, 0)
+    keys = key_pair(shelf.project, "ours")
+    REGISTRY.sign("1", PrivateKey(keys.private))
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("verify_key: null", f"verify_key: {keys.public}")
+    )
+    verdict, reasons = judged(shelf, "1")
+    assert (verdict, shelf.champion()) == ("promoted", "1"), reasons
 
 
 @pytest.mark.slow

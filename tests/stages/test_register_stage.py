@@ -13,6 +13,7 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
+from keys import key_pair
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -21,6 +22,7 @@ from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.promotion import commands, registry
+from ddpm.signing.signature import KEY_VARIABLE, PASSWORD_VARIABLE
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
 from ddpm.stages.stage import Stage
@@ -220,6 +222,23 @@ def test_a_version_that_was_rolled_back_is_reconsidered_by_command(
     assert decided["decision"] in ("promoted", "kept")
     last = REGISTRY.history()[-1] if decided["decision"] == "promoted" else REGISTRY.rulings()[-1]
     assert (last.version, last.by) == ("2", "gate, asked by Ann")
+
+
+def test_a_version_is_signed_when_it_is_registered_and_again_if_it_is_registered_again(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = key_pair(tmp_path, "ours", password="open sesame")
+    monkeypatch.setenv(KEY_VARIABLE, str(keys.private))
+    monkeypatch.setenv(PASSWORD_VARIABLE, "open sesame")
+    pipeline.train(0)
+    pipeline.register()
+    version = registry.version(REGISTRY, "1")
+    signed = REGISTRY.verify(version, keys.public)
+    assert {"artifacts/model.safetensors", "README.md", "metrics.json", "origin.json", "kept.safetensors"} < set(signed)
+    monkeypatch.delenv(KEY_VARIABLE)
+    capsys.readouterr()
+    pipeline.register()
+    assert "version 1 was signed before and is registered again, but DDPM_SIGNING_KEY" in capsys.readouterr().out
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:

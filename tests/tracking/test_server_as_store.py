@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from keys import key_pair
 from mlflow import MlflowClient
 from mlflow_server import Server
 from PIL import Image
@@ -17,6 +18,7 @@ from waiting import HANG_SECONDS, wait_for
 
 from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
+from ddpm.signing.signature import PrivateKey
 from ddpm.tracker import finishing
 from ddpm.tracking import run_tracker
 from ddpm.tracking import store as store_module
@@ -199,5 +201,17 @@ def test_a_server_by_its_uri_holds_run_pictures_model_and_champion(
     assert REGISTRY.download(champion, project / "down").read_bytes() == (project / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="has no version 9 at http"):
         registry.version(REGISTRY, "9")
+
+    keys = key_pair(project, "ours")
+    signed = ["README.md", "artifacts/model.safetensors", "metrics.json", "version.json"]
+    assert REGISTRY.sign("1", PrivateKey(keys.private)) == signed
+    ours, champion = MlflowRegistry("ddpm", verify_key=keys.public), registry.version(REGISTRY, "1")
+    (project / "verified").mkdir()
+    given = ours.download(champion, project / "verified")
+    assert given.read_bytes() == (project / "model.safetensors").read_bytes()
+    (project / "README.md").write_text("another card")
+    tracker.client.log_model_artifact(model_id, str(project / "README.md"))
+    with pytest.raises(UserError, match=r"signed: changed: README\.md; restore"):
+        ours.verify(champion, keys.public)
     for name in ("mlflow.db", "mlartifacts", ".state"):
         assert not (project / name).exists()

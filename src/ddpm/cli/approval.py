@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpm.cli.arguments import Commands, add_device, add_name
-from ddpm.cli.model import load_version, registered_name
+from ddpm.cli.model import load_version, registered_name, registry_of
 from ddpm.cli.registry import canary_here
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def add_commands(commands: Commands) -> None:
 def approve(args: argparse.Namespace) -> None:
     """Approve a version that waits for a person, or reject it."""
     from ddpm.promotion import approval
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    registry = MlflowRegistry(registered_name(args))
+    registry = registry_of(registered_name(args))
     if args.reject:
         approval.reject(registry, args.number, reason=args.reason, by=args.by)
         print(f"version {args.number} of {registry.name} is rejected")

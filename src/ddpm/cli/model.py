@@ -12,6 +12,7 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from ddpm.model_file import Model
     from ddpm.promotion.registry import Version
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 
 def load(args: argparse.Namespace) -> "tuple[Model, str]":
@@ -26,12 +27,13 @@ def load(args: argparse.Namespace) -> "tuple[Model, str]":
     return load_version(found, args.device), f"{found.name} version {found.number}"
 
 
-def load_version(version: "Version", device: Any) -> "Model":
-    """Return the model of a registered version. Raise UserError if its file is lost, was changed or cannot be read."""
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
+def load_version(version: "Version", device: Any, registry: "MlflowRegistry | None" = None) -> "Model":
+    """Return the model of a registered version, from this registry or else from `registry_of` its name.
 
+    Raise UserError if its file is lost, was changed, cannot be read, or is not signed as signing.verify_key asks for.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(MlflowRegistry(version.name).download(version, Path(folder)), device)
+        return load_file((registry or registry_of(version.name)).download(version, Path(folder)), device)
 
 
 def load_file(file: Path, device: Any) -> "Model":
@@ -70,6 +72,23 @@ def find_version(args: argparse.Namespace) -> "Version":
             f"{name} has no champion; choose a version of `ddpm versions` with --version, or name a file with --model"
         )
     return found
+
+
+def registry_of(name: str) -> "MlflowRegistry":
+    """Return the registry of this model; it gives out only versions that are signed as signing.verify_key asks for."""
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    return MlflowRegistry(name, verify_key=verify_key_here())
+
+
+def verify_key_here() -> Path | None:
+    """Return the file signing.verify_key of the params.yaml in the working folder; None without either."""
+    if not os.path.exists("params.yaml"):
+        return None
+    from ddpm.params import load as load_params
+
+    key = load_params().signing.verify_key
+    return None if key is None else Path(key)
 
 
 def registered_name(args: argparse.Namespace) -> str:

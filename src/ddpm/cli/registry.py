@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ddpm.cli.model import registered_name
+from ddpm.cli.model import registered_name, registry_of
 from ddpm.errors import UserError
 from ddpm.promotion.advice import promote_command
 
@@ -52,11 +52,10 @@ def history(args: argparse.Namespace) -> None:
 def promote(args: argparse.Namespace) -> None:
     """Make a version the champion, with the reason of the person who decided."""
     from ddpm.promotion.commands import promote
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     reason = f"{args.reason} (without the canary)" if args.skip_canary else args.reason
     canary = None if args.skip_canary else canary_here()
-    move = promote(MlflowRegistry(registered_name(args)), args.number, reason=reason, canary=canary)
+    move = promote(registry_of(registered_name(args)), args.number, reason=reason, canary=canary)
     before = f" and replaces version {move.previous}" if move.previous else ""
     print(f"version {move.version} of {registered_name(args)} is now the champion{before}")
 
@@ -64,9 +63,8 @@ def promote(args: argparse.Namespace) -> None:
 def rollback(args: argparse.Namespace) -> None:
     """Make the previous champion the champion again."""
     from ddpm.promotion.commands import rollback
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-    move = rollback(MlflowRegistry(registered_name(args)), reason=args.reason)
+    move = rollback(registry_of(registered_name(args)), reason=args.reason)
     print(
         f"version {move.version} of {registered_name(args)} is the champion again and replaces version "
         f"{move.previous}; `{promote_command(registered_name(args), move.previous or '')}` undoes this"

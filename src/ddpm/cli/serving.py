@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from collections.abc import Callable
 
-from ddpm.cli.model import find_version, load, load_version
+from ddpm.cli.model import find_version, load, load_version, registry_of
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -38,16 +38,15 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
         models = ServedModels(model, args.model.name, bounds)
     else:
         from ddpm.cli.watch import watch_of
-        from ddpm.tracking.mlflow_registry import MlflowRegistry
 
-        registry = MlflowRegistry(name)
+        registry = registry_of(name)
         models = ServedModels(
             model,
             name,
             bounds,
             version=version,
             registry=registry,
-            load=lambda found: load_version(found, args.device),
+            load=lambda found: load_version(found, args.device, registry),
             follows=args.version is None,
             watch=watch_of(registry, params.watch, auto_rollback=params.promote.auto_rollback),
         )

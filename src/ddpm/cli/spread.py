@@ -20,7 +20,7 @@ STAGES = ("train", "sample", "evaluate")
 _OWN = {"models", "reports", "data", "params.yaml", "dvc.lock", ".state", ".git", ".dvc", "mlflow.db", "mlartifacts"}
 """What a training again has of its own, or must not see; everything else of the project is linked into its folder."""
 _NOT_MADE = {"data/generated"}
-_NO_RECIPE = ("data", "validate", "promote", "canary", "retrain", "search", "runtime", "tracking", "serve", "watch")
+_NO_RECIPE = tuple("data validate promote canary retrain search runtime tracking serve watch signing".split())
 """Sections of params.yaml that determine neither a model nor its metrics but by the prepared data."""
 
 

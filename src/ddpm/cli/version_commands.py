@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm.cli import approval, compare, exchange, gate, registry, serving
+from ddpm.cli import approval, compare, exchange, gate, registry, serving, signing
 from ddpm.cli.arguments import Commands, add_device, add_model, add_name, positive
 
 
@@ -88,6 +88,8 @@ def add_commands(commands: Commands) -> None:
         )
     )
     rollback.add_argument("--reason", default="no reason given", help="why; stored in the registry")
+
+    signing.add_commands(commands)
 
     import_unet = commands.add(
         exchange.import_unet,

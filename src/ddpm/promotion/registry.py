@@ -29,6 +29,8 @@ WATCHED = "watched"
 """Tag: the limit that the version's answers crossed last when it was served, with the time."""
 KEPT = "kept"
 """Tag: the name of the file with pictures and features to compare a version's answers with (`canary.kept`)."""
+SIGNATURE = "signature"
+"""Tag: the name of the file with the signature of a version (`signing.signature`)."""
 
 
 def _no_documents(name: str) -> dict[str, Any]:

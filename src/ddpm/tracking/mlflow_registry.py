@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, WATCHED, Version, version
+from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, SIGNATURE, WATCHED, Version, version
 from ddpm.promotion.succession import Move, Ruling
 from ddpm.reporting import model_card
-from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, stored_versions
+from ddpm.signing.signature import PrivateKey, sign
+from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, signatures, stored_versions
 from ddpm.tracking.champion_alias import AliasChange
 from ddpm.tracking.store import as_default_store, connect, mlflow_errors, shown_uri, user
 from ddpm.tracking.stored_versions import set_tags
@@ -35,8 +36,9 @@ class MlflowRegistry:
     finishes its work.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, verify_key: Path | None = None) -> None:
+        """With `verify_key`, a public key, only versions that its owner has signed are given out by `download`."""
+        self.name, self._verify_key = name, verify_key
 
     @property
     def place(self) -> str:
@@ -145,6 +147,27 @@ class MlflowRegistry:
         tags = version(self, number).tags
         return documents.read_file(self.name, number, tags[KEPT], folder) if KEPT in tags else None
 
+    def sign(self, number: str, key: PrivateKey) -> list[str]:
+        """Sign a version as it is stored now, in place of an earlier signature; return what the signature covers.
+
+        Raise UserError if its model file is not the one that was registered, or if the key cannot be used.
+        """
+        found, client = version(self, number), connect()
+        with mlflow_errors(), tempfile.TemporaryDirectory() as folder:
+            covered = signatures.covered_files(client, found, Path(folder) / "covered")
+            _registered_file(found, covered / signatures.MODEL)
+            signature = Path(folder) / signatures.FILE
+            names = sign(covered, signature, key)
+            stored = documents.write_file(client, found.tags["model_id"], signature)
+            set_tags(client, self.name, number, {SIGNATURE: stored})
+            return names
+
+    def verify(self, version: Version, key: Path) -> list[str]:
+        """Return what the owner of this public key signed of a version. Raise UserError if anything differs."""
+        client = connect()
+        with mlflow_errors(), tempfile.TemporaryDirectory() as folder:
+            return signatures.verified(client, version, key, Path(folder))[1]
+
     @staticmethod
     def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:
         """Store the record; return the names of all records of the version, without an older one of its protocol."""
@@ -177,28 +200,36 @@ class MlflowRegistry:
     def download(self, version: Version, folder: Path) -> Path:
         """Return the path of the version's model file: in `folder`, or in the store if its files are on this machine.
 
-        Raise UserError if the file was lost or changed.
+        A file whose signature was verified is in `folder`. Raise UserError if the file was lost or changed.
         """
-        called = f"version {version.number} of {version.name}"
         client = connect()
         with mlflow_errors():
-            location = client.get_model_version_download_uri(version.name, version.number)
-            here = documents.artifact(f"{location}/artifacts", folder)
-        files = sorted(here.glob("*.safetensors"))
-        if len(files) != 1:
-            raise UserError(
-                f"{called} has {len(files)} model files in {here}, expected one; "
-                "restore the artifacts, or choose another version of `ddpm versions`"
-            )
-        with open(files[0], "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = version.tags["model_sha256"]
-        if digest != expected:
-            raise UserError(
-                f"{files[0]} is not the file that was registered as {called} "
-                f"(sha256 {digest[:12]}…, expected {expected[:12]}…); restore it from a backup"
-            )
-        return files[0]
+            if self._verify_key is not None:
+                here = signatures.verified(client, version, self._verify_key, folder)[0]
+            else:
+                location = client.get_model_version_download_uri(version.name, version.number)
+                here = documents.artifact(f"{location}/{signatures.MODEL}", folder)
+        return _registered_file(version, here)
+
+
+def _registered_file(version: Version, here: Path) -> Path:
+    """Return the one model file in this folder. Raise UserError unless it is the one that was registered."""
+    called = f"version {version.number} of {version.name}"
+    files = sorted(here.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(
+            f"{called} has {len(files)} model files in {here}, expected one; "
+            "restore the artifacts, or choose another version of `ddpm versions`"
+        )
+    with open(files[0], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = version.tags["model_sha256"]
+    if digest != expected:
+        raise UserError(
+            f"{files[0]} is not the file that was registered as {called} "
+            f"(sha256 {digest[:12]}…, expected {expected[:12]}…); restore it from a backup"
+        )
+    return files[0]
 
 
 def origin(

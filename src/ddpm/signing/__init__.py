@@ -1,0 +1,1 @@
+"""The signature of a folder by a person's own key."""
