@@ -2,7 +2,7 @@
 
 `python flows/relay.py` listens on 127.0.0.1. POST /git takes webhooks of GitHub (and of hosts that send the same, such
 as Gitea and Forgejo), signed with DDPM_RELAY_GIT_SECRET; POST /store takes notifications of S3 and MinIO with the token
-of DDPM_RELAY_STORE_TOKEN. A path whose secret is not set does not exist.
+of DDPM_RELAY_STORE_TOKEN. A path whose secret is not set does not exist. GET /health answers whoever asks.
 """
 
 import argparse
@@ -141,7 +141,11 @@ def app(settings: Retrain, deliveries: Deliveries, *, git_secret: str | None, st
         for path, answer, secret in (("/git", git, git_secret), ("/store", store, store_token))
         if secret is not None
     ]
-    return Starlette(routes=routes)
+    return Starlette(routes=[*routes, Route("/health", _healthy)])
+
+
+async def _healthy(request: Request) -> Response:
+    return _said(200, "the relay answers")
 
 
 async def _body(request: Request, most: int) -> bytes | None:

@@ -26,7 +26,7 @@ from waiting import HANG_SECONDS, wait_for
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 SEVERAL_FILES = ("compose.yaml", "compose.several.yaml")
-_PORTS = r"\b(5432|9000|5000|4200|5001|8080|6379|9090)\b"
+_PORTS = r"\b(5432|9000|5000|4200|5001|4210|8080|6379|9090)\b"
 _POSTGRES = Path("/usr/lib/postgresql")
 _PACKAGES = {
     "initdb": "postgresql",
@@ -86,6 +86,8 @@ class Team:
     secrets: dict[str, str]
     files: tuple[str, ...] = ("compose.yaml",)
     ports: dict[str, int] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Addresses of services that do not listen on 127.0.0.1, because several have one port."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class Team:
         own = {key: self._here(name, str(value)) for key, value in self.services[name].get("environment", {}).items()}
         venv = Path(sys.executable).parent
         machine = {key: os.environ[key] for key in ("LANG", "OMP_NUM_THREADS", "DDPM_TEST_MARK") if key in os.environ}
-        own.setdefault("HOME", str(self.folder / "home"))
+        own["HOME"] = str(self.volume("home"))  # /tmp of a container is its own
         if name == "postgres" or "PGHOST" in own:
             own["PGHOST"] = "127.0.0.1"
         return machine | {"PATH": f"{venv}{os.pathsep}{os.environ['PATH']}"} | own
@@ -161,6 +163,12 @@ class Team:
     def restart(self, name: str, *, kill: bool = False) -> None:
         self.stop(name, kill=kill)
         self.start(name)
+
+    def revive(self) -> None:
+        """Start what has ended by itself again, as `restart: unless-stopped` does."""
+        for name in [name for name, process in self.running.items() if process.poll() is not None]:
+            assert self.services[name]["restart"] == "unless-stopped", name
+            self.start(name)
 
     def close(self) -> None:
         for name in [name for name in self.running if name != "postgres"] + ["postgres"]:
@@ -247,14 +255,15 @@ class Team:
 
     def _here(self, name: str, text: str) -> str:
         """A text of a service with paths, hosts, ports and variables of this machine."""
-        text = self._served_here(_moved(text, self._mounts(name)))
+        text = self._served_here(_moved(text, self._mounts(name)), own=self.hosts.get(name, "127.0.0.1"))
         text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: self.secrets[found[1]], text)
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
         return text.replace("$$", "$").replace("valkey-", "redis-")
 
-    def _served_here(self, text: str) -> str:
+    def _served_here(self, text: str, *, own: str = "127.0.0.1") -> str:
         names = "|".join(map(re.escape, self.services))
-        text = re.sub(rf"\b({names})(?=:\d)", "127.0.0.1", text).replace("0.0.0.0", "127.0.0.1")
+        text = re.sub(r"\b(0\.0\.0\.0|127\.0\.0\.1)\b", own, text)
+        text = re.sub(rf"\b({names})(?=:\d)", "127.0.0.1", text)
         return re.sub(_PORTS, lambda found: str(self._port(found[1])), text)
 
     def _port(self, inside: str) -> int:
@@ -269,6 +278,9 @@ class Team:
         found = [(f"/opt/{path.name}", path) for path in DEPLOY.glob("*.py")]
         mounts = [mount.removesuffix(":ro").split(":") for mount in self.services[name].get("volumes", [])]
         mounts = [mount for mount in mounts if mount[0] != "/dev/null"]  # hides a file, which here is elsewhere
+        for source, _ in [mount for mount in mounts if mount[0].startswith("../")]:
+            shutil.copy(self.project / source.removeprefix("../"), self.volume("home"))  # where the image works
+        mounts = [mount for mount in mounts if not mount[0].startswith("../")]
         for source, inside in mounts:
             if not (DEPLOY / source).is_file():
                 found.append((inside, self.project if source == ".." else self.volume(source.removeprefix("./"))))

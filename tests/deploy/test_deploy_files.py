@@ -57,7 +57,7 @@ def test_every_image_has_a_version_and_the_store_is_the_one_that_the_tests_run()
 
 def test_every_port_is_published_on_this_machine_only_unless_told_otherwise() -> None:
     published = [port for service in SEVERAL.values() for port in service.get("ports", [])]
-    assert len(published) == 4
+    assert len(published) == 5
     assert all(port.startswith("${TEAM_ADDRESS:-127.0.0.1}:") for port in published)
 
 

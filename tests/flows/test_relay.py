@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import Prefect, free_port
+from conftest import Prefect, answers, free_port
 from waiting import HANG_SECONDS, wait_for
 
 SECRET, TOKEN = "a secret of git 0123", "a token of the store 4567"
@@ -102,6 +102,7 @@ def test_who_has_no_secret_learns_nothing_and_starts_nothing(relay: Relay) -> No
     assert relay.stored("cat.png", token="another") == refused
     assert relay.post("/store", b"{}") == refused
     assert relay.post("/other", b"{}").status == 404
+    assert answers(f"http://127.0.0.1:{relay.port}/health")
     assert relay.runs() == []
 
 
