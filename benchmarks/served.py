@@ -59,35 +59,43 @@ def ask_for_images(model: Path, *, recipe: Recipe, requests: int, threads: int) 
 def _promoted(model: Path, project: Path) -> str:
     """The store in the folder, in which the model is champion of the name `ddpm`."""
     from ddpm.promotion import commands
-    from ddpm.tracking import logged_model, store, training_run
+    from ddpm.tracking import store
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     told = {name: os.environ.pop(name, None) for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     try:
-        read = model_file.load(model)
-        facts = Facts(
-            name="benchmark",
-            source="folder",
-            channels=read.spec.channels,
-            size=read.spec.size,
-            classes=tuple(read.spec.classes),
-            train=0,
-            test=0,
-            found=0,
-            kept=0,
-            rejected={},
-            content_hash="0" * 64,
-        )
-        tracker = training_run.start_run(experiment="benchmark", name="served", facts=facts, prepared=project)
-        model_id = logged_model.log_model(tracker, model, model_sha256=read.sha256)
-        tracker.finish()
-        record = {"fid": None, "floor": {}}
-        registry = MlflowRegistry("ddpm")
-        registry.register(sha256=read.sha256, model_id=model_id, run_id=tracker.id, record=record, tags={})
-        commands.promote(registry, "1", reason="to be served")
+        registered(model, project)
+        commands.promote(MlflowRegistry("ddpm"), "1", reason="to be served")
         return store.tracking_uri()
     finally:
         os.environ.update({name: value for name, value in told.items() if value is not None})
+
+
+def registered(model: Path, project: Path) -> None:
+    """Registers the model under the name `ddpm` in the store of the working folder."""
+    from ddpm.tracking import logged_model, training_run
+    from ddpm.tracking.mlflow_registry import MlflowRegistry
+
+    read = model_file.load(model)
+    facts = Facts(
+        name="benchmark",
+        source="folder",
+        channels=read.spec.channels,
+        size=read.spec.size,
+        classes=tuple(read.spec.classes),
+        train=0,
+        test=0,
+        found=0,
+        kept=0,
+        rejected={},
+        content_hash="0" * 64,
+    )
+    tracker = training_run.start_run(experiment="benchmark", name="served", facts=facts, prepared=project)
+    model_id = logged_model.log_model(tracker, model, model_sha256=read.sha256)
+    tracker.finish()
+    record = {"fid": None, "floor": {}, "protocol": {}}
+    registry = MlflowRegistry("ddpm")
+    registry.register(sha256=read.sha256, model_id=model_id, run_id=tracker.id, record=record, tags={})
 
 
 @contextlib.contextmanager

@@ -4,9 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser import started
-from mlflow_server import Server, end_group
-from waiting import HANG_SECONDS, wait_for
+from mlflow_server import Server, running
+from waiting import HANG_SECONDS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -184,29 +181,8 @@ def project(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri sqlite:///server.db"
-    process = subprocess.Popen(
-        [sys.executable, *command.split(), "--artifacts-destination", str(folder / "artifacts")],
-        cwd=folder,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-
-        def listens() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        wait_for(listens, process=process)
-        yield Server(f"http://127.0.0.1:{port}", process)
-    finally:
-        end_group(process)
+    with running(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

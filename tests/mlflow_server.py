@@ -2,10 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from waiting import wait_for
 
 
 @dataclass
@@ -23,6 +28,33 @@ class Server:
             yield
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Server]:
+    """A server whose store is in this folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1 --backend-store-uri sqlite:///server.db"
+    process = subprocess.Popen(
+        [sys.executable, *command.split(), "--artifacts-destination", str(folder / "artifacts")],
+        cwd=folder,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(listens, process=process)
+        yield Server(f"http://127.0.0.1:{port}", process)
+    finally:
+        end_group(process)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

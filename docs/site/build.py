@@ -28,6 +28,7 @@ RESULTS = {
     "methods": "Digits: diffusion, VAE and GAN after equal time",
     "methods_mnist": "MNIST: diffusion, VAE and GAN after equal time",
     "coverage": "Coverage of the intervals",
+    "serving_load": "The served champion under load",
     "gate": "How often the gate promotes",
 }
 """Titles of the pages of measured results in the navigation, because some of the pages have equal headings."""

@@ -15,7 +15,7 @@ from waiting import HANG_SECONDS, wait_for
 
 from ddpm.generation.recipe import load_model
 from ddpm.promotion.registry import CHAMPION, version
-from ddpm.serving.answering import Bounds
+from ddpm.serving.calls import Bounds
 from ddpm.serving.served_models import ServedModels
 from ddpm.serving.server import Server, web_server
 

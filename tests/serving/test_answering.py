@@ -17,7 +17,8 @@ from ddpm import model_file
 from ddpm.model_file import Model
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.serving import answering
-from ddpm.serving.answering import FAILED, GIVEN_UP, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Budget, Call
+from ddpm.serving.answering import Answering
+from ddpm.serving.calls import FAILED, GIVEN_UP, INVALID, TIME_UP, TOO_MUCH, Bounds, Budget, Call, RefusedError
 
 BOUNDS = Bounds(max_work=10**6, max_work_together=2 * 10**6, max_seconds=60, max_body_bytes=10**6)
 ENDLESS = {"number": 64, "sampler": "ddpm", "steps": 50}
@@ -37,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., st
 
 
 def refused(answers: Answering, inputs: Any, call: Call | None = None) -> tuple[int, str]:
-    with pytest.raises(answering.RefusedError) as error:
+    with pytest.raises(RefusedError) as error:
         answers.answers(inputs, call)
     return error.value.status, str(error.value)
 

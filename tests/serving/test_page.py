@@ -13,7 +13,7 @@ from site_of_models import RECORD, Files, Site, running, served_from
 from ddpm.errors import on_one_line
 from ddpm.generation.recipe import load_model
 from ddpm.serving import page
-from ddpm.serving.answering import RefusedError
+from ddpm.serving.calls import RefusedError
 from ddpm.serving.own_site import require_own_site
 from ddpm.serving.sample_request import complete, draw
 from ddpm.serving.served_models import ServedModels

@@ -22,7 +22,7 @@ from waiting import HANG_SECONDS, wait_for
 from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.serving import server
-from ddpm.serving.answering import Bounds
+from ddpm.serving.calls import Bounds
 from ddpm.serving.connections import IDLE_SECONDS
 from ddpm.serving.served_models import ServedModels
 

@@ -11,7 +11,7 @@ import pytest
 from site_of_models import RECORD, Files, running, served_from
 from waiting import HANG_SECONDS, wait_for
 
-from ddpm.serving.answering import Call, RefusedError
+from ddpm.serving.calls import Call, RefusedError
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
     version = None if args.model else find_version(args)
     model, name = load(args) if version is None else (load_version(version, args.device), version.name)
     from ddpm.serving import server
-    from ddpm.serving.answering import Bounds
+    from ddpm.serving.calls import Bounds
     from ddpm.serving.served_models import ServedModels
 
     bounds = Bounds(**as_dict(params.serve))

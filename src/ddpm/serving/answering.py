@@ -3,11 +3,9 @@
 import base64
 import io
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,100 +16,12 @@ from ddpm.generation.recipe import recipe_of
 from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
+from ddpm.serving.batching import Batching
+from ddpm.serving.calls import FAILED, INVALID, Budget, Call, RefusedError, require_time, running_call
 from ddpm.serving.fields import MAX_IMAGES
 from ddpm.serving.picture_request import PictureRequest
 from ddpm.serving.reverse_process import filmed
 from ddpm.serving.sample_request import SampleRequest
-
-INVALID, TOO_MUCH, GIVEN_UP, FAILED, TIME_UP = 400, 429, 499, 500, 504
-"""HTTP status codes of refusals; 499 is never sent, because the client has disconnected."""
-_LONGEST_SENTENCE = 400
-"""Characters of a refusal; a longer one repeats the client's input, so its middle is removed."""
-
-
-class RefusedError(UserError):
-    """A call is refused. The sentence is sent to the client and contains no paths of this machine."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(shortened(sentence))
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The limits of served work, from section `serve` of params.yaml. Work is network evaluations times pixels."""
-
-    max_work: int
-    """Work of one call."""
-    max_work_together: int
-    """Work of all running calls; a new call gets at most half of what is free, so that a small one always fits."""
-    max_seconds: float
-    """Time of one call, from its arrival."""
-    max_body_bytes: int
-    """Size of the body of one call to `ddpm serve`."""
-
-
-class Call:
-    """A running call. Its work ends at the first network evaluation after its time limit or a disconnection."""
-
-    def __init__(self, max_seconds: float) -> None:
-        self._max_seconds = max_seconds
-        self._end = time.monotonic() + max_seconds
-        self._given_up = threading.Event()
-
-    def give_up(self) -> None:
-        """End the work of this call. Can be called from any thread."""
-        self._given_up.set()
-
-    def require_time(self) -> None:
-        """Raise RefusedError if the call must end."""
-        if self._given_up.is_set():
-            raise RefusedError(GIVEN_UP, "the client has disconnected, so the work of its call was stopped")
-        if time.monotonic() > self._end:
-            raise RefusedError(
-                TIME_UP, f"the images took longer than {self._max_seconds:g} seconds; request fewer images or steps"
-            )
-
-
-_running_call: ContextVar[Call | None] = ContextVar("_running_call", default=None)
-
-
-class Budget:
-    """The work of all running calls, within the bounds. Several models can share one."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds = bounds
-        self._lock, self._work = threading.Lock(), 0
-
-    @property
-    def work(self) -> int:
-        """The work of all running calls."""
-        return self._work
-
-    @contextmanager
-    def admitted(self, needed: int) -> Iterator[None]:
-        """Count the work as running inside the block. Raises RefusedError if it exceeds a limit."""
-        most = self.bounds.max_work
-        if needed > most:
-            raise RefusedError(
-                TOO_MUCH,
-                f"the call needs {needed} network evaluations times pixels, expected at most {most}; "
-                "request fewer images, steps or resamplings",
-            )
-        with self._lock:
-            free = self.bounds.max_work_together - self._work
-            if 2 * needed > free:
-                raise RefusedError(
-                    TOO_MUCH,
-                    f"the call needs {needed} network evaluations times pixels, and at most {free // 2} are free "
-                    f"beside the {self._work} of running calls; try again later or request less",
-                )
-            self._work += needed
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._work -= needed
 
 
 @dataclass(frozen=True)
@@ -134,7 +44,8 @@ class Answering:
         """Told the images, uint8 [N,C,H,W], and their labels of every request for new images by the model's own recipe
         and a seed that was drawn here: who chooses seeds could choose what is measured. With the seconds that it took;
         None if other calls were running beside it."""
-        model.network.register_forward_pre_hook(_require_time)
+        self._batching = Batching(model)
+        model.network.register_forward_pre_hook(require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
         """Return one answer for each of the inputs, a list of objects; all are checked before images are generated.
@@ -144,7 +55,7 @@ class Answering:
         """
         if call is None and self._budget is not None:
             call = Call(self._budget.bounds.max_seconds)
-        token = _running_call.set(call)
+        token = running_call.set(call)
         try:
             requests = self._completed(inputs)
             needed = sum(work(request, self.model) for request in requests)
@@ -161,7 +72,7 @@ class Answering:
             logging.getLogger(__name__).exception("a call could not be answered")
             raise RefusedError(FAILED, "the images could not be generated; see the server's log") from None
         finally:
-            _running_call.reset(token)
+            running_call.reset(token)
 
     def warm_up(self) -> None:
         """Draw one image, beside the budget. Raises what drawing raises."""
@@ -177,7 +88,7 @@ class Answering:
             raise RefusedError(INVALID, f"inputs has {len(inputs)} entries, expected at most {MAX_IMAGES}")
         requests = []
         for place, fields in enumerate(inputs):
-            _require_time()  # decoding pictures takes time
+            require_time()  # decoding pictures takes time
             if not isinstance(fields, Mapping):
                 raise RefusedError(INVALID, f"inputs[{place}] is a {type(fields).__name__}, expected an object")
             try:
@@ -202,13 +113,19 @@ class Answering:
                 images, strips = filmed(model, request)
                 more = {"frames": [_png(strip) for strip in strips]}
             else:
-                began = time.monotonic()
-                images = sample_request.draw(model, request)
-                seconds = time.monotonic() - began
+                images, seconds = self._drawn(request, needed)
                 if self.drew is not None and has_own_seed and request.recipe == recipe_of(model):
-                    is_alone = self._budget is None or self._budget.work == needed
-                    self.drew(images, sample_request.labels_of(request, model), seconds if is_alone else None)
+                    self.drew(images, sample_request.labels_of(request, model), seconds)
         return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}
+
+    def _drawn(self, request: SampleRequest, needed: int) -> tuple[Tensor, float | None]:
+        """Return the images, and the seconds that they took; None if another call ran beside, also for a part of it."""
+        budget, began = self._budget, time.monotonic()
+        others = 0 if budget is None else budget.work - needed
+        calls = 0 if budget is None else budget.calls
+        images = self._batching.draw(request)
+        is_alone = others == 0 and (budget is None or budget.calls == calls)
+        return images, time.monotonic() - began if is_alone else None
 
 
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:
@@ -221,24 +138,11 @@ def work(request: SampleRequest | PictureRequest, model: Model) -> int:
     return request.number * steps * networks * model.spec.size**2
 
 
-def shortened(sentence: str) -> str:
-    """Return the sentence on one line, with its middle removed if it is longer than _LONGEST_SENTENCE."""
-    if len(sentence) > _LONGEST_SENTENCE:
-        sentence = f"{sentence[: _LONGEST_SENTENCE // 2]} … {sentence[3 - _LONGEST_SENTENCE // 2 :]}"
-    return " ".join(sentence.split())
-
-
 def _complete(fields: Mapping[str, Any], model: Model) -> SampleRequest | PictureRequest:
     """Complete a request: without a task or with the task `sample` for new images, else with an input picture."""
     if fields.get("task", "sample") == "sample":
         return sample_request.complete({name: value for name, value in fields.items() if name != "task"}, model)
     return picture_request.complete(fields, model)
-
-
-def _require_time(*_: Any) -> None:
-    call = _running_call.get()
-    if call is not None:
-        call.require_time()
 
 
 def _png(image: Tensor) -> str:

@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-from ddpm.serving.answering import RefusedError
+from ddpm.serving.calls import RefusedError
 
 FORBIDDEN = 403
 

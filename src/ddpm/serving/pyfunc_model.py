@@ -26,7 +26,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from ddpm.compute.hardware import choose_device
 from ddpm.generation.recipe import load_model
-from ddpm.serving.answering import FAILED, INVALID, TIME_UP, TOO_MUCH, Answering, Bounds, Budget, RefusedError
+from ddpm.serving.answering import Answering
+from ddpm.serving.calls import FAILED, INVALID, TIME_UP, TOO_MUCH, Bounds, Budget, RefusedError
 
 _CODES = {
     INVALID: codes.INVALID_PARAMETER_VALUE,

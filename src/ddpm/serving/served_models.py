@@ -15,7 +15,8 @@ from typing import Any
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.promotion.registry import CANARY, ORIGIN, RECORDS, Registry, Version, champion_among
-from ddpm.serving.answering import INVALID, Answering, Bounds, Budget, Call, Identity, RefusedError
+from ddpm.serving.answering import Answering, Identity
+from ddpm.serving.calls import INVALID, Bounds, Budget, Call, RefusedError
 from ddpm.serving.watching import Watching
 
 LOOK_SECONDS = 10.0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm import __version__
 from ddpm.errors import UserError
 from ddpm.serving import page
-from ddpm.serving.answering import INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
+from ddpm.serving.calls import INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
 from ddpm.serving.metrics import ServerMetrics
 from ddpm.serving.own_site import require_own_host, require_own_site
 from ddpm.serving.page import Document

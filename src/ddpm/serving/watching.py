@@ -12,26 +12,22 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.canary.drift import Drift, drift
+from ddpm.canary.drift import Drift
 from ddpm.canary.kept import Kept
 from ddpm.errors import UserError
-from ddpm.measuring.features.extractor import FeatureExtractor, describe
 from ddpm.serving.settings import Watch
+from ddpm.serving.window import Window
 
 _WAITING = 16
 """Answers that wait to be looked at; further ones are not looked at."""
 _CALLS = 200
 """Last calls whose outcome counts for the share of errors, and last answers whose time counts."""
 _FEWEST_CALLS = 50
-_LOOKS = 4
-"""The distance is measured again after this part of the window is new."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +52,12 @@ class Watching:
     """The watch over one served version. Each limit is reported once. Can be used from any thread."""
 
     def __init__(self, record: Record, limits: Watch, device: torch.device, report: Callable[[Crossing], None]) -> None:
-        self._record, self._limits, self._device, self._report = record, limits, device, report
+        self._record, self._limits, self._report = record, limits, report
         self._queue: queue.Queue[tuple[Tensor, Tensor | None] | None] = queue.Queue(_WAITING)
-        self._features: deque[np.ndarray] = deque(maxlen=limits.images)
-        self._labels: deque[int] = deque(maxlen=limits.images)
-        self._new = 0
+        self._window = None if record.kept is None else Window(record.kept, limits.images, device)
         self._seconds: deque[float] = deque(maxlen=_CALLS)
         self._failed: deque[bool] = deque(maxlen=_CALLS)
         self._crossed: set[str] = set()
-        self.drift: Drift | None = None
-        """The last one measured."""
-        self.looked_at = 0
-        """Images whose features were computed."""
         self._ended = False
         self._thread = threading.Thread(target=self._look_for_ever, daemon=True, name="watch")
         self._thread.start()
@@ -106,6 +96,16 @@ class Watching:
         with suppress(queue.Full):  # what takes an answer from a full queue sees _ended next
             self._queue.put_nowait(None)
 
+    @property
+    def drift(self) -> Drift | None:
+        """The last one measured."""
+        return None if self._window is None else self._window.drift
+
+    @property
+    def looked_at(self) -> int:
+        """The number of images whose features were computed."""
+        return 0 if self._window is None else self._window.seen
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         times = sorted(self._seconds)
@@ -116,11 +116,6 @@ class Watching:
             "seconds_of_one_image": times[len(times) // 2] if times else None,
             "crossed": sorted(self._crossed),
         }
-
-    @cached_property
-    def _extractor(self) -> FeatureExtractor:
-        assert self._record.kept is not None
-        return self._record.kept.load_extractor(self._device)
 
     def _require_speed(self) -> None:
         known, times = self._record.seconds_of_one_image, sorted(self._seconds)
@@ -145,23 +140,13 @@ class Watching:
                 logging.getLogger(__name__).exception("an answer could not be watched")
 
     def _look(self, images: Tensor, labels: Tensor | None) -> None:
-        if self._record.kept is None:
+        if self._window is None or (found := self._window.add(images, labels)) is None:
             return
-        described = describe(self._extractor, images.numpy(), device=self._device, progress=False, what="served")
-        self._features.extend(described.features.numpy())
-        self._labels.extend([0] * len(images) if labels is None else labels.tolist())
-        self.looked_at += len(images)
-        self._new += len(images)
-        if len(self._features) < self._limits.images or self._new < self._limits.images // _LOOKS:
-            return
-        self._new = 0
-        known_labels = None if labels is None else np.array(self._labels)
-        self.drift = found = drift(np.stack(self._features), known_labels, self._record.kept)
         limit = self._limits.max_distance * found.by_chance
         if not found.distance <= limit:
             self._cross(
                 "watch.max_distance",
-                f"the last {len(self._features)} images have the Fréchet distance {found.distance:.3g} from the "
+                f"the last {self._limits.images} images have the Fréchet distance {found.distance:.3g} from the "
                 f"measured ones, expected at most {limit:.3g}",
             )
 
