@@ -178,3 +178,33 @@ def test_a_killed_flow_leaves_no_stage_running(prefect: Prefect) -> None:
     assert prefect.end_of(run).type.value == "CRASHED"
     assert_said_everywhere(prefect, run, "CRASHED", "its process was killed (SIGKILL), by a person or by the system")
     wait_for(lambda: "(SIGKILL), by a person" in prefect.state(run).message)
+
+
+def killed(prefect: Prefect, what: str) -> psutil.Process:
+    """One of the three processes that do a stage's work."""
+    if what == "flow":
+        return psutil.Process(json.loads((prefect.project.path / ".state/pipeline.lock").read_text())["pid"])
+    stage = psutil.Process(int((prefect.project.path / "stage.pid").read_text()))
+    return stage if what == "stage" else next(each for each in stage.parents() if "dvc" in each.cmdline())
+
+
+@pytest.mark.parametrize("what", [pytest.param("stage", marks=pytest.mark.slow), "dvc", "flow"])
+def test_after_a_kill_in_the_middle_of_a_stage_the_next_retraining_needs_no_hand_and_nothing_says_running(
+    prefect: Prefect, what: str
+) -> None:
+    """The same with real stages and servers, and for all other faults: tests/faults."""
+    go, stage = prefect.project.path / "go", prefect.project.path / "stage.pid"
+    for path in (go, stage):
+        path.unlink(missing_ok=True)
+    prefect.project.say("held")
+    before = prefect.trigger(retry_delay_seconds=0)
+    wait_for(lambda: stage.exists() and stage.read_text())
+    killed(prefect, what).kill()
+    go.touch()
+    assert prefect.end_of(before).type.value == ("CRASHED" if what == "flow" else "COMPLETED")
+    after = prefect.trigger()
+    assert prefect.end_of(after).type.value == "COMPLETED"
+    assert prefect.tasks(after).get("train", ("COMPLETED",))[0] == "COMPLETED"
+    with prefect.client() as client:
+        runs = [*client.read_flow_runs(), *client.read_task_runs()]
+    assert {run.state.type.value for run in runs} <= {"SCHEDULED", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
