@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STATE = Path(".state/spread")
 STAGES = ("train", "sample", "evaluate")
 _OWN = {"models", "reports", "data", "params.yaml", "dvc.lock", ".state", ".git", ".dvc", "mlflow.db", "mlartifacts"}
-"""What a training again has of its own, or must not see; everything else of the project is linked into its folder."""
+"""Entries of the project that are not linked into the folder of a repeated training, which has its own or none."""
 _NOT_MADE = {"data/generated"}
 _NO_RECIPE = tuple("data validate promote canary retrain search runtime tracking serve watch signing".split())
 """Sections of params.yaml that determine neither a model nor its metrics but by the prepared data."""

@@ -17,7 +17,7 @@ COMPONENTS = 64
 
 
 def frechet(features: np.ndarray, divisions: np.ndarray) -> np.ndarray:
-    """Return the Fréchet distances of features [N,D].
+    """Return, for each division, how far means and covariances of features [N,D] are apart: the Fréchet distance.
 
     Of more than COMPONENTS features it is that of their principal components over all pictures, which do not depend on
     the division: so few pictures would not determine a covariance of more.
@@ -31,9 +31,10 @@ def frechet(features: np.ndarray, divisions: np.ndarray) -> np.ndarray:
 
 
 def kernel(features: np.ndarray, divisions: np.ndarray) -> np.ndarray:
-    """Return the unbiased squared maximum mean discrepancies of features [N,D] with the kernel of KID.
+    """Return, for each division, how much less alike features [N,D] are between the sets than within each of them.
 
-    It is KID of all pictures at once (Bińkowski et al. 2018), while KID is a mean over random subsets.
+    How alike two pictures are says the kernel of KID; this is the unbiased squared maximum mean discrepancy. It is KID
+    of all pictures at once (Bińkowski et al. 2018), while KID is a mean over random subsets.
     """
     gram = (features @ features.T / features.shape[1] + 1) ** 3
     np.fill_diagonal(gram, 0)
@@ -47,9 +48,10 @@ def kernel(features: np.ndarray, divisions: np.ndarray) -> np.ndarray:
 
 
 def shares(classes: np.ndarray, divisions: np.ndarray) -> np.ndarray:
-    """Return log Bayes factors for two vectors of class shares against one common vector; classes are int64 [N].
+    """Return, for each division, how strongly the classes int64 [N] say that the sets have different class shares.
 
-    The counts are multinomial, and the shares have Jeffreys' Dirichlet prior, 1/2 for each class.
+    It is the log Bayes factor for two vectors of shares against one common vector. The counts are multinomial, and the
+    shares have Jeffreys' Dirichlet prior, 1/2 for each class.
     """
     _, number = np.unique(classes, return_inverse=True)
     one_hot = np.eye(number.max() + 1)[number]
@@ -59,7 +61,10 @@ def shares(classes: np.ndarray, divisions: np.ndarray) -> np.ndarray:
 
 
 def largest_gap(values: np.ndarray, divisions: np.ndarray) -> np.ndarray:
-    """Return the largest distances of the two cumulative distributions of values [N] (Kolmogorov and Smirnov)."""
+    """Return, for each division, the largest difference of the shares of both sets that have at most some value.
+
+    That is the largest distance of the cumulative distributions of the values [N] (Kolmogorov and Smirnov).
+    """
     order = np.argsort(values, kind="stable")
     ends = np.append(np.diff(values[order]) != 0, True)  # equal values count together
     n, m = _sizes(divisions)

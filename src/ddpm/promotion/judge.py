@@ -44,7 +44,7 @@ class Asked:
 
 
 class Match(gate.Contest, Protocol):
-    """A contest that can also measure the champion as a record."""
+    """The comparison of a candidate with its champion: on more and more images, and as a record of the champion."""
 
     def champion_record(self) -> Mapping[str, Any]:
         """Return the champion's metrics by the candidate's protocol, as in reports/metrics.json."""
