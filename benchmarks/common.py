@@ -1,5 +1,6 @@
 """What every benchmark says and does alike: the machine, the images, taking turns, Markdown tables."""
 
+import argparse
 import io
 import platform
 import statistics
@@ -34,6 +35,13 @@ class Images:
     test: np.ndarray
     test_labels: np.ndarray | None
     classes: tuple[str, ...] = ()
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, *, minutes: float, models: Path) -> None:
+    """Add the options of every benchmark that trains; `minutes` and `models` are their defaults."""
+    parser.add_argument("--minutes", type=float, default=minutes, help="of each training")
+    parser.add_argument("--models", type=Path, default=models, help="folder of the trained weights")
+    parser.add_argument("--output", type=Path, help="a file for the report")
 
 
 def load_images(folder: Path | None, *, size: int = 32) -> Images:

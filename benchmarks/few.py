@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Images, command, machine, save_pictures, table, write
+from common import Images, add_training_arguments, command, machine, save_pictures, table, write
 from contenders import EMA, Budget
 from contenders.kept import ROOT
 from contenders.ours import Ours
@@ -178,15 +178,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", type=Path, required=True, help="captioned-tiles.zip")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/few.yaml")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
     parser.add_argument("--cpu-time", action="store_true", help="count this process's time on all cores")
     parser.add_argument("--start", type=Path, help="a model file")
     parser.add_argument("--attention", type=int, nargs="*", help="network.attention, such as that of the started model")
     parser.add_argument("--without-augmentation", action="store_true", help="train once more, without it")
     parser.add_argument("--judge-images", type=int, default=60_000, help="seen in each judge's training")
-    parser.add_argument("--models", type=Path, default=Path(".state/benchmarks/few"))
     parser.add_argument("--pictures", type=Path, help="a folder for grids of pictures")
-    parser.add_argument("--output", type=Path)
+    add_training_arguments(parser, minutes=30.0, models=Path(".state/benchmarks/few"))
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Images, command, load_images, machine, spread, table, write
+from common import Images, add_training_arguments, command, load_images, machine, spread, table, write
 from contenders import EMA, Budget, class_names
 from contenders.kept import ROOT, params_for
 from contenders.ours import Ours
@@ -212,11 +212,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=10_000, help="training and held-out images that are used, at most")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of training")
-    parser.add_argument("--minutes", type=float, default=1.0, help="of each training")
     parser.add_argument("--images", type=int, default=2_000, help="generated, at most as many as training images")
-    parser.add_argument("--models", type=Path, default=Path(".state/benchmarks/methods"))
     parser.add_argument("--picture", type=Path, help="a PNG of samples of each method")
-    parser.add_argument("--output", type=Path)
+    add_training_arguments(parser, minutes=1.0, models=Path(".state/benchmarks/methods"))
     return parser.parse_args()
 
 

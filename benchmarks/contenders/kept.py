@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import Images
+from common import Images, add_training_arguments
 
 from contenders import Budget, Contender
 from contenders.huggingface import Diffusers
@@ -27,14 +27,12 @@ RECORD = "training.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every benchmark of these trainings has."""
     parser.add_argument("--data", type=Path, help="a folder of MNIST's files, or a prepared one; default: the digits")
-    parser.add_argument("--models", type=Path, default=MODELS, help="folder of the trained weights")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each contender")
     parser.add_argument("--images", type=int, default=2_000, help="generated, for each FID")
     parser.add_argument("--first", type=int, default=500, help="of these, to choose a peer's weights, raw or EMA, by")
     parser.add_argument("--judge-images", type=int, default=120_000, help="seen in the judge's training")
     parser.add_argument("--params", type=Path, help="default: params.yaml with the values of the recipe that fits")
     parser.add_argument("--recipe", type=Path, help="a file with values that differ from those of params")
-    parser.add_argument("--output", type=Path)
+    add_training_arguments(parser, minutes=10.0, models=MODELS)
 
 
 def params_for(images: Images, params: Path | None, recipe: Path | None) -> Params:
