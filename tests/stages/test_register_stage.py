@@ -224,6 +224,36 @@ def test_a_version_that_was_rolled_back_is_reconsidered_by_command(
     assert (last.version, last.by) == ("2", "gate, asked by Ann")
 
 
+def test_gate_and_reconsider_measure_bits_per_dimension_as_the_evaluation_does(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("dvc.yaml").write_text(
+        "stages: {register: {cmd: register --prepared data/prepared --extractor extractor.safetensors "
+        "--second second.safetensors --reactions reactions.json}}"
+    )
+    yaml = YAML(typ="safe")
+    params = yaml.load(Path("params.yaml").read_text())
+    params["evaluate"]["bits_per_dim"] = 3
+    params["promote"]["rules"] = [
+        {"figure": "bits_per_dim_bound", "at_most": 1000.0},
+        {"figure": "bits_per_dim_ode", "better_by": 0.5},
+    ]
+    yaml.dump(params, Path("params.yaml"))
+    for network in (0, 1):
+        pipeline.train(network)
+        pipeline.register()
+    bound, ode = (rule["candidate"]["value"] for rule in registry.version(REGISTRY, "2").rules())
+    capsys.readouterr()
+    assert cli.main("gate 2 1 --device cpu".split()) == 0
+    said = capsys.readouterr().out
+    assert "was not measured" not in said
+    assert f"{bound:.4g}"[:4] in said
+    assert cli.main(["reconsider", "2", "--reason", "again", "--device", "cpu"]) == 0
+    again = [rule["candidate"]["value"] for rule in registry.version(REGISTRY, "2").rules()]
+    assert again == pytest.approx([bound, ode])
+    assert json.loads(Path("bits.json").read_text())["bound"] == pytest.approx(bound)
+
+
 def test_a_version_is_signed_when_it_is_registered_and_again_if_it_is_registered_again(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,7 +82,8 @@ def reconsider(args: argparse.Namespace) -> None:
         other = None if champion is None else load_model(champion, here.measuring.device)
         return PairedContest(own, other, first_block=first, seed=seed, measuring=here.measuring)
 
-    record = contest(None).candidate_record()
+    alone = contest(None)
+    record = alone.candidate_record()
     registry.keep_record(candidate.number, record)
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(
@@ -91,6 +92,7 @@ def reconsider(args: argparse.Namespace) -> None:
             rules=here.params.promote,
             begin=lambda _, champion: contest(champion),
             folder=Path(folder),
+            likelihood=here.likelihood_of(alone),
             unfit=here.unfit,
             measured=record,
             canary=canary_here(),

@@ -28,7 +28,8 @@ def gate(args: argparse.Namespace) -> None:
     seed = here.params.sample.seed if args.seed is None else args.seed
     first = draw_block(candidate, args.images or here.images, seed, 0, here.measuring.runtime)
     contest = PairedContest(candidate, champion, first_block=first, seed=seed, measuring=here.measuring)
-    decision = decide(contest.candidate_record(), rules, contest, has_champion=True, unfit=here.unfit)
+    record = contest.candidate_record() | here.likelihood_of(contest)
+    decision = decide(record, rules, contest, has_champion=True, unfit=here.unfit)
     print_table(rules_table(decision.to_json()["rules"]))
     print("\n".join(["", *decision.reasons]))
     verdict = "a person would decide" if decision.person else "would be promoted"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from ddpm.measuring.contest import Measuring
+    from ddpm.measuring.contest import Measuring, PairedContest
     from ddpm.model_file import Model
     from ddpm.params import Params
 
@@ -37,6 +37,13 @@ class Grounds:
             )
         if recipe_of(model) is None:
             raise UserError(f"{called} has no recipe for drawing its images; register it with `dvc repro`")
+
+    def likelihood_of(self, contest: "PairedContest") -> dict[str, float]:
+        """Return the candidate's bits per dimension by metric name; empty if no rule of the gate needs them."""
+        from ddpm.promotion.settings import FIGURES
+
+        is_asked = any(FIGURES[rule.figure].group == "likelihood" for rule in self.params.promote.rules)
+        return contest.candidate_likelihood() if is_asked else {}
 
 
 def grounds(args: argparse.Namespace) -> Grounds:

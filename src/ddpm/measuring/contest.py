@@ -80,6 +80,8 @@ class _Side:
     blocks: list[np.ndarray] = field(default_factory=list)
     features: list[Described] = field(default_factory=list)
     """Those of the first blocks."""
+    likelihood: bits_per_dim.BitsPerDim | None = None
+    """None: not measured yet."""
 
     @property
     def images(self) -> Images:
@@ -112,7 +114,6 @@ class PairedContest:
         self._seconds: dict[int, list[float]] = {}
         self._block_seconds: float | None = None
         """Time of the champion's first block."""
-        self._bits: dict[str, Pair] = {}
         self.paired = champion is None or champion.spec.classes == candidate.spec.classes
 
     @property
@@ -134,6 +135,13 @@ class PairedContest:
     def candidate_record(self) -> dict[str, Any]:
         """Return the same of the candidate."""
         return self._record_of(self._candidate)
+
+    def candidate_likelihood(self) -> dict[str, float]:
+        """Return the candidate's bits per dimension by metric name, as stage `evaluate` measures them.
+
+        Empty if evaluate.bits_per_dim is 0, and for a GAN, which has no likelihood.
+        """
+        return self._likelihood_of(self._candidate).numbers()
 
     def _record_of(self, side: _Side) -> dict[str, Any]:
         of = self._measuring
@@ -240,12 +248,22 @@ class PairedContest:
 
     def _likelihood(self) -> dict[str, Pair]:
         """Measure both on the same held-out images, once; the images drawn have no part in it; a GAN has none."""
-        of, n = self._measuring, self._measuring.evaluate.bits_per_dim
 
         def metrics(side: _Side) -> Mapping[str, Measured | None]:
-            if side.model.spec.method == "gan":
-                return {}
-            found = bits_per_dim.measure(
+            return {
+                f"bits_per_dim_{name}": from_influences(float(values.mean()), None, values - values.mean())
+                for name, values in self._likelihood_of(side).by_image.items()
+            }
+
+        return self._of_both(metrics) if self._measuring.evaluate.bits_per_dim > 1 else {}
+
+    def _likelihood_of(self, side: _Side) -> bits_per_dim.BitsPerDim:
+        """Return the likelihood of a model, measured at the first call."""
+        of, n = self._measuring, self._measuring.evaluate.bits_per_dim
+        if n == 0 or side.model.spec.method == "gan":
+            return bits_per_dim.NOT_MEASURED
+        if side.likelihood is None:
+            side.likelihood = bits_per_dim.measure(
                 side.model,
                 of.test.images,
                 of.test.labels if side.model.spec.classes else None,
@@ -253,14 +271,7 @@ class PairedContest:
                 batch=of.runtime.sample_batch,
                 progress=of.runtime.progress,
             )
-            return {
-                f"bits_per_dim_{name}": from_influences(float(values.mean()), None, values - values.mean())
-                for name, values in found.by_image.items()
-            }
-
-        if not self._bits and n > 1:
-            self._bits = self._of_both(metrics)
-        return self._bits
+        return side.likelihood
 
     def _times(self) -> dict[str, Pair]:
         """Time both models in turn, ROUNDS more rounds in each call, after a round that does not count."""
