@@ -11,27 +11,18 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is imported
 
 import command_line
+import event_run
 import httpx
 import uvicorn
 from deliveries import Deliveries
 from events import Event, NotAnEventError, from_git, from_store, is_signed, is_token
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
-from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Scheduled
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -68,26 +59,8 @@ class Relay:
             if (known := self._deliveries.run_of(event.key)) is not None:
                 return known
             deployment = await client.read_deployment_by_name(DEPLOYMENT)
-            waiting = await client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
-                    tags=FlowRunFilterTags(all_=["event"]),
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                ),
-                limit=1,
-            )
-            if waiting:
-                run = waiting[0]
-            else:
-                run = await client.create_flow_run_from_deployment(
-                    deployment.id,
-                    parameters={"trigger": "event", "because": event.because},
-                    state=Scheduled(
-                        scheduled_time=datetime.now(UTC) + timedelta(seconds=self._settings.event_wait_seconds)
-                    ),
-                    tags=["event"],
-                    idempotency_key=event.key,  # known to the server even if this process ends before the next line
-                )
+            wait = self._settings.event_wait_seconds
+            run = await event_run.waiting_or_new(client, deployment.id, event.because, seconds=wait, key=event.key)
             self._deliveries.note(event.key, str(run.id))
             return str(run.id)
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # prefect reads it when it is import
 
 import approve
 import dvc_stage
+import event_run
+import httpx
 import incoming
 import own_checkout
 import pages
@@ -22,6 +25,7 @@ import unreported
 from pipeline import begin, nothing_changed, run_all, start_time
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 from unreported import End
 
@@ -45,7 +49,7 @@ def retrain(
 
     The flow owns the folder in which it works from its start to its end: this one, or with `retrain.commit: branch` a
     checkout of its own (`own_checkout`). Two retrainings, or a retraining and a person's `dvc repro`,
-    therefore never run at the same time: the later one is refused.
+    therefore never run at the same time: the later one is refused. One that answers an event makes a later run instead.
 
     Args:
         force: Run every stage even if nothing has changed, for example after an upgrade of a library.
@@ -74,10 +78,29 @@ def retrain(
             )
         )
     except InUseError as error:
-        end = _without_stages(Failed(name="Refused", message=str(error)))
+        end = _without_stages(_in_use(error, trigger, because))
     except UserError as error:
         end = _without_stages(Failed(message=str(error)))
     return unreported.conclude(end)
+
+
+def _in_use(error: InUseError, trigger: starts.Trigger | None, because: str | None) -> State:
+    """Return the state of a run that met another process; of an event's run, after it made a run that looks again."""
+    refused: State = Failed(name="Refused", message=str(error))
+    if trigger != "event":
+        return refused
+    try:
+        seconds = load_params().retrain.event_again_seconds
+        later = asyncio.run(event_run.after(unreported.this_run(), because, seconds=seconds))
+    except (UserError, httpx.HTTPError, PrefectException) as fault:
+        return Failed(
+            name="Refused", message=f"{error}; the event is lost, because no later run could be made: {fault}"
+        )
+    if later is None:
+        return refused
+    at = later.state.state_details.scheduled_time if later.state else None
+    when = f"at {at.astimezone():%H:%M:%S} " if at else ""
+    return Completed(name="Completed: postponed", message=f"{error}; the run {later.name} looks {when}again")
 
 
 def _decide(

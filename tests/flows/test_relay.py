@@ -143,6 +143,31 @@ def test_events_start_one_retraining_that_says_who_asked_and_repetitions_start_n
     assert relay.prefect.name(second.body["run"]).endswith(" nothing changed (pictures/newt.png created)")
 
 
+def test_an_event_that_meets_a_retraining_at_work_is_answered_by_a_later_run(relay: Relay) -> None:
+    project, prefect = relay.prefect.project, relay.prefect
+    (project.path / "go").unlink(missing_ok=True)
+    project.say("held")
+    at_work = prefect.trigger()
+    wait_for(project.stage_is_running)
+    met = relay.stored("owl.png").body["run"]
+    relay.begin(relay.runs()[-1])
+    state = prefect.end_of(met)
+    assert state.name == "Completed: postponed"
+    assert "is in use by the flow retrain" in state.message
+    later = relay.runs()[-1]
+    assert (str(later.id) != met, later.state.name) == (True, "Scheduled")
+    assert f"; the run {later.name} looks at " in state.message
+    assert (later.state.state_details.scheduled_time - state.timestamp).total_seconds() == pytest.approx(600, abs=60)
+    assert relay.stored("emu.png").body["run"] == str(later.id), "while the later one waits"
+    (project.path / "go").touch()
+    assert prefect.end_of(at_work).type.value == "COMPLETED"
+    project.say("good")
+    relay.begin(later)
+    assert prefect.end_of(later.id).message == "ran validate, train"
+    assert prefect.name(later.id).endswith("(pictures/owl.png created)")
+    assert len(relay.runs()) == 4, "nothing is postponed any more"
+
+
 def test_the_scheduler_s_run_is_tagged_as_such(relay: Relay) -> None:
     with relay.prefect.client() as client:
         run = next(run for run in client.read_flow_runs() if run.auto_scheduled)

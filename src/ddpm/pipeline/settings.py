@@ -23,6 +23,8 @@ class Retrain:
     """Incoming pictures, and held-out ones, that are compared at most; a seeded draw of more."""
     event_wait_seconds: float
     """Time from an event over HTTP to the retraining that it starts. Further events meanwhile start no other one."""
+    event_again_seconds: float
+    """Time after which the run of an event looks again if another retraining, or `dvc repro`, was working here."""
     event_body_bytes: int
     """Largest event over HTTP. The relay may have 32 of this size in memory at a time."""
     commit: Literal["none", "branch"]
@@ -41,6 +43,7 @@ class Retrain:
         )
         require_at_least(20, self, "least_images")
         require_at_least(0, self, "event_wait_seconds")
+        require_at_least(1, self, "event_again_seconds")
         require_at_least(1000, self, "event_body_bytes")
         require(
             self.least_images <= self.most_images,
