@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from keys import KeyPair, key_pair
 from ruamel.yaml import YAML
 from shelf import REGISTRY, Shelf, moved_by_hand, record
@@ -321,7 +323,10 @@ def test_a_key_that_cannot_be_used_is_one_sentence(
         assert "open sesame" not in said
     assert cli.main(["verify", number, "--key", str(hidden.public)]) == 0
     capsys.readouterr()
-    for wrong in (keys.public, shelf.project / "none.pem"):
+    rsa_key = shelf.project / "rsa.pem"
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    rsa_key.write_bytes(rsa.generate_private_key(65537, 2048).private_bytes(*form))
+    for wrong in (keys.public, rsa_key, shelf.project / "none.pem"):
         assert cli.main(["sign", number, "--key", str(wrong)]) == 1
         assert f"{wrong} cannot sign" in capsys.readouterr().err
     for wrong in (keys.private, shelf.project / "none.pub"):

@@ -51,7 +51,7 @@ def sign(folder: Path, signature: Path, key: PrivateKey) -> list[str]:
     try:
         # The library declares a string, and hands it to a function that takes bytes only.
         config = signing.Config().use_elliptic_key_signer(private_key=key.path, password=password)  # type: ignore[arg-type]
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, AttributeError) as error:  # of a key of another kind, too
         raise UserError(
             f"{key.path} cannot sign ({error}), expected a private elliptic-curve key in PEM form; correct "
             f"{KEY_VARIABLE}, or {PASSWORD_VARIABLE} for an encrypted key"
