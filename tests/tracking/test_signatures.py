@@ -22,7 +22,7 @@ from ddpm.cli import model as cli_model
 from ddpm.errors import UserError
 from ddpm.promotion import registry
 from ddpm.promotion.registry import KEPT, ORIGIN, RECORDS, SIGNATURE
-from ddpm.serving.answering import Bounds
+from ddpm.serving.calls import Bounds
 from ddpm.serving.served_models import ServedModels
 from ddpm.signing.signature import KEY_VARIABLE, PASSWORD_VARIABLE
 from ddpm.tracking import documents
