@@ -16,6 +16,7 @@ from ddpm.promotion.registry import (
     DECISION,
     ORIGIN,
     RECORDS,
+    SHADOW,
     WATCHED,
     Version,
 )
@@ -77,6 +78,9 @@ class RegistryInMemory:
 
     def keep_crossing(self, number: str, sentence: str) -> None:
         self._tag(number, {WATCHED: f"{NOW}: {sentence}"})
+
+    def keep_shadow(self, number: str, figures: Mapping[str, Any]) -> None:
+        self._tag(number, {SHADOW: self._document(figures)})
 
     def keep_file(self, number: str, file: Path) -> None:
         self.kept[number] = file

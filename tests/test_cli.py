@@ -27,7 +27,19 @@ REGISTRY = MlflowRegistry("ddpm")
 
 COMMANDS = ("sample", "inpaint", "restore", "edit", "interpolate", "versions", "promote", "rollback", "report")
 COMMANDS += ("serve", "page", "import-unet", "export-unet", "configure", "explain", "look", "plan")
-COMMANDS += ("history", "compare", "doctor", "spread", "gate", "drift", "approve", "reconsider", "sign", "verify")
+COMMANDS += (
+    "history",
+    "compare",
+    "doctor",
+    "spread",
+    "gate",
+    "drift",
+    "approve",
+    "reconsider",
+    "sign",
+    "verify",
+    "shadow",
+)
 
 
 def record(fid: float) -> dict[str, Any]:

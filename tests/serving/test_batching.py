@@ -119,7 +119,7 @@ def test_a_client_that_goes_ends_its_own_call_and_the_batch_only_if_all_go(model
 def test_the_time_of_an_image_is_not_told_of_calls_that_ran_beside_others(model: Model) -> None:
     crowd = Crowd(model)
     told: list[float | None] = []
-    crowd.answering.drew = lambda images, labels, seconds: told.append(seconds)
+    crowd.answering.listeners.append(lambda drawn: told.append(drawn.seconds))
     calls = [crowd.call() for _ in range(4)]
     crowd.let_go(4)
     for call in calls:

@@ -17,6 +17,7 @@ from waiting import wait_for
 from ddpm.canary import kept
 from ddpm.canary.drift import drift
 from ddpm.cli.watch import act, watch_of
+from ddpm.serving.drawn import Drawn
 from ddpm.serving.settings import Watch
 from ddpm.serving.watching import Crossing, Record, Watching
 
@@ -68,7 +69,7 @@ def test_a_champion_that_draws_as_before_crosses_nothing_and_one_that_changed_is
     models = served_from(files)
     model = models.current.answering
     watching = Watching(Record(kept.read(files.kept["2"]), None), LIMITS, torch.device("cpu"), crossings.append)
-    model.drew = watching.drew
+    model.listeners.append(watching.drew)
     with running(models) as site:
         for _ in range(8):
             site.prediction(number=16)
@@ -89,7 +90,7 @@ def test_pictures_that_people_send_and_other_settings_are_not_looked_at(files: F
 
     seen: list[int] = []
     models = served_from(files)
-    models.current.answering.drew = lambda images, labels, seconds: seen.append(len(images))
+    models.current.answering.listeners.append(lambda drawn: seen.append(len(drawn.images)))
     with running(models) as site:
         site.prediction(task="edit", image=picture(), steps=2)
         site.prediction(steps=3)
@@ -106,7 +107,7 @@ def test_errors_and_slow_answers_cross_their_limits() -> None:
     for k in range(60):
         watching.answered(500 if k % 10 == 0 else 429)
     for _ in range(60):
-        watching.drew(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, 0.3)
+        watching.drew(Drawn({}, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, 0.3))
     wait_for(lambda: len(crossings) == 2)
     assert {crossing.limit for crossing in crossings} == {"watch.max_error_share", "watch.max_slower"}
     watching.end()
@@ -115,7 +116,7 @@ def test_errors_and_slow_answers_cross_their_limits() -> None:
 def test_a_watch_whose_extractor_cannot_be_read_ends_although_more_answers_wait() -> None:
     watching = Watching(Record(known(), None), LIMITS, torch.device("cpu"), lambda crossing: None)
     for _ in range(100):
-        watching.drew(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, None)
+        watching.drew(Drawn({}, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), None, None))
     end = threading.Thread(target=watching.end, daemon=True)
     end.start()
     end.join(10)

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import signal
 import sys
 import webbrowser
 from collections.abc import Callable
 
 from ddpm.cli.model import find_version, load, load_version, registry_of
+from ddpm.errors import UserError
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -27,6 +29,8 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
     from ddpm.settings import as_dict
 
     params = load_params()
+    if args.model and getattr(args, "shadow", None):
+        raise UserError("--shadow compares registered versions, and --model names a file; leave one of them out")
     version = None if args.model else find_version(args)
     model, name = load(args) if version is None else (load_version(version, args.device), version.name)
     from ddpm.serving import server
@@ -37,9 +41,11 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
     if version is None:
         models = ServedModels(model, args.model.name, bounds)
     else:
+        from ddpm.cli.shadow import begun_shadow
         from ddpm.cli.watch import watch_of
 
         registry = registry_of(name)
+        shadow = begun_shadow(args, registry, served=version.number, images=params.watch.images)
         models = ServedModels(
             model,
             name,
@@ -49,8 +55,16 @@ def _serve(args: argparse.Namespace, *, ready: Callable[[str], None]) -> None:
             load=lambda found: load_version(found, args.device, registry),
             follows=args.version is None,
             watch=watch_of(registry, params.watch, auto_rollback=params.promote.auto_rollback),
+            shadow=shadow,
         )
-    server.run(models, bounds, host=args.host, port=args.port, hosts=args.allowed_host, ready=ready)
+    if models.shadow is not None:
+        # uvicorn sends itself the signal again when it has ended, which would end this process before `keep` below.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        server.run(models, bounds, host=args.host, port=args.port, hosts=args.allowed_host, ready=ready)
+    finally:
+        if models.shadow is not None:
+            models.shadow.keep()
 
 
 def _has_screen() -> bool:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ddpm.cli import approval, compare, exchange, gate, registry, serving, signing
+from ddpm.cli import approval, compare, exchange, gate, registry, serving, shadow, signing
 from ddpm.cli.arguments import Commands, add_device, add_model, add_name, positive
 
 
@@ -27,6 +27,15 @@ def add_commands(commands: Commands) -> None:
         add_device(served)
         if run is serving.page:
             served.add_argument("--no-browser", action="store_true", help="only print the address of the page")
+        else:
+            served.add_argument(
+                "--shadow",
+                metavar="VERSION",
+                help="draw the same requests with this version, too, which answers nobody",
+            )
+
+    beside = add_name(commands.add(shadow.shadow, "compare what a shadow and the served version drew", "ddpm shadow 4"))
+    beside.add_argument("number", nargs="?", metavar="VERSION", help="number of the shadow (default: the newest)")
 
     add_name(commands.add(registry.versions, "list the registered versions, newest first", "ddpm versions"))
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    from ddpm.canary.kept import Kept
     from ddpm.promotion.registry import Registry, Version
     from ddpm.serving.answering import Answering
     from ddpm.serving.settings import Watch
@@ -31,7 +32,6 @@ def watch_of(
     """Return what begins the watch over a version that is served; nothing is watched with a share of 0."""
 
     def begin(version: "Version", answering: "Answering") -> "Watching | None":
-        from ddpm.canary import kept
         from ddpm.promotion.registry import CHAMPION
         from ddpm.serving.watching import Record, Watching
 
@@ -39,9 +39,7 @@ def watch_of(
             return None
         log = logging.getLogger(__name__)
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                file = registry.kept_file(version.number, Path(folder))
-                known = None if file is None else kept.read(file)
+            known = kept_with(registry, version.number)
             seconds = version.canary().get("figures", {}).get("seconds_of_one_image")
         except UserError as error:
             log.warning("version %s is not watched: %s", version.number, error)
@@ -54,10 +52,19 @@ def watch_of(
 
         device = next(answering.model.network.parameters()).device
         watching = Watching(Record(known, seconds), limits, device, report)
-        answering.drew = watching.drew
+        answering.listeners.append(watching.drew)
         return watching
 
     return begin
+
+
+def kept_with(registry: "Registry", number: str) -> "Kept | None":
+    """Return what is kept with a version; None if that has nothing. Raise UserError if it is lost or changed."""
+    from ddpm.canary import kept
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = registry.kept_file(number, Path(folder))
+        return None if file is None else kept.read(file)
 
 
 def act(registry: "Registry", number: str, crossing: "Crossing", *, auto_rollback: bool) -> None:

@@ -27,6 +27,8 @@ CANARY = "canary"
 """Tag: the name of the document with the last result of the canary (`admission.Examined`)."""
 WATCHED = "watched"
 """Tag: the limit that the version's answers crossed last when it was served, with the time."""
+SHADOW = "shadow"
+"""Tag: the name of the document with the figures of the version while it was the shadow of another one."""
 KEPT = "kept"
 """Tag: the name of the file with pictures and features to compare a version's answers with (`canary.kept`)."""
 SIGNATURE = "signature"
@@ -70,6 +72,10 @@ class Version:
     def canary(self) -> dict[str, Any]:
         """Return the last result of the canary; empty if it was never served for that."""
         return self.read(self.tags[CANARY]) if CANARY in self.tags else {}
+
+    def shadow(self) -> dict[str, Any]:
+        """Return its last figures as a shadow and those of the served version; empty if it never was one."""
+        return self.read(self.tags[SHADOW]) if SHADOW in self.tags else {}
 
     def origin(self) -> dict[str, Any]:
         """Return its origin: the lineage of its model file, `facts` of the data, `git_commit`, …; empty if unknown."""
@@ -170,6 +176,9 @@ class Registry(Protocol):
 
     def keep_crossing(self, number: str, sentence: str) -> None:
         """Write on the version that its answers crossed a limit, in place of an earlier one."""
+
+    def keep_shadow(self, number: str, figures: Mapping[str, Any]) -> None:
+        """Store the figures of the version as a shadow (`serving.shadow`), in place of earlier ones."""
 
     def keep_file(self, number: str, file: Path) -> None:
         """Store this file with the version, to compare its answers with, in place of an earlier one."""

@@ -18,6 +18,7 @@ from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
 from ddpm.serving.batching import Batching
 from ddpm.serving.calls import FAILED, INVALID, Budget, Call, RefusedError, require_time, running_call
+from ddpm.serving.drawn import Drawn
 from ddpm.serving.fields import MAX_IMAGES
 from ddpm.serving.picture_request import PictureRequest
 from ddpm.serving.reverse_process import filmed
@@ -40,10 +41,9 @@ class Answering:
         self.model, self._budget = model, budget
         self.identity = vars(identity or Identity()) | {"sha256": model.sha256}
         """The fields name, version and sha256 (of the model file), which every answer has under `model`."""
-        self.drew: Callable[[Tensor, Tensor | None, float | None], None] | None = None
-        """Told the images, uint8 [N,C,H,W], and their labels of every request for new images by the model's own recipe
-        and a seed that was drawn here: who chooses seeds could choose what is measured. With the seconds that it took;
-        None if other calls were running beside it."""
+        self.listeners: list[Callable[[Drawn], None]] = []
+        """Told of every request for new images by the model's own recipe and a seed that was drawn here: who chooses
+        seeds could choose what is measured."""
         self._batching = Batching(model)
         model.network.register_forward_pre_hook(require_time)
 
@@ -114,8 +114,10 @@ class Answering:
                 more = {"frames": [_png(strip) for strip in strips]}
             else:
                 images, seconds = self._drawn(request, needed)
-                if self.drew is not None and has_own_seed and request.recipe == recipe_of(model):
-                    self.drew(images, sample_request.labels_of(request, model), seconds)
+                if has_own_seed and request.recipe == recipe_of(model):
+                    again = {name: fields[name] for name in ("number", "label", "seed")}
+                    for listen in self.listeners:
+                        listen(Drawn(again, images, sample_request.labels_of(request, model), seconds))
         return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}
 
     def _drawn(self, request: SampleRequest, needed: int) -> tuple[Tensor, float | None]:

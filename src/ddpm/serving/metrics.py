@@ -18,6 +18,14 @@ _WATCHED = {
     "seconds_of_one_image": "Median time of an image, in seconds",
 }
 
+_BESIDE = {
+    "requests": "Requests that both versions drew",
+    "errors": "Errors of a version meanwhile",
+    "seconds_of_one_image": "Median time of an image, in seconds",
+    "distance": "Frechet distance of the last images of a version from its measured ones",
+    "distance_by_chance": "Largest such distance of as many measured images",
+}
+
 
 class ServerMetrics:
     """Counters of one server, what it serves, and memory and time of its process (on Linux)."""
@@ -62,6 +70,8 @@ class ServerMetrics:
         yield GaugeMetricFamily("ddpm_is_champion", "1 if the served version is the champion", value=is_champion)
         if models.current.watching is not None:
             yield from _of_watch(models.current.watching.to_json())
+        if models.shadow is not None:
+            yield from _of_shadow(models.shadow.to_json())
         yield GaugeMetricFamily(
             "ddpm_running_work", "Network evaluations times pixels of the running calls", value=models.running_work
         )
@@ -77,3 +87,18 @@ def _of_watch(figures: "Mapping[str, Any]") -> "Iterator[Metric]":
     for limit in figures["crossed"]:
         crossed.add_metric([limit], 1)
     yield crossed
+
+
+def _of_shadow(figures: "Mapping[str, Any]") -> "Iterator[Metric]":
+    from prometheus_client.core import GaugeMetricFamily
+
+    both = {role: figures[role] for role in ("served", "shadow") if figures[role] is not None}
+    for name, meaning in _BESIDE.items():
+        family = GaugeMetricFamily(f"ddpm_shadow_{name}", meaning, labels=["role", "version"])
+        for role, own in both.items():
+            if own[name] is not None:
+                family.add_metric([role, own["version"]], own[name])
+        yield family
+    yield GaugeMetricFamily(
+        "ddpm_shadow_dropped", "Requests that the shadow had no time to draw", value=figures["dropped"]
+    )

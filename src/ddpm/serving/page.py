@@ -100,6 +100,7 @@ def facts(models: ServedModels) -> dict[str, Any]:
         "follows": models.follows,
         "notice": models.notice,
         "watch": None if served.watching is None else served.watching.to_json(),
+        "shadow": None if models.shadow is None else models.shadow.to_json(),
         "versions": [{"version": found.number, "aliases": list(found.aliases)} for found in models.versions],
         "channels": spec.channels,
         "size": spec.size,

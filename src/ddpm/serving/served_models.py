@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ddpm.errors import UserError
@@ -17,6 +18,7 @@ from ddpm.model_file import Model
 from ddpm.promotion.registry import CANARY, ORIGIN, RECORDS, Registry, Version, champion_among
 from ddpm.serving.answering import Answering, Identity
 from ddpm.serving.calls import INVALID, Bounds, Budget, Call, RefusedError
+from ddpm.serving.shadow import Shadow
 from ddpm.serving.watching import Watching
 
 LOOK_SECONDS = 10.0
@@ -61,15 +63,18 @@ class ServedModels:
         load: Callable[[Version], Model] | None = None,
         follows: bool = False,
         watch: Callable[[Version, Answering], Watching | None] = lambda version, answering: None,
+        shadow: Shadow | None = None,
     ) -> None:
         """Serve this model; without a registry it is the only one.
 
         `load` returns the model of a version or raises UserError. With `follows` a new champion takes over, otherwise
         `notice` says that there is one. `watch` begins the watch over the answers of a version that becomes the served
-        one.
+        one, and `shadow` draws its requests again.
         """
         self._budget, self._registry, self._load, self._follows = Budget(bounds), registry, load, follows
-        self._watch = watch
+        self._watch, self.shadow = watch, shadow
+        if shadow is not None:
+            shadow.beside(lambda: self.running_work > 0)
         version = None if version is None else _with_documents(version)
         self.current = self._watched(Served(self._answering(model, name, version), name, version))
         """The model that answers requests which name no version."""
@@ -221,6 +226,8 @@ class ServedModels:
     def _watched(self, served: Served) -> Served:
         if served.version is None:
             return served
+        if self.shadow is not None:
+            served.answering.listeners.append(partial(self.shadow.drew, served.version.number))
         return replace(served, watching=self._watch(served.version, served.answering))
 
     def _answering(self, model: Model, name: str, version: Version | None) -> Answering:

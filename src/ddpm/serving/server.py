@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm import __version__
 from ddpm.errors import UserError
 from ddpm.serving import page
-from ddpm.serving.calls import INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
+from ddpm.serving.calls import FAILED, INVALID, TIME_UP, TOO_MUCH, Bounds, Call, RefusedError, shortened
 from ddpm.serving.metrics import ServerMetrics
 from ddpm.serving.own_site import require_own_host, require_own_site
 from ddpm.serving.page import Document
@@ -152,6 +152,8 @@ class Server:
             finally:
                 if served.watching is not None:
                     served.watching.answered(status)
+                if status == FAILED and served.number is not None and self._models.shadow is not None:
+                    self._models.shadow.failed(served.number)
         notice = self._models.notice
         return json.dumps(answer | ({} if notice is None else {"notice": notice})).encode()
 

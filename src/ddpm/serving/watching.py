@@ -20,6 +20,7 @@ from torch import Tensor
 from ddpm.canary.drift import Drift
 from ddpm.canary.kept import Kept
 from ddpm.errors import UserError
+from ddpm.serving.drawn import Drawn
 from ddpm.serving.settings import Watch
 from ddpm.serving.window import Window
 
@@ -62,17 +63,14 @@ class Watching:
         self._thread = threading.Thread(target=self._look_for_ever, daemon=True, name="watch")
         self._thread.start()
 
-    def drew(self, images: Tensor, labels: Tensor | None, seconds: float | None) -> None:
-        """Look at these images, uint8 [N,C,H,W], later, or at none of them: only a share of the answers counts.
-
-        `seconds` is None if other calls ran beside this one, whose time then says nothing about the version.
-        """
-        if seconds is not None:
-            self._seconds.append(seconds / len(images))
+    def drew(self, drawn: Drawn) -> None:
+        """Look at these images later, or at none of them: only a share of the answers counts."""
+        if drawn.seconds is not None:
+            self._seconds.append(drawn.seconds / len(drawn.images))
             self._require_speed()
         if random.random() < self._limits.share:
             try:
-                self._queue.put_nowait((images, labels))
+                self._queue.put_nowait((drawn.images, drawn.labels))
             except queue.Full:
                 return
 

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import UserError
-from ddpm.promotion.registry import CANARY, DECISION, KEPT, ORIGIN, RECORDS, SIGNATURE, WATCHED, Version, version
+from ddpm.promotion.registry import (
+    CANARY,
+    DECISION,
+    KEPT,
+    ORIGIN,
+    RECORDS,
+    SHADOW,
+    SIGNATURE,
+    WATCHED,
+    Version,
+    version,
+)
 from ddpm.promotion.succession import Move, Ruling
 from ddpm.reporting import model_card
 from ddpm.signing.signature import PrivateKey, sign
@@ -136,6 +147,12 @@ class MlflowRegistry:
         client = connect()
         with mlflow_errors():
             set_tags(client, self.name, number, {WATCHED: f"{champion_alias.now()}: {sentence}"[:_MAX_TAG]})
+
+    def keep_shadow(self, number: str, figures: Mapping[str, Any]) -> None:
+        client = connect()
+        with mlflow_errors():
+            name = documents.write(client, version(self, number).tags["model_id"], figures)
+            set_tags(client, self.name, number, {SHADOW: name})
 
     def keep_file(self, number: str, file: Path) -> None:
         client = connect()
