@@ -224,6 +224,7 @@ def test_a_version_that_was_rolled_back_is_reconsidered_by_command(
     assert (last.version, last.by) == ("2", "gate, asked by Ann")
 
 
+@pytest.mark.slow
 def test_gate_and_reconsider_measure_bits_per_dimension_as_the_evaluation_does(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
