@@ -92,19 +92,23 @@ def find(client: SyncPrefectClient) -> list[Stale]:
 
 def after_crash(flow: "Flow[..., Any]", flow_run: FlowRun, state: State) -> None:
     """Hook of a flow: say in words how its process ended, and close its tasks."""
-    message = state.message or ""
+    with get_client(sync_client=True) as client:
+        _close(client, flow_run, Crashed(message=_sentence(how_it_ended(state.message or ""))))
+
+
+def how_it_ended(message: str) -> str:
+    """Return in words how the process of a crashed run ended, by the message that Prefect gives it."""
     code = re.search(r"exited with status code: (-?\d+)", message)
     if code is not None:
         what = "its process was killed (SIGKILL), by a person or by the system when memory ran out"
         what = what if code[1] in ("-9", "137") else f"its process ended with status {code[1]}, see the log"
-    elif "KeyboardInterrupt" in message:
+    elif "interrupt signal" in message or "KeyboardInterrupt" in message:
         what = "a person stopped it with Ctrl-C"
-    elif "SystemExit" in message or "SIGTERM" in message or "terminat" in message.lower():
+    elif any(word in message for word in ("system exit", "SystemExit", "SIGTERM")) or "terminat" in message.lower():
         what = "its process was asked to end (SIGTERM)"
     else:
         what = message.rstrip(".")
-    with get_client(sync_client=True) as client:
-        _close(client, flow_run, Crashed(message=_sentence(what)))
+    return what
 
 
 def after_cancellation(flow: "Flow[..., Any]", flow_run: FlowRun, state: State) -> None:

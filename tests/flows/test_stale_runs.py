@@ -89,3 +89,22 @@ def test_a_living_run_and_one_of_another_machine_are_left_alone_and_a_restart_is
     assert "'lives'" not in mended.stdout
     if restarted:
         assert "restarted or lost power" in prefect.state(made["before"]).message
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (SystemExit(1), "its process was asked to end (SIGTERM)"),
+        (KeyboardInterrupt(), "a person stopped it with Ctrl-C"),
+    ],
+)
+def test_an_end_that_prefect_reports_itself_is_said_as_the_operations_page_has_it(
+    error: BaseException, says: str
+) -> None:
+    import asyncio
+
+    import stale_runs
+    from prefect.states import exception_to_crashed_state
+
+    message = asyncio.run(exception_to_crashed_state(error)).message
+    assert stale_runs.how_it_ended(message) == says
