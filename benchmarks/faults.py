@@ -22,13 +22,13 @@ TEXT = """\
 # What faults cost
 
 Each fault happened at a random moment in the middle of a stage of a small pipeline (pictures of 8x8 pixels) with real
-servers of Prefect and MLflow, a worker, flows and DVC, on one machine. Afterwards nothing was done by hand; if the
-retraining had ended, the next one was started, as the schedule does.
+servers of Prefect and MLflow, a worker, flows and DVC, on one machine, and at several stages, one after the other.
+Afterwards nothing was done by hand; if the retraining had ended, the next one was started, as the schedule does.
 
 Lost: something that Prefect or MLflow calls running and is not, a version that is missing or twice, a champion other
 than the new version, a file that is not the recorded one, or something that `ddpm doctor` finds. The columns of stages
 have the most seconds from the end of the fault to the stage's end, a dash where it was not tried. The first row has the
-seconds of a stage without a fault, which are part of the others. The machine was shared with other work."""
+seconds of the stages without a fault, which are part of the others; they say how busy the machine was."""
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

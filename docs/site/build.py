@@ -30,6 +30,7 @@ RESULTS = {
     "coverage": "Coverage of the intervals",
     "serving_load": "The served champion under load",
     "gate": "How often the gate promotes",
+    "faults": "What faults cost",
 }
 """Titles of the pages of measured results in the navigation, because some of the pages have equal headings."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)")

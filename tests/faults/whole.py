@@ -21,7 +21,7 @@ def registered() -> set[str]:
 def what_is_lost(site: Site, before: set[str], open_before: set[str]) -> list[str]:
     """Sentences about what is lost, twice, torn, or says Running; empty if all is whole."""
     lost = [f"Prefect says {each} of what has no process" for each in sorted(site.open_runs() - open_before)]
-    lost += _of_registry(site, before)
+    lost += _of_registry(before)
     lost += _of_cache(site.path / ".dvc/cache/files/md5")
     lost += _of_outputs(site)
     doctor = site.project.run("ddpm", "doctor", **site.environment)
@@ -33,7 +33,7 @@ def what_is_lost(site: Site, before: set[str], open_before: set[str]) -> list[st
     return lost
 
 
-def _of_registry(site: Site, before: set[str]) -> list[str]:
+def _of_registry(before: set[str]) -> list[str]:
     from ddpm.tracking import store
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
