@@ -69,3 +69,13 @@ def test_a_project_that_was_moved_away_from_its_artifacts_is_told_so(project: Pa
     with pytest.raises(UserError, match="mlartifacts, which is missing"):
         start()
     assert not (project / "mlartifacts").exists()
+
+
+def test_a_person_is_named_by_the_account_of_the_server_where_it_has_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("LOGNAME", "somebody")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    assert store.user() == "ann"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert store.user() == "somebody"

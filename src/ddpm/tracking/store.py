@@ -170,7 +170,13 @@ def as_default_store() -> Iterator[None]:
 
 
 def user() -> str:
-    """Return the name of the user's account, or its number where it has no name, as in some containers."""
+    """Return the name of the person's account in MLflow's server, or where that has no accounts, of the one here.
+
+    An account here that has no name, as in some containers, is named by its number.
+    """
+    account = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if account and is_server(tracking_uri()):
+        return account
     try:
         return getpass.getuser()
     except (KeyError, OSError):
