@@ -22,7 +22,7 @@ from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.pipeline import running_list
-from ddpm.pipeline.workspace import GRACE_SECONDS, launcher_environment
+from ddpm.pipeline.workspace import GRACE_SECONDS, TRY_AGAIN, launcher_environment
 from ddpm.redaction import redacted
 
 PROGRESS_SECONDS = 5.0
@@ -49,7 +49,8 @@ class Outcome:
     ran: bool = True
     """False if nothing had changed or DVC took the outputs from its cache."""
     try_again: bool = False
-    """Whether the stage crashed, was killed or found DVC busy. An error that a person must correct is not retried."""
+    """Whether the stage crashed, was killed, did not reach a server, or found DVC busy. An error that a person must
+    correct is not retried."""
 
 
 def stages() -> list[str]:
@@ -243,11 +244,12 @@ def _outcome(status: int, lines: list[str]) -> Outcome:
         return Outcome(True, "nothing had changed" if skipped else "done", ran=not skipped)
     crashed = any(line.startswith("Traceback (most recent call last)") for line in lines)
     sentence = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
-    if sentence:
-        return Outcome(False, textwrap.shorten(sentence, _SENTENCE_CHARACTERS, placeholder=" …"), try_again=crashed)
     dvc_error = _dvc_error(lines)
     exited = re.search(r"exited with (-?\d+)$", dvc_error)
     code = int(exited[1]) if exited else status
+    if sentence:
+        shortened = textwrap.shorten(sentence, _SENTENCE_CHARACTERS, placeholder=" …")
+        return Outcome(False, shortened, try_again=crashed or code == TRY_AGAIN)
     killed_by = _signal(code)
     if killed_by:
         return Outcome(False, f"it was killed by {killed_by.name}", try_again=True)

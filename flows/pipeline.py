@@ -64,8 +64,8 @@ def pipeline(
 
     Args:
         force: Stages that run even if nothing has changed.
-        retries: Number of times that a stage that crashed or was killed starts again; training continues from its last
-            checkpoint. An error that a person must correct is not retried.
+        retries: Number of times that a stage that crashed, was killed or did not reach MLflow starts again; training
+            continues from its last checkpoint. An error that a person must correct is not retried.
         retry_delay_seconds: Time before each retry.
         timeout_seconds: Longest time of a stage; after it the stage is stopped and the flow fails. None: no limit.
         silent_seconds: Longest time that dvc may print nothing while no stage runs; after it dvc is stopped and the

@@ -54,8 +54,8 @@ def search(
         space: The YAML file with the keys of params.yaml that may vary, each with a range or with choices.
         trials: Number of trials that are measured or stopped as hopeless. Those of earlier runs of this search count;
             trials that failed do not.
-        retries: Number of times that a stage that crashed or was killed starts again; training continues from its last
-            checkpoint.
+        retries: Number of times that a stage that crashed, was killed or did not reach MLflow starts again; training
+            continues from its last checkpoint.
         retry_delay_seconds: Time before each retry.
         timeout_seconds: Longest time of a stage; after it the stage is stopped and its trial fails. None: no limit.
         silent_seconds: Longest time that dvc may print nothing while no stage runs; after it dvc is stopped.

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGE = """
 import json, os, sys, time
 from pathlib import Path
-from ddpm.errors import UserError
+from ddpm.errors import UnreachableError, UserError
 from ddpm.pipeline.workspace import run_stage
 
 def main():
@@ -43,6 +43,8 @@ def main():
         time.sleep(0.05)
     for _ in tqdm(range(10**6 if "long" in said else 50 if "slow" in said else 10), desc="training"):
         time.sleep(0.1)
+    if "unreachable" in said:
+        raise UnreachableError("MLflow does not answer; start the server")
     if "broken" in said:
         raise UserError("data/raw/said.txt says broken, expected good; write good")
     print("the model is trained")

@@ -19,6 +19,10 @@ class UserError(Exception):
         return on_one_line(super().__str__())
 
 
+class UnreachableError(UserError):
+    """A server does not answer or refuses; the same may succeed when it is back, so flows try such a stage again."""
+
+
 def on_one_line(text: str) -> str:
     """Return the text with line breaks and control characters, as in file names, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

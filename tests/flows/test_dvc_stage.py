@@ -43,6 +43,13 @@ def test_an_error_that_a_person_mends_is_passed_on_word_for_word_and_not_tried_a
     assert outcome == dvc_stage.Outcome(False, "data/raw/said.txt says bad, expected good; write good")
 
 
+def test_a_stage_that_did_not_reach_a_server_is_worth_another_try(project: Project) -> None:
+    project.say("unreachable")
+    run("validate")
+    outcome, _ = run("train")
+    assert outcome == dvc_stage.Outcome(False, "MLflow does not answer; start the server", try_again=True)
+
+
 def test_a_crash_is_told_in_its_own_words_and_is_worth_another_try(project: Project) -> None:
     project.say("crash-once")
     run("validate")

@@ -32,7 +32,7 @@ import psutil
 
 from ddpm.compute import processes
 from ddpm.compute.waiting import wait_briefly
-from ddpm.errors import UserError
+from ddpm.errors import UnreachableError, UserError
 from ddpm.files import disk_trouble
 from ddpm.pipeline.process_identity import place
 from ddpm.redaction import redacted, redacted_output
@@ -44,6 +44,8 @@ LAUNCHER_VARIABLE = "DDPM_LAUNCHER"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 20.0
 """Time that a stage has to save its work after SIGTERM before it is killed."""
+TRY_AGAIN = 75
+"""Exit status of a stage that may succeed later, because a server did not answer: EX_TEMPFAIL of sysexits.h."""
 
 
 class InUseError(UserError):
@@ -135,8 +137,9 @@ def command_of(pid: int) -> list[str]:
 def run_stage(main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` as owner of the workspace or on behalf of its owner, and exit.
 
-    The exit status is 0 after success; 1 with `error: <sentence>` on stderr after a UserError, and with the traceback
-    and `error: <type>: <message>` after any other exception; 130 after SIGINT. Credentials are removed from all output.
+    The exit status is 0 after success; 1 with `error: <sentence>` on stderr after a UserError, or TRY_AGAIN after an
+    UnreachableError; 1 with the traceback and `error: <type>: <message>` after any other exception; 130 after SIGINT.
+    Credentials are removed from all output.
     """
     wait_briefly(os.environ)  # read when `main` imports torch
     _buffer_lines()
@@ -154,7 +157,7 @@ def _status_of(main: Callable[[], None]) -> int:
         _close_progress_bars(error)
         if correctable := error if isinstance(error, UserError) else disk_trouble(error):
             print(f"error: {correctable}", file=sys.stderr)
-            return 1
+            return TRY_AGAIN if isinstance(correctable, UnreachableError) else 1
         traceback.print_exc()
         sentence = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {sentence}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ddpm.errors import UserError, not_installed
+from ddpm.errors import UnreachableError, UserError, not_installed
 from ddpm.pipeline.checkout import PROJECT_VARIABLE
 from ddpm.redaction import redacted
 
@@ -130,7 +130,7 @@ def answered(call: Callable[[], T], *, seconds: float | None = None) -> T:
     if errors:
         raise errors[0]
     if not answers:
-        raise UserError(
+        raise UnreachableError(
             f"MLflow at {shown_uri()} did not answer within {limit:g} s; start the server again, or correct or unset "
             "MLFLOW_TRACKING_URI"
         )
@@ -148,7 +148,7 @@ def mlflow_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         # Redact first: an address with a password is not recognised after it was cut.
         message = redacted(" ".join(str(error).split()))
-        raise UserError(
+        raise UnreachableError(
             f"MLflow at {shown_uri()} refused or did not answer ({message[:400]}); "
             "start the server, or correct or unset MLFLOW_TRACKING_URI"
         ) from None
