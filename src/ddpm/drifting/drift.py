@@ -49,9 +49,9 @@ class Drift:
     new: int
     """New files in the folder."""
     rejected: dict[str, int] = field(default_factory=dict)
+    """Number of files that were looked at and cannot be used, by reason."""
     usable: tuple[str, ...] = ()
     """The sha256 of each file that was compared."""
-    """Number of files that were looked at and cannot be used, by reason."""
 
     def sentence(self) -> str:
         """Return what was found in one line: the distances that differ with their thresholds."""
