@@ -188,7 +188,7 @@ def killed(prefect: Prefect, what: str) -> psutil.Process:
     return stage if what == "stage" else next(each for each in stage.parents() if "dvc" in each.cmdline())
 
 
-@pytest.mark.parametrize("what", [pytest.param("stage", marks=pytest.mark.slow), "dvc", "flow"])
+@pytest.mark.parametrize("what", [*(pytest.param(what, marks=pytest.mark.slow) for what in ("stage", "dvc")), "flow"])
 def test_after_a_kill_in_the_middle_of_a_stage_the_next_retraining_needs_no_hand_and_nothing_says_running(
     prefect: Prefect, what: str
 ) -> None:

@@ -168,6 +168,7 @@ def test_an_event_that_meets_a_retraining_at_work_is_answered_by_a_later_run(rel
     assert len(relay.runs()) == 4, "nothing is postponed any more"
 
 
+@pytest.mark.slow
 def test_the_scheduler_s_run_is_tagged_as_such(relay: Relay) -> None:
     with relay.prefect.client() as client:
         run = next(run for run in client.read_flow_runs() if run.auto_scheduled)
