@@ -42,7 +42,7 @@ async def waiting_or_new(
 
 
 async def after(run: UUID, because: str | None, *, seconds: float) -> FlowRun | None:
-    """Return the run that answers the events of this run, which could not; None if this run has no deployment."""
+    """Return the later run for the event that this run could not answer; None if this run has no deployment."""
     async with get_client() as client:
         deployment = (await client.read_flow_run(run)).deployment_id
         if deployment is None:

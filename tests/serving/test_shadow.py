@@ -1,5 +1,6 @@
 """A version in the shadow of the champion draws what it drew; a shadow that fails or is slow changes no answer."""
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from versions_to_serve import keep, write_extractor
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.canary import kept
+from ddpm.generation.recipe import load_model
 from ddpm.promotion.registry import CHAMPION, version
+from ddpm.serving.answering import Answering
 from ddpm.serving.served_models import ServedModels
 from ddpm.serving.shadow import Shadow
 
@@ -99,6 +102,51 @@ def test_the_shadow_draws_the_seed_label_and_number_of_the_answer(site: Site, sh
     assert set(map(str, drawn)) == {str((3, [2, 2, 2]))}
 
 
+def test_a_shadow_draws_in_bf16_too(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
+    tiny_model(tmp_path / "model.safetensors", recipe={"sampler": "ddim", "steps": 2, "precision": "bf16"})
+    answering = Answering(load_model(tmp_path / "model.safetensors"), None)
+    shadow = Shadow(load_model(tmp_path / "model.safetensors"), "2", images=100, kept_of=lambda number: None)
+    looked: list[int] = []
+
+    def is_busy() -> bool:
+        looked.append(1)
+        return False
+
+    shadow.beside(is_busy)
+    answering.listeners.append(lambda drawn: shadow.drew("1", drawn))
+    answering.answers([{"number": 2}])
+    wait_for(lambda: shadow._both is not None and shadow._both[1].requests + shadow._both[1].errors == 1)
+    figures = shadow.to_json()["shadow"]
+    assert (figures["requests"], figures["errors"]) == (1, 0)
+    assert len(looked) >= 2 + 2, "it gives way before each of the two evaluations, too"
+
+
+def test_the_figures_are_of_requests_that_both_drew_and_the_times_of_those_that_were_drawn_alone(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    tiny_model(tmp_path / "model.safetensors")
+    model = load_model(tmp_path / "model.safetensors")
+    shadow = Shadow(load_model(tmp_path / "model.safetensors"), "2", images=100, kept_of=lambda number: None)
+
+    def fail(_: Any, inputs: Any) -> None:
+        if (inputs[2] == 3).all():
+            raise RuntimeError("no such kernel")
+
+    def figures(after: int) -> tuple[Any, Any]:
+        wait_for(lambda: shadow._both is not None and shadow._both[1].requests + shadow._both[1].errors == after)
+        return shadow.to_json()["served"], shadow.to_json()["shadow"]
+
+    shadow._model.network.register_forward_pre_hook(fail)
+    answering = Answering(model, None)
+    answering.listeners.append(lambda drawn: shadow.drew("1", dataclasses.replace(drawn, seconds=None)))
+    answering.answers([{"number": 8, "label": 2}])
+    served, own = figures(1)
+    assert (served["seconds_of_one_image"], own["seconds_of_one_image"]) == (None, None)
+    answering.answers([{"number": 8, "label": 3}])
+    served, own = figures(2)
+    assert (served["requests"], own["requests"], own["errors"]) == (1, 1, 1)
+
+
 def test_pictures_of_people_their_seeds_and_settings_are_not_drawn_again(site: Site) -> None:
     from test_answering import picture
 
@@ -122,7 +170,7 @@ def test_a_shadow_that_fails_is_counted_and_changes_no_answer(site: Site, shadow
         drawn_again(site, call + 1)
     assert site.prediction(number=2, seed=7) == before
     served, own, _ = both(site)
-    assert (served["requests"], served["errors"], own["requests"], own["errors"]) == (3, 0, 0, 3)
+    assert (served["requests"], served["errors"], own["requests"], own["errors"]) == (0, 0, 0, 3)
 
 
 def test_a_shadow_that_never_ends_delays_nobody_and_drops_what_it_has_no_time_for(site: Site, shadow: Shadow) -> None:

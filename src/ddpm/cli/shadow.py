@@ -17,7 +17,7 @@ _SHOWN = {
     "requests": "requests",
     "errors": "errors",
     "seconds_of_one_image": "seconds of an image (median)",
-    "distance": "Fréchet distance from the measured images",
+    "distance": "Fréchet distance from its own measured images",
     "distance_by_chance": "that of as many measured images, at most",
 }
 

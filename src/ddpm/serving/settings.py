@@ -41,7 +41,7 @@ class Watch:
     max_slower: float
     """Largest median time of an image, in multiples of the time before the version became champion."""
     max_error_share: float
-    """Largest share of the last 200 calls that ended with an error of the server (status 500 and above)."""
+    """Largest share of the last 200 calls that ended with an error of the version (status 500)."""
 
     def __post_init__(self) -> None:
         require_share(self, "share", "max_error_share")

@@ -91,7 +91,8 @@ class Shadow:
         self._is_busy: Callable[[], bool] = lambda: False
         self._paused = 0.0
         self._kept_at, self._is_new = time.monotonic(), False
-        model.network.register_forward_pre_hook(self._give_way)
+        # A function, not the method: the network's copy for bf16 (`cast_weights`) would copy the shadow with it.
+        model.network.register_forward_pre_hook(lambda *_: self._give_way())
         threading.Thread(target=self._draw_for_ever, daemon=True, name="shadow").start()
 
     def beside(self, is_busy: Callable[[], bool]) -> None:
@@ -146,11 +147,10 @@ class Shadow:
     def _draw(self, served: str, drawn: Drawn) -> None:
         if self._both is None or self._both[0].number != served:
             if self._both is not None:
+                self.keep()  # those of the version before are complete
                 self.dropped = 0
             self._both = Figures(served, self._window_of(served)), Figures(self.number, self._window_of(self.number))
         of_served, own = self._both
-        self._give_way()
-        of_served.drew(drawn)
         try:
             request = sample_request.complete(drawn.fields, self._model)
             self._give_way()
@@ -163,14 +163,18 @@ class Shadow:
                 logging.getLogger(__name__).warning("the shadow, version %s, failed", self.number, exc_info=error)
             return
         self._give_way()
-        own.drew(Drawn(drawn.fields, images, sample_request.labels_of(request, self._model), seconds))
+        of_served.drew(drawn)
+        self._give_way()
+        # Time counts where both were alone: an image of many takes less than a single one.
+        compared = None if drawn.seconds is None else seconds
+        own.drew(Drawn(drawn.fields, images, sample_request.labels_of(request, self._model), compared))
 
     def _window_of(self, number: str) -> Window | None:
         kept = self._kept_of(number)
         device = next(self._model.network.parameters()).device
         return None if kept is None else Window(kept, self._images, device)
 
-    def _give_way(self, *_: Any) -> None:
+    def _give_way(self) -> None:
         """Wait while a call runs; also a hook that torch calls before every network evaluation of the shadow."""
         began = time.monotonic()
         while self._is_busy():

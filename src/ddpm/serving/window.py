@@ -12,7 +12,7 @@ from ddpm.canary.kept import Kept
 from ddpm.measuring.features.extractor import FeatureExtractor, describe
 
 _LOOKS = 4
-"""The distance is measured again after this part of the window is new."""
+"""The distance is measured again when a quarter of the window, the part 1 / _LOOKS, is new."""
 
 
 class Window:
