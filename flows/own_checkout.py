@@ -68,7 +68,9 @@ def _inputs() -> list[Path]:
     params = load_params()
     weights = (params.features.inception_weights, params.features.dinov2_weights, params.features.clip_weights)
     others = (*weights, params.retrain.incoming, params.runtime.cache)
-    return [*_compared(), *(Path(each) for each in others if each)]
+    key = params.signing.verify_key
+    key = key if key is not None and not Path(key).exists() else None  # one that git keeps is here already
+    return [*_compared(), *(Path(each) for each in (*others, key) if each)]
 
 
 def _compared() -> list[Path]:

@@ -116,6 +116,26 @@ def test_a_client_that_goes_ends_its_own_call_and_the_batch_only_if_all_go(model
     assert crowd.first.result()
 
 
+def test_work_counts_as_running_until_it_ends_also_after_its_client_has_gone(model: Model) -> None:
+    crowd, goes, stays = Crowd(model), Call(60), Call(60)
+    budget, works = crowd.answering._budget, []
+    assert budget is not None
+    calls = [crowd.call(stays, seed=1), crowd.call(goes, seed=2, number=8), crowd.call(goes, seed=3, number=8)]
+
+    def leave(_: Any, inputs: Any) -> None:
+        if len(inputs[0]) == 17:
+            goes.give_up()
+            wait_for(lambda: sum(call.done() for call in calls) >= 1)
+            works.append(budget.work)
+
+    model.network.register_forward_pre_hook(leave)
+    crowd.let_go(3)
+    steps = calls[0].result()[0]["steps"]
+    assert all(isinstance(call.exception(), RefusedError) for call in calls[1:])
+    assert min(works) >= 17 * steps * model.spec.size**2
+    assert budget.work == 0
+
+
 def test_the_time_of_an_image_is_not_told_of_calls_that_ran_beside_others(model: Model) -> None:
     crowd = Crowd(model)
     told: list[float | None] = []

@@ -269,7 +269,10 @@ def test_a_version_is_signed_when_it_is_registered_and_again_if_it_is_registered
     monkeypatch.delenv(KEY_VARIABLE)
     capsys.readouterr()
     pipeline.register()
-    assert "version 1 was signed before and is registered again, but DDPM_SIGNING_KEY" in capsys.readouterr().out
+    assert (
+        "version 1 was signed before and what was signed is written anew, but DDPM_SIGNING_KEY"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_model_whose_run_the_store_does_not_know_is_not_registered(pipeline: Pipeline) -> None:

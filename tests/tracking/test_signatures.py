@@ -168,6 +168,23 @@ def test_records_by_other_protocols_decisions_and_the_canary_leave_the_signature
     assert cli.main(["verify", number, "--key", str(keys.public)]) == 0
 
 
+def test_the_same_record_again_leaves_the_signature_valid_and_another_one_of_its_protocol_is_signed_again(
+    shelf: Shelf, keys: KeyPair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = whole(shelf, 0)
+    REGISTRY.keep_record(number, record(9.0, protocol={"n": 200, "seed": 0, "extractor_hash": "e"}))
+    assert cli.main(["sign", number, "--key", str(keys.private)]) == 0
+    REGISTRY.keep_record(number, record(10.0))
+    REGISTRY.sign_again(number)
+    assert "what was signed is written anew" in capsys.readouterr().out
+    assert cli.main(["verify", number, "--key", str(keys.public)]) == 0
+    REGISTRY.keep_record(number, record(9.9))
+    assert "changed: metrics.json" in refused(number, keys.public, capsys)
+    monkeypatch.setenv(KEY_VARIABLE, str(keys.private))
+    REGISTRY.sign_again(number)
+    assert cli.main(["verify", number, "--key", str(keys.public)]) == 0
+
+
 def test_the_signature_of_another_key_is_refused_also_if_it_claims_ours(
     shelf: Shelf, keys: KeyPair, capsys: pytest.CaptureFixture[str]
 ) -> None:

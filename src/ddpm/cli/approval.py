@@ -68,7 +68,7 @@ def reconsider(args: argparse.Namespace) -> None:
     from ddpm.generation.recipe import load_model
     from ddpm.measuring.contest import PairedContest, draw_block
     from ddpm.promotion.judge import Asked, judge, summary
-    from ddpm.promotion.registry import version
+    from ddpm.promotion.registry import SIGNATURE, version
     from ddpm.tracking.mlflow_registry import MlflowRegistry
 
     registry = MlflowRegistry(registered_name(args))
@@ -84,7 +84,9 @@ def reconsider(args: argparse.Namespace) -> None:
 
     alone = contest(None)
     record = alone.candidate_record()
-    registry.keep_record(candidate.number, record)
+    registry.keep_record(candidate.number, record)  # in place of the signed one if the protocol is the same
+    if SIGNATURE in candidate.tags:
+        registry.sign_again(candidate.number)
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(
             version(registry, candidate.number),

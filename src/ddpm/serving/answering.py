@@ -44,7 +44,10 @@ class Answering:
         self.listeners: list[Callable[[Drawn], None]] = []
         """Told of every request for new images by the model's own recipe and a seed that was drawn here: who chooses
         seeds could choose what is measured."""
-        self._batching = Batching(model)
+        if budget is None:
+            self._batching = Batching(model)
+        else:
+            self._batching = Batching(model, lambda request: budget.held(work(request, model)))
         model.network.register_forward_pre_hook(require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:

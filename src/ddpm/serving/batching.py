@@ -6,7 +6,7 @@ batch changes the rounding, so requests are drawn one by one there (docs/exactne
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.sampling.samplers import last_of
 from ddpm.serving import sample_request
-from ddpm.serving.calls import CallsTogether, require_time, running_call
+from ddpm.serving.calls import CallsTogether, RefusedError, require_time, running_call
 from ddpm.serving.sample_request import BATCH, SampleRequest, labels_of
 
 MOST_OF_ONE = 8
@@ -36,13 +36,18 @@ class _Waiting:
         self.images: Tensor | None = None
         self.is_over = False
         """Whether the batch of this request has ended, with its images or without."""
+        self.release: Callable[[], None] = lambda: None
+        """Called when the batch has ended."""
 
 
 class Batching:
     """Draws requests of one model. Can be used from any thread; each call returns with the images of its request."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(
+        self, model: Model, held: Callable[[SampleRequest], Callable[[], None]] = lambda request: lambda: None
+    ) -> None:
+        """`held` counts the work of a request as running until the function that it returns is called."""
+        self._model, self._held = model, held
         self._waiting: list[_Waiting] = []
         self._drawn_now: list[Recipe] = []
         """The settings of the batches that are being drawn, each of them once."""
@@ -55,12 +60,16 @@ class Batching:
             return sample_request.draw(self._model, request)
         mine = _Waiting(request)
         group = self._next_group(mine)
-        try:
-            if len(group) > 1:
+        if len(group) > 1:
+            try:
                 self._draw(group)
-            if mine.images is not None:
-                require_time()
-                return mine.images
+            finally:
+                self._end(group)
+            group = []
+        if mine.images is not None:
+            require_time()
+            return mine.images
+        try:
             # The only one of its batch, or the batch failed: drawn alone, only the request that is the cause fails.
             return sample_request.draw(self._model, request)
         finally:
@@ -81,6 +90,10 @@ class Batching:
                     self._changed.wait(_LOOK_SECONDS)
                     require_time()
                 return []
+            except RefusedError:
+                if mine not in self._waiting and not mine.is_over:  # its images are still drawn with those of others
+                    mine.release = self._held(mine.request)
+                raise
             finally:
                 if mine in self._waiting:
                     self._waiting.remove(mine)
@@ -116,6 +129,7 @@ class Batching:
             self._drawn_now.remove(group[0].request.recipe)
             for each in group:
                 each.is_over = True
+                each.release()
             self._changed.notify_all()
 
 

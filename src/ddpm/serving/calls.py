@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -129,6 +129,17 @@ class Budget:
         finally:
             with self._lock:
                 self._work -= needed
+
+    def held(self, needed: int) -> Callable[[], None]:
+        """Count the work as running until the returned function is called; it may exceed what is free."""
+        with self._lock:
+            self._work += needed
+
+        def release() -> None:
+            with self._lock:
+                self._work -= needed
+
+        return release
 
 
 def shortened(sentence: str) -> str:

@@ -45,13 +45,14 @@ def sign(folder: Path, signature: Path, key: PrivateKey) -> list[str]:
     Raises UserError if the key cannot be used, or without model-signing.
     """
     _require_library()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from model_signing import signing
 
     password = None if key.password is None else key.password.encode()
     try:
         # The library declares a string, and hands it to a function that takes bytes only.
         config = signing.Config().use_elliptic_key_signer(private_key=key.path, password=password)  # type: ignore[arg-type]
-    except (OSError, TypeError, ValueError, AttributeError) as error:  # of a key of another kind, too
+    except (OSError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm) as error:  # of another kind, too
         raise UserError(
             f"{key.path} cannot sign ({error}), expected a private elliptic-curve key in PEM form; correct "
             f"{KEY_VARIABLE}, or {PASSWORD_VARIABLE} for an encrypted key"
@@ -66,12 +67,12 @@ def require_signed(folder: Path, signature: Path, key: Path, *, called: str) -> 
     Raises UserError, which calls the folder `called`, for anything else: the key, the signature or a file is another.
     """
     _require_library()
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from model_signing import verifying
 
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    except (OSError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm) as error:
         raise UserError(
             f"{key} cannot verify {called} ({error}), expected a public elliptic-curve key in PEM form; name its file"
         ) from None

@@ -11,8 +11,6 @@ from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
     from ddpm.measuring.contest import PairedContest
-    from ddpm.promotion.registry import Version
-    from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 
 def main(stage: Stage) -> None:
@@ -79,7 +77,7 @@ def main(stage: Stage) -> None:
             extractor=paths.extractor,
         ).write(compared)
         registry.keep_file(candidate.number, compared)
-        _sign(registry, candidate)
+        registry.sign_again(candidate.number)
     with tempfile.TemporaryDirectory() as folder:
         outcome = judge(
             candidate,
@@ -102,21 +100,6 @@ def main(stage: Stage) -> None:
     receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(paths.receipt, receipt)
     print(summary(outcome, metric=params.promote.main.name))
-
-
-def _sign(registry: "MlflowRegistry", candidate: "Version") -> None:
-    """Sign the version with the key of the environment; without one, say if an earlier signature may not hold."""
-    from ddpm.promotion.registry import SIGNATURE
-    from ddpm.signing.signature import KEY_VARIABLE, private_key
-
-    number, key = candidate.number, private_key()
-    if key is not None:
-        registry.sign(number, key)
-    elif SIGNATURE in candidate.tags:
-        print(
-            f"version {number} was signed before and is registered again, but {KEY_VARIABLE} is not set; "
-            f"`ddpm verify {number}` says whether its signature still holds, and `ddpm sign {number}` renews it"
-        )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def read_file(model: str, number: str, name: str, folder: Path) -> Path:
             content = path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"{called} is lost; write it again with `dvc repro -f -s register`") from None
-    if not hashlib.sha256(content).hexdigest().startswith(name.partition(".")[0]):
+    if not _is_of(content, name):
         raise UserError(f"{called} is damaged; write it again with `dvc repro -f -s register`")
     return path
 
@@ -77,9 +77,18 @@ def _content(store: str, model: str, number: str, name: str) -> bytes:
             content = artifact(f"{location}/{FOLDER}/{name}.json", Path(folder)).read_bytes()
         except FileNotFoundError:
             raise UserError(f"{called} is lost; write it again with `dvc repro -f -s register`") from None
-    if not hashlib.sha256(content).hexdigest().startswith(name):
+    if not _is_of(content, name):
         raise UserError(f"{called} is damaged; write it again with `dvc repro -f -s register`")
     return content
+
+
+def is_whole(file: Path, name: str) -> bool:
+    """Whether this is the file whose hash the name has, which may have a folder and a suffix."""
+    return _is_of(file.read_bytes(), name.rpartition("/")[2])
+
+
+def _is_of(content: bytes, name: str) -> bool:
+    return hashlib.sha256(content).hexdigest().startswith(name.partition(".")[0])
 
 
 def artifact(location: str, folder: Path) -> Path:

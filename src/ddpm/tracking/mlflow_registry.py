@@ -24,7 +24,7 @@ from ddpm.promotion.registry import (
 )
 from ddpm.promotion.succession import Move, Ruling
 from ddpm.reporting import model_card
-from ddpm.signing.signature import PrivateKey, sign
+from ddpm.signing.signature import KEY_VARIABLE, PrivateKey, private_key, sign
 from ddpm.tracking import champion_alias, descriptions, documents, registry_lock, signatures, stored_versions
 from ddpm.tracking.champion_alias import AliasChange
 from ddpm.tracking.store import as_default_store, connect, mlflow_errors, shown_uri, user
@@ -171,13 +171,25 @@ class MlflowRegistry:
         """
         found, client = version(self, number), connect()
         with mlflow_errors(), tempfile.TemporaryDirectory() as folder:
-            covered = signatures.covered_files(client, found, Path(folder) / "covered")
+            covered = signatures.covered_files(client, found, Path(folder) / "covered", checked=True)
             _registered_file(found, covered / signatures.MODEL)
             signature = Path(folder) / signatures.FILE
             names = sign(covered, signature, key)
             stored = documents.write_file(client, found.tags["model_id"], signature)
             set_tags(client, self.name, number, {SIGNATURE: stored})
             return names
+
+    def sign_again(self, number: str) -> None:
+        """Sign with the key of the environment; without one, say if an earlier signature may not hold any more."""
+        key = private_key()
+        if key is not None:
+            self.sign(number, key)
+        elif SIGNATURE in version(self, number).tags:
+            print(
+                f"version {number} was signed before and what was signed is written anew, but {KEY_VARIABLE} is not "
+                f"set; `ddpm verify {number}` says whether its signature still holds, and "
+                f"`ddpm sign {number}` renews it"
+            )
 
     def verify(self, version: Version, key: Path) -> list[str]:
         """Return what the owner of this public key signed of a version. Raise UserError if anything differs."""
@@ -189,8 +201,10 @@ class MlflowRegistry:
     def _with_record(client: "MlflowClient", to: Version, record: Mapping[str, Any], *, first: bool) -> str:
         """Store the record; return the names of all records of the version, without an older one of its protocol."""
         name = documents.write(client, to.tags["model_id"], record)
-        others = []
-        for other in to.tags.get(RECORDS, "").split():
+        known, others = to.tags.get(RECORDS, "").split(), []
+        if not first and name in known:
+            return " ".join(known)  # the order stays, because a signature covers the first one
+        for other in known:
             try:
                 replaced = other == name or to.read(other)["protocol"] == record["protocol"]
             except UserError:  # lost or damaged

@@ -39,12 +39,14 @@ def verified(client: "MlflowClient", version: Version, key: Path, folder: Path) 
     return covered / MODEL, require_signed(covered, signature, key, called=called)
 
 
-def covered_files(client: "MlflowClient", version: Version, folder: Path) -> Path:
+def covered_files(client: "MlflowClient", version: Version, folder: Path, *, checked: bool = False) -> Path:
     """Write what a signature covers into this new folder: model file, model card, metrics, origin, and what was kept.
 
     What the version lacks is left out. They are copies, also where the store is on this machine, so that what is
-    verified is what is loaded.
+    verified is what is loaded. With `checked`, each document must be the one whose hash its name has.
+    Raises UserError if the model file is lost, or if a document is another one.
     """
+    called = f"version {version.number} of {version.name}"
     location = client.get_model_version_download_uri(version.name, version.number)
     tags = version.tags
     names = {
@@ -56,14 +58,36 @@ def covered_files(client: "MlflowClient", version: Version, folder: Path) -> Pat
     folder.mkdir(parents=True)
     fetched = folder.with_name("fetched")
     fetched.mkdir()
-    files = documents.artifact(f"{location}/{MODEL}", fetched)
+    files = _fetched(f"{location}/{MODEL}", fetched)
+    if files is None:
+        raise UserError(
+            f"{called} has lost its model file; restore the artifacts, or choose another of `ddpm versions`"
+        )
     (shutil.move if files.is_relative_to(fetched) else shutil.copytree)(files, folder / MODEL)
     for name, stored in names.items():
-        if stored is not None and (file := documents.artifact(f"{location}/{stored}", fetched)).exists():
-            shutil.copyfile(file, folder / name)
+        if stored is None or (file := _fetched(f"{location}/{stored}", fetched)) is None:
+            continue
+        shutil.copyfile(file, folder / name)
+        if checked and name != model_card.FILE and not documents.is_whole(folder / name, stored):
+            raise UserError(f"{name} of {called} is damaged; write it again with `dvc repro -f -s register`")
     shutil.rmtree(fetched)
     (folder / IDENTITY).write_text(json.dumps({"name": version.name, "version": version.number}))
     return folder
+
+
+def _fetched(location: str, folder: Path) -> Path | None:
+    """Return the path of an artifact as `documents.artifact`; None if the store has none there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        path = documents.artifact(location, folder)
+    except FileNotFoundError:
+        return None
+    except MlflowException as error:
+        if "404" in str(error):
+            return None
+        raise
+    return path if path.exists() else None
 
 
 def _document(name: str) -> str | None:
