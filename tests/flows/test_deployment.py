@@ -52,6 +52,7 @@ def test_without_new_data_nothing_is_done(prefect: Prefect) -> None:
     assert prefect.artifacts()["retraining"].startswith("# Completed: nothing changed\n")
 
 
+@pytest.mark.slow
 def test_a_run_is_named_after_the_setting_that_changed_with_its_old_and_its_new_value(prefect: Prefect) -> None:
     params = prefect.project.path / "params.yaml"
     params.write_text(params.read_text().replace("  images: 60000 ", "  images: 70000 ", 2))
@@ -188,7 +189,8 @@ def killed(prefect: Prefect, what: str) -> psutil.Process:
     return stage if what == "stage" else next(each for each in stage.parents() if "dvc" in each.cmdline())
 
 
-@pytest.mark.parametrize("what", [*(pytest.param(what, marks=pytest.mark.slow) for what in ("stage", "dvc")), "flow"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["stage", "dvc", "flow"])
 def test_after_a_kill_in_the_middle_of_a_stage_the_next_retraining_needs_no_hand_and_nothing_says_running(
     prefect: Prefect, what: str
 ) -> None:

@@ -35,6 +35,7 @@ def page(project: Project) -> str:
         return str(json.loads(data))
 
 
+@pytest.mark.slow
 def test_a_person_goes_on_in_the_folder_while_the_flow_works_at_the_last_commit(edited: Project) -> None:
     checkout = edited.path / ".state/retraining"
     edited.say("held")

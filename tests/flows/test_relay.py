@@ -143,6 +143,7 @@ def test_events_start_one_retraining_that_says_who_asked_and_repetitions_start_n
     assert relay.prefect.name(second.body["run"]).endswith(" nothing changed (pictures/newt.png created)")
 
 
+@pytest.mark.slow
 def test_an_event_that_meets_a_retraining_at_work_is_answered_by_a_later_run(relay: Relay) -> None:
     project, prefect = relay.prefect.project, relay.prefect
     (project.path / "go").unlink(missing_ok=True)

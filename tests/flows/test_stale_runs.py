@@ -54,6 +54,7 @@ def test_the_next_worker_closes_what_a_power_cut_left_frees_the_slot_and_says_so
     assert state.message in prefect.artifacts()["retraining"]
 
 
+@pytest.mark.slow
 def test_a_living_run_and_one_of_another_machine_are_left_alone_and_a_restart_is_named(prefect: Prefect) -> None:
     from prefect import flow
     from prefect.states import Running

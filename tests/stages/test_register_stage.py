@@ -197,6 +197,7 @@ def test_the_command_gate_prints_the_verdict_of_every_rule_and_changes_nothing(
     assert "would not be promoted" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_version_that_was_rolled_back_is_reconsidered_by_command(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -193,6 +193,7 @@ def test_a_training_that_can_save_nothing_from_the_start_is_refused(tmp_path: Pa
         tiny.empty_disk()
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_hash_seeds_write_the_same_model_file(
     undisturbed: tuple[str, str, float, float], tmp_path: Path
 ) -> None:
