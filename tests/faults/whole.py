@@ -65,9 +65,9 @@ def _of_registry(before: set[str]) -> list[str]:
 
 
 def _of_cache(cache: Path) -> list[str]:
-    """Every file in DVC's cache has the hash that is its name."""
+    """Every file in DVC's cache has the hash that is its name; unfinished ones end in .tmp and are not read."""
     lost = []
-    for path in cache.glob("??/*"):
+    for path in (path for path in cache.glob("??/*") if path.suffix != ".tmp"):
         name = path.parent.name + path.name
         if hashlib.md5(path.read_bytes()).hexdigest() != name.removesuffix(".dir"):
             lost.append(f"DVC's cache has {name}, whose content is another one")
