@@ -1,4 +1,4 @@
-"""A team's servers and a small project whose worker uses them, with a person's and a program's ways to ask them."""
+"""A team's servers and a small project whose worker uses them, and how a person and a program ask them."""
 
 import base64
 import json

@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from registry_in_memory import RegistryInMemory
+from versions_to_serve import keep, write_extractor
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.generation.recipe import load_model
@@ -18,6 +19,7 @@ from ddpm.promotion.registry import CHAMPION, version
 from ddpm.serving.calls import Bounds
 from ddpm.serving.served_models import ServedModels
 from ddpm.serving.server import Server, web_server
+from ddpm.serving.shadow import Shadow
 
 BOUNDS = Bounds(max_work=10**6, max_work_together=4 * 10**6, max_seconds=60, max_body_bytes=10**6)
 RECORD = {"fid": 0.5, "floor": {"fid": 0.25}}
@@ -87,7 +89,22 @@ class Files(RegistryInMemory):
         return load_model(self.folder / f"{found.number}.safetensors")
 
 
-def served_from(files: Files, *, number: str | None = None, bounds: Bounds = BOUNDS) -> ServedModels:
+def two_versions(folder: Path, tiny_model: Callable[..., str]) -> Files:
+    """Two versions with what was kept of both; none is the champion yet."""
+    files = Files(folder)
+    extractor = write_extractor(folder / "extractor.safetensors")
+    for seed, number in enumerate("12"):
+        model = folder / f"{number}.safetensors"
+        tiny_model(model, seed=seed)
+        files.register(RECORD)
+        kept = keep(model, folder / f"kept-{number}.safetensors", extractor=extractor, inverted=False)
+        files.keep_file(number, kept)
+    return files
+
+
+def served_from(
+    files: Files, *, number: str | None = None, bounds: Bounds = BOUNDS, shadow: Shadow | None = None
+) -> ServedModels:
     """The champion, which is followed, or this version."""
     first = version(files, number or files.aliases[CHAMPION])
     return ServedModels(
@@ -98,6 +115,7 @@ def served_from(files: Files, *, number: str | None = None, bounds: Bounds = BOU
         registry=files,
         load=files.load,
         follows=number is None,
+        shadow=shadow,
     )
 
 

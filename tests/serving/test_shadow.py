@@ -1,4 +1,4 @@
-"""A version in the shadow of the champion draws what it drew; a shadow that fails or is slow changes no answer."""
+"""The shadow, a second version, draws again what the champion drew; if it fails or is slow, no answer changes."""
 
 import dataclasses
 import threading
@@ -7,29 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_of_models import BOUNDS, RECORD, Files, Site, running
+from site_of_models import Files, Site, running, served_from, two_versions
 from test_metrics import metrics
-from versions_to_serve import keep, write_extractor
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.canary import kept
 from ddpm.generation.recipe import load_model
-from ddpm.promotion.registry import CHAMPION, version
+from ddpm.promotion.registry import version
 from ddpm.serving.answering import Answering
-from ddpm.serving.served_models import ServedModels
 from ddpm.serving.shadow import Shadow
 
 
 @pytest.fixture
 def files(tmp_path: Path, tiny_model: Callable[..., str]) -> Files:
     """Two versions, the first is the champion, with what was kept of both."""
-    files = Files(tmp_path)
-    extractor = write_extractor(tmp_path / "extractor.safetensors")
-    for seed, number in enumerate("12"):
-        tiny_model(tmp_path / f"{number}.safetensors", seed=seed)
-        files.register(RECORD)
-        path = tmp_path / f"kept-{number}.safetensors"
-        files.keep_file(number, keep(tmp_path / f"{number}.safetensors", path, extractor=extractor, inverted=False))
+    files = two_versions(tmp_path, tiny_model)
     files.move(action="promote", version="1", by="Ann", reason="first")
     return files
 
@@ -48,18 +40,7 @@ def shadow(files: Files) -> Shadow:
 @pytest.fixture
 def site(files: Files, shadow: Shadow) -> Iterator[Site]:
     """The champion is served, with the shadow."""
-    first = version(files, files.aliases[CHAMPION])
-    models = ServedModels(
-        files.load(first),
-        files.name,
-        BOUNDS,
-        version=first,
-        registry=files,
-        load=files.load,
-        follows=True,
-        shadow=shadow,
-    )
-    with running(models) as site:
+    with running(served_from(files, shadow=shadow)) as site:
         yield site
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from site_of_models import RECORD, Files, running, served_from
-from versions_to_serve import keep, write_extractor
+from site_of_models import Files, running, served_from, two_versions
 from waiting import wait_for
 
 from ddpm.canary import kept
@@ -27,13 +26,8 @@ LIMITS = Watch(share=1.0, images=100, max_distance=1.5, max_slower=10.0, max_err
 @pytest.fixture
 def files(tmp_path: Path, tiny_model: Callable[..., str]) -> Files:
     """Two versions, the second is the champion, with what was kept of both."""
-    files = Files(tmp_path)
-    extractor = write_extractor(tmp_path / "extractor.safetensors")
-    for seed, number in enumerate("12"):
-        tiny_model(tmp_path / f"{number}.safetensors", seed=seed)
-        files.register(RECORD)
-        path = tmp_path / f"kept-{number}.safetensors"
-        files.keep_file(number, keep(tmp_path / f"{number}.safetensors", path, extractor=extractor, inverted=False))
+    files = two_versions(tmp_path, tiny_model)
+    for number in "12":
         files.move(action="promote", version=number, by="Ann", reason="good")
     return files
 

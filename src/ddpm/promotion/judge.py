@@ -44,7 +44,7 @@ class Asked:
 
 
 class Match(gate.Contest, Protocol):
-    """The comparison of a candidate with its champion: on more and more images, and as a record of the champion."""
+    """A contest of two models (`gate.Contest`) that can also measure the metrics of the champion alone."""
 
     def champion_record(self) -> Mapping[str, Any]:
         """Return the champion's metrics by the candidate's protocol, as in reports/metrics.json."""

@@ -40,7 +40,7 @@ def verified(client: "MlflowClient", version: Version, key: Path, folder: Path) 
 
 
 def covered_files(client: "MlflowClient", version: Version, folder: Path, *, checked: bool = False) -> Path:
-    """Write what a signature covers into this new folder: model file, model card, metrics, origin, and what was kept.
+    """Copy the files that a signature covers into this new folder: model file, card, metrics, origin, kept pictures.
 
     What the version lacks is left out. They are copies, also where the store is on this machine, so that what is
     verified is what is loaded. With `checked`, each document must be the one whose hash its name has.

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -28,9 +29,8 @@ ANSWER_SECONDS = 60.0
 """How long to wait for an answer of the store. MLflow itself waits for several minutes."""
 _MAKING_SECONDS = 600.0
 """How long to wait for a new database of the project: a few seconds of work, but minutes on a busy slow disk."""
-
-
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+"""Beginnings of the addresses of databases that have a server."""
 
 
 def project() -> Path:
@@ -96,8 +96,9 @@ def connect(*, make: bool = False) -> "MlflowClient":
     return answered(connected, seconds=_MAKING_SECONDS if is_new else None)
 
 
+@cache
 def _ask_database(uri: str) -> None:
-    """Connect once to the database. MLflow itself would try ten times, for 100 seconds, if nobody listens there."""
+    """Connect to the database, until it has succeeded once: where nobody listens, MLflow would try for 100 seconds."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(uri)
@@ -170,9 +171,9 @@ def as_default_store() -> Iterator[None]:
 
 
 def user() -> str:
-    """Return the name of the person's account in MLflow's server, or where that has no accounts, of the one here.
+    """Return the name of the user's account: on MLflow's server if that has accounts, else on this machine.
 
-    An account here that has no name, as in some containers, is named by its number.
+    An account of this machine that has no name, as in some containers, is named by its number.
     """
     account = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if account and is_server(tracking_uri()):
