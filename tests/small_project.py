@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil
 from waiting import HANG_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
+SCHEDULE = 'cron: "0 3 * * *"'
 
 STAGE = """
 import json, os, sys, time
@@ -124,6 +126,14 @@ class Project:
         return bool(self.processes(word="stage.py train"))
 
 
+def copy_deployments(path: Path) -> None:
+    """Write prefect.yaml with the time of day twelve hours from now, so that no test meets the scheduled run."""
+    text = (ROOT / "prefect.yaml").read_text()
+    assert text.count(SCHEDULE) == 1
+    far = datetime.now(UTC) + timedelta(hours=12)
+    (path / "prefect.yaml").write_text(text.replace(SCHEDULE, f'cron: "{far.minute} {far.hour} * * *"'))
+
+
 @contextmanager
 def new_project(path: Path) -> Iterator[Project]:
     """The project; nothing that was started in it outlives the block."""
@@ -132,8 +142,9 @@ def new_project(path: Path) -> Iterator[Project]:
     (path / "stage.py").write_text(STAGE)
     (path / "dvc.yaml").write_text(DVC_YAML)
     shutil.copytree(ROOT / "flows", path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("prefect.yaml", "prefect.toml", "params.yaml"):
+    for name in ("prefect.toml", "params.yaml"):
         shutil.copy(ROOT / name, path / name)
+    copy_deployments(path)
     project = Project(path, mark=uuid.uuid4().hex)
     project.say("good")
     (path / ".dvc").mkdir()  # what `dvc init --no-scm` makes

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from small_project import copy_deployments
 from team import ROOT, Team
 from waiting import HANG_SECONDS, wait_for
 
@@ -34,8 +35,9 @@ def small_project(path: Path) -> Path:
         shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("raw", "guides", "starts"):
         (path / "data" / name).mkdir(parents=True)
-    for name in ("dvc.yaml", ".dvcignore", "params.yaml", "prefect.yaml", "prefect.toml"):
+    for name in ("dvc.yaml", ".dvcignore", "params.yaml", "prefect.toml"):
         shutil.copy(ROOT / name, path / name)
+    copy_deployments(path)
     (path / ".dvc").mkdir()  # what `dvc init --no-scm` makes
     (path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
     set_values(path, SMALL)
