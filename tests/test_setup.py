@@ -135,3 +135,15 @@ def test_torch_for_cpus_needs_an_index(with_cuda: Path) -> None:
     done = setup(with_cuda, TORCH="cpu")
     assert done.returncode != 0
     assert "TORCH_INDEX=URL" in done.stdout
+
+
+def test_what_make_starts_keeps_the_modules_that_it_compiled_where_a_container_turned_that_off() -> None:
+    done = subprocess.run(
+        ["make", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
