@@ -18,7 +18,6 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 from unreported import End
 
-from ddpm.canary.examine import Examination
 from ddpm.errors import UserError
 from ddpm.params import load as load_params
 from ddpm.promotion import approval
@@ -52,6 +51,8 @@ def approve(
 
 
 def _end_of(number: str, answer: str, *, who: str, reason: str) -> End:
+    from ddpm.canary.examine import Examination  # imports torch, which every retraining would wait for
+
     params = load_params()
     registry = MlflowRegistry(params.promote.name)
     canary = Examination(limits=params.canary, device=params.runtime.device)

@@ -126,11 +126,13 @@ def test_drawing_from_a_file_imports_torch_and_the_picture_library_alone(
     assert imported(*command.split(), folder=tmp_path) == {"torch", "PIL"}
 
 
-def test_asking_the_registry_imports_no_torch(tmp_path: Path, empty_store: Path) -> None:
+def test_neither_asking_the_registry_nor_the_flow_retrain_imports_torch(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     program = (
-        "import sys\nfrom ddpm.tracking.mlflow_registry import MlflowRegistry\n"
+        "import sys\nimport retrain\nassert 'mlflow' not in sys.modules\n"
+        "from ddpm.tracking.mlflow_registry import MlflowRegistry\n"
         "assert MlflowRegistry('ddpm').versions() == [] and 'mlflow' in sys.modules and 'torch' not in sys.modules"
     )
     clean = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "MLFLOW_TRACKING_URI")}
+    clean |= {"PYTHONPATH": str(ROOT / "flows"), "PREFECT_HOME": str(tmp_path / "prefect")}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=clean, check=True)
