@@ -217,7 +217,7 @@ def rulings(client: "MlflowClient", name: str) -> list[Ruling]:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _stored(reason: str) -> str:
