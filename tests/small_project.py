@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,16 @@ class Prefect:
         deployed = project.run("prefect", "--profile", "local", "--no-prompt", "deploy", "--all", **self.environment)
         assert deployed.returncode == 0, deployed.stdout
 
+    @cached_property
+    def _open_client(self) -> Any:
+        from prefect.client.orchestration import SyncPrefectClient
+
+        return SyncPrefectClient(self.environment["PREFECT_API_URL"]).__enter__()
+
+    def client(self) -> Any:
+        """The one client, for a `with`, which leaves it open: a new one makes two more requests before its first."""
+        return self._open_client
+
     def start_worker(self) -> None:
         log = self._logs / "worker.log"
         self.worker = self.project.start("python", "flows/worker.py", log=log, **self.environment)
@@ -188,11 +199,6 @@ class Prefect:
 
     def worker_log(self) -> str:
         return (self._logs / "worker.log").read_text()
-
-    def client(self) -> Any:
-        from prefect.client.orchestration import SyncPrefectClient
-
-        return SyncPrefectClient(self.environment["PREFECT_API_URL"])
 
     def trigger(self, **parameters: Any) -> Any:
         """A run of the deployment, as the button in Prefect's UI makes it."""
@@ -202,7 +208,7 @@ class Prefect:
 
     def end_of(self, flow_run: Any) -> Any:
         """Its final state."""
-        wait_for(lambda: self.state(flow_run).is_final())
+        wait_for(lambda: self.state(flow_run).is_final(), every=0.2)
         return self.state(flow_run)
 
     def state(self, flow_run: Any) -> Any:
