@@ -80,9 +80,16 @@ def test_the_kind_of_machine_names_what_moves_the_last_bits() -> None:
     assert kind["instructions"] == torch.backends.cpu.get_cpu_capability()
 
 
-# Global settings of torch, so in a process of its own. torch has an older and a newer way to allow TF32.
+# Global settings of torch, so each program is in a process of its own, a fork of one that has imported torch.
+# torch has an older and a newer way to allow TF32.
+PROGRAMS = [
+    ("pass", "older"),
+    ("backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = True", "older"),
+    ("torch.set_float32_matmul_precision('medium')", "older"),
+    ("backends.fp32_precision = 'tf32'", "newer"),  # torch then refuses to read the older flags
+]
 TF32 = """
-import sys, torch
+import os, sys, torch
 from ddpm.compute.hardware import full_float32
 
 backends = torch.backends
@@ -94,25 +101,26 @@ def newer():
 def older():
     return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
 
-exec(sys.argv[1])
-before = newer(), older() if sys.argv[2] == "older" else None
-with full_float32():
-    assert newer() == ["ieee"] * 5, newer()
-    assert older() == (False, False)
-    assert torch.get_float32_matmul_precision() == "highest"
-assert (newer(), older() if sys.argv[2] == "older" else None) == before
+def check(allow, way):
+    exec(allow)
+    before = newer(), older() if way == "older" else None
+    with full_float32():
+        assert newer() == ["ieee"] * 5, newer()
+        assert older() == (False, False)
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert (newer(), older() if way == "older" else None) == before
+
+programs = list(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+for allow, way in programs:
+    if not (child := os.fork()):
+        check(allow, way)
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0, allow
+print(len(programs), "checked")
 """
 
 
-@pytest.mark.parametrize(
-    ("allow", "way"),
-    [
-        ("pass", "older"),
-        ("backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = True", "older"),
-        ("torch.set_float32_matmul_precision('medium')", "older"),
-        ("backends.fp32_precision = 'tf32'", "newer"),  # torch then refuses to read the older flags
-    ],
-)
-def test_metrics_are_measured_without_tf32_whatever_the_program_allowed(allow: str, way: str) -> None:
-    done = subprocess.run([sys.executable, "-c", TF32, allow, way], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_metrics_are_measured_without_tf32_whatever_the_program_allowed() -> None:
+    words = [word for program in PROGRAMS for word in program]
+    done = subprocess.run([sys.executable, "-c", TF32, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{len(PROGRAMS)} checked\n"), done.stderr

@@ -65,6 +65,12 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder / "prepared"
 
 
+IN_NINE_PARTS = pytest.mark.parametrize(
+    "prepared", [pytest.param(20_000, marks=pytest.mark.slow), 7], ids=["one_part", "nine_parts"], indirect=True
+)
+"""For what the number of parts has little to do with."""
+
+
 def outcomes_of(prepared: Path, docs: Path, **limits: Any) -> dict[str, Outcome]:
     """The outcomes that Great Expectations finds in all files, which are those of counters and a sample, too."""
     facts = read_facts(prepared)
@@ -117,6 +123,7 @@ def test_every_limit_that_is_exceeded_breaks_its_own_rule_and_names_the_rows(pre
         assert all(row in sentence for row in outcome.rows[:2])
 
 
+@IN_NINE_PARTS
 def test_a_limit_that_is_just_reached_is_not_broken(prepared: Path, tmp_path: Path) -> None:
     outcomes = outcomes_of(
         prepared,
@@ -160,6 +167,7 @@ def test_data_that_were_damaged_later_are_found(prepared: Path, write_split, tmp
     assert broken["arrays are as stated: height"] == ("test (height 8)",)
 
 
+@IN_NINE_PARTS
 def test_images_whose_digests_are_missing_are_not_taken_for_the_same(prepared: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -179,6 +187,7 @@ def test_a_class_without_a_training_image_is_named(prepared: Path, tmp_path: Pat
     assert outcomes["classes are balanced"].rows == ("c (share_of_equal 0)",)
 
 
+@IN_NINE_PARTS
 def test_images_without_labels_are_checked_by_the_other_rules(prepared: Path, tmp_path: Path) -> None:
     data = dataclasses.replace(PARAMS.data, source="folder", size=16, labels=False)
     prepare(data, raw=prepared.parent / "raw", prepared=tmp_path / "prepared", workers=1, progress=False)
@@ -187,11 +196,13 @@ def test_images_without_labels_are_checked_by_the_other_rules(prepared: Path, tm
     assert "classes are balanced" not in outcomes
 
 
+@IN_NINE_PARTS
 def test_only_the_first_rows_are_named(prepared: Path, tmp_path: Path) -> None:
     outcome = outcomes_of(prepared, tmp_path / "docs", brightness=(254.0, 255.0))["brightness is in range"]
     assert (outcome.observed, len(outcome.rows)) == (57, NAMED_ROWS)
 
 
+@IN_NINE_PARTS
 def test_data_docs_name_what_failed_and_refer_to_nothing_outside_the_page(prepared: Path, tmp_path: Path) -> None:
     outcomes_of(prepared, tmp_path / "docs", brightness=(2.0, 253.0))
     page = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
@@ -202,6 +213,7 @@ def test_data_docs_name_what_failed_and_refer_to_nothing_outside_the_page(prepar
     assert {reference.partition(",")[0].partition("#")[0] for reference in outside} <= {"", "run.js", IN_PAGE}
 
 
+@IN_NINE_PARTS
 def test_equal_data_give_equal_data_docs(prepared: Path, tmp_path: Path) -> None:
     contents = []
     for name in ("first", "second"):
@@ -211,6 +223,7 @@ def test_equal_data_give_equal_data_docs(prepared: Path, tmp_path: Path) -> None
     assert contents[0] == contents[1]
 
 
+@IN_NINE_PARTS
 def test_the_stage_stops_with_the_rows_and_leaves_report_and_docs(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
