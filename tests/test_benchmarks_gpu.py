@@ -23,7 +23,14 @@ SAME = ("training-128",)
 """Parts that run the code of another with another number."""
 
 
-@pytest.mark.parametrize("part", [part for part in gpu_goals.PARTS if part not in SAME])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=pytest.mark.slow if part in PEERS else ())
+        for part in gpu_goals.PARTS
+        if part not in SAME
+    ],
+)
 def test_every_part_measures_all_its_numbers(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if part in PEERS:
         for peer in ("diffusers", "accelerate"):

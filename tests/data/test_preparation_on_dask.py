@@ -74,6 +74,7 @@ def finish(running: psutil.Popen) -> None:
     assert running.returncode == 0, output + errors
 
 
+@pytest.mark.slow  # the remote cluster loses a worker, too
 def test_a_killed_worker_of_the_local_cluster_loses_nothing(
     raw: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -1,6 +1,8 @@
 """What is planned before the first step is planned once: a training that has begun goes on as it was planned."""
 
 import dataclasses
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,14 @@ import pytest
 import tiny_training as tiny
 import torch
 
+from ddpm.compute.memory import free_bytes
+from ddpm.compute.settings import Runtime
 from ddpm.errors import UserError
+from ddpm.model_spec import Spec
 from ddpm.params import Params
+from ddpm.planning import before_training, measuring
 from ddpm.planning.before_training import agreed, make_plan
+from ddpm.planning.measuring import Measured
 from ddpm.planning.plan import Pictures
 from ddpm.training import checkpoint_folder, session
 from ddpm.training.settings import Train
@@ -18,6 +25,23 @@ from ddpm.training.settings import Train
 CPU = torch.device("cpu")
 MACHINE: dict[str, Any] = {"device": CPU, "precision": "float32"}
 PICTURES = Pictures(train=37, test=10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def measured_once() -> Iterator[None]:
+    """A step of equal cost is measured once for all tests: each measurement is a process of some seconds."""
+    known: dict[str, Measured] = {}
+
+    def measured(spec: Spec, train: Train, runtime: Runtime, *where: Any, **more: Any) -> Measured:
+        cause = repr((spec, train.batch_size, runtime.device_batch, where, more))
+        if cause not in known:
+            known[cause] = measuring.measure(spec, train, runtime, *where, **more)
+        return known[cause]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(before_training, "measure", measured)
+        patch.setattr(before_training, "free_bytes", cache(free_bytes))
+        yield
 
 
 def params(train: Train, **runtime: object) -> Params:

@@ -121,8 +121,14 @@ class Registry:
             "runs": {v.run_id: self.client.get_run(v.run_id).data.tags.get("decision") for v in versions},
         }
 
-    def restore(self) -> None:
-        self._copy(self.saved, self.project / "mlflow.db")
+    def save(self) -> Path:
+        """Return a copy of the store as it is now."""
+        now = self.project / "prepared.db"
+        self._copy(self.project / "mlflow.db", now)
+        return now
+
+    def restore(self, saved: Path | None = None) -> None:
+        self._copy(saved or self.saved, self.project / "mlflow.db")
         (self.project / ".state" / "registry.lock").unlink()
 
     @staticmethod
@@ -232,14 +238,13 @@ def test_a_command_that_is_cut_off_anywhere_and_said_again_ends_as_if_it_had_not
     line = Line(monkeypatch)
     there.restore()
     prepare(there)
+    prepared = there.save()
     line.mend()
     answer, writes = command(there), line.writes
     expected = there.state()
     assert writes >= 5
     for k in range(writes + 1):
-        line.mend()
-        there.restore()
-        prepare(there)
+        there.restore(prepared)
         line.mend(cut_after=k)
         with pytest.raises(UserError, match="was lost"):
             command(there)
