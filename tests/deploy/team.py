@@ -8,6 +8,7 @@ packages, rclone and all else from this environment.
 import functools
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 from waiting import HANG_SECONDS, wait_for
 
@@ -88,6 +90,8 @@ class Team:
     ports: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
     """Addresses of services that do not listen on 127.0.0.1, because several have one port."""
+    older: dict[str, Path] = field(default_factory=dict)
+    """Services whose image has older packages: the folder with the programs of these."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,12 +105,12 @@ class Team:
     def environment(self, name: str) -> dict[str, str]:
         """The environment of a service, and what a process needs of this machine."""
         own = {key: self._here(name, str(value)) for key, value in self.services[name].get("environment", {}).items()}
-        venv = Path(sys.executable).parent
+        folders = [*([self.older[name]] if name in self.older else []), Path(sys.executable).parent]
         machine = {key: os.environ[key] for key in ("LANG", "OMP_NUM_THREADS", "DDPM_TEST_MARK") if key in os.environ}
         own["HOME"] = str(self.volume("home"))  # /tmp of a container is its own
         if name == "postgres" or "PGHOST" in own:
             own["PGHOST"] = "127.0.0.1"
-        return machine | {"PATH": f"{venv}{os.pathsep}{os.environ['PATH']}"} | own
+        return machine | {"PATH": os.pathsep.join([*map(str, folders), os.environ["PATH"]])} | own
 
     def start(self, *names: str) -> None:
         """Start the services and wait until each is healthy."""
@@ -142,23 +146,21 @@ class Team:
             return
         kind, *words = check
         words = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
-        wait_for(lambda: self.run_as(name, *words).returncode == 0, every=0.3, process=self.running[name])
+        try:
+            wait_for(lambda: self.run_as(name, *words).returncode == 0, every=0.3, process=self.running[name])
+        except AssertionError as error:
+            raise AssertionError(f"{name} is not healthy: {error}; it wrote: {self.log(name)[-3000:]}") from None
 
     def stop(self, name: str, *, kill: bool = False) -> None:
-        """Stop a service as `docker compose stop` does, or as a power cut does."""
+        """Stop a service as `docker compose stop` does, or kill all its processes at once, as `docker compose kill`."""
         process = self.running.pop(name)
-        if process.poll() is None:
-            os.killpg(process.pid, self._signal(name, kill))
+        if kill:
+            _kill_with_children(process)
+        elif process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT if name == "postgres" else signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(60)
         _kill_group(process)
-
-    @staticmethod
-    def _signal(name: str, kill: bool) -> signal.Signals:
-        """What stops a service; PostgreSQL has own signals for a fast end and for one as if the power were cut."""
-        if name == "postgres":
-            return signal.SIGQUIT if kill else signal.SIGINT
-        return signal.SIGKILL if kill else signal.SIGTERM
 
     def restart(self, name: str, *, kill: bool = False) -> None:
         self.stop(name, kill=kill)
@@ -268,9 +270,7 @@ class Team:
 
     def _port(self, inside: str) -> int:
         if inside not in self.ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.ports[inside] = free.getsockname()[1]
+            self.ports[inside] = next(port for port in iter(_random_port, None) if _is_free(port))
         return self.ports[inside]
 
     def _mounts(self, name: str) -> list[tuple[str, Path]]:
@@ -294,11 +294,32 @@ class Team:
         return sorted(found, key=lambda pair: -len(pair[0]))
 
 
+def _random_port() -> int:
+    """None of those that Linux gives to clients (from 32768), one of which could have it before the server starts."""
+    return random.randrange(20000, 32768)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as taken:
+        return taken.connect_ex(("127.0.0.1", port)) != 0
+
+
 def _moved(text: str, places: list[tuple[str, Path]]) -> str:
     """The text with each path of a container replaced by the one here."""
     for inside, outside in places:
         text = re.sub(rf"(?<![\w/.]){re.escape(inside)}(?![\w-])", lambda _, path=str(outside): path, text)
     return text
+
+
+def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process and all that it started, which for PostgreSQL are in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process.pid)
+        first.suspend()  # it starts no further one
+        for each in (all_of_them := [first, *first.children(recursive=True)]):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(all_of_them)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from started_team import team_of
-from team import ROOT
 from waiting import wait_for
-from working_team import WorkingTeam, ask, set_values, small_project, start_all
+from working_team import WorkingTeam, ask, set_values, small_project, start_all, upgrades
 
 pytestmark = pytest.mark.slow
 
@@ -153,11 +150,3 @@ def test_a_backup_becomes_new_servers_with_everything_which_are_upgraded_as_the_
         drawn = other.run_as("worker", "ddpm", "sample", "--number", "1", "--out", str(tmp_path / "one.png"))
         assert (drawn.returncode, (tmp_path / "one.png").exists()) == (0, True), drawn.stdout
         assert new.end_of(new.trigger()).name == "Completed: nothing changed", new.worker_log()
-
-
-def upgrades() -> list[tuple[str, list[str]]]:
-    """The commands of docs/team.md that migrate databases, each with its service."""
-    section = (ROOT / "docs/team.md").read_text().partition("## Upgrades")[2]
-    lines = re.findall(r"^docker compose \S+ \S+ run --rm (.+)$", section, re.MULTILINE)
-    assert len(lines) == 3
-    return [(words[0], words[1:]) for words in map(shlex.split, lines)]

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -57,6 +59,14 @@ def start_all(team: Team, *prefect: str) -> "WorkingTeam":
     deployed = team.run("deployments")
     assert deployed.returncode == 0, deployed.stdout
     return WorkingTeam(team)
+
+
+def upgrades() -> list[tuple[str, list[str]]]:
+    """The commands of docs/team.md that migrate databases, each with its service."""
+    section = (ROOT / "docs/team.md").read_text().partition("## Upgrades")[2]
+    lines = re.findall(r"^docker compose \S+ \S+ run --rm (.+)$", section, re.MULTILINE)
+    assert len(lines) == 3
+    return [(words[0], words[1:]) for words in map(shlex.split, lines)]
 
 
 def set_values(project: Path, changes: dict[str, dict[str, Any]]) -> None:

@@ -31,8 +31,13 @@ def fill(path: Path) -> None:
         (path / "data" / name).mkdir(parents=True)
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, path / name)
+    make_small(path)
+
+
+def make_small(path: Path) -> None:
+    """Give a project that has the real stages these pictures and values."""
     draw_pictures(path / "data" / "raw", 420)
-    params = YAML().load(ROOT / "params.yaml")
+    params = YAML().load(path / "params.yaml")
     for section, values in SMALL.items():
         params[section].update(values)
     YAML().dump(params, path / "params.yaml")

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import whole
+from retrainings import Retrainings
 from ruamel.yaml import YAML
-from site_of_servers import Site
 from small_pipeline import draw_pictures, train_anew
 from waiting import wait_for
 
@@ -27,7 +27,8 @@ ASK_SECONDS = 5.0
 class Moment:
     """A stage in its middle, in which a fault happens."""
 
-    site: Site
+    site: Any
+    """The retrainings, and the servers that the fault is about."""
     run: Any
     stage: str
     process: psutil.Process
@@ -37,7 +38,7 @@ Fault = Callable[[Moment], None]
 """Makes the fault, and returns when it is over."""
 
 
-def sweep(site: Site, name: str, fault: Fault, stages: tuple[str, ...], *, share: Callable[[], float]) -> None:
+def sweep(site: Retrainings, name: str, fault: Fault, stages: tuple[str, ...], *, share: Callable[[], float]) -> None:
     """Fail unless all is whole after a fault in each stage, with at most one new retraining after each.
 
     `share` is how much of the stage's time has passed at the moment of the fault, between 0 and 1. A retraining that
@@ -69,12 +70,12 @@ def sweep(site: Site, name: str, fault: Fault, stages: tuple[str, ...], *, share
         lost = [] if state.type.value == "COMPLETED" else [f"the last retraining: {state.name} {state.message}"]
         lost += whole.what_is_lost(site, before, open_before)
     finally:
-        _add([row | {"lost": lost} for row in rows])
+        add_rows([row | {"lost": lost} for row in rows])
     assert not lost, "\n".join(lost)
     assert rows, "every stage ended before the fault"
 
 
-def _middle_of(site: Site, run: Any, stage: str, share: float) -> psutil.Process:
+def _middle_of(site: Retrainings, run: Any, stage: str, share: float) -> psutil.Process:
     """The stage's process when this share of the seconds that the stage took without a fault has passed."""
 
     asked = time.monotonic()
@@ -88,7 +89,7 @@ def _middle_of(site: Site, run: Any, stage: str, share: float) -> psutil.Process
     return process
 
 
-def _done(site: Site, run: Any, stage: str, before: Any) -> tuple[Any, int]:
+def _done(site: Retrainings, run: Any, stage: str, before: Any) -> tuple[Any, int]:
     """Wait until DVC has recorded the stage; the run that did it, and how many runs were started for that."""
     again = 0
 
@@ -108,7 +109,7 @@ def _done(site: Site, run: Any, stage: str, before: Any) -> tuple[Any, int]:
     return run, again
 
 
-def _recorded(site: Site) -> dict[str, Any]:
+def _recorded(site: Retrainings) -> dict[str, Any]:
     """What DVC has recorded of each stage; empty while dvc writes the file."""
     try:
         read = YAML(typ="safe").load((site.path / "dvc.lock").read_text())
@@ -117,13 +118,14 @@ def _recorded(site: Site) -> dict[str, Any]:
     return dict((read or {}).get("stages", {}))
 
 
-def note_stages(site: Site) -> None:
+def note_stages(site: Retrainings) -> None:
     """Add how long the stages took without a fault, for comparison."""
     seconds = site.seconds.items()
-    _add([{"fault": "none", "stage": name, "seconds": s, "started again": None, "lost": []} for name, s in seconds])
+    add_rows([{"fault": "none", "stage": name, "seconds": s, "started again": None, "lost": []} for name, s in seconds])
 
 
-def _add(rows: list[dict[str, Any]]) -> None:
+def add_rows(rows: list[dict[str, Any]]) -> None:
+    """Add tries to the file that FAULTS_ROWS names; nothing without it."""
     if path := os.environ.get(ROWS):
         with Path(path).open("a") as file:
             file.writelines(f"{json.dumps(row)}\n" for row in rows)

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-from site_of_servers import Site
+from retrainings import Retrainings
 
 
 def registered() -> set[str]:
@@ -18,16 +17,16 @@ def registered() -> set[str]:
     return set(hashes)
 
 
-def what_is_lost(site: Site, before: set[str], open_before: set[str]) -> list[str]:
+def what_is_lost(site: Retrainings, before: set[str], open_before: set[str]) -> list[str]:
     """Sentences about what is lost, twice, torn, or says Running; empty if all is whole."""
     lost = [f"Prefect says {each} of what has no process" for each in sorted(site.open_runs() - open_before)]
     lost += _of_registry(before)
     lost += _of_cache(site.path / ".dvc/cache/files/md5")
     lost += _of_outputs(site)
-    doctor = site.project.run("ddpm", "doctor", **site.environment)
+    doctor = site.run("ddpm", "doctor")
     if "nothing needs mending" not in doctor.stdout:
         lost.append(f"ddpm doctor: {doctor.stdout}")
-    status = site.project.run(sys.executable, "-m", "dvc", "status", "--json", **site.environment)
+    status = site.run("python", "-m", "dvc", "status", "--json")
     if status.stdout.splitlines()[-1:] != ["{}"]:
         lost.append(f"dvc status: {status.stdout}")
     return lost
@@ -74,7 +73,7 @@ def _of_cache(cache: Path) -> list[str]:
     return lost
 
 
-def _of_outputs(site: Site) -> list[str]:
+def _of_outputs(site: Retrainings) -> list[str]:
     """Every file that DVC has recorded as an output is the recorded one."""
     from ruamel.yaml import YAML
 
