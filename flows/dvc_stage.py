@@ -20,6 +20,7 @@ import psutil
 
 from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
+from ddpm.files import disk_trouble_in
 from ddpm.params import load as load_params
 from ddpm.pipeline import running_list
 from ddpm.pipeline.workspace import GRACE_SECONDS, TRY_AGAIN, launcher_environment
@@ -265,11 +266,16 @@ def _signal(code: int) -> signal.Signals | None:
 
 
 def _dvc_error(lines: list[str]) -> str:
-    """Return the last error that dvc printed, as one sentence without its preamble; empty if there is none."""
+    """Return the last error that dvc printed, as one sentence without its preamble; empty if there is none.
+
+    dvc says neither which file it could not write nor what to do.
+    """
     # The error may follow a progress bar on the same line, which a killed stage did not end.
     start = next((i for i in reversed(range(len(lines))) if "ERROR: " in lines[i]), None)
     if start is None:
         return ""
     text = " ".join(line.strip() for line in lines[start:]).partition("ERROR: ")[2]
     text = re.sub(r"^failed to reproduce '[^']*': (?:failed to run: )?", "", text)
-    return text.split(" If there are no processes")[0].strip()
+    sentence = text.split(" If there are no processes")[0].strip()
+    trouble = disk_trouble_in(sentence, below=Path.cwd())
+    return f"dvc: {trouble}" if trouble else sentence

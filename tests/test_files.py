@@ -1,6 +1,7 @@
 """A file that is written as a whole, whatever is in its way."""
 
 import errno
+import re
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm.files import disk_trouble, write_text
+from ddpm.files import disk_trouble, disk_trouble_in, write_text
 
 
 @pytest.fixture
@@ -79,3 +80,35 @@ def test_every_librarys_error_of_a_full_disk_becomes_one_sentence(write: Callabl
 def test_other_errors_are_no_trouble_of_the_disk() -> None:
     assert disk_trouble(ValueError("3 requested and 2 written")) is None
     assert disk_trouble(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None
+
+
+FULL = (
+    r"a file below /a/project, or a temporary one, could not be written \(No space left on device\); make space there"
+)
+
+
+def test_an_error_without_a_file_names_the_folder_in_which_the_program_works() -> None:
+    with pytest.raises(OSError, match=r".") as error:
+        by_numpy()
+    assert re.match(FULL, str(disk_trouble(error.value, below=Path("/a/project"))))
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("[Errno 28] No space left on device", FULL),
+        ("unexpected error - [Errno 28] No space left on device Having any troubles?", FULL),
+        ("unexpected error - database or disk is full", FULL),
+        (
+            "[Errno 30] Read-only file system: '/a/project/.dvc/tmp/it\"s'",
+            r"/a/project/\.dvc/tmp/it\"s could not be written \(Read-only file system\); mount that disk",
+        ),
+    ],
+    ids=["words", "unexpected", "sqlite", "file"],
+)
+def test_what_another_program_says_of_a_disk_becomes_the_same_sentence(said: str, says: str) -> None:
+    assert re.match(says, str(disk_trouble_in(said, below=Path("/a/project"))))
+
+
+def test_what_another_program_says_of_other_errors_stays() -> None:
+    assert disk_trouble_in("[Errno 2] No such file or directory: 'dvc.yaml'", below=Path("/a/project")) is None

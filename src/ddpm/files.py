@@ -20,6 +20,9 @@ _TROUBLES = {
 """By the number of an error: what was not possible, and what to do."""
 _WRITTEN_IN_PART = re.compile(r"\d+ requested and \d+ written")
 """What NumPy says, without a number of the error, when a disk is full."""
+_NUMBERED = re.compile(r"""\[Errno (\d+)\] [^:]*(?:: (?:'([^']+)'|"([^"]+)"))?""")
+"""How Python writes an error of the system: its number and, in one of two quotes, its file."""
+_SQLITE_FULL = "database or disk is full"
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -57,13 +60,28 @@ def require_inside(path: Path, folder: Path, *, key: str, expected: str) -> None
         raise UserError(f"{key} is {path}, expected {expected} in {folder}, where DVC notices changes; copy it there")
 
 
-def disk_trouble(error: BaseException) -> UserError | None:
-    """Return a UserError for a full or read-only disk, or missing permissions; None for every other error."""
-    number = _number_of(error)
+def disk_trouble(error: BaseException, *, below: Path | None = None) -> UserError | None:
+    """Return a UserError for a full or read-only disk, or missing permissions; None for every other error.
+
+    `below` is the folder in which the program works; it is named where the error names no file.
+    """
+    return _trouble(_number_of(error), getattr(error, "filename", None), below)
+
+
+def disk_trouble_in(text: str, *, below: Path) -> UserError | None:
+    """Return the same for what another program on this machine, working in the folder `below`, said of its error."""
+    if _SQLITE_FULL in text:
+        return _trouble(errno.ENOSPC, None, below)
+    found = (_trouble(int(each[1]), each[2] or each[3], below) for each in _NUMBERED.finditer(text))
+    return next((trouble for trouble in found if trouble), None)
+
+
+def _trouble(number: int, file: str | None, below: Path | None) -> UserError | None:
     if number not in _TROUBLES:
         return None
-    where, (done, remedy) = getattr(error, "filename", None) or "a file", _TROUBLES[number]
-    return UserError(f"{where} could not be {done} ({os.strerror(number)}); {remedy} and start again")
+    done, remedy = _TROUBLES[number]
+    unnamed = f"a file below {below.absolute()}, or a temporary one," if below else "a file"
+    return UserError(f"{file or unnamed} could not be {done} ({os.strerror(number)}); {remedy} and start again")
 
 
 def _number_of(error: BaseException) -> int:

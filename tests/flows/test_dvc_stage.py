@@ -6,12 +6,14 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import dvc_stage
 import psutil
 import pytest
 from conftest import Project
+from mounts import NO_MOUNT, mounted
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.errors import UserError
@@ -187,3 +189,18 @@ def test_a_folder_without_stages_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"dvc\.yaml was not found in .*; start the flow in the project's folder"):
         dvc_stage.stages()
+
+
+def test_a_disk_on_which_dvc_cannot_write_is_told_with_what_to_do(project: Project) -> None:
+    cache = project.path / ".dvc/cache"
+    cache.mkdir()
+    with mounted(cache, "-t", "tmpfs", "-o", "size=64k", "tmpfs") as is_mounted:
+        if not is_mounted:
+            pytest.skip(NO_MOUNT)
+        with suppress(OSError), (cache / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        outcome, _ = run("validate")
+    says = "a file below {}, or a temporary one, could not be written (No space left on device); make space there"
+    assert (outcome.ok, outcome.try_again) == (False, False)
+    assert outcome.message == f"dvc: {says.format(project.path)} and start again"

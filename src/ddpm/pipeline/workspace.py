@@ -155,7 +155,7 @@ def _status_of(main: Callable[[], None]) -> int:
         return 130
     except Exception as error:
         _close_progress_bars(error)
-        if correctable := error if isinstance(error, UserError) else disk_trouble(error):
+        if correctable := error if isinstance(error, UserError) else disk_trouble(error, below=Path.cwd()):
             print(f"error: {correctable}", file=sys.stderr)
             return TRY_AGAIN if isinstance(correctable, UnreachableError) else 1
         traceback.print_exc()
