@@ -76,6 +76,7 @@ def test_a_champion_of_another_protocol_is_measured_again_once_and_keeps_its_old
     shelf.judge(candidate)  # the second time its figures are there
 
 
+@pytest.mark.slow  # also in tests/promotion/test_judge.py, on a registry in memory
 def test_a_champion_of_another_image_size_is_left_to_a_person(shelf: Shelf) -> None:
     shelf.judged(0, 10.0)
     candidate = shelf.register(1, record(0.1), size="16")
@@ -85,6 +86,7 @@ def test_a_champion_of_another_image_size_is_left_to_a_person(shelf: Shelf) -> N
     assert "ddpm approve 2" in outcome.reasons[1]
 
 
+@pytest.mark.slow  # also in tests/promotion/test_judge.py, on a registry in memory
 def test_a_champion_whose_file_is_lost_is_left_to_a_person(shelf: Shelf) -> None:
     shelf.judged(0, 10.0)
     champion = registry.champion(REGISTRY)

@@ -12,6 +12,9 @@ from ddpm.errors import UserError
 from ddpm.promotion import commands, registry
 from ddpm.promotion.judge import judge
 
+IN_MEMORY_TOO = pytest.mark.slow
+"""Also in tests/promotion/test_judge.py, on a registry in memory; test_registry_model.py compares the registries."""
+
 
 @pytest.fixture
 def shelf(project: Path, tiny_model: Callable[..., str]) -> Shelf:
@@ -74,7 +77,7 @@ def test_an_alias_that_was_moved_by_hand_is_rolled_back_to_the_champion_before(s
     assert commands.rollback(REGISTRY, reason="who did that?").version == "1"
 
 
-@pytest.mark.parametrize("to", ["1", None])
+@pytest.mark.parametrize("to", ["1", pytest.param(None, marks=IN_MEMORY_TOO)])
 def test_a_champion_that_a_person_took_down_in_mlflow_comes_back_only_by_a_person(shelf: Shelf, to: str | None) -> None:
     for seed, fid in enumerate((16.0, 8.0)):
         shelf.judged(seed, fid)
@@ -111,6 +114,7 @@ def test_a_champion_that_a_person_replaced_in_mlflow_is_not_promoted_again_by_th
     assert "a person took it down in MLflow (the alias was moved to version 2" in outcome.reasons[0]
 
 
+@IN_MEMORY_TOO
 def test_without_a_champion_the_gate_compares_with_the_last_one(shelf: Shelf) -> None:
     shelf.judged(0, 5.0)
     moved_by_hand(shelf, None)
@@ -131,6 +135,7 @@ def test_where_no_former_champion_is_left_to_compare_with_a_person_decides(shelf
     assert "no former champion exists to compare" in outcome.reasons[0]
 
 
+@IN_MEMORY_TOO
 def test_without_a_champion_a_last_one_that_cannot_be_measured_leaves_it_to_a_person(shelf: Shelf) -> None:
     shelf.judged(0, 5.0)
     moved_by_hand(shelf, None)
@@ -188,6 +193,7 @@ def test_without_a_champion_there_is_nothing_to_roll_back(shelf: Shelf) -> None:
         commands.rollback(REGISTRY, reason="none")
 
 
+@IN_MEMORY_TOO
 def test_a_champion_that_changed_while_the_candidate_was_judged_stops_the_decision(shelf: Shelf) -> None:
     shelf.judged(0, 10.0)
     shelf.register(1, record(9.9))
