@@ -3,7 +3,8 @@
     FAULTS_ROWS=rows.jsonl pytest -m slow tests/faults
     python benchmarks/faults.py rows.jsonl --output benchmarks/results/faults.md
 
-The tests add a line to the file for each try. Lines of several runs of the tests may be in one file.
+The tests add a line to the file for each try. Lines of several runs of the tests may be in one file. What a person
+wrote below the heading `## Notes` of the page stays.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from common import command, machine, table, write
 from ddpm.errors import UserError
 
 STAGES = ("prepare", "train", "sample", "evaluate", "register")
+NOTES = "## Notes\n"
 KEYS = {"fault", "stage", "seconds", "started again", "lost"}
 TEXT = """\
 # What faults cost
@@ -62,6 +64,14 @@ def _longest(seconds: Sequence[float]) -> str:
     return f"{max(seconds):.0f}" if seconds else "-"
 
 
+def notes_of(page: Path | None) -> str:
+    """The hand-written end of a page that exists already, beginning with its heading; empty if there is none."""
+    if page is None or not page.exists():
+        return ""
+    _, heading, notes = page.read_text(encoding="utf-8").partition(f"\n{NOTES}")
+    return (heading + notes).strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path, help="file that the tests wrote")
@@ -70,7 +80,8 @@ def main() -> None:
     tries = rows(args.rows)
     faults = list(dict.fromkeys(each["fault"] for each in tries))
     lines = [of_fault(fault, [each for each in tries if each["fault"] == fault]) for fault in faults]
-    write(args.output, "\n\n".join([TEXT, table(lines), machine("cpu"), f"`{command()}`"]))
+    parts = [TEXT, table(lines), machine("cpu"), f"`{command()}`", notes_of(args.output)]
+    write(args.output, "\n\n".join(part for part in parts if part))
 
 
 if __name__ == "__main__":

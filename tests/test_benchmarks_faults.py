@@ -38,3 +38,21 @@ def test_a_line_of_another_form_is_named(faults: Any, tmp_path: Path, line: str)
     (tmp_path / "rows.jsonl").write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"line 1 of .* is no try of a fault"):
         faults.rows(tmp_path / "rows.jsonl")
+
+
+def test_notes_of_the_page_stay_when_it_is_written_anew(
+    faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    rows.write_text(json.dumps({"fault": "x", "stage": "train", "seconds": 1, "started again": 0, "lost": []}) + "\n")
+    monkeypatch.setattr(sys, "argv", ["faults.py", str(rows), "--output", str(page)])
+    faults.main()
+    before = page.read_text()
+    page.write_text(f"{before}\n## Notes\n\nOthers used the machine.\n\n| a | b |\n")
+    with rows.open("a") as file:
+        file.write(json.dumps({"fault": "y", "stage": "train", "seconds": 1, "started again": 0, "lost": []}) + "\n")
+    faults.main()
+    after = page.read_text()
+    assert "## Notes" not in before
+    assert "| y |" in after
+    assert after.endswith("\n## Notes\n\nOthers used the machine.\n\n| a | b |\n")

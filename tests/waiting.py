@@ -10,11 +10,13 @@ from typing import Any
 HANG_SECONDS = 600.0
 
 
-def wait_for(condition: Callable[[], object], *, every: float = 0.05, process: Any = None) -> None:
-    """Return when the condition is true; fail if `process` (Popen) ends before."""
-    deadline = time.monotonic() + HANG_SECONDS
+def wait_for(
+    condition: Callable[[], object], *, every: float = 0.05, process: Any = None, seconds: float = HANG_SECONDS
+) -> None:
+    """Return when the condition is true; fail if `process` (Popen) ends before, or after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if process is not None and process.poll() is not None and not condition():
             raise AssertionError(f"the process ended with status {process.poll()}: {process.communicate()}")
-        assert time.monotonic() < deadline, f"nothing happened in {HANG_SECONDS:g} s"
+        assert time.monotonic() < deadline, f"nothing happened in {seconds:g} s"
         time.sleep(every)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mounts import mounted
 from proxy import State
-from site_of_servers import Server, Site, mounted
+from site_of_servers import Server, Site
 from small_pipeline import draw_pictures
 from sweep import Fault, Moment
 
@@ -107,9 +108,25 @@ NEED_MOUNTS = (full_disk, read_only_outputs, read_only_artifacts)
 
 
 def add_pictures(moment: Moment) -> None:
-    """The data change while stage `prepare` reads them."""
+    """The data change while stage `prepare` reads them, which it refuses."""
+    _wait_for_reading(moment)
     draw_pictures(moment.site.path / "data/raw", 5, seed=time.time_ns() % 1_000_000)
-    _ends_with_a_sentence(moment)
+    _ends_with_a_sentence(moment, expected="changed while it was read")
+
+
+OWN_MOMENT = (add_pictures,)
+"""Faults that wait for their moment in the stage themselves."""
+
+
+def _wait_for_reading(moment: Moment) -> None:
+    """Stage `prepare` makes its folder when it has listed the data and before it reads them."""
+    folder, started = moment.site.path / "data/.prepared.part", moment.process.create_time()
+    while True:
+        with suppress(FileNotFoundError):
+            if folder.stat().st_mtime > started:
+                return
+        assert moment.process.is_running(), "the stage ended before its reading was seen"
+        time.sleep(0.002)
 
 
 def _kill(process: psutil.Process) -> None:
@@ -117,12 +134,13 @@ def _kill(process: psutil.Process) -> None:
         process.kill()
 
 
-def _ends_with_a_sentence(moment: Moment) -> None:
-    """The retraining ends; a failure is one sentence."""
+def _ends_with_a_sentence(moment: Moment, *, expected: str = "") -> None:
+    """The retraining ends; a failure is one sentence, which contains what is expected."""
     state = moment.site.end_of(moment.run)
     print(moment.stage, state.name, state.message, flush=True)
     assert "Traceback" not in (state.message or ""), state
     assert "\n" not in (state.message or "").strip(), state
+    assert expected in (state.message or ""), state
 
 
 @contextmanager

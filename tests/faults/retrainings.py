@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import psutil
-from waiting import wait_for
+from waiting import HANG_SECONDS, wait_for
+
+RETRAINING_SECONDS = 3 * HANG_SECONDS
+"""Longest time of a retraining, which has 25 processes to start."""
 
 
 class Retrainings(ABC):
@@ -41,16 +45,21 @@ class Retrainings(ABC):
 
     def end_of(self, run: Any) -> Any:
         """Its final state."""
-        wait_for(lambda: self.state(run).is_final(), every=1.0)
+        wait_for(lambda: self.state(run).is_final(), every=1.0, seconds=RETRAINING_SECONDS)
         return self.state(run)
 
     def open_runs(self) -> set[str]:
-        """Runs and tasks that Prefect shows as if somebody worked on them."""
+        """Runs and tasks that Prefect shows as if somebody worked on them.
+
+        A run of a later time that a process waits with is none: a worker whose clock is ahead takes it too early.
+        """
         with self.client() as client:
-            runs = [*client.read_flow_runs(), *client.read_task_runs()]
+            runs, tasks = client.read_flow_runs(), client.read_task_runs()
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        due = [run for run in runs if run.expected_start_time < soon or self.flow(run.id) is None]
         return {
             f"{run.name} {run.state.name}"
-            for run in runs
+            for run in [*due, *tasks]
             if run.state is None or run.state.type.value in ("RUNNING", "PENDING", "CANCELLING")
         }
 

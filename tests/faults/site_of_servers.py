@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mounts import mounted
 from proxy import Proxy
 from retrainings import Retrainings
 from small_pipeline import fill
@@ -79,7 +80,7 @@ class Site(Retrainings):
 
     def start_worker(self, **more: str) -> None:
         log = self.logs / "worker.log"
-        self.worker = self.project.start("python", "flows/worker.py", log=log, **self.environment, **more)
+        self.worker = self.project.start("python", "flows/worker.py", log=log, **(self.environment | more))
         wait_for(lambda: "started!" in log.read_text(), every=0.2, process=self.worker)
 
     def kill_worker(self) -> None:
@@ -112,14 +113,3 @@ def site(folder: Path) -> Iterator[Site]:
         assert state.name == "Completed: promoted", state
         made.measure_stages(first)
         yield made
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[bool]:
-    """Mount on the folder for the time of the block, which gets whether that is permitted here."""
-    done = subprocess.run(["mount", *options, str(folder)], capture_output=True)
-    try:
-        yield done.returncode == 0
-    finally:
-        if done.returncode == 0:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import whole
-from retrainings import Retrainings
+from retrainings import RETRAINING_SECONDS, Retrainings
 from ruamel.yaml import YAML
 from small_pipeline import draw_pictures, train_anew
 from waiting import wait_for
@@ -67,8 +67,8 @@ def sweep(site: Retrainings, name: str, fault: Fault, stages: tuple[str, ...], *
         if not site.goes_on(run) and site.state(run).type.value != "COMPLETED":
             run = site.trigger()
         state = site.end_of(run)
-        lost = [] if state.type.value == "COMPLETED" else [f"the last retraining: {state.name} {state.message}"]
-        lost += whole.what_is_lost(site, before, open_before)
+        failed = [] if state.type.value == "COMPLETED" else [f"the last retraining: {state.name} {state.message}"]
+        lost = failed + whole.what_is_lost(site, before, open_before)
     finally:
         add_rows([row | {"lost": lost} for row in rows])
     assert not lost, "\n".join(lost)
@@ -103,7 +103,7 @@ def _done(site: Retrainings, run: Any, stage: str, before: Any) -> tuple[Any, in
             run, again = site.trigger(), 1
         return False
 
-    wait_for(is_done, every=1.0)
+    wait_for(is_done, every=1.0, seconds=RETRAINING_SECONDS)
     if not site.goes_on(run) and site.state(run).type.value != "COMPLETED" and again == 0:
         return site.trigger(), 1
     return run, again
