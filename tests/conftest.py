@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
-    *("test_deployment", "test_stops", "test_without_server", "test_imports", "test_register_stage", "test_dvc_stage"),
-    *("test_train_stage", "test_registry_cut_off", "test_server_as_store", "test_redaction", "test_sharding"),
+    *("test_deployment", "test_server_as_store", "test_stops", "test_relay", "test_register_stage", "test_imports"),
+    *("test_fidelity", "test_dvc_stage", "test_without_server", "test_measuring", "test_train_stage", "test_examine"),
+    *("test_registry_commands", "test_registry_cut_off", "test_checkout", "test_sharding"),
 )
 """The files that take longest. They start first: one that starts last keeps one core busy while the other waits."""
 

@@ -96,10 +96,10 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
 @pytest.mark.parametrize(
     "stage",
     [
-        *("configure", "prepare", "validate"),
+        *("configure", "prepare"),
         *(
             pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("features", "calibrate", "train", "sample", "evaluate", "register", "report")
+            for stage in ("validate", "features", "calibrate", "train", "sample", "evaluate", "register", "report")
         ),
     ],
 )

@@ -91,6 +91,7 @@ def test_a_person_s_promotion_is_refused_by_the_canary_with_the_way_to_skip_it(
     assert shelf.champion() is None
 
 
+@pytest.mark.slow  # tests/tracking/test_signatures.py has what a server says of such a version
 def test_one_that_nobody_signed_is_kept_where_a_signature_is_asked_for(shelf: Shelf) -> None:
     register(shelf, 0)
     keys = key_pair(shelf.project, "ours")

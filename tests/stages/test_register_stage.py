@@ -33,7 +33,7 @@ REGISTRY = MlflowRegistry("ddpm")
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "features": {"dim": 16, "images": 4000},
+    "features": {"dim": 16, "images": 1280},
     "evaluate": {"kid_subset_size": 20, "kid_subsets": 5},
     "promote": {"rules": [{"figure": "fid", "better_by": 0.02}], "max_images": 200},
     "canary": {"max_start_seconds": 3600, "max_seconds": 600},

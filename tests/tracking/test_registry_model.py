@@ -347,7 +347,7 @@ def run(shelf: Shelf, *, examples: int, steps: int, derandomize: bool) -> None:
 
 
 def test_a_few_sequences_with_kills_leave_the_registry_as_the_model_has_it(shelf: Shelf) -> None:
-    run(shelf, examples=4, steps=10, derandomize=True)
+    run(shelf, examples=2, steps=10, derandomize=True)
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ READS = {
 }
 COPIES = {torch.tensor, torch.as_tensor, torch.from_numpy}
 """Calls that copy values of the host to the device and wait for it; `hardware.sent` does not wait."""
+STEPS = 5
+"""One warms up, and one decays."""
 READING_KERNELS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
 
 
@@ -94,7 +96,7 @@ def test_reading_a_tensor_is_noticed(read: Callable[[Tensor], object]) -> None:
     ],
 )
 def test_a_step_reads_nothing_from_the_device(changes: dict[str, Any], precision: hardware.Precision) -> None:
-    settings = dataclasses.replace(tiny.SETTINGS, images=16 * 12, warmup_images=16, decay_images=16, **changes)
+    settings = dataclasses.replace(tiny.SETTINGS, images=16 * STEPS, warmup_images=16, decay_images=16, **changes)
     spec = dataclasses.replace(tiny.SPEC, augmentation=augmentation.numbers_in(settings.augment))
     training = tiny.begin(tiny.NOWHERE, settings=settings, spec=spec, precision=precision, device_batch=5)
     meter, steps = Meter(CPU), training.steps()
@@ -102,7 +104,7 @@ def test_a_step_reads_nothing_from_the_device(changes: dict[str, Any], precision
     with no_wait():
         for step in steps:
             meter.add(step)
-    assert meter.sums()[0] == 12
+    assert meter.sums()[0] == STEPS
 
 
 def test_importance_learns_as_if_the_losses_came_one_by_one() -> None:
