@@ -86,7 +86,9 @@ def tiny_spec(**changes: Any) -> Any:
 
     from ddpm.model_spec import Spec
 
-    sections = {key: TINY_SPEC[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
+    sections = {
+        key: TINY_SPEC.get(key, {}) | value if isinstance(value, dict) else value for key, value in changes.items()
+    }
     return TypeAdapter(Spec).validate_json(json.dumps(TINY_SPEC | sections), strict=True)
 
 

@@ -153,15 +153,18 @@ def imported(folder: str) -> set[str]:
     return {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names | own}
 
 
+OWN_EXTRAS = {"peft", "optuna", "tokenizers", "model_signing"}
+
+
 @pytest.fixture
 def pipeline(hidden_from: Callable[[Iterable[str]], str]) -> Callable[[str], None]:
     """Runs a line of Python for every `name` that src/ddpm or flows import, where only the extra is installed.
 
-    peft, optuna and model_signing are in extras of their own.
+    peft, optuna, tokenizers and model_signing are in extras of their own.
     """
     found = imported("src/ddpm") | imported("flows")
     hidden = hidden_from(PIPELINE)
-    names = sorted(name for name in found if name.partition(".")[0] not in {"peft", "optuna", "model_signing"})
+    names = sorted(name for name in found if name.partition(".")[0] not in OWN_EXTRAS)
     assert {"pytest", "diffusers", "moto"} <= set(hidden.split(","))
     assert {"mlflow", "prefect", "torch"} <= set(names)
 

@@ -58,7 +58,7 @@ class Header(Origin):
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        for key in ("channels", "size", "classes", "schedule"):
+        for key in ("channels", "size", "classes", "tokenizer", "schedule"):
             same = self.guide is None or getattr(self.guide.spec, key) == getattr(self.spec, key)
             require(same, f"its guide has another {key} than the model")
 

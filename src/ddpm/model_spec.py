@@ -9,7 +9,7 @@ from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.networks.conditioned import Conditional
 from ddpm.networks.gan import Generator
-from ddpm.networks.settings import Convention, Gan, Method, Network, Vae
+from ddpm.networks.settings import Convention, Gan, Method, Network, Text, Tokenizer, Vae
 from ddpm.networks.shapes import shapes_of
 from ddpm.networks.unet import UNet
 from ddpm.networks.vae import Autoencoder
@@ -34,7 +34,7 @@ class Spec:
     classes: tuple[str, ...]
     """Names; a label is an index into them. Empty: the model knows no labels."""
     unconditional: bool
-    """The model can be evaluated without a label, which guidance needs."""
+    """The model can be evaluated without a condition, which guidance needs."""
     schedule: Schedule
     objective: Objective
     network: Network
@@ -47,6 +47,10 @@ class Spec:
     """Not None exactly for method vae."""
     gan: Gan | None = None
     """Not None exactly for method gan."""
+    text: Text | None = None
+    """How captions become the condition of the network; None: the model knows no captions."""
+    tokenizer: Tokenizer | None = None
+    """Not None exactly with `text`."""
 
     def __post_init__(self) -> None:
         for name, most in (("channels", MAX_CHANNELS), ("size", MAX_SIZE)):
@@ -57,15 +61,34 @@ class Spec:
             f"augmentation is {self.augmentation}, expected 0 to {MAX_AUGMENTATION}",
         )
         require(
-            self.unconditional or len(self.classes) > 0,
-            "unconditional is false, but a model without classes takes no label; expected true",
+            self.unconditional or self.is_conditioned,
+            "unconditional is false, but a model without classes and captions has no condition; expected true",
         )
+        require(
+            (self.text is None) == (self.tokenizer is None),
+            "only one of text and tokenizer is set, expected both or none",
+        )
+        require(
+            self.text is None or (self.method == "diffusion" and not self.classes),
+            "text is set, expected a diffusion model without classes",
+        )
+        if self.text is not None and self.tokenizer is not None:
+            require(
+                self.tokenizer.size <= self.text.vocabulary,
+                f"the tokenizer has {self.tokenizer.size} tokens, expected up to text.vocabulary "
+                f"({self.text.vocabulary})",
+            )
         for name in ("vae", "gan"):
             is_there = getattr(self, name) is not None
             require(
                 is_there == (self.method == name),
                 f"method is {self.method}, and section {name} is {'set' if is_there else 'missing'}",
             )
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the model takes labels or captions."""
+        return bool(self.classes) or self.text is not None
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -94,6 +117,8 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
         "classes": len(spec.classes),
         "augmentation": spec.augmentation,
         "convention": spec.convention,
+        "text": spec.text,
+        "vocabulary": spec.tokenizer.size if spec.tokenizer else 0,
     }
 
 
@@ -115,5 +140,7 @@ def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
     """
     section = spec.vae or spec.network
     too_deep = spec.gan is None and section.blocks > tensors
+    layers = 0 if spec.text is None else spec.text.layers
+    require(layers <= tensors, f"the text encoder has {layers} layers, but the file has {tensors} tensors")
     require(not too_deep, f"{spec.method} has {section.blocks} blocks, but the file has {tensors} tensors")
     return shapes_of(lambda: build_network(spec))

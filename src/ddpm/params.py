@@ -18,7 +18,7 @@ from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
 from ddpm.measuring.settings import Evaluate
-from ddpm.networks.settings import Gan, Method, Network, Vae
+from ddpm.networks.settings import Condition, Gan, Method, Network, Text, Vae
 from ddpm.pipeline.settings import Retrain
 from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
@@ -46,6 +46,10 @@ class Params:
     network: Network
     vae: Vae
     gan: Gan
+    condition: Condition
+    """What the model is conditioned on. label: the class of an image, if the data have classes; text: its caption, by
+    section text; none: nothing, even if the data have classes."""
+    text: Text
     train: Train
     sample: Sample
     evaluate: Evaluate
@@ -94,11 +98,11 @@ class Params:
             "sample.ddpm.variance is learned, but objective.learned_variance is false, so the model predicts none; "
             "set sample.ddpm.variance to small or large, or train with learned_variance",
         )
+        self._require_condition()
         for key, value, idle_value in (
             ("features.extractor", self.features.extractor == "classifier", "auto or rotation"),
             ("features.second", self.features.second == "classifier", "rotation or null"),
             ("evaluate.augmentation", self.evaluate.augmentation, "false"),
-            ("sample.guidance", self.sample.guidance != 1 and self.sample.guide is None, "1"),
         ):
             require(
                 self.data.labels or not value,
@@ -106,6 +110,11 @@ class Params:
                 f"data.labels is false; set {key} to {idle_value} or data.labels to true",
             )
         if self.method != "diffusion":
+            require(
+                self.condition != "text",
+                f"condition is text, which only method diffusion supports, but method is {self.method}; set condition "
+                "to label or method to diffusion",
+            )
             for key, other, instead in (
                 ("train.optimizer", "muon", "adamw"),
                 ("runtime.parallel", "fsdp", "ddp"),
@@ -133,6 +142,24 @@ class Params:
                 f"sample.images is {self.sample.images}, but evaluate.{name} needs at least {needed}; "
                 "raise the former or lower the latter",
             )
+
+    def _require_condition(self) -> None:
+        require(
+            self.condition != "text" or self.data.captions,
+            "condition is text, but data.captions is false; set data.captions to true or condition to label",
+        )
+        require(
+            self.condition == "label" or not self.evaluate.augmentation,
+            f"evaluate.augmentation is true, which needs generated images with classes, but condition is "
+            f"{self.condition}; set evaluate.augmentation to false or condition to label",
+        )
+        has = {"none": False, "label": self.data.labels, "text": True}[self.condition]
+        lacking = "condition is none" if self.condition == "none" else "data.labels is false"
+        require(
+            has or self.sample.guidance == 1 or self.sample.guide is not None,
+            f"sample.guidance is {self.sample.guidance:g}, which needs classes or captions, but {lacking}; set "
+            "sample.guidance to 1 or condition to text, or to label with data.labels true",
+        )
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -56,6 +56,7 @@ REFUSED = (
     Setting("evaluate.bits_per_dim", 0, (Reader("method", ("diffusion", "vae")),)),
     Setting("sample.guidance_interval", (0, None), _GUIDED),
     Setting("sample.guidance_rescale", 0, _GUIDED),
+    Setting("text.examples", (), (Reader("condition", ("text",)),)),
     Setting("promote.auto_rollback", False, (Reader("watch.share", (0,), but=True),)),
 )
 """They switch something on, so who sets one and gets nothing was misunderstood."""

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from ddpm.params import Params
 from ddpm.params import load as load_params
+from ddpm.training.spec import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -50,7 +51,7 @@ READ_ONCE = {"train": {"promote", "sample", "evaluate"}, "prepare": {"validate",
 NO_RESULT_KEYS = {"train.max_hours", "evaluate.during"}
 # Where data.size is null, stage `configure` writes what of these can change the size into its output, which the stage
 # depends on (tests/stages/test_configure_stage.py).
-BY_CONFIGURED = {"prepare": {"method", "schedule", "objective", "network", "vae", "gan", "train"}}
+BY_CONFIGURED = {"prepare": {"method", "schedule", "objective", "network", "vae", "gan", "condition", "text", "train"}}
 
 
 def module_file(dotted: str) -> Path | None:
@@ -110,7 +111,9 @@ def sections_read(path: Path) -> set[str]:
     for node in ast.walk(tree):  # getattr(stage.params, name) for name in (…)
         if isinstance(node, ast.Call) and ast.unparse(node).startswith(("getattr(params,", "getattr(stage.params,")):
             loop = next(c for c in ast.walk(tree) if isinstance(c, ast.DictComp) and node in ast.walk(c))
-            names |= set(ast.literal_eval(loop.generators[0].iter))
+            listed = loop.generators[0].iter
+            is_imported = isinstance(listed, ast.Name) and listed.id == "SECTIONS"
+            names |= set(SECTIONS if is_imported else ast.literal_eval(listed))
     return names
 
 

@@ -16,7 +16,7 @@ FLOORS = (
     {"errors", "files", "redaction", "seeding", "images", "yaml_file", "unread_settings", "settings", "tracker"},
     {"compute", "diffusion", "networks", "rendering", "signing"},
     {"sampling", "model_spec", "pipeline"},
-    {"model_file"},
+    {"model_file", "text"},
     {"data", "generation", "training", "exchange"},
     {"measuring"},
     {"planning", "calibrating", "searching"},
@@ -30,7 +30,13 @@ FLOORS = (
     {"recipe_advice", "last_run", "search_space"},
     {"stages", "cli"},
 )
-ROOMS = {"mlflow": "tracking", "great_expectations": "data", "torch_fidelity": "measuring", "model_signing": "signing"}
+ROOMS = {
+    "mlflow": "tracking",
+    "great_expectations": "data",
+    "torch_fidelity": "measuring",
+    "model_signing": "signing",
+    "tokenizers": "text",
+}
 # MLflow runs pyfunc_model.py itself, and writes the folder around it.
 GUESTS = {"serving/pyfunc_model.py": "mlflow", "serving/served_folder.py": "mlflow"}
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -55,7 +55,7 @@ def test_a_file_that_is_torn_is_refused_with_what_to_do(tmp_path: Path) -> None:
     whole.write(tmp_path / "kept.safetensors")
     again = kept.read(tmp_path / "kept.safetensors")
     assert torch.equal(again.features, whole.features)
-    assert (again.machine, again.extractor, again.label_of(5)) == (whole.machine, b"an extractor", 1)
+    assert (again.machine, again.extractor, again.condition_of(5)) == (whole.machine, b"an extractor", {"label": 1})
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "kept.safetensors").read_bytes()[:-5])
     with pytest.raises(UserError, match="dvc repro -f -s register"):
         kept.read(tmp_path / "torn.safetensors")

@@ -38,6 +38,8 @@ LENIENT = Validate(
     min_class_share=0.0,
     max_upscaled_share=1.0,
     brightness=(0.0, 255.0),
+    max_uncaptioned_share=0.0,
+    max_caption_characters=1000,
     sample_rows=10_000,
 )
 SAMPLE = 6

@@ -340,7 +340,10 @@ def test_a_name_that_is_not_utf_8_is_escaped_in_the_manifest(run: Run, raw: Path
 def test_the_manifest_has_the_documented_columns(run: Run, raw: Path, tmp_path: Path) -> None:
     run(raw)
     names = "path split index status reason original_width original_height original_mode sha256 pixel_sha256 mean std"
-    assert " ".join(pq.read_schema(tmp_path / "prepared" / "manifest" / "part-00000.parquet").names) == f"{names} label"
+    assert (
+        " ".join(pq.read_schema(tmp_path / "prepared" / "manifest" / "part-00000.parquet").names)
+        == f"{names} label caption no_caption"
+    )
     assert json.loads((tmp_path / "prepared" / "dataset.json").read_text())["ignored"] == {}
 
 

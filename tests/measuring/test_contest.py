@@ -66,7 +66,7 @@ def model(tmp_path: Path, tiny_model: Callable[..., str]) -> Callable[..., Model
 
 
 def contest(candidate: Model, champion: Model | None, measuring: Measuring, *, seed: int = SEED) -> PairedContest:
-    first = draw_block(candidate, N, seed, 0, measuring.runtime)
+    first = draw_block(candidate, N, seed, 0, measuring)
     return PairedContest(candidate, champion, first_block=first, seed=SEED, measuring=measuring)
 
 
@@ -129,7 +129,7 @@ def test_models_of_other_classes_are_not_compared_in_pairs_and_the_decision_says
 ) -> None:
     match = contest(model(0), model(1, classes=["one", "other"]), measuring)
     assert not match.pairs(["fid"])["fid"].paired
-    assert "different classes" in decided(match, BETTER).reasons[-1]
+    assert "different conditions" in decided(match, BETTER).reasons[-1]
 
 
 def test_the_champion_is_measured_by_its_own_recipe_and_the_candidates_protocol(

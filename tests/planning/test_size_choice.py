@@ -16,6 +16,8 @@ SETTINGS = Settings(
     method=PARAMS.method,
     vae=PARAMS.vae,
     gan=PARAMS.gan,
+    condition=PARAMS.condition,
+    text=PARAMS.text,
     schedule=PARAMS.schedule,
     objective=PARAMS.objective,
     network=replace(PARAMS.network, width=8, multipliers=(1,), blocks=1, attention=(), head_channels=8),

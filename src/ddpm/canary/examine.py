@@ -25,6 +25,8 @@ _PATIENCE = 3.0
 """An answer is awaited for this multiple of its limit, and for 60 seconds at least, so that a slow one is measured."""
 _LONGEST_SECONDS = 600.0
 """Time for an answer with many images, on which there is no limit."""
+_MOST_INPUTS = 64
+"""Number of requests in a call that the served model accepts."""
 _FIRST_SEED = 1_000_000
 """Seed of the first images that the extractor compares; the kept pictures and the evaluation have others."""
 
@@ -56,7 +58,7 @@ class Examination:
             found = _with(found, seconds_to_start=process.wait_until_ready(self.limits.max_start_seconds))
             if known is None:
                 found = replace(found, remarks=(_nothing_kept(number),))
-                found = self._timed(found, [self._one(process, 0, None)[0]])
+                found = self._timed(found, [self._one(process, 0, {})[0]])
             else:
                 found = self._with_pictures(found, process, known, same_kind=machine == known.machine)
                 found = self._with_distance(found, process, known)
@@ -64,7 +66,7 @@ class Examination:
 
     def _with_pictures(self, found: Examined, process: FreshProcess, known: Kept, *, same_kind: bool) -> Examined:
         """Draw the kept pictures again, each by a request of its own; on another kind of machine, only time them."""
-        drawn = [self._one(process, k, known.label_of(k)) for k in range(len(known.pictures))]
+        drawn = [self._one(process, k, known.condition_of(k)) for k in range(len(known.pictures))]
         found = self._timed(found, [seconds for seconds, _ in drawn])
         n = len(drawn)
         if not same_kind:
@@ -84,7 +86,7 @@ class Examination:
         n = min(self.limits.images, len(known.features) // 2)
         if n < 2:
             return _remarked(found, f"{len(known.features)} measured images were kept, too few to compare with")
-        images = torch.cat(list(_drawn(process, list(_inputs(n, known.classes)))))
+        images = torch.cat(list(_all_drawn(process, list(_inputs(n, known)))))
         device = choose_device(self.device)
         extractor = known.load_extractor(device)
         of = describe(extractor, images.numpy(), device=device, progress=False, what="served")
@@ -101,9 +103,9 @@ class Examination:
             return _failed(found, f"{said}; expected at most {limit:.3g} (canary.max_distance)")
         return _remarked(found, said)
 
-    def _one(self, process: FreshProcess, seed: int, label: int | None) -> tuple[float, Tensor]:
+    def _one(self, process: FreshProcess, seed: int, condition: dict[str, Any]) -> tuple[float, Tensor]:
         """Request one image; return the seconds of the answer and the image, uint8 [C,H,W]."""
-        fields = {"number": 1, "seed": seed} | ({} if label is None else {"label": label})
+        fields = {"number": 1, "seed": seed} | condition
         answer = process.ask([fields], seconds=max(60.0, _PATIENCE * self.limits.max_seconds))
         if answer.status != 200:
             raise UserError(f"a request for one image got the status {answer.status}: {answer.said.get('message')}")
@@ -128,12 +130,25 @@ class Examination:
         return _remarked(found, said)
 
 
-def _inputs(n: int, classes: int) -> Iterator[dict[str, Any]]:
-    """Yield the requests for n images, of all classes about equally often; of many classes, of evenly spaced ones."""
+def _inputs(n: int, known: Kept) -> Iterator[dict[str, Any]]:
+    """Yield the requests for n images, of all classes about equally often; of many classes, of evenly spaced ones.
+
+    Of a model that knows captions, each image has that of another measured one.
+    """
+    if known.texts:
+        for k in range(n):
+            yield {"number": 1, "seed": _FIRST_SEED + k, **known.condition_of(k)}
+        return
+    classes = known.classes
     parts = min(n, classes) or 1
     for k in range(parts):
         number = n // parts + (k < n % parts)
         yield {"number": number, "seed": _FIRST_SEED + k} | ({"label": k * classes // parts} if classes else {})
+
+
+def _all_drawn(process: FreshProcess, inputs: list[dict[str, Any]]) -> Iterator[Tensor]:
+    for first in range(0, len(inputs), _MOST_INPUTS):
+        yield from _drawn(process, inputs[first : first + _MOST_INPUTS])
 
 
 def _drawn(process: FreshProcess, inputs: list[dict[str, Any]]) -> Iterator[Tensor]:

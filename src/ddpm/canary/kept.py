@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ddpm.images import Images
 from ddpm.measuring.features.extractor import FeatureExtractor, describe
 from ddpm.measuring.features.extractor_file import load_extractor
 from ddpm.model_file import Model
+from ddpm.text.conditions import in_turn, is_read_whole, of_texts
 
 PICTURES = 8
 """Pictures that are drawn again, each by a request of its own, so that no other image of a batch changes its bits."""
@@ -34,7 +35,7 @@ class Kept:
     machine: Mapping[str, str | int]
     """The kind of machine that drew the pictures (`hardware.kind_of_machine`)."""
     pictures: Tensor
-    """uint8 [P,C,H,W]: picture k has seed k and label `label_of(k)`."""
+    """uint8 [P,C,H,W]: picture k has seed k and the fields `condition_of(k)`."""
     features: Tensor
     """float32 [R,D]: features of measured images."""
     labels: Tensor | None
@@ -43,10 +44,14 @@ class Kept:
     """Number of classes of the model; 0 without classes."""
     extractor: bytes
     """The content of the extractor's file."""
+    texts: Sequence[str] = ()
+    """Captions of measured images, of a model that knows captions: those that it reads to their end."""
 
-    def label_of(self, k: int) -> int | None:
-        """Return the label of picture k."""
-        return k % self.classes if self.classes else None
+    def condition_of(self, k: int) -> dict[str, Any]:
+        """Return the fields of a request that say the label or the caption of picture k."""
+        if self.texts:
+            return {"text": self.texts[k % len(self.texts)]}
+        return {"label": k % self.classes} if self.classes else {}
 
     def load_extractor(self, device: torch.device) -> FeatureExtractor:
         """Return the extractor. Raises UserError as `extractor_file.load_extractor` does."""
@@ -64,7 +69,8 @@ class Kept:
             "features": self.features.contiguous(),
             "extractor": torch.frombuffer(bytearray(self.extractor), dtype=torch.uint8),
         } | ({} if self.labels is None else {"labels": self.labels.contiguous()})
-        header = json.dumps({"machine": dict(self.machine), "classes": self.classes}, sort_keys=True)
+        described = {"machine": dict(self.machine), "classes": self.classes}
+        header = json.dumps(described | ({"texts": list(self.texts)} if self.texts else {}), sort_keys=True)
         path.write_bytes(save(tensors, {_HEADER: header}))
 
 
@@ -83,6 +89,7 @@ def read(path: Path) -> Kept:
             labels=tensors.get("labels"),
             classes=header["classes"],
             extractor=tensors["extractor"].numpy().tobytes(),
+            texts=tuple(header.get("texts", ())),
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -91,27 +98,37 @@ def read(path: Path) -> Kept:
         ) from None
 
 
-def make(model: Model, *, measured: Images, labels: np.ndarray | None, extractor: Path) -> Kept:
+def make(
+    model: Model,
+    *,
+    measured: Images,
+    labels: np.ndarray | None,
+    extractor: Path,
+    texts: Sequence[str | None] | None = None,
+) -> Kept:
     """Draw the pictures by the model's recipe, and compute the features of measured images, uint8 [N,C,H,W].
 
-    `labels` are the classes of these images, int64 [N]; `extractor` is the file of the extractor.
+    `labels` are the classes of these images, int64 [N], or `texts` their captions; `extractor` is the file of the
+    extractor.
     """
+    known = tuple(text for text in (texts or ())[:ROWS] if text is not None and is_read_whole(model.spec, text))
     device = next(model.network.parameters()).device
     measured = np.asarray(measured[:ROWS])
     described = describe(load_extractor(extractor, device), measured, device=device, progress=False, what="measured")
     return Kept(
         machine=kind_of_machine(device),
-        pictures=torch.cat(list(_pictures(model))),
+        pictures=torch.cat(list(_pictures(model, known))),
         features=described.features,
         labels=None if labels is None else torch.from_numpy(np.array(labels[:ROWS])),
         classes=len(model.spec.classes),
         extractor=extractor.read_bytes(),
+        texts=known,
     )
 
 
-def _pictures(model: Model) -> Iterator[Tensor]:
-    recipe, classes = recipe_of(model), len(model.spec.classes)
+def _pictures(model: Model, texts: Sequence[str]) -> Iterator[Tensor]:
+    recipe = recipe_of(model)
     assert recipe is not None, "a registered model has a recipe"
     for k in range(PICTURES):
-        condition = torch.tensor([k % classes]) if classes else None
+        condition = of_texts(model.spec, [texts[k % len(texts)]]) if texts else in_turn(model.spec, [k])
         yield generate(model, recipe, n=1, seed=k, condition=condition, batch=1)

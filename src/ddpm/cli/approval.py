@@ -76,7 +76,7 @@ def reconsider(args: argparse.Namespace) -> None:
     own = load_version(candidate, args.device)
     here.require_comparable(own, f"version {candidate.number}")
     seed = here.params.sample.seed
-    first = draw_block(own, here.images, seed, 0, here.measuring.runtime)
+    first = draw_block(own, here.images, seed, 0, here.measuring)
 
     def contest(champion: Path | None) -> "PairedContest":
         other = None if champion is None else load_model(champion, here.measuring.device)

@@ -26,7 +26,7 @@ def gate(args: argparse.Namespace) -> None:
     for name, model in ((args.candidate, candidate), (args.champion, champion)):
         here.require_comparable(model, name)
     seed = here.params.sample.seed if args.seed is None else args.seed
-    first = draw_block(candidate, args.images or here.images, seed, 0, here.measuring.runtime)
+    first = draw_block(candidate, args.images or here.images, seed, 0, here.measuring)
     contest = PairedContest(candidate, champion, first_block=first, seed=seed, measuring=here.measuring)
     record = contest.candidate_record() | here.likelihood_of(contest)
     decision = decide(record, rules, contest, has_champion=True, unfit=here.unfit)

@@ -27,6 +27,7 @@ def sample(args: argparse.Namespace) -> None:
     images = sample_request.draw(model, request, progress=sys.stderr.isatty())
     settings = sample_request.described(request, model)
     del settings["labels"]
+    settings.pop("texts", None)
     _write(images, args.out, model_name, settings)
 
 
@@ -62,7 +63,7 @@ def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     model, model_name = load(args)
     from ddpm.serving import picture_request
 
-    common = {name: getattr(args, name) for name in ("image", "number", "seed", "steps", "guidance")}
+    common = {name: getattr(args, name) for name in ("image", "number", "text", "seed", "steps", "guidance")}
     request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
     settings = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
     with _evaluations_shown(model, picture_request.network_calls(request)):

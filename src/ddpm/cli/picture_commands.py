@@ -20,6 +20,7 @@ def add_commands(commands: Commands) -> None:
     )
     sample.set_defaults(number=16)
     sample.add_argument("--label", help="class, by name or index (default: all classes in turn)")
+    sample.add_argument("--text", help="caption, for a model trained with captions (default: its examples in turn)")
     sample.add_argument("--steps", type=int, help="steps of the reverse process (default: the model's recipe)")
     sample.add_argument(
         "--sampler",
@@ -116,5 +117,6 @@ def _add_input(subparser: argparse.ArgumentParser, steps: str, number: str = "1"
         help="the input picture, of the model's size (super-resolution: smaller by a whole factor)",
     )
     subparser.add_argument("--label", help="class, by name or index (default: no class)")
+    subparser.add_argument("--text", help="caption, for a model trained with captions (default: none)")
     subparser.add_argument("--steps", type=int, help=f"steps of the reverse process (default: {steps})")
     return subparser

@@ -62,6 +62,13 @@ def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
             "for an estimate without them"
         )
     sections = {name: getattr(params, name) for name in SECTIONS}
+    if params.condition == "text" and facts is not None and facts.captions is not None:
+        from ddpm.data.reading.captions import read_captions
+        from ddpm.text.learned import learned
+
+        train, held_out = (read_captions(prepared / name) for name in ("train", "test"))
+        words = learned(params.text, train=train, held_out=held_out)
+        sections |= {"text": words.settings, "tokenizer": words.tokenizer}
     return spec_of(channels=channels, size=size, classes=facts.classes if facts else (), **sections)
 
 

@@ -30,6 +30,8 @@ COLUMNS = {
     "mean": "float",  # the prepared pixels, 0..255; null when rejected
     "std": "float",
     "label": "string",  # the class's name; null without classes
+    "caption": "string",  # null without one
+    "no_caption": "string",  # missing | empty | not UTF-8; null with a caption, and where captions are not read
 }
 """Arrow's type of each column."""
 

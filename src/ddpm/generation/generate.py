@@ -1,6 +1,6 @@
 """Generate images: image k of seed s is the same image for every batch size, order and number of images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,9 +11,12 @@ from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe
 from ddpm.images import to_uint8
 from ddpm.model_file import Model
+from ddpm.model_spec import Spec
 from ddpm.sampling.drawing import drawn
 from ddpm.sampling.samplers import Step, last_of
 from ddpm.seeding import seed_of
+from ddpm.text import conditions
+from ddpm.text.conditions import Captions
 
 
 def sampling_steps(batch: Batch) -> Iterator[Step]:
@@ -89,6 +92,36 @@ def generate_together(
                 progress=progress and leads(),
             )
     return assembled(own, n=n, batch=batch, everywhere=False)
+
+
+def evaluation_conditions(
+    spec: Spec, *, n: int, seed: int, captions: Callable[[], Captions] | None = None
+) -> Tensor | None:
+    """Return the condition of n images that are measured: [n, ...]; None for a model without condition.
+
+    Labels are balanced; captions are `evaluation_captions`.
+    """
+    if spec.classes:
+        return balanced_labels(n, len(spec.classes), seed)
+    texts = evaluation_captions(spec, n=n, seed=seed, captions=captions)
+    return None if texts is None else conditions.of_texts(spec, texts)
+
+
+def evaluation_captions(
+    spec: Spec, *, n: int, seed: int, captions: Callable[[], Captions] | None = None
+) -> list[str | None] | None:
+    """Return the captions of n images that are measured; None for a model that knows none.
+
+    They are those of held-out images, which `captions` returns, in a seeded order, again and again if they are fewer
+    than n; without them the model's examples in turn.
+    """
+    if spec.text is None:
+        return None
+    known = [] if captions is None else [each for each in captions() if each is not None]
+    if not known:
+        return [conditions.example(spec, k) for k in range(n)]
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed_of("captions", seed))).tolist()
+    return [known[order[k % len(known)]] for k in range(n)]
 
 
 def balanced_labels(n: int, classes: int, seed: int) -> Tensor:

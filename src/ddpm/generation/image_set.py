@@ -1,6 +1,7 @@
-"""A folder of generated images: images.npy, labels.npy if there are classes, and sample.json, how they were drawn."""
+"""A folder of generated images: images.npy, how they were drawn in sample.json, and labels.npy or captions.json."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ddpm.errors import UserError
 from ddpm.files import write_json
 from ddpm.generation.recipe import Recipe, recipe_from
 from ddpm.settings import as_dict
+
+CAPTIONS = "captions.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,24 @@ def read_sampling(folder: Path, *, n: int) -> Sampling:
     return sampling
 
 
-def write_image_set(folder: Path, images: Tensor, labels: Tensor | None, sampling: Sampling) -> None:
-    """Write uint8 images [N,C,H,W], their int64 labels [N] and how they were drawn."""
+def write_image_set(
+    folder: Path,
+    images: Tensor,
+    labels: Tensor | None,
+    sampling: Sampling,
+    captions: Sequence[str | None] | None = None,
+) -> None:
+    """Write uint8 images [N,C,H,W], their int64 labels [N] or captions, and how they were drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", images.numpy())
     if labels is not None:
         np.save(folder / "labels.npy", labels.numpy())
+    if captions is not None:
+        (folder / CAPTIONS).write_text(json.dumps(list(captions), indent=0) + "\n", encoding="utf-8")
     sampling.write(folder / "sample.json")
+
+
+def read_captions(folder: Path) -> list[str | None] | None:
+    """Return the captions of the images in a folder, which this project wrote; None if they have none."""
+    path = folder / CAPTIONS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -14,6 +14,7 @@ from ddpm.generation.generate import generate, sampling_steps
 from ddpm.generation.recipe import DIRECTLY, Recipe, neutral
 from ddpm.images import to_uint8
 from ddpm.sampling.editing import slerp
+from ddpm.text import conditions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +60,7 @@ def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
 
     With the recipe and seed of an evaluation the last ones are its first images, except for their labels.
     """
-    batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows_of_labels(model, 20))
+    batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows(model, 20))
     if model.spec.method == "diffusion":
         steps = [to_uint8(step.x_t).cpu() for step in sampling_steps(batch)]
     else:
@@ -83,12 +84,11 @@ def preview(model: "Model", precision: Precision) -> "Image":
         recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
     else:
         recipe = replace(DIRECTLY, precision=precision)
-    return grid(generate(model, recipe, n=100, seed=0, condition=_rows_of_labels(model, 100), batch=100), columns=10)
+    return grid(generate(model, recipe, n=100, seed=0, condition=_rows(model, 100), batch=100), columns=10)
 
 
-def _rows_of_labels(model: "Model", n: int) -> Tensor | None:
-    """Return n labels for ten columns: one class per row if classes are few, else all in turn; None without classes."""
-    classes = len(model.spec.classes)
-    if not classes:
-        return None
-    return (torch.arange(n) // 10 if classes <= n // 10 else torch.arange(n)) % classes
+def _rows(model: "Model", n: int) -> Tensor | None:
+    """Return conditions for ten columns: one class or caption per row if they are few, else all in turn."""
+    spec = model.spec
+    kinds = len(spec.classes) or len(spec.text.examples if spec.text is not None else ())
+    return conditions.in_turn(spec, [k // 10 for k in range(n)] if kinds <= n // 10 else range(n))

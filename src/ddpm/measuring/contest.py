@@ -15,7 +15,7 @@ from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
 from ddpm.data.reading.dataset import Split, read_split
 from ddpm.errors import UserError
-from ddpm.generation.generate import balanced_labels, generate
+from ddpm.generation.generate import balanced_labels, evaluation_conditions, generate
 from ddpm.generation.recipe import Recipe, recipe_of
 from ddpm.images import Images
 from ddpm.measuring import bits_per_dim, fidelity
@@ -29,6 +29,7 @@ from ddpm.measuring.strata import Labels
 from ddpm.model_file import Model
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
+from ddpm.text.conditions import of_images
 
 ROUNDS = 16
 """Rounds in which both models are timed in turn."""
@@ -96,8 +97,8 @@ class _Side:
 class PairedContest:
     """A candidate and its champion, or a candidate alone: a `promotion.gate.Contest`.
 
-    Image k of a block has the same seed for both models and, if both have the same classes, the same label. Block 0 is
-    that of the evaluation. Each model is drawn by the recipe in its file, as it is used.
+    Image k of a block has the same seed for both models and, if both have the same classes or know captions, the same
+    label or caption. Block 0 is that of the evaluation. Each model is drawn by the recipe in its file, as it is used.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class PairedContest:
         self._seconds: dict[int, list[float]] = {}
         self._block_seconds: float | None = None
         """Time of the champion's first block."""
-        self.paired = champion is None or champion.spec.classes == candidate.spec.classes
+        self.paired = champion is None or _conditions(champion) == _conditions(candidate)
 
     @property
     def images(self) -> int:
@@ -124,7 +125,7 @@ class PairedContest:
     def remarks(self) -> tuple[str, ...]:
         if self.paired:
             return ()
-        return ("candidate and champion have different classes, so their images are not compared in pairs",)
+        return ("candidate and champion have different conditions, so their images are not compared in pairs",)
 
     def champion_record(self) -> dict[str, Any]:
         """Return the champion's metrics on its first block by the candidate's protocol, as in reports/metrics.json."""
@@ -194,7 +195,7 @@ class PairedContest:
             self._block_seconds = time.perf_counter() - began
 
     def _draw_block(self, side: _Side) -> None:
-        drawn = draw_block(side.model, self._n, self._seed, len(side.blocks), self._measuring.runtime)
+        drawn = draw_block(side.model, self._n, self._seed, len(side.blocks), self._measuring)
         side.blocks.append(np.asarray(drawn))
 
     @cached_property
@@ -266,7 +267,7 @@ class PairedContest:
             side.likelihood = bits_per_dim.measure(
                 side.model,
                 of.test.images,
-                of.test.labels if side.model.spec.classes else None,
+                of_images(side.model.spec, of.test.labels, of.test.captions),
                 n=n,
                 batch=of.runtime.sample_batch,
                 progress=of.runtime.progress,
@@ -287,8 +288,11 @@ class PairedContest:
         """Return the processor time of all threads on a CPU; elsewhere the time until the device has finished."""
         device = self._measuring.device
         clock = time.process_time if device.type == "cpu" else time.perf_counter
+        condition = evaluation_conditions(side.model.spec, n=ROUND_IMAGES, seed=seed)
         began = clock()
-        _draw(side, ROUND_IMAGES, seed, ROUND_IMAGES)  # the images end on the CPU, after the device has finished
+        _draw(
+            side, ROUND_IMAGES, seed, condition, ROUND_IMAGES
+        )  # the images end on the CPU, after the device has finished
         return clock() - began
 
     def _of_both(self, metrics: Callable[[_Side], Mapping[str, Measured | None]]) -> dict[str, Pair]:
@@ -297,24 +301,30 @@ class PairedContest:
         return {name: Pair(own[name], other.get(name), paired=self.paired) for name in own}
 
 
-def draw_block(model: Model, n: int, seed: int, block: int, runtime: Runtime) -> Images:
-    """Return n images of a model by its own recipe, uint8 [n,C,H,W], with balanced labels; block 0 has the seed itself.
+def draw_block(model: Model, n: int, seed: int, block: int, measuring: Measuring) -> Images:
+    """Return n images of a model by its own recipe, uint8 [n,C,H,W]; block 0 has the seed itself.
 
-    Raises UserError for a model without a recipe.
+    Labels are balanced, captions are those of held-out images. Raises UserError for a model without a recipe.
     """
-    own = _seed_of_block(seed, block)
-    return _draw(_side(model, "model"), n, own, runtime.sample_batch, progress=runtime.progress)
+    own, runtime = _seed_of_block(seed, block), measuring.runtime
+    condition = evaluation_conditions(model.spec, n=n, seed=own, captions=lambda: measuring.test.captions())
+    return _draw(_side(model, "model"), n, own, condition, runtime.sample_batch, progress=runtime.progress)
 
 
 def _seed_of_block(seed: int, block: int) -> int:
     return seed if block == 0 else seed_of("block", seed, block)
 
 
-def _draw(side: _Side, n: int, seed: int, batch: int, *, progress: bool = False) -> Images:
-    classes = len(side.model.spec.classes)
-    labels = balanced_labels(n, classes, seed) if classes else None
-    drawn = generate(side.model, side.recipe, n=n, seed=seed, condition=labels, batch=batch, progress=progress)
+def _draw(
+    side: _Side, n: int, seed: int, condition: torch.Tensor | None, batch: int, *, progress: bool = False
+) -> Images:
+    drawn = generate(side.model, side.recipe, n=n, seed=seed, condition=condition, batch=batch, progress=progress)
     return drawn.numpy()
+
+
+def _conditions(model: Model) -> tuple[tuple[str, ...], bool]:
+    """What the images of two models must have in common to be drawn with equal labels or captions."""
+    return model.spec.classes, model.spec.text is not None
 
 
 def _side(model: Model, called: str) -> _Side:

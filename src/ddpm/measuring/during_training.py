@@ -3,6 +3,7 @@
 Drawing them leaves the training's random state and results alone.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ddpm.compute.hardware import Precision
 from ddpm.errors import UserError
-from ddpm.generation.generate import balanced_labels, generate
+from ddpm.generation.generate import evaluation_conditions, generate
 from ddpm.generation.recipe import recipe_in
 from ddpm.images import Images
 from ddpm.measuring.features.extractor import Described, FeatureExtractor, describe
@@ -21,6 +22,7 @@ from ddpm.measuring.frechet import frechet_distance
 from ddpm.model_file import Model
 from ddpm.networks.settings import Method
 from ddpm.sampling.settings import Sample
+from ddpm.text.conditions import Captions
 
 _MOST_REFERENCE_IMAGES = 10_000
 
@@ -39,20 +41,23 @@ class FewImages:
         precision: Precision,
         batch: int,
         method: Method = "diffusion",
+        captions: Callable[[], Captions] | None = None,
     ) -> None:
-        """n images are compared with held-out ones, uint8 [N,C,H,W]; `batch` are drawn at once, without a guide."""
+        """n images are compared with held-out ones, uint8 [N,C,H,W]; `batch` are drawn at once, without a guide.
+
+        `captions` returns those of the held-out images, for a model that knows captions.
+        """
         rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
         unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
-        self._n, self._seed, self._batch = n, sample.seed, batch
+        self._n, self._seed, self._batch, self._captions = n, sample.seed, batch, captions
         self._recipe, self._extractor, self._device = recipe_in(unguided, precision, method), extractor, device
         self._reference = self._described(held_out[rows], what="held-out")
 
     def draw(self, model: Model) -> tuple[Tensor, Tensor | None]:
         """Return the images, uint8 [n,C,H,W], and their labels, int64 [n], or None for a model without classes."""
-        classes = len(model.spec.classes)
-        labels = balanced_labels(self._n, classes, self._seed) if classes else None
-        drawn = generate(model, self._recipe, n=self._n, seed=self._seed, condition=labels, batch=self._batch)
-        return drawn, labels
+        condition = evaluation_conditions(model.spec, n=self._n, seed=self._seed, captions=self._captions)
+        drawn = generate(model, self._recipe, n=self._n, seed=self._seed, condition=condition, batch=self._batch)
+        return drawn, condition if model.spec.classes else None
 
     def fid(self, images: Tensor) -> float:
         """Return the FID of images that `draw` returned."""
@@ -72,6 +77,7 @@ def few_images(
     precision: Precision,
     batch: int,
     method: Method = "diffusion",
+    captions: Callable[[], Captions] | None = None,
 ) -> FewImages | None:
     """Return what draws and measures n images, with the extractor in this file; None for n = 0.
 
@@ -92,5 +98,13 @@ def few_images(
         )
         return None
     return FewImages(
-        n, sample, held_out, extractor=network, device=device, precision=precision, batch=batch, method=method
+        n,
+        sample,
+        held_out,
+        extractor=network,
+        device=device,
+        precision=precision,
+        batch=batch,
+        method=method,
+        captions=captions,
     )

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.networks import kernels
+from ddpm.networks.text_encoder import TextAttention
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
@@ -178,15 +179,47 @@ class SelfAttention(nn.Module):
         return x + kernels.conv(h.transpose(-1, -2).reshape(n, c, height, width), self.proj)
 
 
-class Stage(nn.Module):
-    """A residual block or a resampling layer, with attention after it at chosen resolutions."""
+class Text(NamedTuple):
+    """What blocks attend to."""
 
-    def __init__(self, block: ResidualBlock | Downsample | Upsample, attention: SelfAttention | None) -> None:
+    states: Tensor
+    """[N, L, width]."""
+    is_text: Tensor
+    """bool [N, L]: false for the tokens after the text."""
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of the H*W positions to the states of a text, added to the input.  Rombach et al. 2022,
+    Sec. 3.3."""
+
+    def __init__(self, channels: int, width: int, *, heads: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.attention = TextAttention(channels, width, heads=heads)
+        zero(self.attention.proj)
+
+    def forward(self, x: Tensor, text: Text) -> Tensor:
+        queries = normalised(x, self.norm).flatten(2).transpose(1, 2)
+        return x + self.attention(queries, text.states, text.is_text).transpose(1, 2).view_as(x)
+
+
+class Stage(nn.Module):
+    """A residual block or a resampling layer, and at chosen resolutions attention to itself and to a text."""
+
+    def __init__(
+        self,
+        block: ResidualBlock | Downsample | Upsample,
+        attention: SelfAttention | None,
+        cross: CrossAttention | None = None,
+    ) -> None:
         super().__init__()
         self.block = block
         self.attention = attention
+        self.cross = cross
         self.takes_skip = block.resample == "none"
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Text | None = None) -> Tensor:
         x = self.block(x, emb)
-        return x if self.attention is None else self.attention(x)
+        if self.attention is not None:
+            x = self.attention(x)
+        return x if self.cross is None or text is None else self.cross(x, text)

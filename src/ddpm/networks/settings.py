@@ -1,11 +1,19 @@
 """The settings of the network: section `network` of params.yaml."""
 
+from functools import cached_property
 from typing import Literal
 
 from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
 Method = Literal["diffusion", "vae", "gan"]
 """Kind of model."""
+Condition = Literal["none", "label", "text"]
+"""What a model is conditioned on."""
+PAD, START, FIRST = 0, 1, 2
+"""Tokens: fills a row after its text; begins every text; the first of the symbols."""
+BYTES = tuple(map(chr, sorted({*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)})))
+"""The letters that byte-level tokenizers write for the 256 bytes.  Radford et al. 2019 (GPT-2), published code."""
+MAX_TOKENS = 2**16
 
 
 @section
@@ -120,3 +128,64 @@ class Network:
             require(
                 self.width % self.groups == 0, f"groups is {self.groups}, expected a divisor of width ({self.width})"
             )
+
+
+@section
+class Text:
+    """How captions become a condition: a transformer (Vaswani et al. 2017) over the tokens of a caption, trained with
+    the U-Net, whose blocks with attention attend to its outputs (Rombach et al. 2022, Sec. 3.3)."""
+
+    vocabulary: int
+    """Number of tokens at most. 256 are the bytes, 2 mark beginning and end; the others are learned from the training
+    captions."""
+    length: int
+    """Number of tokens of a caption that the network reads, with the one that begins it."""
+    width: int
+    """Channels of the transformer."""
+    layers: int
+    """Layers of the transformer."""
+    head_channels: int
+    """Channels of each attention head."""
+    examples: tuple[str, ...]
+    """Captions of the pictures that are drawn during the training, and of requests without a text. []: ten captions of
+    held-out images."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "layers", "head_channels")
+        require(
+            FIRST + len(BYTES) <= self.vocabulary <= MAX_TOKENS,
+            f"vocabulary is {self.vocabulary}, expected {FIRST + len(BYTES)} to {MAX_TOKENS}",
+        )
+        require(2 <= self.length <= 512, f"length is {self.length}, expected 2 to 512")
+        require(
+            self.width % self.head_channels == 0,
+            f"head_channels is {self.head_channels}, expected a divisor of width ({self.width})",
+        )
+        require(len(self.examples) <= 100, f"examples has {len(self.examples)} captions, expected up to 100")
+        require(all(each.strip() for each in self.examples), "examples has an empty caption; remove it")
+
+
+@section
+class Tokenizer:
+    """Which pairs of symbols byte-pair encoding joins; see the room `text`."""
+
+    merges: tuple[str, ...]
+    """Pairs in the order in which they are joined, each as "left right"."""
+
+    def __post_init__(self) -> None:
+        known = set(BYTES)
+        require(len(self.merges) <= MAX_TOKENS, f"the tokenizer has {len(self.merges)} merges, expected {MAX_TOKENS}")
+        for merge in self.merges:
+            parts = merge.split(" ")
+            require(len(parts) == 2 and known.issuperset(parts), f"the tokenizer joins {merge!r}, expected two symbols")
+            known.add("".join(parts))
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """All symbols; symbol k is token FIRST + k."""
+        return tuple(dict.fromkeys([*BYTES, *(merge.replace(" ", "") for merge in self.merges)]))
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return FIRST + len(self.symbols)

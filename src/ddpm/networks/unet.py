@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.networks.blocks import (
+    CrossAttention,
     Downsample,
     Norm,
     ResidualBlock,
     SelfAttention,
     Stage,
+    Text,
     Upsample,
     group_norm,
     normalised,
@@ -23,6 +25,8 @@ from ddpm.networks.blocks import (
 from ddpm.networks.conditioned import ConditionedNetwork
 from ddpm.networks.kernels import conv, linear
 from ddpm.networks.settings import CONVENTION, Convention
+from ddpm.networks.settings import Text as TextSettings
+from ddpm.networks.text_encoder import TextEncoder, is_text_of
 
 AUGMENTATION = "augmentation.weight"
 """Name of the layer [c, K] of the numbers that describe how training images were changed."""
@@ -33,12 +37,15 @@ LABELS = "label.weight"
 
 
 class UNet(ConditionedNetwork):
-    """Predict from (x_t [N,C,H,W], t [N], labels [N] or None): [N,C,H,W], or `out_channels` channels instead of C.
+    """Predict from (x_t [N,C,H,W], t [N], condition [N,...] or None): [N,C,H,W], or `out_channels` channels for C.
 
     H and W may have any size: the input is padded to a multiple of the total downsampling, and the output is cropped.
     `patch` x `patch` pixels become the channels of one position (Hoogeboom et al. 2023, Sec. 3.3).
     Labels are 0..classes-1. The last row of the embedding `label` is for samples without a label.
     `attention` lists the resolutions with self-attention, in positions, for images of `size` pixels.
+    With `text` the condition is not labels but the tokens of captions [N,L] (see `TextEncoder`), with tokens below
+    `vocabulary`: wherever a block has self-attention, and in the middle, it attends to them, too, and their mean is
+    added to the embedding of t. A sample without a caption has the tokens of an empty text.
     `augmentation` is the length K of the vectors [N,K] that describe how training images were changed, or 0. A layer
     without bias adds them to the embedding of t, so zeros and None are the same.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
@@ -64,6 +71,8 @@ class UNet(ConditionedNetwork):
         out_channels: int | None = None,
         augmentation: int = 0,
         convention: Convention = CONVENTION,
+        text: TextSettings | None = None,
+        vocabulary: int = 0,
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -85,8 +94,14 @@ class UNet(ConditionedNetwork):
         def attend(c: int, norm: Norm = norm) -> SelfAttention:
             return SelfAttention(c, head_channels=head_channels, norm=norm)
 
+        def cross(c: int) -> CrossAttention | None:
+            heads = max(1, c // head_channels)
+            return None if text is None else CrossAttention(c, text.width, heads=heads, norm=norm)
+
         def stage(c_in: int, c_out: int, resolution: int) -> Stage:
-            return Stage(residual(c_in, c_out), attend(c_out) if resolution in attention else None)
+            if resolution not in attention:
+                return Stage(residual(c_in, c_out), None)
+            return Stage(residual(c_in, c_out), attend(c_out), cross(c_out))
 
         def down(c: int) -> Stage:
             strided = resample == "conv"
@@ -115,7 +130,7 @@ class UNet(ConditionedNetwork):
             "plain": lambda: attend(c, norm=nn.Identity),
             "none": lambda: None,
         }[convention.middle_attention]()
-        self.middle = nn.ModuleList([Stage(residual(c, c), middle), Stage(residual(c, c), None)])
+        self.middle = nn.ModuleList([Stage(residual(c, c), middle, cross(c)), Stage(residual(c, c), None)])
 
         # One more block per level than on the way down, since every output of the way down goes into one block here.
         self.up = nn.ModuleList()
@@ -131,11 +146,20 @@ class UNet(ConditionedNetwork):
         self.conv_out = zero(nn.Conv2d(c, (out_channels or channels) * patch**2, 3, padding=1))
         # Made last, so that all other weights start as they do without it.
         self.augmentation = zero(nn.Linear(augmentation, width, bias=False)) if augmentation else None
+        self.text = None
+        if text is not None:
+            encoder = {"length": text.length, "layers": text.layers, "head_channels": text.head_channels}
+            self.text = TextEncoder(vocabulary=vocabulary, width=text.width, **encoder)
+            self.text_mean = nn.Linear(text.width, c_emb)
 
-    def hide(self, labels: Tensor, where: Tensor) -> Tensor:
-        return labels.masked_fill(where, self.classes)
+    def hide(self, condition: Tensor, where: Tensor) -> Tensor:
+        if self.text is None:
+            return condition.masked_fill(where, self.classes)
+        return torch.where(where[:, None], self.text.no_text(1), condition)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
 
@@ -148,20 +172,26 @@ class UNet(ConditionedNetwork):
         emb = linear(silu(linear(emb, first)), second)
         if self.label is not None:
             no_label = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
-            emb = emb + self.label(no_label if labels is None else labels)
+            emb = emb + self.label(no_label if condition is None else condition)
+        text = None
+        if self.text is not None:
+            tokens = self.text.no_text(len(x)) if condition is None else condition
+            states, mean = self.text(tokens)
+            text = Text(states, is_text_of(tokens))
+            emb = emb + linear(mean, self.text_mean)
         emb = F.silu(emb)
 
         h = conv(F.pixel_unshuffle(x, self.patch), self.conv_in)
         skips = [h]
         for stage in self.down:
-            h = stage(h, emb)
+            h = stage(h, emb, text)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, emb)
+            h = stage(h, emb, text)
         for stage in self.up:
             if stage.takes_skip:
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = stage(h, emb)
+            h = stage(h, emb, text)
         h = conv(normalised(h, self.norm_out, silu=True), self.conv_out)
         return F.pixel_shuffle(h, self.patch)[..., :height, :width]
 

@@ -16,7 +16,7 @@ from ddpm.compute.settings import Runtime
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.networks.settings import Gan, Method, Network, Vae
+from ddpm.networks.settings import Condition, Gan, Method, Network, Text, Vae
 from ddpm.settings import as_dict, section
 from ddpm.training.settings import Train
 
@@ -36,6 +36,8 @@ class Settings:
     network: Network
     vae: Vae
     gan: Gan
+    condition: Condition
+    text: Text
     train: Train
     runtime: Runtime
 
@@ -62,6 +64,10 @@ class Causes(Protocol):
     @property
     def gan(self) -> Gan: ...
     @property
+    def condition(self) -> Condition: ...
+    @property
+    def text(self) -> Text: ...
+    @property
     def train(self) -> Train: ...
 
 
@@ -69,7 +75,8 @@ def causes(sections: Causes) -> dict[str, Any]:
     """Return the settings on which the size depends, besides the images and the machine."""
     training = as_dict(sections.train)
     network = {"diffusion": sections.network, "vae": sections.vae, "gan": sections.gan}[sections.method]
-    return {"method": sections.method, "network": as_dict(network)} | {
+    text = {"text": as_dict(sections.text)} if sections.condition == "text" else {}
+    return {"method": sections.method, "network": as_dict(network), **text} | {
         "train": {name: training[name] for name in _TRAIN}
     }
 

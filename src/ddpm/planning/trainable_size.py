@@ -125,6 +125,8 @@ def answer(question: Question) -> tuple[int, str]:
             network=settings.network,
             vae=settings.vae,
             gan=settings.gan,
+            condition="text" if settings.condition == "text" else "none",
+            text=settings.text,
             train=train,
         )
         cost = step_cost(spec, train, runtime, device, choose_precision(runtime.precision, device, pixels))

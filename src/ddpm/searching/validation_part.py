@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddpm.data.preparing.split import draw_test
+from ddpm.data.reading.captions import write_captions
 from ddpm.data.reading.dataset import Facts, Split, read_facts, read_split
 from ddpm.data.reading.shard_index import Index, images_per_shard, write_index, write_shard
 from ddpm.errors import UserError
@@ -38,6 +39,7 @@ def write_search_data(
     if (folder / "dataset.json").exists() and (there := read_facts(folder)).content_hash == content_hash:
         return there
     images = read_split(prepared, "train", runtime)
+    captions = None if facts.captions is None else images.captions()
     together = max(1, _TOGETHER_BYTES // int(np.prod(images.images.shape[1:])))
     for_validation = _drawn(images, together=together, share=validation, seed=seed)
     aside = folder.with_name(f".{folder.name}.part")
@@ -50,6 +52,8 @@ def write_search_data(
                 "training images; choose another share, or add images"
             )
         _write_split(aside / name, images, rows, together=together, shard_bytes=shard_bytes)
+        if captions is not None:
+            write_captions(aside / name, [captions[row] for row in rows.tolist()])
     kept = len(for_validation)
     made = replace(
         facts,
@@ -57,6 +61,7 @@ def write_search_data(
         test=len(rows_of["test"]),
         found=kept,
         kept=kept,
+        captions=None if captions is None else sum(each is not None for each in captions),
         rejected={},
         ignored={},
         content_hash=content_hash,

@@ -118,7 +118,7 @@ class Answering:
             else:
                 images, seconds = self._drawn(request, needed)
                 if has_own_seed and request.recipe == recipe_of(model):
-                    again = {name: fields[name] for name in ("number", "label", "seed")}
+                    again = {name: value for name, value in fields.items() if name in sample_request.ASKED}
                     for listen in self.listeners:
                         listen(Drawn(again, images, sample_request.labels_of(request, model), seconds))
         return {"images": [_png(image) for image in images]} | more | fields | {"model": self.identity}

@@ -20,7 +20,7 @@ from ddpm.model_file import Model
 from ddpm.sampling.samplers import last_of
 from ddpm.serving import sample_request
 from ddpm.serving.calls import CallsTogether, RefusedError, require_time, running_call
-from ddpm.serving.sample_request import BATCH, SampleRequest, labels_of
+from ddpm.serving.sample_request import BATCH, SampleRequest, condition_of
 
 MOST_OF_ONE = 8
 """Number of images of a request that waits for others; a larger one would let small ones wait, and gains less."""
@@ -151,7 +151,7 @@ class _Joined(Batch):
 @torch.inference_mode()
 def draw_together(model: Model, requests: Sequence[SampleRequest]) -> list[Tensor]:
     """Generate the images of requests with equal settings in one batch; return uint8 [number,C,H,W] for each."""
-    conditions = [labels for request in requests if (labels := labels_of(request, model)) is not None]
+    conditions = [rows for request in requests if (rows := condition_of(request, model)) is not None]
     numbers = [request.number for request in requests]
     batch = _Joined(
         model=model,

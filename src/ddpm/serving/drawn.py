@@ -12,7 +12,7 @@ class Drawn:
     """New images that answer one request."""
 
     fields: Mapping[str, Any]
-    """Number, label (the name of a class, or None) and seed of the request: what another version can draw, too."""
+    """Number, label (the name of a class, or None) or text, and seed: what another version can draw, too."""
     images: Tensor
     """uint8 [N,C,H,W]."""
     labels: Tensor | None

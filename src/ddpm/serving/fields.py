@@ -6,11 +6,14 @@ from typing import Any
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
+from ddpm.text.conditions import require_short_enough
 
 MAX_IMAGES = 64
 """Number of images in one call over HTTP."""
 MAX_GUIDANCE = 20.0
 MAX_SEED = 2**63 - 1
+MAX_CHARACTERS = 10_000
+"""Length of a text that is looked at; the model reads text.length tokens of it."""
 
 
 def given_fields(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
@@ -51,8 +54,29 @@ def label_index(label: Any, classes: Sequence[str]) -> int | None:
     raise UserError(f"label is {label!r}, expected an index from 0 to {len(classes) - 1} or a class of: {shown}")
 
 
+def text_of(text: Any, model: Model) -> str | None:
+    """Return the text of a request; None remains None.
+
+    Raises UserError unless the model knows captions and reads the whole text.
+    """
+    if text is None:
+        return None
+    if model.spec.text is None:
+        raise UserError("text is set, but this model was not trained with captions; leave it out")
+    if not isinstance(text, str):
+        raise UserError(f"text is a {type(text).__name__}, expected a text")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"text has {len(text)} characters, expected up to {MAX_CHARACTERS}; shorten it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
+        raise UserError("text has a character that is not in Unicode; remove it") from None
+    require_short_enough(model.spec, text)
+    return text
+
+
 def require_both_predictions(problem: str, consequence: str, model: Model) -> None:
-    """Raise UserError unless the model predicts both with and without a label."""
-    if not (model.spec.classes and model.spec.unconditional):
-        lacking = "label dropout" if model.spec.classes else "classes"
+    """Raise UserError unless the model predicts both with and without a condition."""
+    if not (model.spec.is_conditioned and model.spec.unconditional):
+        lacking = "label dropout" if model.spec.is_conditioned else "classes"
         raise UserError(f"{problem}: this model was trained without {lacking}, so {consequence}")

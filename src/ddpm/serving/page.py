@@ -105,6 +105,7 @@ def facts(models: ServedModels) -> dict[str, Any]:
         "channels": spec.channels,
         "size": spec.size,
         "classes": list(spec.classes),
+        "examples": None if spec.text is None else list(spec.text.examples),
         "sampler": None if recipe is None else recipe.sampler,
         "steps": None if recipe is None else recipe.steps,
     }
@@ -133,7 +134,8 @@ def _values(models: ServedModels) -> dict[str, Any]:
     spec, recipe = model.spec, recipe_of(model)
     noise = spec.method == "diffusion"
     T, classes = spec.schedule.T if noise else 1, spec.classes
-    can_guide = noise and (bool(classes and spec.unconditional) or (recipe is not None and recipe.guide is not None))
+    has_guide = recipe is not None and recipe.guide is not None
+    can_guide = noise and (has_guide or (spec.is_conditioned and spec.unconditional))
     usual = recipe or neutral(sampler="ddim", steps=min(50, T))
     others = [found for found in models.versions if found.number != served.number]
     factors = [k for k in range(2, min(spec.size, 8) + 1) if spec.size % k == 0]
@@ -158,6 +160,8 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "task_classes": _options([*([("", "no class")] if spec.unconditional else []), *_named(classes)])
         if classes
         else "",
+        "text": "yes" if spec.text is not None else "",
+        "examples": _options((each, each) for each in (spec.text.examples if spec.text is not None else ())),
         "can_guide": can_guide,
         "guidance": f"{usual.guidance:g}",
         "samplers": _options((name, name) for name in samplers(model)),
@@ -196,6 +200,8 @@ def _summary(served: Served) -> str:
     parts = [f"{spec.size}×{spec.size} {kind} pictures"]
     if spec.classes:
         parts.append(f"{len(spec.classes)} classes")
+    if spec.text is not None:
+        parts.append("from captions")
     if (fid := record.get("fid")) is not None:
         floor = (record.get("floor") or {}).get("fid")
         beside = "" if floor is None else f", real images {floor:.3g}"
@@ -290,6 +296,8 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
         yield "Hash of the data", str(data_hash)
     if model.spec.classes:
         yield "Classes", ", ".join(model.spec.classes[:100]) + (", …" if len(model.spec.classes) > 100 else "")
+    if model.spec.text is not None:
+        yield "Examples of captions", "; ".join(model.spec.text.examples[:10])
     yield "Parameters", f"{sum(p.numel() for p in model.network.parameters()):,}"
     schedule = model.spec.schedule
     if model.spec.method != "diffusion":

@@ -34,9 +34,11 @@ from ddpm.serving.fields import (
     label_index,
     real,
     require_both_predictions,
+    text_of,
     whole,
 )
 from ddpm.serving.sample_request import BATCH
+from ddpm.text.conditions import of_texts
 
 MAX_BYTES = 2**23
 """Largest size of a picture file."""
@@ -64,7 +66,7 @@ TASKS: dict[str, dict[str, tuple[float, float, float | None]]] = {
 SECOND = {"inpaint": "mask", "interpolate": "other"}
 STEPS = {"inpaint": 50, "edit": 50}
 """Default steps; 25 for the other tasks."""
-COMMON = ("task", "image", "number", "label", "seed", "steps", "guidance")
+COMMON = ("task", "image", "number", "label", "text", "seed", "steps", "guidance")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +81,8 @@ class PictureRequest:
     number: int
     label: int | None
     """Index of a class; None: the model predicts without a label."""
+    text: str | None
+    """A caption; None: the model predicts without one."""
     seed: int
     recipe: Recipe
     """The settings of sampling; a task may use its own sampler with them."""
@@ -90,8 +94,8 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     """Check the fields and complete them; a field that is absent or null gets its default.
 
     task: a key of TASKS; image, and mask or other: pictures; number: 1..max_number (default 1; interpolate: at least 2,
-    including both ends, default 8); label: index or name of a class (default: none); seed, steps, guidance: as in
-    `sample_request`, but steps have the default of the task.
+    including both ends, default 8); label: index or name of a class (default: none); text: a caption (default: none);
+    seed, steps, guidance: as in `sample_request`, but steps have the default of the task.
     Raises UserError, one sentence, for an unknown field or a value outside its limits.
     """
     task = fields.get("task")
@@ -103,11 +107,12 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T
     if task == "colourise" and channels != 3:
         raise UserError("task is colourise, but this model's images are grey; use a model of colour images")
-    label = label_index(given.get("label"), model.spec.classes)
-    if label is None and model.spec.classes:
-        require_both_predictions("label is missing", "it needs a label; set one", model)
+    label, text = label_index(given.get("label"), model.spec.classes), text_of(given.get("text"), model)
+    if label is None and text is None and model.spec.is_conditioned:
+        known = "text" if model.spec.text is not None else "label"
+        require_both_predictions(f"{known} is missing", f"it needs a {known}; set one", model)
     own = recipe_of(model)
-    guidance = _guidance(given, label, model, own)
+    guidance = _guidance(given, model, own, is_conditioned=label is not None or text is not None)
     steps = whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T)
     image = read_picture(
         "image",
@@ -131,22 +136,26 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         second=other,
         number=whole("number", given.get("number", min(usual, max_number)), fewest, max_number),
         label=label,
+        text=text,
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         recipe=replace(own or neutral(sampler="ddim", steps=steps), sampler="ddim", steps=steps, guidance=guidance),
         settings=settings,
     )
 
 
-def _guidance(given: Mapping[str, Any], label: int | None, model: Model, recipe: Recipe | None) -> float:
-    """Return the guidance of the request, else the recipe's if it can be used: with a label or with a guide."""
+def _guidance(given: Mapping[str, Any], model: Model, recipe: Recipe | None, *, is_conditioned: bool) -> float:
+    """Return the guidance of the request, else the recipe's if it can be used: with a condition or with a guide."""
     guided = recipe is not None and recipe.guide is not None
     if "guidance" not in given:
-        return recipe.guidance if recipe is not None and (guided or label is not None) else 1.0
+        return recipe.guidance if recipe is not None and (guided or is_conditioned) else 1.0
     guidance = real("guidance", given["guidance"], 0.0, MAX_GUIDANCE)
     if guidance != 1 and not guided:
         require_both_predictions(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
-        if label is None:
-            raise UserError(f"guidance is {guidance:g}, but the request has no label; set label or leave guidance out")
+        if not is_conditioned:
+            known = "text" if model.spec.text is not None else "label"
+            raise UserError(
+                f"guidance is {guidance:g}, but the request has no {known}; set {known} or leave guidance out"
+            )
     return guidance
 
 
@@ -155,8 +164,10 @@ def draw(model: Model, request: PictureRequest) -> Tensor:
     parts = []
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
-        labels = None if request.label is None else torch.full((len(indices),), request.label)
-        batch = Batch(model=model, recipe=request.recipe, seed=request.seed, indices=indices, condition=labels)
+        condition = None if request.label is None else torch.full((len(indices),), request.label)
+        if request.text is not None:
+            condition = of_texts(model.spec, [request.text] * len(indices))
+        batch = Batch(model=model, recipe=request.recipe, seed=request.seed, indices=indices, condition=condition)
         parts.append(_drawn(batch, request))
     return torch.cat(parts)
 
@@ -166,7 +177,8 @@ def described(request: PictureRequest, model: Model) -> dict[str, Any]:
     label = None if request.label is None else model.spec.classes[request.label]
     recipe = request.recipe
     common = {"task": request.task, "seed": request.seed, "steps": recipe.steps, "guidance": recipe.guidance}
-    return common | {"label": label} | request.settings
+    text = {} if model.spec.text is None else {"text": request.text}
+    return common | {"label": label} | text | request.settings
 
 
 def evaluations(request: PictureRequest) -> int:
@@ -180,7 +192,8 @@ def evaluations(request: PictureRequest) -> int:
 
 def network_calls(request: PictureRequest) -> int:
     """Return the largest number of calls of the network by `draw`, each for a batch of images."""
-    is_guided = request.recipe.guidance not in (0, 1) and request.recipe.guide is None and request.label is not None
+    is_conditioned = request.label is not None or request.text is not None
+    is_guided = request.recipe.guidance not in (0, 1) and request.recipe.guide is None and is_conditioned
     return math.ceil(request.number / BATCH) * evaluations(request) * (2 if is_guided else 1)
 
 

@@ -7,7 +7,7 @@ from ddpm.generation.batch import Batch
 from ddpm.generation.generate import sampling_steps
 from ddpm.images import to_uint8
 from ddpm.model_file import Model
-from ddpm.serving.sample_request import SampleRequest, labels_of
+from ddpm.serving.sample_request import SampleRequest, condition_of
 
 
 @torch.inference_mode()
@@ -22,7 +22,7 @@ def filmed(model: Model, request: SampleRequest) -> tuple[Tensor, Tensor]:
         recipe=request.recipe,
         seed=request.seed,
         indices=range(request.number),
-        condition=labels_of(request, model),
+        condition=condition_of(request, model),
     )
     every = -(-request.recipe.steps // request.frames)
     states: list[Tensor] = []

@@ -27,17 +27,21 @@ from ddpm.serving.fields import (
     label_index,
     real,
     require_both_predictions,
+    text_of,
     whole,
 )
 from ddpm.settings import as_dict
+from ddpm.text import conditions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 64
 """Number of images generated at a time."""
-FIELDS = ("number", "label", "seed", "sampler", "steps", "eta", "guidance")
+FIELDS = ("number", "label", "text", "seed", "sampler", "steps", "eta", "guidance")
 """The fields that HTTP and the command line have in common."""
+ASKED = ("number", "label", "text", "seed")
+"""The fields that say which images are asked for, by the settings of the model."""
 MAX_FRAMES = 50
 MAX_FRAME_BYTES = 2**25
 """Largest size of the frames of a request, in bytes before compression."""
@@ -52,6 +56,8 @@ class SampleRequest:
     """Index of a class; None: the classes in turn."""
     seed: int
     recipe: Recipe
+    text: str | None = None
+    """A caption, without words if it is empty; None: the model's examples in turn."""
     frames: int = 0
     """Largest number of states of the reverse process in the answer; 0: none."""
 
@@ -59,9 +65,10 @@ class SampleRequest:
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> SampleRequest:
     """Check the fields and complete them; a field that is absent or null gets its default.
 
-    number: 1..max_number (default 1); label: index or name of a class (default: all classes in turn); seed: 0..2^63-1
-    (default: random). The defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20;
-    sampler: a key of SAMPLERS; eta: 0..1. frames: 0..MAX_FRAMES (default 0).
+    number: 1..max_number (default 1); label: index or name of a class (default: all classes in turn); text: a
+    caption (default: the model's examples in turn; empty: without a caption); seed: 0..2^63-1 (default: random). The
+    defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20; sampler: a key of SAMPLERS;
+    eta: 0..1. frames: 0..MAX_FRAMES (default 0).
     Raises UserError, one sentence, for an unknown field, a value outside its limits, a sampler that does not fit the
     model's schedule, and a model without a recipe if sampler or steps is missing.
     """
@@ -76,6 +83,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     return SampleRequest(
         number=number,
         label=label_index(given.get("label"), model.spec.classes),
+        text=text_of(given.get("text"), model),
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         recipe=recipe,
         frames=_frames(given.get("frames", 0), number, model),
@@ -135,6 +143,21 @@ def labels_of(request: SampleRequest, model: Model) -> Tensor | None:
     return torch.arange(request.number) % classes
 
 
+def texts_of(request: SampleRequest, model: Model) -> list[str | None] | None:
+    """Return the captions, or None for a model without. Caption k does not depend on the number."""
+    if model.spec.text is None:
+        return None
+    if request.text is not None:
+        return [request.text] * request.number
+    return [conditions.example(model.spec, k) for k in range(request.number)]
+
+
+def condition_of(request: SampleRequest, model: Model) -> Tensor | None:
+    """Return the condition of the images, [number, ...]; None for a model without."""
+    texts = texts_of(request, model)
+    return labels_of(request, model) if texts is None else conditions.of_texts(model.spec, texts)
+
+
 def draw(model: Model, request: SampleRequest, *, progress: bool = False) -> Tensor:
     """Generate images, uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
     return generate(
@@ -142,7 +165,7 @@ def draw(model: Model, request: SampleRequest, *, progress: bool = False) -> Ten
         request.recipe,
         n=request.number,
         seed=request.seed,
-        condition=labels_of(request, model),
+        condition=condition_of(request, model),
         batch=BATCH,
         progress=progress,
     )
@@ -157,8 +180,8 @@ def as_picture(image: Tensor) -> "Image":
 
 def described(request: SampleRequest, model: Model) -> dict[str, Any]:
     """Return the fields as plain values, with the class name of each image instead of label and number."""
-    labels, recipe = labels_of(request, model), request.recipe
-    return {
+    labels, recipe, texts = labels_of(request, model), request.recipe, texts_of(request, model)
+    return ({} if texts is None else {"texts": texts}) | {
         "labels": None if labels is None else [model.spec.classes[k] for k in labels.tolist()],
         "seed": request.seed,
         "sampler": recipe.sampler,
@@ -169,7 +192,8 @@ def described(request: SampleRequest, model: Model) -> dict[str, Any]:
 
 
 def again(request: SampleRequest, model: Model) -> dict[str, Any]:
-    """Return, as plain values, what the request has besides `described`: number, label, and the whole recipe."""
+    """Return, as plain values, what the request has besides `described`: number, label or text, and the recipe."""
     label = None if request.label is None else model.spec.classes[request.label]
     guide = request.recipe.guide and Path(request.recipe.guide).name  # a sha256; or a file, whose folder is private
-    return {"number": request.number, "label": label, "recipe": as_dict(request.recipe) | {"guide": guide}}
+    text = {} if model.spec.text is None else {"text": request.text}
+    return text | {"number": request.number, "label": label, "recipe": as_dict(request.recipe) | {"guide": guide}}

@@ -24,6 +24,8 @@ def main(stage: Stage) -> None:
         network=params.network,
         vae=params.vae,
         gan=params.gan,
+        condition=params.condition,
+        text=params.text,
         train=params.train,
         runtime=runtime,
     )

@@ -20,6 +20,7 @@ def main(stage: Stage) -> None:
     from ddpm.canary.examine import Examination
     from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
+    from ddpm.generation.image_set import read_captions
     from ddpm.generation.packed_model import pack
     from ddpm.generation.recipe import load_model
     from ddpm.measuring.record import Record
@@ -74,6 +75,7 @@ def main(stage: Stage) -> None:
             load_model(file, stage.device),
             measured=np.load(paths.images / "images.npy", mmap_mode="r"),
             labels=np.load(classes) if classes.exists() else None,
+            texts=read_captions(paths.images),
             extractor=paths.extractor,
         ).write(compared)
         registry.keep_file(candidate.number, compared)

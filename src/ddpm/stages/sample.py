@@ -20,16 +20,25 @@ def main(stage: Stage) -> None:
     facts, model = read_facts(paths.prepared), model_file.load(paths.model, stage.device)
     model, recipe = with_guide(model, recipe_in(settings, runtime.precision, model.spec.method), paths.guides)
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
-    labels = generate.balanced_labels(n, len(facts.classes), settings.seed) if facts.classes else None
+    captions = stage.split("test").captions if model.spec.text is not None else None
+    texts = generate.evaluation_captions(model.spec, n=n, seed=settings.seed, captions=captions)
+    condition = generate.evaluation_conditions(model.spec, n=n, seed=settings.seed, captions=captions)
+    labels = condition if model.spec.classes else None
     began = time.monotonic()
     images = generate.generate_together(
-        model, recipe, n=n, seed=settings.seed, condition=labels, batch=runtime.sample_batch, progress=runtime.progress
+        model,
+        recipe,
+        n=n,
+        seed=settings.seed,
+        condition=condition,
+        batch=runtime.sample_batch,
+        progress=runtime.progress,
     )
     if images is None:  # only rank 0 has the images
         return
     speed = n / (time.monotonic() - began)
     sampling = Sampling(n=n, seed=settings.seed, recipe=recipe)
-    write_image_set(paths.images, images, labels, sampling)
+    write_image_set(paths.images, images, labels, sampling, texts)
     sampling.write(paths.report)
     pictures.grid_by_class(images, labels, settings.grid).save(paths.grid)
     pictures.animate(model, recipe, paths.animation, seed=settings.seed)

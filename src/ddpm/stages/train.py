@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ddpm.measuring.during_training import FewImages
     from ddpm.planning.length import Planned
     from ddpm.training.session import Training
+    from ddpm.training.start import Parent
 
 
 def main(stage: Stage) -> None:
@@ -58,7 +59,7 @@ def main(stage: Stage) -> None:
             return preview(model, training.precision)
         images, labels = few.draw(model)
         measured[f"{CURVES}fid"] = few.fid(images)
-        return grid_by_class(images, labels, 100)
+        return preview(model, training.precision) if model.spec.text is not None else grid_by_class(images, labels, 100)
 
     def gathered() -> None:
         training.average()  # gathering a sharded network needs all processes
@@ -105,16 +106,14 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     from ddpm.networks.settings import CONVENTION
     from ddpm.planning.before_training import agreed
     from ddpm.planning.plan import Pictures
+    from ddpm.text.conditions import of_images
     from ddpm.tracking.parent import find_parent, note_training
     from ddpm.training import checkpoint, session
     from ddpm.training.settings import determining
-    from ddpm.training.spec import spec_of
+    from ddpm.training.spec import SECTIONS, spec_of
 
     params, split = stage.params, stage.split("train")
-    sections = {
-        name: getattr(stage.params, name)
-        for name in ("method", "schedule", "objective", "network", "vae", "gan", "train")
-    }
+    sections = {name: getattr(stage.params, name) for name in SECTIONS}
     origin: dict[str, Any] = {
         "data_hash": facts.content_hash,
         "code_hash": checkpoint.code_hash(*code_of_stage("train")),
@@ -134,6 +133,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         params = replace(params, train=replace(params.train, lora=replace(params.train.lora, rank=0)))
         sections["train"] = params.train
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
+    sections |= _words(stage, facts, parent) if params.condition == "text" else {}
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
     machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
     unused = turn_on_where_it_serves(params.runtime.native_norm, **machine)
@@ -145,7 +145,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     training = session.begin(
         spec,
         split.images,
-        split.labels,
+        of_images(spec, split.labels, split.captions),
         **origin,
         **machine,
         settings=params.train,
@@ -161,6 +161,18 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         if training.settings.lora.rank:
             print(f"{training.trained:,} parameters are trained; the network has {training.parameters:,}")
     return training, planned
+
+
+def _words(stage: Stage, facts: "Facts", parent: "Parent | None") -> dict[str, Any]:
+    """Return the tokenizer, that of a parent that has one, and the settings of the text, with examples."""
+    from ddpm.text.learned import learned
+
+    held_out, train = (stage.split(name).captions() for name in ("test", "train"))
+    theirs = None if parent is None or parent.model is None else parent.model.spec.tokenizer
+    words = learned(stage.params.text, train=train, held_out=held_out, theirs=theirs)
+    if leads():
+        print(words.sentence(images=facts.train))
+    return {"text": words.settings, "tokenizer": words.tokenizer}
 
 
 @contextmanager
@@ -199,6 +211,7 @@ def _few_images(stage: Stage, training: "Training") -> "FewImages | None":
         precision=training.precision,
         batch=params.runtime.sample_batch,
         method=params.method,
+        captions=stage.split("test").captions,
     )
 
 

@@ -85,7 +85,7 @@ class Train:
     """Mean and standard deviation of ln(sigma / alpha), for time_sampling log_normal. [-1.2, 1.2]: Karras et al.
     2022; [ln(schedule.shift), 1]: the times that Esser et al. 2024 recommend for flow matching."""
     label_dropout: float
-    """Share of labels hidden from the network; guidance needs it above 0."""
+    """Share of labels or captions hidden from the network; guidance needs it above 0."""
     flip: bool
     """Mirror half of the training images, left to right, and thus the generated ones, too; wrong for writing. It says
     that a mirrored image could have been one of the data; `augment` says that it could not."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ddpm.compute.executors import Crew, Pieces
 from ddpm.data import manifest
+from ddpm.data.preparing.captions import fault_of
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
 from ddpm.data.preparing.reasons import REASONS
 from ddpm.errors import on_one_line
@@ -38,6 +39,8 @@ class Part:
     classes: Sequence[str]
     before: dict[int, int]
     """Number of images of TRAIN and of TEST in the parts before."""
+    captions: Sequence[str] | None = None
+    """Captions, or why there is none (`captions.fault_of`); None if data.captions is false."""
 
 
 def write_manifest(
@@ -48,6 +51,7 @@ def write_manifest(
     splits: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
+    captions: Sequence[str] | None,
     crew: Crew,
 ) -> None:
     """Write the manifest of the folder `prepared`, which all workers of the crew see.
@@ -68,6 +72,7 @@ def write_manifest(
             splits=splits[rows],
             labels=labels[rows],
             classes=classes,
+            captions=None if captions is None else captions[rows],
             before={code: int(counted[number]) for code, counted in before.items()},
         )
 
@@ -117,8 +122,17 @@ def _table(part: Part) -> pa.Table:
         "mean": pa.array(records["mean"], mask=~kept),
         "std": pa.array(records["std"], mask=~kept),
         "label": _names(part.labels, part.classes, part.labels >= 0),
+        **_captions(part),
     }
     return pa.table([pa.array(column, _SCHEMA.field(name).type) for name, column in columns.items()], schema=_SCHEMA)
+
+
+def _captions(part: Part) -> dict[str, list[str | None]]:
+    if part.captions is None:
+        return dict.fromkeys(("caption", "no_caption"), [None] * len(part.paths))
+    faults = [fault_of(caption) for caption in part.captions]
+    captions = [None if fault else caption for caption, fault in zip(part.captions, faults, strict=True)]
+    return {"caption": captions, "no_caption": faults}
 
 
 def _names(codes: np.ndarray, names: Sequence[str], there: np.ndarray) -> list[str | None]:

@@ -3,13 +3,13 @@
 Every image is decoded once, into a partition (partitions.py). When duplicates and held-out images are known, the images
 are copied to the shards of their split. Partitions of a folder's images stay for the next run, which decodes only new
 and changed files, and gives the same result as a run without them. Memory is a few megabytes of pixels and about
-400 bytes per image, mostly its path and hashes.
+400 bytes per image, mostly its path and hashes, and its caption if captions are read.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from ddpm.compute.cores import cores
 from ddpm.compute.executors import Crew
 from ddpm.data.preparing.assemble import ShardTask, assemble, shard_task
+from ddpm.data.preparing.captions import fault_of
 from ddpm.data.preparing.chosen_previews import choose_previews
 from ddpm.data.preparing.decode_file import code_of
 from ddpm.data.preparing.decode_source import Decoded, decode_all
@@ -34,6 +35,7 @@ from ddpm.data.preparing.split import draw_test, duplicates
 from ddpm.data.preparing.tree import require_unchanged, trace
 from ddpm.data.preparing.upkeep import tidy
 from ddpm.data.previews import REJECTED_LIST, write_previews
+from ddpm.data.reading.captions import write_captions
 from ddpm.data.reading.dataset import Facts
 from ddpm.data.reading.shard_index import Index, images_per_shard, write_index
 from ddpm.errors import UserError
@@ -86,8 +88,11 @@ def prepare(
                 splits=splits,
                 labels=labels,
                 classes=classes,
+                captions=found.captions,
                 crew=crew,
             )
+        if found.captions is not None:
+            _write_captions(found.captions, splits, folder=folder)
         write_previews(folder, choose_previews(data, found, decoded, splits, labels, n_classes=len(classes)))
         write_rejected(folder, folder / REJECTED_LIST)
         facts = Facts(
@@ -101,7 +106,8 @@ def prepare(
             found=len(found.paths),
             kept=int((records["reason"] == 0).sum()),
             rejected=_counts(records),
-            content_hash=_content_hash(decoded, splits, labels, classes),
+            captions=None if found.captions is None else _captioned(found.captions, splits),
+            content_hash=_content_hash(decoded, splits, labels, classes, found.captions),
             ignored=found.ignored,
             own_size=_own_size(records, decoded.target) if data.size is None else None,
         )
@@ -217,8 +223,25 @@ def _write_splits(
         write_index(folder / name, Index(data.store, tuple(shards[k] for k in own)))
 
 
-def _content_hash(decoded: Decoded, splits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> str:
-    """Return the sha256 of the shape, the classes and, in order, the sha256 of each image's pixels and its label."""
+def _captioned(captions: Sequence[str], splits: np.ndarray) -> int:
+    return sum(fault_of(captions[row]) is None for row in np.flatnonzero(splits != OPEN).tolist())
+
+
+def _write_captions(captions: Sequence[str], splits: np.ndarray, *, folder: Path) -> None:
+    """Write the captions of both splits, in the order of their images."""
+    for code, name in SPLIT_NAMES.items():
+        of_split = [captions[row] for row in np.flatnonzero(splits == code).tolist()]
+        write_captions(folder / name, [None if fault_of(caption) else caption for caption in of_split])
+
+
+def _content_hash(
+    decoded: Decoded,
+    splits: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    captions: Sequence[str] | None,
+) -> str:
+    """Return the sha256 of the shape, the classes and, in order, of the images: pixels, labels and captions."""
     hashed = hashlib.sha256(f"{decoded.target.size} {decoded.target.channels} {classes}".encode())
     for code, name in SPLIT_NAMES.items():
         rows = np.flatnonzero(splits == code)
@@ -226,4 +249,6 @@ def _content_hash(decoded: Decoded, splits: np.ndarray, labels: np.ndarray, clas
         hashed.update(decoded.records["pixel_sha256"][rows].data)
         if classes:
             hashed.update(labels[rows].data)
+        if captions is not None:
+            hashed.update("\n".join(captions[row] for row in rows.tolist()).encode())
     return hashed.hexdigest()

@@ -28,6 +28,9 @@ class Data:
     """Decides which images are held out if the source has no test split."""
     labels: bool
     """Use the source's classes as labels if it has any; false ignores them, and class folders have no meaning."""
+    captions: bool
+    """Read the captions of a folder or an archive: metadata.jsonl or metadata.csv with file_name and text, as Hugging
+    Face's `imagefolder` has them, or NAME.txt beside NAME.png."""
     max_pixels: int
     """An image with more pixels is rejected, and the manifest says so."""
     max_picture_bytes: int
@@ -55,6 +58,11 @@ class Data:
         require(
             self.path != "" and "://" not in self.path and "\0" not in self.path,
             f"path is {self.path!r}, expected a local folder or file; download data at a URL first",
+        )
+        require(
+            not self.captions or self.source in ("folder", "archive"),
+            f"captions is true, but source is {self.source}, which has none; set it to folder or archive, or "
+            "captions to false",
         )
         require(self.channels in (1, 3, None), f"channels is {self.channels}, expected 1, 3 or null")
         require(

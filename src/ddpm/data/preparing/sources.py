@@ -5,7 +5,7 @@ To add a source, write a function that returns a Found and call it in `find`.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ddpm.data.preparing import layout, tree
+from ddpm.data.preparing import captions, layout, tree
 from ddpm.data.preparing.archive import Member, unpack
 from ddpm.data.preparing.decode_file import Input
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
@@ -42,6 +42,8 @@ class Found:
     """Number of files that do not count as found, by name or kind (layout.ignored_as)."""
     kind: Literal["files", "memory"]
     """files: decoded in processes; memory: decoded in threads."""
+    captions: Sequence[str] | None = None
+    """The caption of each file, or why it has none (`captions.fault_of`); None if data.captions is false."""
 
 
 def find(data: Data, *, raw: Path, scratch: Path) -> Found:
@@ -52,7 +54,7 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
     if data.source == "digits":
         found = _digits(with_labels=data.labels)
     elif data.source == "folder":
-        found = _folder(raw, with_labels=data.labels)
+        found = _folder(data, raw)
     elif data.source == "archive":
         found = _archive(data, raw, scratch)
     else:
@@ -101,15 +103,34 @@ def _pair(image: np.ndarray, label: int) -> tuple[Image.Image, int]:
     return Image.fromarray(image), label
 
 
-def _folder(folder: Path, *, with_labels: bool) -> Found:
+def _folder(data: Data, folder: Path) -> Found:
     if folder.is_file():
         raise UserError(f"data.path is {folder}, a file; set data.source to archive, or give a folder")
     if not folder.is_dir():
         raise UserError(f"data.path is {folder}, which was not found; give the folder of your images")
     found = tree.files(folder)
     names = sorted(name for name in found if layout.ignored_as(name) is None)
-    placed = layout.place(names, with_labels=with_labels)
-    return _placed(folder.resolve().name, names, _Inside(folder, names), placed, ignored=_ignored(found))
+    placed = layout.place(names, with_labels=data.labels)
+    return _placed(
+        folder.resolve().name,
+        names,
+        _Inside(folder, names),
+        placed,
+        ignored=_ignored(data, found),
+        captions=_captions(data, names, found, lambda name: folder / name),
+    )
+
+
+def _captions(data: Data, names: list[str], found: Iterable[str], where: Callable[[str], Path]) -> list[str] | None:
+    if not data.captions or not names:
+        return None
+
+    def read(name: str, n: int) -> bytes:
+        with where(name).open("rb") as file:
+            return file.read(n)
+
+    images = set(names)
+    return captions.captions_of(names, (name for name in found if name not in images), read)
 
 
 class _Inside(Sequence[Input]):
@@ -132,17 +153,20 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
     counted = [member for member in members if layout.ignored_as(member.name) is None]
     counted.sort(key=lambda member: member.name)
     names = [member.name for member in counted]
+    files = {member.name: member.file for member in members if member.file is not None}
     return _placed(
         path.name.split(".")[0],
         names,
         [str(member.file) for member in counted],
         _place_written(counted, with_labels=data.labels),
-        ignored=_ignored(member.name for member in members),
+        ignored=_ignored(data, (member.name for member in members)),
+        captions=_captions(data, names, files, lambda name: files[name]),
     )
 
 
-def _ignored(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(filter(None, map(layout.ignored_as, names))).items()))
+def _ignored(data: Data, names: Iterable[str]) -> dict[str, int]:
+    others = (name for name in names if not (data.captions and captions.may_have_captions(name)))
+    return dict(sorted(Counter(filter(None, map(layout.ignored_as, others))).items()))
 
 
 def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Placed:
@@ -157,7 +181,13 @@ def _place_written(members: Sequence[Member], *, with_labels: bool) -> layout.Pl
 
 
 def _placed(
-    name: str, names: list[str], inputs: Sequence[Input], placed: layout.Placed, *, ignored: dict[str, int]
+    name: str,
+    names: list[str],
+    inputs: Sequence[Input],
+    placed: layout.Placed,
+    *,
+    ignored: dict[str, int],
+    captions: list[str] | None,
 ) -> Found:
     """Return the Found for files. `names` are sorted, so the order is the same on every file system and archive."""
     return Found(
@@ -170,6 +200,7 @@ def _placed(
         classes=placed.classes,
         ignored=ignored,
         kind="files",
+        captions=captions,
     )
 
 

@@ -6,6 +6,7 @@ rejected.csv              reason and path of every rejected file; only if there 
 previews.npy              small pictures of some files (data/previews.py)
 {train,test}/shards.json  the shards of the images, uint8 [n,C,H,W] each, local or in a store (see shard_index.py)
 {train,test}/labels.npy   int64 [N] of all shards; only if the source has classes
+{train,test}/captions.parquet   captions in the same order (see captions.py); only if data.captions is true
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ddpm.data.reading.captions import read_captions
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Facts:
     """Number of files that are not part of found, by name or kind: hidden files, text, files of operating systems."""
     own_size: int | None = None
     """Pixels of height and width that the images have by themselves, if a smaller size was chosen for them."""
+    captions: int | None = None
+    """Number of kept images with a caption; None if captions were not read."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,13 @@ class Split:
     """uint8 [N,C,H,W], read-only: memory-mapped, or ShardedImages if there are several shards or a store."""
     labels: "np.ndarray | None"
     """int64 [N]."""
+    folder: Path | None = None
+    """Where the captions are; None if there are none."""
+
+    def captions(self) -> "list[str | None]":
+        """Return the captions, one per image. Raises UserError as `read_captions` does."""
+        assert self.folder is not None
+        return read_captions(self.folder)
 
 
 def read_facts(folder: Path) -> Facts:
@@ -81,11 +92,12 @@ def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime |
     index, path = read_index(folder / name), folder / name / "labels.npy"
     labels = np.load(path, mmap_mode="r" if len(index.shards) > 1 else None) if path.exists() else None
     if index.store is None and len(index.shards) == 1:
-        return Split(_only_shard(Path(index.location(folder / name, index.shards[0])), index.shards[0]), labels)
+        images = _only_shard(Path(index.location(folder / name, index.shards[0])), index.shards[0])
+        return Split(images, labels, folder / name)
     facts = read_facts(folder)
     cache = None if runtime is None else ShardCache(Path(runtime.cache), runtime.cache_bytes)
     shape = (facts.channels, facts.size, facts.size)
-    return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels)
+    return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels, folder / name)
 
 
 def _only_shard(path: Path, shard: "Shard") -> "np.ndarray":

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 INDEX, RUN = "index.html", "run.js"
+CAPTIONED = 24
+"""Training images that are shown with their captions."""
+CAPTION_CHARACTERS = 200
+"""Of a longer caption only the beginning is shown."""
 NAMED_PER_REASON = 5
 """Rejected files that are named for each reason; rejected.csv has all."""
 _SIZE_BARS, _MOST_VALUES = 20, 12
@@ -69,6 +73,7 @@ def write(docs: Path, checked: Checked, *, facts: Facts, limits: Validate, prepa
         ignored=sum(facts.ignored.values()),
         rejected=list(_rejected(facts, counted, shown.of(REJECTED))),
         rejected_list=str(prepared / REJECTED_LIST),
+        captions=[] if facts.captions is None else list(_captioned(shown.of(CLASS))),
         extremes=[(title, tiles) for kind, title in EXTREMES.items() if (tiles := _extreme(kind, counted, shown))],
         classes=classes,
         more_classes=len(facts.classes) - len(classes),
@@ -98,6 +103,21 @@ def _rejected(facts: Facts, counted: Counted, shown: Shown) -> Iterator[tuple[st
         names = counted.rejected.get(reason, [])[: NAMED_PER_REASON + len(tiles)]
         others = [name for name in names if name not in {tile.path for tile in tiles}][:NAMED_PER_REASON]
         yield reason, n, tiles, others if len(tiles) < NAMED_PER_REASON else []
+
+
+def _captioned(shown: Shown) -> Iterator[Tile]:
+    """Yield training images with their captions, evenly spaced among the previews of all classes."""
+    pairs = list(shown)
+    for place in np.unique(np.linspace(0, len(pairs) - 1, min(CAPTIONED, len(pairs))).astype(int)):
+        file, image = pairs[place]
+        yield Tile(file["path"], _caption(file), strip(image[None], columns=1))
+
+
+def _caption(file: Mapping[str, Any]) -> str:
+    caption = file["caption"]
+    if caption is None:
+        return f"no caption ({file['no_caption']})"
+    return caption if len(caption) <= CAPTION_CHARACTERS else f"{caption[:CAPTION_CHARACTERS]}…"
 
 
 def _extreme(kind: str, counted: Counted, shown: Shown) -> list[Tile]:

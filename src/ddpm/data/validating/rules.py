@@ -176,10 +176,12 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             )
         ),
     )
+    captions = () if facts.captions is None else _caption_rules(facts, limits)
     if not facts.classes:
-        return always
+        return (*always, *captions)
     return (
         *always,
+        *captions,
         Rule(
             name="every image has a known label",
             sentence=f"label is one of {len(facts.classes)} classes",
@@ -197,6 +199,29 @@ def rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
             check="between",
             columns=("share_of_equal",),
             low=limits.min_class_share,
+        ),
+    )
+
+
+def _caption_rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
+    return (
+        Rule(
+            name="images have captions",
+            sentence=f"at most {limits.max_uncaptioned_share:.1%} of the images have no caption",
+            remedy="write captions for them, save them as UTF-8, or raise validate.max_uncaptioned_share",
+            table="images",
+            check="null",
+            columns=("no_caption",),
+            exceptions=int(limits.max_uncaptioned_share * facts.kept + 1e-9),
+        ),
+        Rule(
+            name="captions are not too long",
+            sentence=f"every caption has at most {limits.max_caption_characters} characters",
+            remedy="shorten them, or raise validate.max_caption_characters",
+            table="images",
+            check="between",
+            columns=("caption_characters",),
+            high=limits.max_caption_characters,
         ),
     )
 

@@ -19,6 +19,10 @@ class Validate:
     """Smallest size of a class, as a share of the size that it has in a perfectly balanced set."""
     max_upscaled_share: float
     """Largest share of images with a side shorter than the prepared size, since enlarging blurs them."""
+    max_uncaptioned_share: float
+    """Largest share of images without a caption, if data.captions is true: missing, empty, or not UTF-8."""
+    max_caption_characters: int
+    """Largest length of a caption, if data.captions is true."""
     brightness: tuple[float, float]
     """Lowest and highest mean brightness of an image, in 0..255."""
     sample_rows: int
@@ -27,7 +31,7 @@ class Validate:
 
     def __post_init__(self) -> None:
         require_at_least(0, self, "min_train_images", "min_test_images", "max_test_duplicates")
-        require_positive(self, "sample_rows")
-        require_share(self, "max_rejected_share", "min_class_share", "max_upscaled_share")
+        require_positive(self, "sample_rows", "max_caption_characters")
+        require_share(self, "max_rejected_share", "min_class_share", "max_upscaled_share", "max_uncaptioned_share")
         low, high = self.brightness
         require(0 <= low < high <= 255, f"brightness is {list(self.brightness)}, expected [low, high] in 0..255")

@@ -1,7 +1,7 @@
 """The prepared data as tables, to which the rules refer.
 
 files:   the manifest
-images:  its kept rows, with original_shorter_side
+images:  its kept rows, with original_shorter_side and caption_characters (missing without a caption)
 train, test: the images of a split; test has same_as_in_train, the path of a training image with the same
          prepared pixels
 arrays:  one row per split: shape and dtype of its images, and by how many rows they or labels.npy differ from
@@ -12,6 +12,8 @@ classes: one row per class, by its training images; share_of_equal is 1 for a pe
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ddpm.data.reading.dataset import read_split
 from ddpm.data.validating.rules import SAME_AS_IN_TRAIN
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 def tables_of(files: "pd.DataFrame") -> "dict[str, pd.DataFrame]":
     """Return the tables of these rows of the manifest, `test` without same_as_in_train."""
     images = files[files["status"] == "kept"].copy()
+    images["caption_characters"] = images["caption"].str.len() if images["caption"].notna().any() else np.nan
     images["original_shorter_side"] = images[["original_width", "original_height"]].min(axis=1)
     return {
         "files": files,

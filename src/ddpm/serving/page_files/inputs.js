@@ -59,8 +59,9 @@ function buildSlot(slot, k) {
   draw.onclick = async () => {
     clearErrors(form);
     try {
-      const { label, guidance } = await fieldsOf(form);
-      const answer = await invoke({ ...(label !== undefined && { label }), ...(label !== undefined && guidance && { guidance }), ...needed() });
+      const { label, text, guidance } = await fieldsOf(form);
+      const given = { ...(label !== undefined && { label }), ...(text !== undefined && { text }) };
+      const answer = await invoke({ ...given, ...(Object.keys(given).length && guidance && { guidance }), ...needed() });
       fill(key, { bitmap: await bitmapOf(answer.images[0]), base64: answer.images[0], title: "generated picture" });
     } catch (error) {
       showError(form, error);

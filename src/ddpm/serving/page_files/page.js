@@ -59,7 +59,7 @@ async function fieldsOf(form) {
   for (const input of form.elements) {
     const unused = !input.name || input.closest("[hidden]") || input.value.trim() === "";
     if (unused || (["radio", "checkbox"].includes(input.type) && !input.checked)) continue;
-    const isText = ["sampler", "version", "task"].includes(input.name);
+    const isText = ["sampler", "version", "task", "text"].includes(input.name);
     fields[input.name] = isText ? input.value : input.name === "seed" ? seedOf(input.value.trim()) : numberOf(input.value);
   }
   if (form.dataset.task !== "sample") fields.task ??= form.dataset.task;
@@ -204,8 +204,11 @@ function resultOf(answer, fields, seconds, width) {
   return made;
 }
 
+/** The class or the caption of a picture. */
+const conditionOf = (answer, k) => answer.labels?.[k] ?? answer.texts?.[k] ?? answer.label ?? answer.text;
+
 function figureOf(answer, base64, k, target) {
-  const label = answer.labels ? answer.labels[k] : answer.label;
+  const label = conditionOf(answer, k);
   const title = `${label != null ? `${label}, ` : ""}picture ${k + 1}, seed ${answer.seed}`;
   let picture = element("img", { className: "pixels", src: png(base64), alt: title });
   if (answer.frames) {
@@ -233,7 +236,7 @@ function commandOf(answer) {
   const quoted = (text) => (/^[\w.-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
   const source = answer.model.version ? `--name ${quoted(name)} --version ${answer.model.version}` : `--model ${quoted(name)}`;
   const ofSampler = answer.sampler === "direct" ? [] : ["sampler", "steps", "guidance"];
-  const options = ["number", "seed", "label", ...ofSampler].filter((key) => answer[key] != null);
+  const options = ["number", "seed", "label", "text", ...ofSampler].filter((key) => answer[key] != null);
   const eta = answer.sampler === "ddim" ? ` --eta ${answer.eta}` : "";
   const given = (key) => `--${key}${String(answer[key]).startsWith("-") ? "=" : " "}${quoted(answer[key])}`;
   return `ddpm sample ${source} ${options.map(given).join(" ")}${eta} --out pictures.png`;
@@ -256,7 +259,7 @@ function openPicture(answer, base64, k, title) {
   const image = enlarge(one("img", dialog), Math.min(384, innerWidth - 80));
   image.src = png(base64);
   image.alt = title;
-  const label = answer.labels ? answer.labels[k] : answer.label;
+  const label = conditionOf(answer, k);
   const link = one("a", dialog);
   link.href = png(base64);
   link.download = fileName(answer, `${label ?? "picture"}_${k + 1}`);

@@ -1,0 +1,1 @@
+"""How do texts become the condition of a network?"""
