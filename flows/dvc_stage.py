@@ -22,7 +22,7 @@ from ddpm.data.preparing.tree import require_readable
 from ddpm.errors import UserError
 from ddpm.files import disk_trouble_in
 from ddpm.params import load as load_params
-from ddpm.pipeline import running_list
+from ddpm.pipeline import dvc_lock, running_list
 from ddpm.pipeline.workspace import GRACE_SECONDS, TRY_AGAIN, launcher_environment
 from ddpm.redaction import redacted
 
@@ -67,8 +67,12 @@ def stages() -> list[str]:
     return list(YAML(typ="safe").load(path.read_text())["stages"])
 
 
-def look() -> None:
-    """Raise UserError if there is something at data.path that makes DVC wait or fail, or that DVC does not see."""
+def look(report: Callable[[str], None] = print) -> None:
+    """Mend a torn dvc.lock, which `report` tells; call it as owner of the folder, before a dvc reads it.
+
+    Raises UserError if there is something at data.path that makes DVC wait or fail, or that DVC does not see.
+    """
+    dvc_lock.mend(report)
     data = load_params().data
     require_readable(Path(data.path), source=data.source)
 

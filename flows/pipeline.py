@@ -75,7 +75,7 @@ def pipeline(
     begin()
     try:
         with claim("the flow pipeline"):
-            dvc_stage.look()
+            dvc_stage.look(get_run_logger().warning)
             add_to_name("all stages")
             end = run_all(
                 [],

@@ -108,7 +108,7 @@ def _decide(
 ) -> End:
     for sentence in approve.close_waiting():
         get_run_logger().warning(sentence)
-    dvc_stage.look()
+    dvc_stage.look(get_run_logger().warning)
     looked = incoming.look(seconds=limits["timeout_seconds"])
     found, forced = _reasons(force, limits["silent_seconds"])
     if looked.in_data and found:

@@ -17,6 +17,7 @@ from mounts import NO_MOUNT, mounted
 from waiting import HANG_SECONDS, wait_for
 
 from ddpm.errors import UserError
+from ddpm.pipeline import dvc_lock
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +205,19 @@ def test_a_disk_on_which_dvc_cannot_write_is_told_with_what_to_do(project: Proje
     says = "a file below {}, or a temporary one, could not be written (No space left on device); make space there"
     assert (outcome.ok, outcome.try_again) == (False, False)
     assert outcome.message == f"dvc: {says.format(project.path)} and start again"
+
+
+def test_a_dvc_lock_that_a_killed_dvc_left_torn_loses_only_its_torn_entry(project: Project) -> None:
+    run("validate")
+    run("train")
+    lock = project.path / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: whole.rindex("- path") + len("- pa")])
+    with pytest.raises(UserError, match=r"dvc status ended with 1"):
+        dvc_stage.changes()
+    said: list[str] = []
+    dvc_stage.look(said.append)
+    assert [each.partition(";")[0] for each in said] == [f"dvc.lock {dvc_lock.TORN}"]
+    assert list(dvc_stage.changes()) == ["train"]
+    outcome, _ = run("train")
+    assert (outcome.ok, outcome.ran, lock.read_text()) == (True, False, whole)

@@ -50,7 +50,7 @@ def _workspace(mend: bool) -> int:
 
 def _folder(mend: bool, *, called: str) -> int:
     """Look at the locks and files of the working folder; return the number of things that are left."""
-    from ddpm.pipeline import leftovers, running_list, workspace
+    from ddpm.pipeline import dvc_lock, leftovers, running_list, workspace
 
     if (used := workspace.in_use()) is not None:
         print(f"{called}: {used}; its files were not looked at")
@@ -60,10 +60,13 @@ def _folder(mend: bool, *, called: str) -> int:
             for found in leftovers.find():
                 found.remove()
                 print(f"{called}: {found}; it was removed")
+            dvc_lock.mend(lambda sentence: print(f"{called}: {sentence}"))
         running_list.mend(lambda sentence: print(f"{called}: {sentence}"))
     left: list[object] = list(leftovers.find())
     if (fault := running_list.fault()) is not None:
         left.append(f"{running_list.LIST} {fault}")
+    if dvc_lock.is_torn():
+        left.append(f"{dvc_lock.LOCK} {dvc_lock.TORN}")
     for each in left:
         print(f"{called}: {each}")
     for path in sorted(Path(".state/unreported").glob("*.json")):
