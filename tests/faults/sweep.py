@@ -96,7 +96,7 @@ def _done(site: Retrainings, run: Any, stage: str, before: Any) -> tuple[Any, in
     def is_done() -> bool:
         nonlocal run, again
         goes_on = site.goes_on(run)  # asked first: a run that ends meanwhile has recorded its stages
-        if _recorded(site).get(stage) != before:
+        if _recorded(site).get(stage) not in (None, before):  # none while dvc writes, or after a kill at that moment
             return True
         if not goes_on:
             assert again == 0, f"{stage} was not done by one retraining: {site.state(run)}"
