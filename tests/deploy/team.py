@@ -90,8 +90,6 @@ class Team:
     ports: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
     """Addresses of services that do not listen on 127.0.0.1, because several have one port."""
-    older: dict[str, Path] = field(default_factory=dict)
-    """Services whose image has older packages: the folder with the programs of these."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,12 +103,12 @@ class Team:
     def environment(self, name: str) -> dict[str, str]:
         """The environment of a service, and what a process needs of this machine."""
         own = {key: self._here(name, str(value)) for key, value in self.services[name].get("environment", {}).items()}
-        folders = [*([self.older[name]] if name in self.older else []), Path(sys.executable).parent]
+        venv = Path(sys.executable).parent
         machine = {key: os.environ[key] for key in ("LANG", "OMP_NUM_THREADS", "DDPM_TEST_MARK") if key in os.environ}
         own["HOME"] = str(self.volume("home"))  # /tmp of a container is its own
         if name == "postgres" or "PGHOST" in own:
             own["PGHOST"] = "127.0.0.1"
-        return machine | {"PATH": os.pathsep.join([*map(str, folders), os.environ["PATH"]])} | own
+        return machine | {"PATH": f"{venv}{os.pathsep}{os.environ['PATH']}"} | own
 
     def start(self, *names: str) -> None:
         """Start the services and wait until each is healthy."""

@@ -147,6 +147,7 @@ def there(
         for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
             patch.delenv(name, raising=False)
         patch.setattr(champion_alias, "now", lambda: "2026-01-01T00:00:00+00:00")
+        patch.setattr("ddpm.promotion.admission.now", lambda: "2026-01-01T00:00:00+00:00")
         patch.setattr("ddpm.promotion.judge.now", lambda: datetime(2999, 1, 1, tzinfo=UTC))
         Registry._copy(empty_store, folder / "mlflow.db")
         yield Registry(folder, tiny_model, patch)

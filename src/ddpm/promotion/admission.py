@@ -49,5 +49,8 @@ def require_admitted(registry: Registry, version: Version, canary: Canary | None
 
 
 def _keep(registry: Registry, version: Version, outcome: str, **found: Any) -> None:
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    registry.keep_canary(version.number, {"outcome": outcome, "by": registry.user, "when": when, **found})
+    registry.keep_canary(version.number, {"outcome": outcome, "by": registry.user, "when": now(), **found})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
