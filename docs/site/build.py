@@ -27,6 +27,7 @@ RESULTS = {
     "preparation": "Speed of preparing images",
     "methods": "Digits: diffusion, VAE and GAN after equal time",
     "methods_mnist": "MNIST: diffusion, VAE and GAN after equal time",
+    "words": "Captions: what a model draws of pairs it never saw",
     "coverage": "Coverage of the intervals",
     "serving_load": "The served champion under load",
     "gate": "How often the gate promotes",
