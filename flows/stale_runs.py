@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,9 @@ _LABEL = "process."
 _WORKER_LABEL = "prefect.worker.name"
 WORKERS = Path(".state/workers")
 """Folder with the processes of the workers that were started in this folder, by their names."""
+_KEPT_SECONDS = 30 * 86400
+"""Age of the note of an ended worker when it is removed. A run that the worker took may be open long after its end: a
+worker whose clock is ahead takes the runs of the days to come."""
 _OPEN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _PAGE_LENGTH = 200
 _GOES_ON = "the next run does the stages that are left, and a training that was interrupted continues"
@@ -65,8 +69,8 @@ def worker_name() -> str:
     """Return a name for the worker that this process becomes, and note its process, which the worker's runs name."""
     own = ProcessIdentity.of()
     for path in WORKERS.glob("*.json"):
-        noted = _noted(path.stem)
-        if noted is None or noted.fate() in ("ended", "restarted"):
+        noted, is_old = _noted(path.stem), time.time() - path.stat().st_mtime > _KEPT_SECONDS
+        if noted is None or (is_old and noted.fate() in ("ended", "restarted")):
             path.unlink(missing_ok=True)
     write_json(WORKERS / f"{own}.json", own.record())
     return str(own)
