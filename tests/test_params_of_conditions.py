@@ -39,7 +39,11 @@ def params(condition: str, *, method: str = "diffusion", **sections: dict[str, A
             'text.examples is ["a cat"], which nothing reads where condition ',
         ),
         ("text", {"data": CAPTIONED, "text": {"examples": [" "]}}, "text: examples has an empty caption; remove it"),
-        ("text", {"data": CAPTIONED, "text": {"width": 60}}, "text: head_channels is 32, expected a divisor of width"),
+        (
+            "text",
+            {"data": CAPTIONED, "text": {"width": 60}},
+            "text: head_channels is 32, expected a multiple of 8 that",
+        ),
         ("text", {"data": CAPTIONED, "text": {"vocabulary": 100}}, "text: vocabulary is 100, expected 258 to 65536"),
         ("text", {"data": CAPTIONED, "text": {"length": 1}}, "text: length is 1, expected 2 to 512"),
         ("caption", {}, "condition is 'caption', expected none, label or text"),

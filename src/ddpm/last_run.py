@@ -144,11 +144,14 @@ def _images(prepared: Path, generated: Path, classes: tuple[str, ...]) -> "Itera
     previews = read_previews(prepared).of(CLASS)
     path = generated / "images.npy"
     images = np.load(path, mmap_mode="r") if path.exists() else np.empty((0, 1, 1, 1), np.uint8)
-    if not classes:
-        yield Images("all images", previews.pixels[:WITHOUT_CLASSES], images[:WITHOUT_CLASSES])
+    labelled = (generated / "labels.npy").exists()
+    if not classes or (len(images) and not labelled):  # a model of captions, or of no condition, draws no classes
+        n = len(previews.pixels)
+        spread = np.unique(np.linspace(0, n - 1, min(WITHOUT_CLASSES, n)).astype(int))  # they are in order of classes
+        yield Images("all images", previews.pixels[spread], images[:WITHOUT_CLASSES])
         return
     of_previews = _labels_of(prepared, previews.row)
-    of_images = np.load(generated / "labels.npy") if (generated / "labels.npy").exists() else np.empty(0, np.int64)
+    of_images = np.load(generated / "labels.npy") if labelled else np.empty(0, np.int64)
     for number, name in enumerate(classes[:CLASSES]):
         rows = np.flatnonzero(of_images == number)[:PER_CLASS]
         yield Images(name, previews.pixels[of_previews == name][:PER_CLASS], images[rows])

@@ -58,9 +58,10 @@ class Header(Origin):
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        for key in ("channels", "size", "classes", "tokenizer", "schedule"):
+        for key in ("channels", "size", "classes", "reading", "schedule"):
             same = self.guide is None or getattr(self.guide.spec, key) == getattr(self.spec, key)
-            require(same, f"its guide has another {key} than the model")
+            named = "tokenizer or text.length" if key == "reading" else key
+            require(same, f"its guide has another {named} than the model")
 
 
 @dataclass(frozen=True, eq=False)

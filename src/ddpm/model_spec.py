@@ -91,6 +91,11 @@ class Spec:
         return bool(self.classes) or self.text is not None
 
     @property
+    def reading(self) -> tuple[Tokenizer, int] | None:
+        """How a caption becomes tokens: models that share it take each other's conditions; None without captions."""
+        return None if self.text is None or self.tokenizer is None else (self.tokenizer, self.text.length)
+
+    @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the noise from which one sample is drawn: that of an image, or of a latent."""
         if self.vae is not None:

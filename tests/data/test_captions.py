@@ -117,7 +117,7 @@ def test_other_captions_are_other_data(raw: Path, prepared: Prepare) -> None:
     [
         (
             "metadata.jsonl",
-            '{"file_name": "a/00.png"}\n{"file_name": 3, "text": "x"}',
+            '{"file_name": "a/00.png", "text": null}\n{"file_name": 3, "text": "x"}',
             "metadata.jsonl, line 2, has no",
         ),
         (
@@ -129,7 +129,8 @@ def test_other_captions_are_other_data(raw: Path, prepared: Prepare) -> None:
         ("metadata.jsonl", '{"file_name": "../a/00.png", "text": "x"}', "has captions of ../a/00.png, which are no"),
         ("metadata.jsonl", b"\xff\xfe", "metadata.jsonl is not UTF-8 at byte 0"),
         ("metadata.jsonl", '{"file_name": "a/00.png", "text": "x"}\n' * 2, "line 2, has a second caption of a/00.png"),
-        ("metadata.csv", "name,caption\na/00.png,x\n", "metadata.csv, line 2, has no file_name and text"),
+        ("metadata.jsonl", '{"file_name": "a/00.png", "caption": "x"}', "metadata.jsonl, line 1, has no file_name"),
+        ("metadata.csv", "file_name,caption\na/00.png,x\n", "has the columns file_name, caption, but not both"),
         ("metadata.csv", 'file_name,text\na/00.png,"x\n', "is no row of a CSV file"),
         ("other.txt", "x", "of 12 images none has a caption"),
     ],
@@ -141,6 +142,32 @@ def test_a_metadata_file_that_says_nothing_about_the_images_is_one_sentence(
     with pytest.raises(UserError, match=r"^[^\n]*$") as caught:
         prepared(raw)
     assert says in str(caught.value)
+
+
+def test_a_separator_of_lines_inside_a_caption_is_a_space(raw: Path, prepared: Prepare, tmp_path: Path) -> None:
+    written = json.dumps({"file_name": "a/00.png", "text": "one\u2028two"}, ensure_ascii=False)
+    (raw / "metadata.jsonl").write_text(written, encoding="utf-8")
+    (raw / "b/metadata.csv").write_text("file_name,text\r\n01.png,one\x85two\r\n03.png,x\r\n", encoding="utf-8")
+    prepared(raw)
+    found = stored(tmp_path)
+    assert (found["a/00.png"][0], found["b/01.png"][0], found["b/03.png"][0]) == ("one two", "one two", "x")
+
+
+def test_captions_in_hidden_folders_and_copies_by_macos_are_ignored_as_images_are(raw: Path, prepared: Prepare) -> None:
+    metadata(raw, {"a/00.png": "one"})
+    for folder in (".old", "__MACOSX"):
+        (raw / folder).mkdir()
+        metadata(raw, {"99.png": "gone"}, folder)
+    facts = prepared(raw)
+    assert facts.captions == 1
+    assert facts.ignored == {"copies of file attributes by macOS": 1, "hidden files": 1}
+
+
+def test_a_text_beside_no_image_is_counted_as_ignored(raw: Path, prepared: Prepare, tmp_path: Path) -> None:
+    for name in ("a/00.TXT", "a/notes.txt", "b/1.txt"):
+        (raw / name).write_text("loud")
+    assert prepared(raw).ignored == {"*.txt": 2}
+    assert stored(tmp_path)["a/00.png"] == ("loud", None)
 
 
 def test_half_of_a_character_from_json_is_named_and_stops_nothing(raw: Path, prepared: Prepare, tmp_path: Path) -> None:
@@ -168,7 +195,7 @@ def test_missing_and_long_captions_break_their_rules_and_the_page_shows_captions
 
     found = broken(max_caption_characters=100)
     assert found["captions are not too long"] == ("a/00.png (caption_characters 254)",)
-    assert set(found["images have captions"]) == {"a/02.png (no_caption empty)", "b/11.png (no_caption missing)"}
+    assert set(found["images have captions"]) == {"a/02.png (caption empty)", "b/11.png (caption missing)"}
     page = (tmp_path / "docs/index.html").read_text()
     assert "&lt;b&gt;number" in page
     assert "<b>number" not in page

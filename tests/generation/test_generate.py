@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from captioned import text_of_spec
 from small_recipe import recipe
 from torch import Tensor
 
 from ddpm import model_file
 from ddpm.diffusion.schedules import make_schedule
 from ddpm.errors import UserError
+from ddpm.generation.batch import require_guide
 from ddpm.generation.generate import generate
+from ddpm.generation.recipe import load_model
 from ddpm.model_file import Model
 from ddpm.sampling.catalogue import GRIDS, SAMPLERS
 from ddpm.sampling.drawing import COUNTED, evaluations
@@ -137,3 +140,14 @@ def test_the_evaluations_that_are_counted_are_those_of_the_network(folder: Path,
     assert seen <= counted
     assert guidance == 1 or seen == counted, "exact where guidance makes a difference"
     assert evaluations(replace(chosen, guidance=2.0, steps=COUNTED + 1), model.schedule) == 2 * (COUNTED + 1)
+
+
+def test_a_guide_that_reads_captions_of_another_length_is_refused(tmp_path: Path, tiny_model: Any) -> None:
+    for length in (8, 16):
+        tiny_model(tmp_path / f"{length}.safetensors", **text_of_spec(length=length))
+    short, long = (load_model(tmp_path / f"{length}.safetensors") for length in (8, 16))
+    require_guide(short, short, called="short")
+    with pytest.raises(
+        UserError, match=r"reads captions otherwise than the model, by another tokenizer or text\.length"
+    ):
+        require_guide(short, long, called="short")

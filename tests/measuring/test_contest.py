@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captioned import text_of_spec
 from fixed_contest import promote
 from sklearn.datasets import load_digits
 
@@ -153,3 +154,12 @@ def test_a_model_without_a_recipe_is_refused(
     tiny_model(tmp_path / "bare.safetensors", recipe=None, classes=CLASSES)
     with pytest.raises(UserError, match="the champion has no recipe for drawing its images"):
         contest(model(0), load_model(tmp_path / "bare.safetensors"), measuring)
+
+
+def test_a_champion_of_captions_stays_measurable_when_the_data_have_none(
+    tmp_path: Path, tiny_model: Callable[..., str], model: Callable[..., Model], measuring: Measuring
+) -> None:
+    tiny_model(tmp_path / "text.safetensors", recipe={"sampler": "ddim", "steps": 2}, **text_of_spec())
+    match = contest(model(1), load_model(tmp_path / "text.safetensors"), measuring)
+    assert match.champion_record()["fid"] > 0
+    assert "different conditions" in match.remarks[0]

@@ -11,6 +11,7 @@ from ddpm.networks.settings import PAD, START
 from ddpm.networks.settings import Text as TextSettings
 from ddpm.networks.text_encoder import TextEncoder, is_text_of
 from ddpm.networks.unet import UNet
+from ddpm.training.decay import parameter_groups
 
 WIDTH, HEADS, LENGTH = 32, 4, 10
 
@@ -55,7 +56,7 @@ def test_the_encoder_is_torch_s_transformer() -> None:
         ):
             getattr(layer, name).load_state_dict(module.state_dict())
     states, mean = ours(rows)
-    expected = theirs(ours.token(rows) + ours.position, src_key_padding_mask=rows == PAD)
+    expected = theirs(ours.token(rows) + ours.position.weight, src_key_padding_mask=rows == PAD)
     for n, (length, own, other) in enumerate(zip((3, 10, 1), states, expected, strict=True)):
         torch.testing.assert_close(own[:length], other[:length])
         torch.testing.assert_close(mean[n], other[:length].mean(0))
@@ -82,7 +83,7 @@ def test_what_stands_after_a_text_changes_nothing() -> None:
     ours, rows = encoder(), tokens(4)
     states, mean = ours(rows)
     ours.token.weight.data[PAD] = 7.0
-    ours.position.data[4:] = 3.0
+    ours.position.weight.data[4:] = 3.0
     again, same_mean = ours(rows)
     torch.testing.assert_close(again[:, :4], states[:, :4])
     torch.testing.assert_close(same_mean, mean)
@@ -132,3 +133,11 @@ def test_an_untrained_block_adds_nothing_for_a_text() -> None:
     layer = CrossAttention(16, WIDTH, heads=2, norm=lambda c: group_norm(c, groups=None, eps=1e-5))
     x = torch.randn(2, 16, 3, 3)
     assert torch.equal(layer(x, Text(torch.randn(2, LENGTH, WIDTH), is_text_of(tokens(3, 5)))), x)
+
+
+def test_the_tables_of_tokens_and_places_are_embeddings_to_every_optimizer() -> None:
+    encoder = TextEncoder(vocabulary=300, length=6, width=16, layers=1, head_channels=8)
+    decaying, others = (group["params"] for group in parameter_groups(encoder))
+    apart = {id(encoder.token.weight), id(encoder.position.weight)}
+    assert apart <= {id(p) for p in others}
+    assert not apart & {id(p) for p in decaying}

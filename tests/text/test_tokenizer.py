@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ddpm.networks.settings import FIRST, PAD, START, Tokenizer
+from ddpm.params import load as load_params
 from ddpm.text import tokenizer
+from ddpm.text.learned import learned
 
 TEXTS = [
     *CAPTIONS,
@@ -98,3 +102,12 @@ def test_another_process_learns_the_same_and_many_texts_are_encoded_as_one() -> 
 def test_merges_of_unknown_symbols_are_refused(merges: list[str]) -> None:
     with pytest.raises(ValidationError, match="the tokenizer joins"):
         TypeAdapter(Tokenizer).validate_python({"merges": merges})
+
+
+def test_examples_are_read_to_their_end_if_some_can_be_and_exist_if_any_image_has_a_caption() -> None:
+    settings = replace(load_params(Path(__file__).parents[2] / "params.yaml").text, length=16)
+    long = "a caption of which the model would never read the end " * 3
+    assert learned(settings, train=CAPTIONS, held_out=[long, CAPTIONS[0], None]).settings.examples == CAPTIONS[:1]
+    assert learned(settings, train=CAPTIONS, held_out=[long]).settings.examples == (long,)
+    assert learned(settings, train=[None, *CAPTIONS], held_out=[None]).settings.examples == tuple(sorted(CAPTIONS))
+    assert learned(settings, train=[None], held_out=[None]).settings.examples == ()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captioned import CAPTIONS, draw_pictures, halves_right
+from captioned import CAPTIONS, draw_pictures, halves_right, text_of_spec
 from ruamel.yaml import YAML
 
 from ddpm import model_file
@@ -181,3 +181,11 @@ def test_requests_of_several_texts_are_drawn_together_without_changing_a_bit(mod
     requests = [sample_request.complete(each, model) for each in fields]
     for together, request in zip(draw_together(model, requests), requests, strict=True):
         assert torch.equal(together, sample_request.draw(model, request))
+
+
+def test_a_model_that_always_saw_a_caption_refuses_an_empty_text(tiny_model: Any, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "model.safetensors", unconditional=False, **text_of_spec())
+    with pytest.raises(
+        UserError, match="text is empty: this model was trained without label dropout, so it needs a text"
+    ):
+        sample_request.complete({"text": " "}, load_model(tmp_path / "model.safetensors"))

@@ -10,7 +10,7 @@ Direction = Literal["rise", "fall"]
 EVERYTHING = ("blur", "noise", "halves", "missing_classes", "repetition")
 """All damages but copies, which are real images."""
 
-_DISTANCE = "A distance between two distributions sees single images that are wrong, and images that are missing."
+_DISTANCE = "Of two distributions: images that are wrong, and kinds of images that are missing, must raise it."
 _SINGLE = "It asks whether each image looks real, so images that do not must lower it."
 _VARIETY = "It asks how much of the real images is there, so what is missing must lower it."
 _COPY = "It searches for training images among the generated ones."

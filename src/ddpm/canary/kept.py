@@ -19,7 +19,7 @@ from ddpm.images import Images
 from ddpm.measuring.features.extractor import FeatureExtractor, describe
 from ddpm.measuring.features.extractor_file import load_extractor
 from ddpm.model_file import Model
-from ddpm.text.conditions import in_turn, is_read_whole, of_texts
+from ddpm.text.conditions import in_turn, of_texts, read_part
 
 PICTURES = 8
 """Pictures that are drawn again, each by a request of its own, so that no other image of a batch changes its bits."""
@@ -45,7 +45,7 @@ class Kept:
     extractor: bytes
     """The content of the extractor's file."""
     texts: Sequence[str] = ()
-    """Captions of measured images, of a model that knows captions: those that it reads to their end."""
+    """Captions of measured images, of a model that knows captions, each as far as the model reads it."""
 
     def condition_of(self, k: int) -> dict[str, Any]:
         """Return the fields of a request that say the label or the caption of picture k."""
@@ -111,7 +111,7 @@ def make(
     `labels` are the classes of these images, int64 [N], or `texts` their captions; `extractor` is the file of the
     extractor.
     """
-    known = tuple(text for text in (texts or ())[:ROWS] if text is not None and is_read_whole(model.spec, text))
+    known = tuple(filter(None, (read_part(model.spec, text) for text in (texts or ())[:ROWS] if text is not None)))
     device = next(model.network.parameters()).device
     measured = np.asarray(measured[:ROWS])
     described = describe(load_extractor(extractor, device), measured, device=device, progress=False, what="measured")
@@ -130,5 +130,7 @@ def _pictures(model: Model, texts: Sequence[str]) -> Iterator[Tensor]:
     recipe = recipe_of(model)
     assert recipe is not None, "a registered model has a recipe"
     for k in range(PICTURES):
-        condition = of_texts(model.spec, [texts[k % len(texts)]]) if texts else in_turn(model.spec, [k])
+        # Without a text in the request, its only image has the first of the examples.
+        turn = in_turn(model.spec, [k if model.spec.classes else 0])
+        condition = of_texts(model.spec, [texts[k % len(texts)]]) if texts else turn
         yield generate(model, recipe, n=1, seed=k, condition=condition, batch=1)

@@ -25,13 +25,18 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 def take(files: Sequence[NewFile], *, folder: Path, data: Data, prepared: Path, classes: Sequence[str]) -> int:
     """Copy the files of the folder into data.path and return how many were not there yet; the folder stays as it is.
 
-    Raises UserError if data.source is not `folder`, if the data have classes and a picture has none, or if a class has
-    a name that cannot be one of a folder.
+    Raises UserError if data.source is not `folder`, if the data have captions, which are not copied, if the data have
+    classes and a picture has none, or if a class has a name that cannot be one of a folder.
     """
     if data.source != "folder":
         raise UserError(
             f"retrain.on_drift is train, which copies pictures into data.path, but data.source is {data.source}; set "
             "on_drift to report, or data.source to folder"
+        )
+    if data.captions:
+        raise UserError(
+            "retrain.on_drift is train, which copies pictures without captions into data.path, but data.captions is "
+            "true; set on_drift to report, and add pictures with their captions by hand"
         )
     outside = [file.name for file in files if file.folder_class is None]
     if classes and outside:

@@ -94,8 +94,11 @@ def _guide(name: str, model: Model, device: torch.device) -> Model:
 def require_guide(guide: Model, model: Model, *, called: str) -> None:
     """Raise UserError unless guide and model have the same shape of images, classes and process."""
     require_diffusion(guide.spec, f"the guide {called}")
-    if guide.spec.tokenizer != model.spec.tokenizer:
-        raise UserError(f"the guide {called} reads captions otherwise than the model; guide with a model of its kind")
+    if guide.spec.reading != model.spec.reading:
+        raise UserError(
+            f"the guide {called} reads captions otherwise than the model, by another tokenizer or text.length; guide "
+            "with a model of its kind"
+        )
     for key in ("channels", "size", "classes"):
         theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
         if theirs != ours:

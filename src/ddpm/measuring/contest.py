@@ -267,7 +267,7 @@ class PairedContest:
             side.likelihood = bits_per_dim.measure(
                 side.model,
                 of.test.images,
-                of_images(side.model.spec, of.test.labels, of.test.captions),
+                of_images(side.model.spec, of.test.labels, of.test.known_captions),
                 n=n,
                 batch=of.runtime.sample_batch,
                 progress=of.runtime.progress,
@@ -304,10 +304,11 @@ class PairedContest:
 def draw_block(model: Model, n: int, seed: int, block: int, measuring: Measuring) -> Images:
     """Return n images of a model by its own recipe, uint8 [n,C,H,W]; block 0 has the seed itself.
 
-    Labels are balanced, captions are those of held-out images. Raises UserError for a model without a recipe.
+    Labels are balanced, captions are those of held-out images, or the model's examples if these have none. Raises
+    UserError for a model without a recipe.
     """
     own, runtime = _seed_of_block(seed, block), measuring.runtime
-    condition = evaluation_conditions(model.spec, n=n, seed=own, captions=lambda: measuring.test.captions())
+    condition = evaluation_conditions(model.spec, n=n, seed=own, captions=lambda: measuring.test.known_captions())
     return _draw(_side(model, "model"), n, own, condition, runtime.sample_batch, progress=runtime.progress)
 
 

@@ -158,8 +158,8 @@ class Text:
         )
         require(2 <= self.length <= 512, f"length is {self.length}, expected 2 to 512")
         require(
-            self.width % self.head_channels == 0,
-            f"head_channels is {self.head_channels}, expected a divisor of width ({self.width})",
+            self.width % self.head_channels == 0 and self.head_channels % 8 == 0,
+            f"head_channels is {self.head_channels}, expected a multiple of 8 that divides width ({self.width})",
         )
         require(len(self.examples) <= 100, f"examples has {len(self.examples)} captions, expected up to 100")
         require(all(each.strip() for each in self.examples), "examples has an empty caption; remove it")

@@ -21,19 +21,19 @@ class TextEncoder(nn.Module):
         self.length = length
         self.token = nn.Embedding(vocabulary, width)
         # Standard normal, as torch begins an embedding: with 0.02, as in GPT-2, the order of words is learned later.
-        self.position = nn.Parameter(torch.randn(length, width))
+        self.position = nn.Embedding(length, width)
         self.layers = nn.ModuleList(_Layer(width, heads=width // head_channels) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def no_text(self, n: int) -> Tensor:
         """Return the tokens of n empty texts: int32 [n, L]."""
-        tokens = torch.full((n, self.length), PAD, dtype=torch.int32, device=self.position.device)
+        tokens = torch.full((n, self.length), PAD, dtype=torch.int32, device=self.position.weight.device)
         tokens[:, 0] = START
         return tokens
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         is_text = is_text_of(tokens)
-        x = self.token(tokens) + self.position
+        x = self.token(tokens) + self.position.weight
         for layer in self.layers:
             x = layer(x, is_text)
         x = self.norm(x)

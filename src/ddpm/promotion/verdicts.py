@@ -163,7 +163,10 @@ def not_judged(found: Verdict, reason: str) -> Verdict:
     if found.candidate is None:
         return Verdict(found.rule, "unfit", sentence)
     return replace(
-        found, outcome="unfit", otherwise=found.outcome, sentence=f"{sentence}; for a person: {found.sentence}"
+        found,
+        outcome="unfit",
+        otherwise=found.outcome,
+        sentence=f"{sentence.removesuffix('.')}; for a person: {found.sentence}",
     )
 
 

@@ -71,6 +71,8 @@ def text_of(text: Any, model: Model) -> str | None:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         raise UserError("text has a character that is not in Unicode; remove it") from None
+    if not text.strip():
+        require_both_predictions("text is empty", "it needs a text; write one", model)
     require_short_enough(model.spec, text)
     return text
 

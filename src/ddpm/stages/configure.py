@@ -73,6 +73,10 @@ def _require_packages(params: Params) -> None:
         from ddpm.training.lora import require_peft
 
         require_peft()
+    if params.condition == "text":
+        from ddpm.text.tokenizer import require_tokenizers
+
+        require_tokenizers()
 
 
 def _require_devices(runtime: Runtime) -> None:

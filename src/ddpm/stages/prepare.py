@@ -43,6 +43,7 @@ def main(stage: Stage) -> None:
     print(
         f"{facts.name}: found {facts.found}, kept {facts.kept} ({facts.train} train, {facts.test} test){rejected}; "
         f"{facts.size}x{facts.size}, {facts.channels} channel(s), {len(facts.classes)} classes"
+        + ("" if facts.captions is None else f"; {facts.captions:,} of {facts.kept:,} images have a caption")
     )
     if facts.ignored:
         named = ", ".join(f"{n} {name}" for name, n in facts.ignored.items())

@@ -49,9 +49,16 @@ def example(spec: Spec, place: int) -> str | None:
     return examples[place % len(examples)] if examples else None
 
 
-def is_read_whole(spec: Spec, text: str) -> bool:
-    """Return whether the network reads this text to its end."""
-    return spec.text is not None and _number_of_tokens(spec, text) <= spec.text.length
+def read_part(spec: Spec, text: str) -> str:
+    """Return the text, without what a network does not read at its end: a text that `require_short_enough` accepts.
+
+    Empty for a model that knows no captions.
+    """
+    if spec.text is None:
+        return ""
+    while (n := _number_of_tokens(spec, text)) > spec.text.length:
+        text = text[: len(text) * spec.text.length // n].rstrip()
+    return text
 
 
 def require_short_enough(spec: Spec, text: str) -> None:

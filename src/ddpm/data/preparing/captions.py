@@ -9,8 +9,9 @@ also against a text file.
 """
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ddpm.errors import UserError, on_one_line
@@ -37,10 +38,10 @@ def captions_of(paths: Sequence[str], others: Iterable[str], read: Read) -> list
     """
     others = sorted(others)
     captions = _from_metadata(paths, [name for name in others if _name(name) in (JSONL, CSV)], read)
-    texts = {name for name in others if name.lower().endswith(".txt")}
+    texts = {_stem(name): name for name in others if name.lower().endswith(".txt")}
     for path in paths:
-        text = str(PurePosixPath(path).with_suffix(".txt"))
-        if path not in captions and text in texts:
+        text = texts.get(_stem(path))
+        if path not in captions and text is not None:
             captions[path] = _decoded(_content(text, read, _MAX_TEXT_BYTES))
     if not captions:
         raise UserError(
@@ -50,9 +51,14 @@ def captions_of(paths: Sequence[str], others: Iterable[str], read: Read) -> list
     return [captions.get(path, _fault(MISSING)) for path in paths]
 
 
-def may_have_captions(path: str) -> bool:
-    """Whether captions are read from a file of this name."""
-    return _name(path) in (JSONL, CSV) or path.lower().endswith(".txt")
+def may_have_captions(path: str, stems: Container[str]) -> bool:
+    """Whether captions are read from a file of this name, beside images whose paths without suffix are `stems`."""
+    return _name(path) in (JSONL, CSV) or (path.lower().endswith(".txt") and _stem(path) in stems)
+
+
+def stems_of(paths: Iterable[str]) -> set[str]:
+    """Return the paths without their suffixes."""
+    return set(map(_stem, paths))
 
 
 def fault_of(caption: str) -> str | None:
@@ -91,7 +97,7 @@ def _from_metadata(paths: Sequence[str], files: Sequence[str], read: Read) -> di
 
 def _jsonl(file: str, read: Read) -> Iterator[tuple[str, str, str]]:
     """Yield (file and line, file_name, text)."""
-    for number, line in enumerate(_text(file, read).splitlines(), 1):
+    for number, line in enumerate(io.StringIO(_text(file, read), newline=None), 1):  # a caption may contain U+2028
         place = f"{file}, line {number},"
         if not line.strip():
             continue
@@ -104,8 +110,9 @@ def _jsonl(file: str, read: Read) -> Iterator[tuple[str, str, str]]:
 
 def _csv(file: str, read: Read) -> Iterator[tuple[str, str, str]]:
     """Yield (file and line, file_name, text)."""
-    rows = csv.DictReader(_text(file, read).splitlines(keepends=True), strict=True)
+    rows = csv.DictReader(io.StringIO(_text(file, read), newline=""), strict=True)
     try:
+        _require_columns(file, rows.fieldnames or ())
         for row in rows:
             place = f"{file}, line {rows.line_num},"
             yield place, *_columns(place, row)
@@ -113,8 +120,14 @@ def _csv(file: str, read: Read) -> Iterator[tuple[str, str, str]]:
         raise UserError(f"{file}, line {rows.line_num}, is no row of a CSV file ({error}); correct it") from None
 
 
+def _require_columns(file: str, columns: Sequence[str]) -> None:
+    if not {"file_name", "text"} <= set(columns):
+        found = ", ".join(map(on_one_line, columns))
+        raise UserError(f"{file} has the columns {found}, but not both file_name and text; name them so")
+
+
 def _columns(place: str, row: object) -> tuple[str, str]:
-    name, text = (row.get("file_name"), row.get("text")) if isinstance(row, Mapping) else (None, None)
+    name, text = (row.get("file_name"), row.get("text", 0)) if isinstance(row, Mapping) else (None, None)
     if not isinstance(name, str) or not isinstance(text, str | None) or not name:
         raise UserError(f"{place} has no file_name and text as texts; write both, or remove the line")
     return name, text or ""
@@ -153,6 +166,10 @@ def _cleaned(text: str) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         return _fault(NOT_UTF8)
     return " ".join(text.replace("\0", " ").split()) or _fault(EMPTY)
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _name(path: str) -> str:

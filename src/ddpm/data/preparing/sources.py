@@ -5,7 +5,7 @@ To add a source, write a function that returns a Found and call it in `find`.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -129,8 +129,14 @@ def _captions(data: Data, names: list[str], found: Iterable[str], where: Callabl
         with where(name).open("rb") as file:
             return file.read(n)
 
-    images = set(names)
-    return captions.captions_of(names, (name for name in found if name not in images), read)
+    images, stems = set(names), captions.stems_of(names)
+    others = (name for name in found if name not in images and _is_of_captions(name, stems))
+    return captions.captions_of(names, others, read)
+
+
+def _is_of_captions(name: str, stems: Container[str]) -> bool:
+    """Whether captions are read from a file: not from a hidden one, nor from a copy by an operating system."""
+    return captions.may_have_captions(name, stems) and str(layout.ignored_as(name)).startswith("*")
 
 
 class _Inside(Sequence[Input]):
@@ -165,7 +171,9 @@ def _archive(data: Data, path: Path, scratch: Path) -> Found:
 
 
 def _ignored(data: Data, names: Iterable[str]) -> dict[str, int]:
-    others = (name for name in names if not (data.captions and captions.may_have_captions(name)))
+    listed = list(names)
+    stems = captions.stems_of(name for name in listed if data.captions and layout.ignored_as(name) is None)
+    others = (name for name in listed if not (data.captions and _is_of_captions(name, stems)))
     return dict(sorted(Counter(filter(None, map(layout.ignored_as, others))).items()))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ddpm.data.reading.captions import read_captions
+from ddpm.data.reading.captions import CAPTIONS, read_captions
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Split:
         """Return the captions, one per image. Raises UserError as `read_captions` does."""
         assert self.folder is not None
         return read_captions(self.folder)
+
+    def known_captions(self) -> "list[str | None]":
+        """Return the captions, one per image, none of which is known if data.captions is false."""
+        if self.folder is None or not (self.folder / CAPTIONS).exists():
+            return [None] * len(self.images)
+        return self.captions()
 
 
 def read_facts(folder: Path) -> Facts:

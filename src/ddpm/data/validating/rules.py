@@ -228,7 +228,7 @@ def _caption_rules(facts: Facts, limits: Validate) -> tuple[Rule, ...]:
 
 def named(rule: Rule, row: Mapping[str, Any]) -> str:
     """Return a row that breaks the rule as text: what identifies it, and its values in the rule's columns."""
-    values = ", ".join(f"{column} {_short(row[column])}" for column in rule.columns)
+    values = ", ".join(f"{column.removeprefix('no_')} {_short(row[column])}" for column in rule.columns)
     return f"{row[KEYS.get(rule.table, 'path')]} ({values})"
 
 
