@@ -154,6 +154,26 @@ def test_the_champion_has_a_column_only_if_it_was_measured_the_same_way() -> Non
     assert "measured by another protocol" in apart
 
 
+@pytest.mark.parametrize(
+    ("decision", "advised", "not_advised"),
+    [
+        ("pending", ['ddpm approve 4 --reason "why"', 'ddpm approve 4 --reject --reason "why"'], "ddpm promote"),
+        ("kept", ['ddpm promote 4 --reason "why"'], "ddpm approve"),
+    ],
+)
+def test_the_next_steps_are_those_that_the_decision_leaves(decision: str, advised: list[str], not_advised: str) -> None:
+    text = text_of(last_run(version=version("4", decision)))
+    assert all(command in text for command in advised)
+    assert not_advised not in text
+
+
+def test_a_model_of_captions_was_not_asked_for_classes() -> None:
+    lineage = last_run().lineage
+    asked = {"params": lineage["params"] | {"condition": "text"}}
+    text = text_of(last_run(lineage=lineage | asked))
+    assert "16 x 16 pixels by their captions on the 80 training images" in text
+
+
 def test_energy_is_the_mean_power_times_the_time() -> None:
     run = last_run().run
     assert run is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpm.measuring.metric_catalogue import JUDGED, find
-from ddpm.promotion.advice import name_option, promote_command, rollback_command
+from ddpm.promotion.advice import approve_command, name_option, promote_command, rollback_command
 from ddpm.promotion.registry import Version
 from ddpm.promotion.settings import Promote, in_words
 from ddpm.rendering import charts
@@ -242,7 +242,10 @@ def _next_steps(run: LastRun) -> list[tuple[str, str]]:
     steps = [
         ("see images of this version", f"ddpm sample{name} --version {version.number} --number 16 --out images.png")
     ]
-    if champion is None or champion.number != version.number:
+    if version.tags.get("decision") == "pending":
+        steps.append(("approve it", approve_command(version.name, version.number)))
+        steps.append(("reject it", approve_command(version.name, version.number, reject=True)))
+    elif champion is None or champion.number != version.number:
         steps.append(("make it the champion all the same", promote_command(version.name, version.number)))
     elif run.against is not None:
         steps.append(("return to the champion before it", rollback_command(version.name)))
