@@ -43,7 +43,8 @@ def test_eight_clients_are_all_answered_while_the_champion_changes_and_equal_see
         load = serving_load.asked(site.port, clients=8, seconds=3, images=1, moves=moves)
     assert set(load.outcomes) == {"200"}, "no call without an answer, no error, nothing refused"
     assert set(load.versions) == {"1", "2"}
-    assert load.versions[-1] == "1"
+    after = load.versions[load.versions.index("2") :]
+    assert "1" in after, "the champion before is back; the last answer may be a slow one, begun before that"
     assert (load.other, len(load.seconds)) == (0, load.outcomes["200"])
 
 
