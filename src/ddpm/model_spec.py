@@ -92,7 +92,8 @@ class Spec:
 
     @property
     def reading(self) -> tuple[Tokenizer, int] | None:
-        """How a caption becomes tokens: models that share it take each other's conditions; None without captions."""
+        """Tokenizer and number of tokens: models in which both are equal can be given the same tokens; None without
+        captions."""
         return None if self.text is None or self.tokenizer is None else (self.tokenizer, self.text.length)
 
     @property

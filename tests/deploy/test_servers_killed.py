@@ -1,4 +1,4 @@
-"""Servers of a team are killed or restarted in the middle of stages: after it, one retraining makes everything whole.
+"""Servers of a team are killed or restarted in the middle of stages; one retraining later nothing is lost or open.
 
 FAULTS_ROWS=rows.jsonl pytest -m slow tests/deploy/test_servers_killed.py; python benchmarks/faults.py rows.jsonl
 """

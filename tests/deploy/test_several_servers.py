@@ -1,4 +1,4 @@
-"""Two servers of Prefect with compose.several.yaml: a retraining goes on when one is lost, and automations go on."""
+"""With two servers of Prefect (compose.several.yaml) a retraining and automations go on when one is killed."""
 
 import time
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ def _of_registry(before: set[str]) -> list[str]:
 
 
 def _of_cache(cache: Path) -> list[str]:
-    """Every file in DVC's cache has the hash that is its name; unfinished ones end in .tmp and are not read."""
+    """Each file in DVC's cache must have the hash that its name says; files that end in .tmp are never read."""
     lost = []
     for path in (path for path in cache.glob("??/*") if path.suffix != ".tmp"):
         name = path.parent.name + path.name

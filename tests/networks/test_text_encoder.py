@@ -1,4 +1,4 @@
-"""The text encoder and cross-attention against torch's own modules, and what every condition promises."""
+"""The text encoder and cross-attention give what torch's own modules give; a hidden caption is no caption."""
 
 from collections.abc import Iterator
 

@@ -97,7 +97,7 @@ def generate_together(
 def evaluation_conditions(
     spec: Spec, *, n: int, seed: int, captions: Callable[[], Captions] | None = None
 ) -> Tensor | None:
-    """Return the condition of n images that are measured: [n, ...]; None for a model without condition.
+    """Return the condition with which the n images of an evaluation are drawn: [n, ...]; None for a model without one.
 
     Labels are balanced; captions are `evaluation_captions`.
     """

@@ -316,7 +316,7 @@ class _Bench:
 
 
 def _conditions(spec: Spec, n: int) -> "np.ndarray | None":
-    """Return a condition for n images that costs what any condition costs; None for a model without condition."""
+    """Return a stand-in condition for n images, to measure a step with it; None for a model without condition."""
     import numpy as np
 
     if spec.text is not None:  # without the library of the tokenizer, since only their number matters

@@ -175,7 +175,7 @@ class Shadow:
         return None if kept is None else Window(kept, self._images, device)
 
     def _give_way(self) -> None:
-        """Wait while a call runs. Torch calls this, too, before every network evaluation of the shadow."""
+        """Wait until no call runs. This is called before every network evaluation of the shadow, too."""
         began = time.monotonic()
         while self._is_busy():
             time.sleep(_LOOK_SECONDS)

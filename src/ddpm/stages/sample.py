@@ -13,6 +13,7 @@ def main(stage: Stage) -> None:
     from ddpm.generation.image_set import Sampling, write_image_set
     from ddpm.generation.recipe import recipe_in
     from ddpm.reporting.run_sections import samples
+    from ddpm.text.conditions import of_texts
     from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import attach
 
@@ -22,8 +23,8 @@ def main(stage: Stage) -> None:
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
     captions = stage.split("test").captions if model.spec.text is not None else None
     texts = generate.evaluation_captions(model.spec, n=n, seed=settings.seed, captions=captions)
-    condition = generate.evaluation_conditions(model.spec, n=n, seed=settings.seed, captions=captions)
-    labels = condition if model.spec.classes else None
+    labels = generate.evaluation_conditions(model.spec, n=n, seed=settings.seed) if texts is None else None
+    condition = labels if texts is None else of_texts(model.spec, texts)
     began = time.monotonic()
     images = generate.generate_together(
         model,

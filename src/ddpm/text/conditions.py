@@ -20,8 +20,7 @@ def of_images(spec: Spec, labels: np.ndarray | None, captions: Callable[[], Capt
     Raises UserError as `captions` does, and if the library tokenizers is needed and not installed.
     """
     if spec.text is not None:
-        assert spec.tokenizer is not None
-        return tokenizer.encoded(spec.tokenizer, list(captions()), length=spec.text.length)
+        return of_texts(spec, captions()).numpy()
     return labels if spec.classes else None
 
 

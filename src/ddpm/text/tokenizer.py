@@ -56,7 +56,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str | None], *, length: int) -
 
 
 def number_of_tokens(tokenizer: Tokenizer, text: str) -> int:
-    """Return the number of tokens of a text, with START. Raises UserError if tokenizers is not installed."""
+    """Return the number of tokens of a text, START included. Raises UserError if tokenizers is not installed."""
     require_tokenizers()
     return 1 + len(_tool(tokenizer).encode(_spaced(text), add_special_tokens=False).ids)
 

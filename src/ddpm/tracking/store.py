@@ -98,7 +98,7 @@ def connect(*, make: bool = False) -> "MlflowClient":
 
 @cache
 def _ask_database(uri: str) -> None:
-    """Connect to the database, until it has succeeded once: where nobody listens, MLflow would try for 100 seconds."""
+    """Connect to the database once in a process. Where no server listens, MLflow itself would try for 100 seconds."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(uri)

@@ -22,7 +22,7 @@ MISSING, EMPTY, NOT_UTF8 = "missing", "empty", "not UTF-8"
 _MAX_BYTES = 1 << 30
 """A larger file of captions is refused."""
 _MAX_TEXT_BYTES = 1 << 16
-"""Bytes of a text file that are read: far beyond any caption, and its length is reported as that of the caption."""
+"""At most so many bytes of a text file are read as its caption, more than stage validate allows by default."""
 
 Read = Callable[[str, int], bytes]
 """(path of a found file, number of bytes) -> at most so many of its first bytes. Raises OSError."""
