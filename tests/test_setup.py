@@ -139,9 +139,9 @@ def test_torch_for_cpus_needs_an_index(with_cuda: Path) -> None:
 
 def test_what_make_starts_keeps_the_modules_that_it_compiled_where_a_container_turned_that_off() -> None:
     done = subprocess.run(
-        ["make", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"],
+        ["make", "--no-print-directory", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")} | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=True,
