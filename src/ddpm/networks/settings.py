@@ -1,5 +1,6 @@
 """The settings of the network: section `network` of params.yaml."""
 
+import math
 from functools import cached_property
 from typing import Literal
 
@@ -163,6 +164,45 @@ class Text:
         )
         require(len(self.examples) <= 100, f"examples has {len(self.examples)} captions, expected up to 100")
         require(all(each.strip() for each in self.examples), "examples has an empty caption; remove it")
+
+
+@section
+class Codec:
+    """The autoencoder between images and latents, in the form of diffusers' AutoencoderKL.  Rombach et al. 2022,
+    Sec. 3.1."""
+
+    latent_channels: int
+    """Numbers of a latent at each position."""
+    widths: tuple[int, ...]
+    """Channels per resolution, that of the images first; each next one has half of the height and width."""
+    blocks: int
+    """Residual blocks per resolution; the decoder has one more."""
+    groups: int
+    """Groups of group normalisation."""
+    attention: bool
+    """Self-attention between the two middle blocks of encoder and decoder."""
+    quant: bool
+    """A 1x1 convolution after the encoder and one before the decoder."""
+    shift: float
+    """Mean of the latents before they are standardised."""
+    scale: float
+    """Factor that standardises latents after `shift` is subtracted: 1 over their standard deviation."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "latent_channels", "blocks", "groups")
+        require(1 <= len(self.widths) <= 12, f"widths has {len(self.widths)} resolutions, expected 1 to 12")
+        for width in self.widths:
+            require(
+                width >= 1 and width % 8 == 0 and width % self.groups == 0,
+                f"widths has {width}, expected multiples of 8 and of groups ({self.groups})",
+            )
+        require(math.isfinite(self.shift), f"shift is {self.shift}, expected a finite number")
+        require(math.isfinite(self.scale) and self.scale > 0, f"scale is {self.scale}, expected a number above 0")
+
+    @property
+    def factor(self) -> int:
+        """How many times lower and narrower latents are than images."""
+        return 2 ** (len(self.widths) - 1)
 
 
 @section
