@@ -133,7 +133,7 @@ class Downsample(nn.Module):
         self.padding = padding
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if padding == "both" else 0)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return kernels.conv(x if self.padding == "both" else F.pad(x, (0, 1, 0, 1)), self.conv)
 
 
@@ -146,8 +146,15 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return upsampled_conv(x, self.conv)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v for q, k, v [N, heads, L, d].  Vaswani et al. 2017, Eq. 1."""
+    if kernels.suits(q):
+        return kernels.attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
+    return F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
 
 
 class SelfAttention(nn.Module):
@@ -171,11 +178,7 @@ class SelfAttention(nn.Module):
         qkv = kernels.conv(normalised(x, self.norm), self.qkv).reshape(
             n, 3, self.heads, c // self.heads, height * width
         )
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # [N, heads, H*W, C/heads] each
-        if kernels.suits(q):
-            h = kernels.attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view_as(q)
-        else:
-            h = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
+        h = attended(*qkv.transpose(-1, -2).unbind(1))
         return x + kernels.conv(h.transpose(-1, -2).reshape(n, c, height, width), self.proj)
 
 

@@ -17,12 +17,9 @@ class Conditional(nn.Module, ABC):
 class DirectNetwork(Conditional, ABC):
     """A network that draws an image from a latent by one evaluation: the decoder of a VAE, the generator of a GAN."""
 
-    latent_shape: tuple[int, ...]
-    """Shape of the latent of one sample."""
-
     @abstractmethod
     def draw(self, z: Tensor, condition: Any = None, /) -> Tensor:
-        """Return the images of standard normal latents [N, *latent_shape]: float32 [N, C, *shape]."""
+        """Return the images of latents [N, *noise_shape] (see `Spec`), standard normal ones: float32 [N, C, *shape]."""
 
 
 class ConditionedNetwork(Conditional, ABC):

@@ -32,7 +32,7 @@ class Generator(DirectNetwork):
 
     def __init__(self, *, channels: int, size: int, classes: int, width: int, latent: int) -> None:
         super().__init__()
-        self.classes, self.latent_shape = classes, (latent,)
+        self.classes = classes
         self.pyramid = Pyramid(size, width=width, base=_BASE)
         lowest_first = self.pyramid.widths[::-1]
         self.label = nn.Embedding(classes + 1, latent)

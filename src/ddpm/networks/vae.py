@@ -43,7 +43,6 @@ class Autoencoder(DirectNetwork):
         super().__init__()
         self.classes, self.size = classes, size
         self.pyramid = Pyramid(size, width=width, base=4 if latent_size == 1 else latent_size)
-        self.latent_shape = (latent_channels, *([latent_size] * 2 if latent_size > 1 else []))
         c_emb = 4 * width
         self.label = nn.Embedding(classes + 1, c_emb)
         widths, base = self.pyramid.widths, self.pyramid.base
