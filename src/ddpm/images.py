@@ -61,9 +61,14 @@ class Sharded(Images, Protocol):
         """Raise UserError where this number of shards does not fit in the cache at a time."""
 
 
-def to_model_range(images: Tensor) -> Tensor:
-    """Map uint8 of any shape to float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3)."""
-    return images.to(torch.float32) / LEVELS_PER_UNIT - 1
+def to_model_range(samples: Tensor) -> Tensor:
+    """Map images, uint8 of any shape, to float32 in [-1, 1] (Ho et al. 2020, Sec. 3.3).
+
+    Latents, float16, are stored standardised and only become float32.
+    """
+    if samples.dtype != STORED:
+        return samples.to(torch.float32)
+    return samples.to(torch.float32) / LEVELS_PER_UNIT - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,15 +19,17 @@ from ddpm.diffusion import objectives
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
-from ddpm.model_spec import Spec, build_network, require_diffusion, shapes_of_weights
+from ddpm.model_spec import CODEC, Spec, build_codec, build_network, require_diffusion, shapes_of_weights
+from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.cast_weights import with_cast_weights
-from ddpm.networks.conditioned import Conditional, DirectNetwork
+from ddpm.networks.conditioned import DirectNetwork
 from ddpm.settings import fault_in, require, section
 
 FORMAT = "ddpm-1"
 WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Errors that an invalid header may raise: wrong types, values out of range, missing keys."""
 
+_N = TypeVar("_N", bound=nn.Module)
 _GUIDE = "guide."
 """Prefix of the names of the guide's tensors."""
 
@@ -58,7 +60,7 @@ class Header(Origin):
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        for key in ("channels", "size", "classes", "reading", "schedule"):
+        for key in ("channels", "size", "classes", "reading", "schedule", "codec"):
             same = self.guide is None or getattr(self.guide.spec, key) == getattr(self.spec, key)
             named = "tokenizer or text.length" if key == "reading" else key
             require(same, f"its guide has another {named} than the model")
@@ -79,6 +81,8 @@ class Model:
     """Settings for sampling, if the file has them; read by `generation.recipe`."""
     guide: "Model | None" = None
     """The weaker model that the recipe guides against, from the same file."""
+    codec: AutoencoderKL | None = None
+    """The autoencoder of a model that draws latents; of a model that is one, itself."""
     _cast: dict[tuple[Any, ...], nn.Module] = field(default_factory=dict, init=False, repr=False)
     """The network with bf16 weights, by the state of the weights of which it is a copy."""
 
@@ -90,8 +94,22 @@ class Model:
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the noise from which one sample is drawn: [C, *shape] for diffusion, else that of a latent."""
+        """Shape of the noise from which one sample is drawn: that of an image or of a latent."""
         return self.spec.noise_shape
+
+    def decoded(self, x: Tensor, *, precision: Precision = "float32") -> Tensor:
+        """Return the images [N, C, *shape] of what diffusion draws, [N, *noise_shape]: of latents, decoded ones."""
+        if self.codec is None:
+            return x
+        with autocast(x.device, precision):
+            return self._in_layout(self.codec, precision).decode(x)
+
+    def encoded(self, x: Tensor, *, precision: Precision = "float32") -> Tensor:
+        """Return the images [N, C, *shape] as what diffusion draws, [N, *noise_shape]; see `decoded`."""
+        if self.codec is None:
+            return x
+        with autocast(x.device, precision):
+            return self._in_layout(self.codec, precision).encode(x)
 
     def drawn(self, z: Tensor, condition: object, *, precision: Precision = "float32") -> Tensor:
         """Return the images of latents [N, *noise_shape] in one evaluation, for methods vae and gan: [N, C, *shape]."""
@@ -119,7 +137,7 @@ class Model:
 
     def _laid_out(self, precision: Precision) -> nn.Module:
         """Return the network in its fastest memory layout; for bf16 with weights cast once, until they change."""
-        network = self.network.to(memory_format=memory_format(next(self.network.parameters()).device, precision))
+        network = self._in_layout(self.network, precision)
         if precision == "float32":
             return network
         weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters()]
@@ -131,6 +149,10 @@ class Model:
             self._cast[state] = cast
         return cast
 
+    @staticmethod
+    def _in_layout(network: _N, precision: Precision) -> _N:
+        return network.to(memory_format=memory_format(next(network.parameters()).device, precision))
+
 
 def save(
     path: Path | str,
@@ -140,10 +162,12 @@ def save(
     lineage: dict[str, Any],
     recipe: dict[str, Any] | None = None,
     guide: Model | None = None,
+    codec: AutoencoderKL | None = None,
 ) -> str:
     """Write a temporary file, flush it and rename it to `path`; return its sha256.
 
-    The same content gives the same file. Raise UserError if writing fails; an existing file is then unchanged.
+    The same content gives the same file. `codec` is the autoencoder of a model that draws latents. Raise UserError if
+    writing fails; an existing file is then unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +177,9 @@ def save(
     if guide is not None:
         header = replace(header, guide=Guide(spec=guide.spec, lineage=guide.lineage, sha256=guide.sha256))
         tensors |= {f"{_GUIDE}{name}": tensor for name, tensor in guide.network.state_dict().items()}
+    if spec.draws_latents:
+        assert codec is not None
+        tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.state_dict().items()}
     # One key: safetensors writes several keys in random order, but the same model must give the same file.
     metadata = {FORMAT: json.dumps(asdict(header), sort_keys=True)}
     try:
@@ -165,6 +192,14 @@ def save(
         aside.unlink(missing_ok=True)
         raise UserError(f"{path} could not be written ({error}); make space there and start again") from None
     return digest
+
+
+def save_none(path: Path) -> None:
+    """Write the file of no model, whose content is constant, for a stage whose model the settings do not ask for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    save_file({}, aside, {FORMAT: json.dumps(None)})
+    os.replace(aside, path)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
@@ -206,11 +241,15 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         digest = hashlib.file_digest(raw, "sha256").hexdigest()
     guide = None
     if header.guide is not None:
-        of_guide = {name: weights.pop(name) for name in list(weights) if name.startswith(_GUIDE)}
-        of_guide = {name.removeprefix(_GUIDE): tensor for name, tensor in of_guide.items()}
-        trained = _trained(header.guide.spec, of_guide, device)
+        trained = _trained(build_network(header.guide.spec), _taken(weights, _GUIDE), device)
         guide = Model(trained, header.guide.spec, header.guide.lineage, header.guide.sha256)
-    return Model(_trained(header.spec, weights, device), header.spec, header.lineage, digest, header.recipe, guide)
+    codec = None
+    if header.spec.draws_latents:
+        codec = _trained(build_codec(header.spec), _taken(weights, CODEC), device)
+    network = _trained(build_network(header.spec), weights, device)
+    if isinstance(network, AutoencoderKL):
+        codec = network
+    return Model(network, header.spec, header.lineage, digest, header.recipe, guide, codec)
 
 
 def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, list[int]]]:
@@ -225,7 +264,7 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
         shapes = shapes_of_weights(header.spec, tensors=tensors)
         if header.guide is not None:
             of_guide = shapes_of_weights(header.guide.spec, tensors=tensors)
-            shapes |= {f"{_GUIDE}{name}": shape for name, shape in of_guide.items()}
+            shapes |= {f"{_GUIDE}{name}": shape for name, shape in of_guide.items() if not name.startswith(CODEC)}
     except WRONG as error:
         fault = fault_in(error, Header) if isinstance(error, ValidationError) else str(error)
         raise UserError(
@@ -235,7 +274,12 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
     return header, {name: list(shape) for name, shape in shapes.items()}
 
 
-def _trained(spec: Spec, weights: dict[str, Tensor], device: torch.device | str) -> Conditional:
-    network = build_network(spec).to(device)
+def _taken(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove the tensors whose names begin with `prefix` and return them, by the rest of the name."""
+    return {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
+
+
+def _trained(network: _N, weights: dict[str, Tensor], device: torch.device | str) -> _N:
+    network = network.to(device)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

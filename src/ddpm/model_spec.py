@@ -7,9 +7,10 @@ from torch import Size
 
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
+from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.conditioned import Conditional
 from ddpm.networks.gan import Generator
-from ddpm.networks.settings import Convention, Gan, Method, Network, Text, Tokenizer, Vae
+from ddpm.networks.settings import CONVENTION, Codec, Convention, Gan, Kind, Network, Text, Tokenizer, Vae
 from ddpm.networks.shapes import shapes_of
 from ddpm.networks.unet import UNet
 from ddpm.networks.vae import Autoencoder
@@ -19,6 +20,8 @@ MAX_CHANNELS = 2**16
 MAX_SIZE = 4096
 """Largest height and width of an image in pixels."""
 MAX_AUGMENTATION = 256
+CODEC = "codec."
+"""Prefix of the names of the tensors of an autoencoder that belongs to another model."""
 
 
 @section
@@ -41,8 +44,8 @@ class Spec:
     convention: Convention
     augmentation: int = 0
     """How many numbers describe the augmentation of a training image; the network takes them as an input. 0: none."""
-    method: Method = "diffusion"
-    """Kind of model. A VAE and a GAN read neither schedule, objective, network, convention nor augmentation."""
+    method: Kind = "diffusion"
+    """Kind of model. Only diffusion reads schedule, objective, network, convention and augmentation."""
     vae: Vae | None = None
     """Not None exactly for method vae."""
     gan: Gan | None = None
@@ -51,6 +54,9 @@ class Spec:
     """How captions become the condition of the network; None: the model knows no captions."""
     tokenizer: Tokenizer | None = None
     """Not None exactly with `text`."""
+    codec: Codec | None = None
+    """The autoencoder whose latents a diffusion model draws; None: it draws pixels. With method autoencoder the model
+    itself."""
 
     def __post_init__(self) -> None:
         for name, most in (("channels", MAX_CHANNELS), ("size", MAX_SIZE)):
@@ -78,12 +84,34 @@ class Spec:
                 f"the tokenizer has {self.tokenizer.size} tokens, expected up to text.vocabulary "
                 f"({self.text.vocabulary})",
             )
+        self._require_codec_fits()
         for name in ("vae", "gan"):
             is_there = getattr(self, name) is not None
             require(
                 is_there == (self.method == name),
                 f"method is {self.method}, and section {name} is {'set' if is_there else 'missing'}",
             )
+
+    def _require_codec_fits(self) -> None:
+        if self.codec is None:
+            require(self.method != "autoencoder", "method is autoencoder, and section codec is missing")
+            return
+        require(
+            self.method == "autoencoder" or (self.method == "diffusion" and not self.augmentation),
+            f"codec is set, expected method diffusion without augmentation, but method is {self.method}",
+        )
+        require(
+            self.method == "diffusion" or not self.is_conditioned,
+            "method is autoencoder, expected neither classes nor captions",
+        )
+        require(
+            self.method != "diffusion" or not (self.objective.bounded or self.objective.learned_variance),
+            "objective.bounded or learned_variance is true, but latents have neither bounds nor levels; expected false",
+        )
+        require(
+            self.size % self.codec.factor == 0,
+            f"size is {self.size}, expected a multiple of {self.codec.factor}, the factor of the autoencoder",
+        )
 
     @property
     def is_conditioned(self) -> bool:
@@ -101,25 +129,49 @@ class Spec:
         """Shape of the noise from which one sample is drawn: that of an image, or of a latent."""
         if self.vae is not None:
             return self.vae.latent_channels, *([self.vae.latent_size] * 2 if self.vae.latent_size > 1 else [])
-        return (self.channels, self.size, self.size) if self.gan is None else (self.gan.latent,)
+        if self.gan is not None:
+            return (self.gan.latent,)
+        if self.codec is not None:
+            return self.codec.latent_channels, *[self.size // self.codec.factor] * 2
+        return self.channels, self.size, self.size
+
+    @property
+    def noise_size(self) -> int:
+        """Height and width of what diffuses: of images or of latents."""
+        return self.size // self.codec.factor if self.codec is not None else self.size
+
+    @property
+    def draws_latents(self) -> bool:
+        """Whether what the model draws are latents, which its autoencoder decodes."""
+        return self.method == "diffusion" and self.codec is not None
 
 
 def require_diffusion(spec: Spec, purpose: str) -> None:
     """Raise UserError unless the model is a diffusion model. `purpose` begins the sentence."""
     if spec.method != "diffusion":
-        kind = {"vae": "a VAE", "gan": "a GAN"}[spec.method]
+        kind = {
+            "vae": "a VAE, which draws in one evaluation",
+            "gan": "a GAN, which draws in one evaluation",
+            "autoencoder": "an autoencoder, which draws nothing",
+        }[spec.method]
+        raise UserError(f"{purpose} needs noise levels, but this model is {kind} and has none; use a diffusion model")
+
+
+def require_pixels(spec: Spec, purpose: str) -> None:
+    """Raise UserError if the model draws latents. `purpose` begins the sentence."""
+    if spec.draws_latents:
         raise UserError(
-            f"{purpose} needs noise levels, but this model is {kind}, which draws in one evaluation and has none; "
-            "use a diffusion model"
+            f"{purpose} needs a model of pixels, but this model draws latents, which its autoencoder decodes"
         )
 
 
 def architecture_of(spec: Spec) -> Mapping[str, Any]:
     """Return the arguments of the `UNet` of a diffusion model."""
+    channels, size, _ = spec.noise_shape
     return vars(spec.network) | {
-        "channels": spec.channels,
-        "out_channels": (2 if spec.objective.learned_variance else 1) * spec.channels,
-        "size": spec.size,
+        "channels": channels,
+        "out_channels": (2 if spec.objective.learned_variance else 1) * channels,
+        "size": size,
         "classes": len(spec.classes),
         "augmentation": spec.augmentation,
         "convention": spec.convention,
@@ -130,6 +182,8 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
 
 def build_network(spec: Spec) -> Conditional:
     """Return the untrained network of the model: a U-Net, an encoder with its decoder, or a generator."""
+    if spec.method == "autoencoder":
+        return build_codec(spec)
     images = {"channels": spec.channels, "size": spec.size, "classes": len(spec.classes)}
     if spec.vae is not None:
         return Autoencoder(**images, **vars(spec.vae))
@@ -138,8 +192,58 @@ def build_network(spec: Spec) -> Conditional:
     return UNet(**architecture_of(spec))
 
 
+def spec_of_autoencoder(*, channels: int, size: int, codec: Codec) -> Spec:
+    """Return the specification of an autoencoder of such images, whose other sections nothing reads."""
+    return Spec(
+        channels=channels,
+        size=size,
+        classes=(),
+        unconditional=True,
+        schedule=_NO_SCHEDULE,
+        objective=_NO_OBJECTIVE,
+        network=_NO_NETWORK,
+        convention=CONVENTION,
+        method="autoencoder",
+        codec=codec,
+    )
+
+
+_NO_SCHEDULE = Schedule(
+    name="linear", T=1000, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
+)
+_NO_OBJECTIVE = Objective(
+    target="eps",
+    weight="simple",
+    min_snr_gamma=5.0,
+    p2_gamma=1.0,
+    sigma_data=0.5,
+    learned_variance=False,
+    vlb_weight=0.001,
+    bounded=False,
+)
+_NO_NETWORK = Network(
+    patch=1,
+    width=8,
+    multipliers=(1,),
+    blocks=1,
+    attention=(),
+    head_channels=8,
+    dropout=0.0,
+    embedding="add",
+    resample="conv",
+    groups=None,
+)
+
+
+def build_codec(spec: Spec) -> AutoencoderKL:
+    """Return the untrained autoencoder of a model that has one."""
+    assert spec.codec is not None
+    return AutoencoderKL(channels=spec.channels, **vars(spec.codec))
+
+
 def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
-    """Return the shape of each of the network's weights, by name, without allocating them.
+    """Return the shape of each of the network's weights, by name, without allocating them; of an autoencoder beside it
+    after CODEC.
 
     Raise ValueError, ArithmeticError, TypeError or RuntimeError for a network too large for a file of `tensors`
     tensors.
@@ -149,4 +253,9 @@ def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
     layers = 0 if spec.text is None else spec.text.layers
     require(layers <= tensors, f"the text encoder has {layers} layers, but the file has {tensors} tensors")
     require(not too_deep, f"{spec.method} has {section.blocks} blocks, but the file has {tensors} tensors")
-    return shapes_of(lambda: build_network(spec))
+    deep = spec.codec is not None and spec.codec.blocks > tensors
+    require(not deep, f"codec has {spec.codec and spec.codec.blocks} blocks, but the file has {tensors} tensors")
+    shapes = shapes_of(lambda: build_network(spec))
+    if spec.draws_latents:
+        shapes |= {f"{CODEC}{name}": shape for name, shape in shapes_of(lambda: build_codec(spec)).items()}
+    return shapes

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ddpm import model_file
-from ddpm.compute.hardware import choose_precision
+from ddpm.compute.hardware import Precision, choose_precision
 from ddpm.errors import UserError
 from ddpm.generation.recipe import Recipe
+from ddpm.images import to_uint8
 from ddpm.model_file import Model
-from ddpm.model_spec import require_diffusion
+from ddpm.model_spec import require_diffusion, require_pixels
 from ddpm.sampling.drawing import surrounded
 from ddpm.sampling.samplers import Denoise
 from ddpm.seeding import seed_of
@@ -61,16 +62,28 @@ class Batch:
 
     def drawn(self, z: Tensor) -> Tensor:
         """Return the images of latents z, in one evaluation, for methods vae and gan: [N,C,H,W]."""
-        precision = choose_precision(self.recipe.precision, self.device, self.model.spec.size)
         condition = None if self.condition is None else self.condition.to(self.device)
-        return self.model.drawn(z, condition, precision=precision)
+        return self.model.drawn(z, condition, precision=self._precision)
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Return the images of what the reverse process draws, [N, *noise_shape]: uint8 [N,C,H,W] on the CPU.
+
+        Raise NotFiniteError as `to_uint8` does.
+        """
+        return to_uint8(self.model.decoded(x, precision=self._precision)).cpu()
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Return images [N,C,H,W] in [-1, 1] as what the reverse process draws; see `levels`."""
+        return self.model.encoded(x, precision=self._precision)
 
     def denoise(self) -> Denoise:
         """Return the model's denoiser with the condition, with guidance and with x_0 in [-1, 1].
 
-        Raise UserError for a guide that does not fit the model.
+        Raise UserError for a guide that does not fit the model, or for dynamic thresholding of latents.
         """
-        precision = choose_precision(self.recipe.precision, self.device, self.model.spec.size)
+        if self.recipe.threshold is not None:
+            require_pixels(self.model.spec, "threshold")
+        precision = self._precision
         guide = None if self.recipe.guide is None else _guide(self.recipe.guide, self.model, self.device)
         estimate = surrounded(
             self.recipe,
@@ -80,6 +93,10 @@ class Batch:
         )
         condition = None if self.condition is None else self.condition.to(self.device)
         return lambda x_t, t: estimate(x_t, t, condition)
+
+    @property
+    def _precision(self) -> Precision:
+        return choose_precision(self.recipe.precision, self.device, self.model.spec.noise_size)
 
 
 def _guide(name: str, model: Model, device: torch.device) -> Model:
@@ -99,7 +116,7 @@ def require_guide(guide: Model, model: Model, *, called: str) -> None:
             f"the guide {called} reads captions otherwise than the model, by another tokenizer or text.length; guide "
             "with a model of its kind"
         )
-    for key in ("channels", "size", "classes"):
+    for key in ("channels", "size", "classes", "codec"):
         theirs, ours = getattr(guide.spec, key), getattr(model.spec, key)
         if theirs != ours:
             raise UserError(

@@ -9,7 +9,6 @@ from ddpm.compute.processes import assembled, dealt, leads, processes, rank
 from ddpm.errors import UserError
 from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe
-from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
 from ddpm.sampling.drawing import drawn
@@ -66,7 +65,7 @@ def generate(
                 indices=range(first + start, first + stop),
                 condition=None if condition is None else condition[start:stop],
             )
-            images.append(to_uint8(last_of(sampling_steps(part)).x_t).cpu())
+            images.append(part.levels(last_of(sampling_steps(part)).x_t))
             bar.update(stop - start)
     return torch.cat(images)
 

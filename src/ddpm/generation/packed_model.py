@@ -18,7 +18,13 @@ def pack(source: Path, target: Path, *, recipe: Mapping[str, Any], guides: Path)
     """
     model, sha256 = model_file.load(source), recipe_from(recipe).guide
     guide = None if sha256 is None else _find_guide(sha256, guides)
-    described: dict[str, Any] = {"spec": model.spec, "lineage": model.lineage, "recipe": dict(recipe), "guide": guide}
+    described: dict[str, Any] = {
+        "spec": model.spec,
+        "lineage": model.lineage,
+        "recipe": dict(recipe),
+        "guide": guide,
+        "codec": model.codec,
+    }
     return model, model_file.save(target, network=model.network, **described)
 
 

@@ -1,16 +1,19 @@
 """Tasks of a trained model on given pictures: uint8 in, uint8 out. Image k of a seed is the same in any batch.
 
 Each task uses the sampler of its paper, and guidance and clipping from the batch's recipe. `images` are [N,C,H,W] (or a
-measurement of such images), one for each image of the batch.
+measurement of such images), one for each image of the batch. A model of latents does a task in its latents; tasks that
+need pixels raise UserError.
 """
 
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.generation.batch import Batch
 from ddpm.images import LEVELS_PER_UNIT, to_model_range, to_uint8
+from ddpm.model_spec import require_pixels
 from ddpm.sampling import editing, grids, restoration, samplers
 from ddpm.sampling.restoration import Operator
 from ddpm.sampling.samplers import Step, last_of
@@ -22,20 +25,32 @@ ETA = 0.85
 @torch.inference_mode()
 def inpaint(batch: Batch, images: Tensor, mask: Tensor, *, steps: int, jump: int, resamplings: int) -> Tensor:
     """Keep the images, to the bit, where mask (bool, broadcast to [N,1,H,W]) is true; elsewhere inpaint by RePaint."""
-    process, noise = batch.model.schedule, batch.noise()
+    process, noise, spec = batch.model.schedule, batch.noise(), batch.model.spec
+    known, mask = images.to(batch.device), mask.to(batch.device)
+    inside = known_latents(mask, factor=spec.codec.factor) if spec.codec is not None else mask
     grid = grids.optimized(process, steps)
     path = restoration.resampling_path(grid, jump=jump, resamplings=resamplings)
-    return _last(
+    drawn = _last(
+        batch,
         restoration.repaint(
             batch.denoise(),
             process,
             process.prior_std * noise(),
             path,
             noise,
-            known=_in_model_range(batch, images),
-            mask=mask.to(batch.device),
-        )
+            known=_as_drawn(batch, known),
+            mask=inside,
+        ),
     )
+    return torch.where(mask, known, drawn.to(batch.device)).cpu()
+
+
+def known_latents(mask: Tensor, *, factor: int) -> Tensor:
+    """Return where latents are known, bool [N,1,h,w]: where all their pixels are, bool [N,1,H,W].
+
+    A latent also depends on pixels around its own, so a known one beside the unknown part is near to its true value.
+    """
+    return ~F.max_pool2d((~mask).float(), factor).bool()
 
 
 @torch.inference_mode()
@@ -45,7 +60,8 @@ def restore(batch: Batch, measured: Tensor, operator: Operator, *, steps: int) -
     Means (super-resolution, colourisation) equal the given ones to the bit. The blur of the images is as near to the
     given picture as possible in the root mean square, plus half a level of rounding.
     """
-    process, noise, y = batch.model.schedule, batch.noise(), _in_model_range(batch, measured)
+    require_pixels(batch.model.spec, "restoration of a measurement")
+    process, noise, y = batch.model.schedule, batch.noise(), to_model_range(measured.to(batch.device))
     denoise = restoration.consistent(batch.denoise(), operator, y)
     grid = grids.optimized(process, steps)
     step = last_of(samplers.ddim(denoise, process, process.prior_std * noise(), grid, noise, eta=ETA))
@@ -55,10 +71,11 @@ def restore(batch: Batch, measured: Tensor, operator: Operator, *, steps: int) -
 @torch.inference_mode()
 def denoise(batch: Batch, images: Tensor, *, std: float, steps: int) -> Tensor:
     """Return samples of clean images given the noisy ones; `std` is that of the noise in grey levels."""
-    process, noise = batch.model.schedule, batch.noise()
+    require_pixels(batch.model.spec, "denoising of a picture")
+    process, noise, y = batch.model.schedule, batch.noise(), to_model_range(images.to(batch.device))
     grid = grids.optimized(process, steps)
-    x_t, grid = restoration.start_of_noisy(process, _in_model_range(batch, images), grid, std=std / LEVELS_PER_UNIT)
-    return _last(samplers.ddpm(batch.denoise(), process, x_t, grid, noise, variance="small"))
+    x_t, grid = restoration.start_of_noisy(process, y, grid, std=std / LEVELS_PER_UNIT)
+    return _last(batch, samplers.ddpm(batch.denoise(), process, x_t, grid, noise, variance="small"))
 
 
 @torch.inference_mode()
@@ -66,8 +83,8 @@ def edit(batch: Batch, images: Tensor, *, strength: float, steps: int) -> Tensor
     """Return the images after noise of this strength (in (0, 1]) and sampling, by SDEdit."""
     process, noise = batch.model.schedule, batch.noise()
     grid = grids.optimized(process, steps)
-    x_t, grid = editing.start_of_edit(process, _in_model_range(batch, images), grid, strength=strength, noise=noise)
-    return _last(samplers.ddpm(batch.denoise(), process, x_t, grid, noise, variance="small"))
+    x_t, grid = editing.start_of_edit(process, _as_drawn(batch, images), grid, strength=strength, noise=noise)
+    return _last(batch, samplers.ddpm(batch.denoise(), process, x_t, grid, noise, variance="small"))
 
 
 @torch.inference_mode()
@@ -76,16 +93,17 @@ def interpolate(batch: Batch, a: Tensor, b: Tensor, weight: Tensor, *, steps: in
     process, denoise = batch.model.schedule, batch.denoise()
     grid = grids.optimized(process, steps)
     from_a, from_b = (
-        editing.ddim_inversion(denoise, process, _in_model_range(batch, images), grid, iterations=iterations)
+        editing.ddim_inversion(denoise, process, _as_drawn(batch, images), grid, iterations=iterations)
         for images in (a, b)
     )
     x_T = editing.slerp(from_a, from_b, weight.to(batch.device))
-    return _last(samplers.ddim(denoise, process, x_T, grid, batch.noise(), eta=0.0))
+    return _last(batch, samplers.ddim(denoise, process, x_T, grid, batch.noise(), eta=0.0))
 
 
-def _in_model_range(batch: Batch, images: Tensor) -> Tensor:
-    return to_model_range(images.to(batch.device))
+def _as_drawn(batch: Batch, images: Tensor) -> Tensor:
+    """Return the images as the reverse process draws them: in the model's range, or their latents."""
+    return batch.encoded(to_model_range(images.to(batch.device)))
 
 
-def _last(steps: Iterator[Step]) -> Tensor:
-    return to_uint8(last_of(steps).x_t).cpu()
+def _last(batch: Batch, steps: Iterator[Step]) -> Tensor:
+    return batch.levels(last_of(steps).x_t)

@@ -62,7 +62,7 @@ def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
     """
     batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows(model, 20))
     if model.spec.method == "diffusion":
-        steps = [to_uint8(step.x_t).cpu() for step in sampling_steps(batch)]
+        steps = [batch.levels(step.x_t) for step in sampling_steps(batch)]
     else:
         steps = [to_uint8(x).cpu() for x in walk(batch, FRAMES)]
     stride = -(-len(steps) // FRAMES)

@@ -13,7 +13,7 @@ from ddpm import model_file
 from ddpm.compute.settings import Precision
 from ddpm.errors import UserError
 from ddpm.model_file import WRONG, Model
-from ddpm.networks.settings import Method
+from ddpm.networks.settings import Kind
 from ddpm.sampling.catalogue import DIRECT
 from ddpm.sampling.settings import Ddim, Ddpm, Drawing, Heun, Karras, Langevin, Sample, Unipc
 from ddpm.settings import section, sentence_of
@@ -27,7 +27,7 @@ class Recipe(Drawing):
     """`runtime.precision`; the device determines the meaning of auto."""
 
 
-def recipe_in(sample: Sample, precision: Precision, method: Method = "diffusion") -> Recipe:
+def recipe_in(sample: Sample, precision: Precision, method: Kind = "diffusion") -> Recipe:
     """Return the recipe in params.yaml; its guide is a file. Only diffusion has settings for sampling."""
     if method != "diffusion":
         return replace(DIRECTLY, precision=precision)

@@ -7,7 +7,11 @@ from typing import Literal
 from ddpm.settings import require, require_at_least, require_positive, require_share, section
 
 Method = Literal["diffusion", "vae", "gan"]
-"""Kind of model."""
+"""Kind of model that generates images."""
+Kind = Literal[Method, "autoencoder"]
+"""Kind of model in a file; an autoencoder brings images to latents, in which a diffusion model is trained, and back."""
+Domain = Literal["pixels", "autoencoder"]
+"""What diffuses: the pixels of images, or their latents by an autoencoder."""
 Condition = Literal["none", "label", "text"]
 """What a model is conditioned on."""
 PAD, START, FIRST = 0, 1, 2

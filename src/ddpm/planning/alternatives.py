@@ -25,7 +25,7 @@ class Alternative:
 def models(spec: Spec) -> dict[tuple[str, int], Spec]:
     """Return (setting, value) and the model with it: half the size, twice the patch, half the width, where valid."""
     found = {}
-    if spec.size // 2 >= _SMALLEST:
+    if spec.size // 2 >= _SMALLEST and (spec.codec is None or spec.size // 2 % spec.codec.factor == 0):
         found["data.size", spec.size // 2] = replace(spec, size=spec.size // 2)
     if spec.vae is not None:
         return found | {
@@ -36,7 +36,7 @@ def models(spec: Spec) -> dict[tuple[str, int], Spec]:
             ("gan.width", half): replace(spec, gan=replace(spec.gan, width=half)) for half in _half(spec.gan)
         }
     network = spec.network
-    if spec.size // (2 * network.patch) >= _SMALLEST:
+    if spec.noise_size // (2 * network.patch) >= _SMALLEST:
         patched = replace(network, patch=2 * network.patch)
         found["network.patch", patched.patch] = replace(spec, network=patched)
     try:

@@ -138,7 +138,7 @@ class _Memory:
     @classmethod
     def of(cls, trials: Trials, *, spec: Spec, batch: int, number: int, shares: int) -> "_Memory":
         first, last = trials.points[0], trials.points[-1]
-        noise = 4 * spec.channels * spec.size**2  # every process draws that of the whole batch
+        noise = 4 * math.prod(spec.noise_shape)  # every process draws that of the whole batch
         if first is last:
             per_image = max(0.0, last.bytes - 4.0 * trials.held)
         else:

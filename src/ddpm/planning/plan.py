@@ -113,7 +113,8 @@ class Plan:
         parameters = f"{cost.parameters:,} parameters"
         if self.settings.lora.rank:
             parameters += f", {cost.trained:,} to train in adapters"
-        lines = [f"plan: {pictures} of {spec.size}x{spec.size}, {colour}; network of {parameters}"]
+        latents = "" if spec.codec is None else f", as latents of {spec.noise_size}x{spec.noise_size}"
+        lines = [f"plan: {pictures} of {spec.size}x{spec.size}, {colour}{latents}; network of {parameters}"]
         if math.isinf(cost.seconds):
             return [
                 *lines,

@@ -207,19 +207,17 @@ class _Bench:
             tiny = replace(spec, size=8, gan=replace(spec.gan, width=8))
         else:
             unet = replace(spec.network, width=8, head_channels=8, groups=None, patch=1, attention=(8,))
-            tiny = replace(spec, size=8, network=unet)
+            tiny = replace(spec, size=8 if spec.codec is None else 8 * spec.codec.factor, network=unet)
         self.step_seconds(tiny, 1)
         self._memory_before = _resident_peak()
 
     def step_seconds(self, spec: Spec, n: int, *, at_a_time: int | None = None, count: bool = False) -> float:
         """Return the time of a training step with n images, of which `at_a_time` are on the device at a time."""
-        import numpy as np
         from torch.utils.flop_counter import FlopCounterMode
 
         from ddpm.training import session
         from ddpm.training.curves import Meter
 
-        random = np.random.default_rng(0)
         # The rate is small, so that nothing overflows; the length is out of reach.
         settings = replace(
             self.job.train,
@@ -232,7 +230,7 @@ class _Bench:
         )
         training = session.begin(
             spec,
-            random.integers(0, 256, (n, spec.channels, spec.size, spec.size), dtype=np.uint8),
+            _samples(spec, n),
             _conditions(spec, n),
             data_hash="random",
             code_hash="of a trial",
@@ -322,6 +320,16 @@ def _conditions(spec: Spec, n: int) -> "np.ndarray | None":
     if spec.text is not None:  # without the library of the tokenizer, since only their number matters
         return np.full((n, spec.text.length), START, np.int32)
     return np.arange(n) % len(spec.classes) if spec.classes else None
+
+
+def _samples(spec: Spec, n: int) -> Any:
+    """Return n random samples as they are stored: images, or latents of images."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    if spec.draws_latents:
+        return random.standard_normal((n, *spec.noise_shape)).astype(np.float16)
+    return random.integers(0, 256, (n, spec.channels, spec.size, spec.size), dtype=np.uint8)
 
 
 def _stand_in(spec: Spec) -> "Parent":

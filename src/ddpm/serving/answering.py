@@ -136,11 +136,14 @@ class Answering:
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:
     """Return the largest work of the request: network evaluations times pixels (height times width).
 
+    Of a model of latents it is evaluations times positions of latents, and the pixels that are decoded.
+
     Guidance counts at every noise level, because counting the levels of an interval exactly would itself be work.
     """
     steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.recipe.steps
     networks = 1 if request.recipe.guidance == 1 else 2
-    return request.number * steps * networks * model.spec.size**2
+    spec = model.spec
+    return request.number * (steps * networks * spec.noise_size**2 + (spec.size**2 if spec.draws_latents else 0))
 
 
 def _complete(fields: Mapping[str, Any], model: Model) -> SampleRequest | PictureRequest:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ddpm.generation.batch import Batch, PerImageNoise
 from ddpm.generation.generate import sampling_steps
 from ddpm.generation.recipe import Recipe
-from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.sampling.samplers import last_of
 from ddpm.serving import sample_request
@@ -161,4 +160,4 @@ def draw_together(model: Model, requests: Sequence[SampleRequest]) -> list[Tenso
         condition=torch.cat(conditions) if conditions else None,
         requests=requests,
     )
-    return list(to_uint8(last_of(sampling_steps(batch)).x_t).cpu().split(numbers))
+    return list(batch.levels(last_of(sampling_steps(batch)).x_t).split(numbers))

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from ddpm.generation.batch import Batch
 from ddpm.generation.generate import sampling_steps
-from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.serving.sample_request import SampleRequest, condition_of
 
@@ -27,9 +26,9 @@ def filmed(model: Model, request: SampleRequest) -> tuple[Tensor, Tensor]:
     every = -(-request.recipe.steps // request.frames)
     states: list[Tensor] = []
     for k, step in enumerate(sampling_steps(batch)):
-        last = to_uint8(step.x_t).cpu()
         if k % every == 0:
-            states.append(last)
+            states.append(batch.levels(step.x_t))
+    last = batch.levels(step.x_t)
     if (len(states) - 1) * every != k:
         states = [*states[: request.frames - 1], last]
     return last, torch.cat(states, dim=2)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ddpm.compute.hardware import sent
 from ddpm.diffusion.sample_shape import per_sample
-from ddpm.images import STORED, Images, Sharded
+from ddpm.images import Images, Sharded
 from ddpm.seeding import seed_of
 from ddpm.training.order import make_order
 
@@ -16,7 +16,7 @@ _COPY_BYTES = 64 << 20
 class Batches:
     """An endless shuffled sequence of images, addressed by the number of images seen before.
 
-    On CUDA the whole uint8 array is copied to device memory if it takes at most a quarter of the free memory. Otherwise
+    On CUDA the whole array is copied to device memory if it takes at most a quarter of the free memory. Otherwise
     batches are gathered from the memory-mapped files, and shards of a store are fetched before they are needed.
     Nothing is decoded here.
     """
@@ -51,7 +51,7 @@ class Batches:
         self._resident = _on_device(images, device) if fits else None
 
     def at(self, images_seen: int, part: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
-        """Return the batch after `images_seen` images: uint8 [B, C, *shape], and its conditions [B, ...] or None.
+        """Return the stored samples after `images_seen` images, [B, C, *shape], and their conditions [B, ...] or None.
 
         Both are on the device, for which this does not wait: the next images are gathered while it computes. Only the
         positions `part` of the batch are read and returned.
@@ -88,7 +88,7 @@ class Batches:
 
 def _on_device(images: Images, device: torch.device) -> Tensor:
     """Return all images on the device, copied in parts, so that the host never has a second copy of all."""
-    resident = torch.empty(tuple(images.shape), dtype=STORED, device=device)
+    resident = torch.empty(tuple(images.shape), dtype=torch.from_numpy(np.array(images[:0])).dtype, device=device)
     step = max(1, _COPY_BYTES * len(images) // max(images.nbytes, 1))
     for start in range(0, len(images), step):
         resident[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)

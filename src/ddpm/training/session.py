@@ -19,7 +19,7 @@ from ddpm.images import Images
 from ddpm.model_spec import Spec, build_network
 from ddpm.networks.conditioned import Conditional
 from ddpm.networks.gan import Adversaries, Discriminator, Generator
-from ddpm.networks.settings import Method as Kind
+from ddpm.networks.settings import Kind
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished, lora
@@ -38,6 +38,7 @@ TERMS: dict[Kind, tuple[str, ...]] = {
     "diffusion": Diffusion.terms,
     "vae": ("reconstruction", "kl"),
     "gan": ("loss_D", "loss_G", "r1", "D_real", "D_generated"),
+    "autoencoder": ("reconstruction", "perceptual", "kl"),
 }
 """Names of the means that the curves of each method have besides the loss."""
 

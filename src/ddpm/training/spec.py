@@ -5,14 +5,14 @@ from typing import Any
 
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.model_spec import Spec
-from ddpm.networks.settings import CONVENTION, Condition, Convention, Gan, Method, Network, Text, Tokenizer, Vae
+from ddpm.networks.settings import CONVENTION, Condition, Convention, Gan, Kind, Method, Network, Text, Tokenizer, Vae
 from ddpm.settings import as_dict
 from ddpm.training import augmentation
 from ddpm.training.settings import Train
 
 SECTIONS = ("method", "schedule", "objective", "network", "vae", "gan", "condition", "text", "train")
 """Parts of params.yaml by which a model is specified."""
-_READ: dict[Method, tuple[str, ...]] = {
+_READ: dict[Kind, tuple[str, ...]] = {
     "diffusion": ("schedule", "objective", "network"),
     "vae": ("vae",),
     "gan": ("gan",),

@@ -188,6 +188,9 @@ def _warnings(network: nn.Module, spec: Spec, parent: Model) -> tuple[str, ...]:
             keys.append(key)
     values = [(key, value_of(spec, key), value_of(parent.spec, key)) for key in keys]
     differing = [f"{key} {theirs} (here {ours})" for key, ours, theirs in values if ours != theirs]
+    differing += (
+        ["latents of another autoencoder, or pixels instead of latents"] if spec.codec != parent.spec.codec else []
+    )
     if not differing:
         return ()
     return (

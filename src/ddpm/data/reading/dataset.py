@@ -18,11 +18,17 @@ from ddpm.data.reading.captions import CAPTIONS, read_captions
 from ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from ddpm.compute.settings import Runtime
-    from ddpm.data.reading.shard_index import Shard
+    from ddpm.data.reading.shard_index import Index, Shard
     from ddpm.images import Images
+
+
+FACTS_OF_LATENTS = "latents.json"
+"""Name of the file of what the latents are."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,14 @@ class Split:
         return self.captions()
 
 
+@dataclass(frozen=True)
+class Latents:
+    samples: "Images"
+    """float16 [N,C,h,w], standardised, in the order of the training images."""
+    autoencoder_sha256: str
+    """Hash of the file of the autoencoder that made them."""
+
+
 def read_facts(folder: Path) -> Facts:
     """Read dataset.json. Raises UserError if it is missing."""
     path = folder / "dataset.json"
@@ -91,19 +105,55 @@ def read_split(folder: Path, name: Literal["train", "test"], runtime: "Runtime |
     """
     import numpy as np
 
-    from ddpm.data.reading.shard_cache import ShardCache
-    from ddpm.data.reading.shard_index import read_index
-    from ddpm.data.reading.sharded_images import ShardedImages
+    from ddpm.data.reading.shard_index import IMAGES, read_index
 
     index, path = read_index(folder / name), folder / name / "labels.npy"
     labels = np.load(path, mmap_mode="r" if len(index.shards) > 1 else None) if path.exists() else None
+
+    def shape() -> tuple[int, int, int]:
+        facts = read_facts(folder)
+        return facts.channels, facts.size, facts.size
+
+    return Split(_samples(folder / name, index, shape, IMAGES, runtime), labels, folder / name)
+
+
+def read_latents(folder: Path, runtime: "Runtime | None" = None) -> "Latents | None":
+    """Read the latents of the training images that stage `encode` has written; None if the pixels themselves diffuse.
+
+    Raises UserError as `read_split` does.
+    """
+    from ddpm.data.reading.shard_index import LATENTS, read_index
+
+    path = folder / FACTS_OF_LATENTS
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} was not found; create it with `dvc repro encode`") from None
+    if facts["codec"] == "pixels":
+        return None
+    split = folder / "train"
+    samples = _samples(split, read_index(split), lambda: tuple(facts["shape"]), LATENTS, runtime)
+    return Latents(samples, facts["autoencoder_sha256"])
+
+
+def _samples(
+    folder: Path,
+    index: "Index",
+    shape: "Callable[[], tuple[int, int, int]]",
+    dtype: "np.dtype",
+    runtime: "Runtime | None",
+) -> "Images":
+    """Return the samples of the split in `folder`: a memory map of the only local shard, else ShardedImages.
+
+    `shape` returns [C,H,W] of one of them.
+    """
+    from ddpm.data.reading.shard_cache import ShardCache
+    from ddpm.data.reading.sharded_images import ShardedImages
+
     if index.store is None and len(index.shards) == 1:
-        images = _only_shard(Path(index.location(folder / name, index.shards[0])), index.shards[0])
-        return Split(images, labels, folder / name)
-    facts = read_facts(folder)
+        return _only_shard(Path(index.location(folder, index.shards[0])), index.shards[0])
     cache = None if runtime is None else ShardCache(Path(runtime.cache), runtime.cache_bytes)
-    shape = (facts.channels, facts.size, facts.size)
-    return Split(ShardedImages(folder / name, index, image_shape=shape, cache=cache), labels, folder / name)
+    return ShardedImages(folder, index, image_shape=shape(), cache=cache, dtype=dtype)
 
 
 def _only_shard(path: Path, shard: "Shard") -> "np.ndarray":

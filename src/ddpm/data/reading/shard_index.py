@@ -1,7 +1,7 @@
-"""Shards of a split's images, as plain .npy files, and the index that lists them.
+"""Shards of a split's samples, images or latents, as plain .npy files, and the index that lists them.
 
 shards.json       {"store": null or a URL, "shards": [{"name", "images", "sha256"}, …]}, in the order of the images
-shard-00000.npy   uint8 [n,C,H,W]; beside the index, or as STORE/<sha256>.npy in an object store
+shard-00000.npy   [n,C,H,W], uint8 of images, float16 of latents; beside the index, or STORE/<sha256>.npy in a store
 
 An object is named by the sha256 of its content, so preparing again uploads only changed or damaged shards, and the
 index of an older revision stays valid.
@@ -27,6 +27,8 @@ from ddpm.errors import UserError
 from ddpm.files import flush, flush_names, write_json
 
 INDEX = "shards.json"
+IMAGES = np.dtype(np.uint8)
+LATENTS = np.dtype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,16 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def write_shard(
-    folder: Path, number: int, images: Iterable[np.ndarray], *, n: int, shape: tuple[int, int, int], store: str | None
+    folder: Path,
+    number: int,
+    images: Iterable[np.ndarray],
+    *,
+    n: int,
+    shape: tuple[int, int, int],
+    store: str | None,
+    dtype: np.dtype = IMAGES,
 ) -> Shard:
-    """Write shard `number` of the split in `folder` from pieces uint8 [m,C,H,W], together [n, *shape].
+    """Write shard `number` of the split in `folder` from pieces [m,C,H,W] of this dtype, together [n, *shape].
 
     With a `store` the shard is uploaded and the local file removed. The file is written without a memory map, since
     pages of a writable map count as memory of this process until they are on disk.
@@ -86,11 +95,11 @@ def write_shard(
     hashed = hashlib.sha256()
     written = 0
     with path.open("wb") as file:
-        header = _header((n, *shape))
+        header = _header((n, *shape), dtype)
         file.write(header)
         hashed.update(header)
         for piece in images:
-            assert (piece.dtype, piece.shape[1:]) == (np.uint8, shape), (piece.dtype, piece.shape)
+            assert (piece.dtype, piece.shape[1:]) == (dtype, shape), (piece.dtype, piece.shape)
             data = np.ascontiguousarray(piece).data
             file.write(data)
             hashed.update(data)
@@ -136,14 +145,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
-    """Return how many images of `shape` [C,H,W] fit in a file of `shard_bytes`; at least one."""
-    return max(1, (shard_bytes - len(_header((1 << 40, *shape)))) // int(np.prod(shape)))
+def images_per_shard(shape: tuple[int, int, int], shard_bytes: int, dtype: np.dtype = IMAGES) -> int:
+    """Return how many samples of `shape` [C,H,W] fit in a file of `shard_bytes`; at least one."""
+    header = len(_header((1 << 40, *shape), dtype))
+    return max(1, (shard_bytes - header) // (int(np.prod(shape)) * dtype.itemsize))
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return buffer.getvalue()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.data.reading.shard_cache import ShardCache, mark_used
-from ddpm.data.reading.shard_index import Index, made_again, require_whole
+from ddpm.data.reading.shard_index import IMAGES, Index, made_again, require_whole
 from ddpm.errors import UserError
 
 OPEN_SHARDS = 1024
@@ -22,20 +22,26 @@ _HEADER_BYTES = 128
 
 
 class ShardedImages:
-    """uint8 [N,C,H,W], read-only: rows are copied from memory-mapped shards; no other pixels are in memory.
+    """[N,C,H,W], uint8 of images or float16 of latents, read-only.
+
+    Rows are copied from memory-mapped shards; no other samples are in memory.
 
     Shards of a store are fetched when they are first read, and stay in the cache while it has room. Every shard is
     hashed before it is first read. Thread-safe. Reading raises UserError for a shard that is missing, damaged or of
     another shape than the index says, and for a store that does not answer.
     """
 
-    dtype = np.dtype(np.uint8)
-
     def __init__(
-        self, folder: Path, index: Index, *, image_shape: tuple[int, int, int], cache: ShardCache | None = None
+        self,
+        folder: Path,
+        index: Index,
+        *,
+        image_shape: tuple[int, int, int],
+        cache: ShardCache | None = None,
+        dtype: np.dtype = IMAGES,
     ) -> None:
         """Read the split in `folder`; `image_shape` is [C,H,W]. Only shards of a store need a cache."""
-        self._folder, self._index, self._cache = folder, index, cache
+        self._folder, self._index, self._cache, self.dtype = folder, index, cache, dtype
         self.sizes = tuple(shard.images for shard in index.shards)
         """Images per shard."""
         self.shape = (index.images, *image_shape)
@@ -49,7 +55,7 @@ class ShardedImages:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -89,7 +95,7 @@ class ShardedImages:
         rows = np.where(rows < 0, rows + len(self), rows)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()}, of {len(self)} images")
-        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
         order = np.argsort(rows, kind="stable")  # shard by shard, each in ascending order
         ordered = rows[order]
         shards = np.searchsorted(self._ends, ordered, side="right")
@@ -135,8 +141,8 @@ class ShardedImages:
         expected = (self.sizes[shard], *self.shape[1:])
         if images.shape != expected or images.dtype != self.dtype:
             raise UserError(
-                f"{path} contains {images.dtype} {list(images.shape)}, but its index says uint8 {list(expected)}; "
-                f"{made_again(path)}"
+                f"{path} contains {images.dtype} {list(images.shape)}, but its index says {self.dtype} "
+                f"{list(expected)}; {made_again(path)}"
             )
         return images
 
@@ -154,7 +160,7 @@ class ShardedImages:
         return self._cache.fetched(location, sha256=sha256, n_bytes=self._file_bytes(shard))
 
     def _file_bytes(self, shard: int) -> int:
-        return _HEADER_BYTES + self.sizes[shard] * math.prod(self.shape[1:])
+        return _HEADER_BYTES + self.sizes[shard] * math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 def map_file(path: Path) -> np.ndarray:
