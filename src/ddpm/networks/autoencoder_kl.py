@@ -73,7 +73,8 @@ class AutoencoderKL(DirectNetwork):
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image of z = mean + sigma eps, the mean and the log variance of q(z | x), all float32."""
         mean, log_var = self.q(x)
-        return self.reconstruct(mean + (0.5 * log_var).exp() * eps), mean, log_var
+        x_hat = self.reconstruct(mean + (0.5 * log_var).exp() * eps)
+        return x_hat, mean.clone(), log_var  # FSDP warns of outputs that are views
 
     def hide(self, labels: None, where: Tensor) -> None:
         return None

@@ -160,7 +160,7 @@ def train(
     with autocast(device, precision):
         network = replicated(state.network.train(), example, gradients=gradients)
 
-    def computed(*arguments: object) -> Tensor:
+    def computed(*arguments: object) -> Any:
         with autocast(device, precision):
             return network(*arguments)
 

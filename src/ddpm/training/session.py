@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,22 @@ from ddpm.diffusion.processes import make_process
 from ddpm.errors import UserError
 from ddpm.images import Images
 from ddpm.model_spec import Spec, build_network
+from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.conditioned import Conditional
 from ddpm.networks.gan import Adversaries, Discriminator, Generator
+from ddpm.networks.patch_discriminator import JudgedAutoencoder, PatchDiscriminator
 from ddpm.networks.settings import Kind
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished, lora
+from ddpm.training.autoencoder_settings import Autoencoder
 from ddpm.training.batches import Batches
 from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State, Step, new_state, train
 from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.methods.direct import Direct
 from ddpm.training.methods.method import Method
+from ddpm.training.methods.reconstruction import ERRORS, Perceptual, Reconstruction, terms_of
 from ddpm.training.settings import Train, determining
 from ddpm.training.sharding import compile_steps, is_sharded, require_same, whole
 from ddpm.training.start import Parent, Start, take_over
@@ -38,9 +43,11 @@ TERMS: dict[Kind, tuple[str, ...]] = {
     "diffusion": Diffusion.terms,
     "vae": ("reconstruction", "kl"),
     "gan": ("loss_D", "loss_G", "r1", "D_real", "D_generated"),
-    "autoencoder": ("reconstruction", "perceptual", "kl"),
+    "autoencoder": ERRORS,
 }
 """Names of the means that the curves of each method have besides the loss."""
+_PARTS: dict[type[Conditional], str] = {Adversaries: "generator", JudgedAutoencoder: "autoencoder"}
+"""The part of a network in training that is the model, of those that have a discriminator, too."""
 
 
 @dataclass
@@ -62,6 +69,10 @@ class Training:
     """Stored with every checkpoint: the curves so far, the sums of the current interval, the tracker's run."""
     start: Start | None = None
     """What was taken over from another model; None without train.start."""
+    autoencoder: Autoencoder | None = None
+    """The losses of method autoencoder; None for the other methods."""
+    perceptual: Perceptual | None = None
+    """The perceptual distance among these losses."""
     saved_images: int = 0
     """Images seen at the last checkpoint; a killed training continues from there."""
     saved_run: str | None = None
@@ -100,9 +111,12 @@ class Training:
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the means that the curves have besides the loss."""
-        return TERMS[self.spec.method]
+        return TERMS[self.spec.method] if self.autoencoder is None else terms_of(self.autoencoder)
 
     def _method(self) -> Method:
+        if self.autoencoder is not None:
+            within = partial(hardware.autocast, self.device, self.precision)
+            return Reconstruction(self.spec, self.autoencoder, perceptual=self.perceptual, within=within)
         if self.spec.method != "diffusion":
             return Direct(self.spec, terms=self.terms)
         process = make_process(self.spec.schedule)
@@ -110,15 +124,17 @@ class Training:
         return Diffusion(process, times, self.spec.objective)
 
     def average(self) -> nn.Module:
-        """Return the averaged network of the model, with adapters merged into its weights; of a GAN the generator.
+        """Return the averaged network of the model, with adapters merged into its weights, without a discriminator.
 
         A sharded network is gathered, so all processes must call this.
         """
-        if self.spec.method == "gan":
-            return self.state.ema.network.get_submodule("generator")
-        if not is_sharded(self.state.ema.network) and not self.settings.lora.rank:
-            return self.state.ema.network
-        weights = {name: whole(tensor).cpu() for name, tensor in self.state.ema.network.state_dict().items()}
+        average = self.state.ema.network
+        part = next((name for kind, name in _PARTS.items() if isinstance(average, kind)), "")
+        if not is_sharded(average) and not self.settings.lora.rank:
+            return average.get_submodule(part)
+        gathered = {name: whole(tensor).cpu() for name, tensor in average.state_dict().items()}
+        prefix = f"{part}." if part else ""
+        weights = {name.removeprefix(prefix): gathered[name] for name in gathered if name.startswith(prefix)}
         network = build_network(self.spec)
         network.load_state_dict(lora.merged(weights, self.settings.lora))
         return network.to(self.device).eval()
@@ -179,15 +195,33 @@ class Training:
             finished.keep(self.folder, model=model, run_id=self.extra.get("run_id"))
 
 
-def fingerprint_of(spec: Spec, settings: Train, *, data_hash: str, code_hash: str, parent: Parent | None = None) -> str:
-    """Return the hash of parameters, data, code and parent: the name of the training's folder."""
+def fingerprint_of(
+    spec: Spec,
+    settings: Train,
+    *,
+    data_hash: str,
+    code_hash: str,
+    parent: Parent | None = None,
+    autoencoder: Autoencoder | None = None,
+    perceptual: Perceptual | None = None,
+) -> str:
+    """Return the hash of parameters, data, code, parent and perceptual distance: the name of the training's folder."""
     parts = {"spec": as_dict(spec), "train": determining(settings), "data": data_hash, "code": code_hash}
+    if autoencoder is not None:
+        parts["losses"] = {
+            "weights": as_dict(autoencoder),
+            "perceptual": None if perceptual is None else perceptual.sha256,
+        }
     return checkpoint.fingerprint(parts | {"start": parent and parent.identity["sha256"]})
 
 
-def _network_in_training(spec: Spec) -> Conditional:
-    """Return the untrained network of the model; with a GAN's generator, its discriminator."""
+def _network_in_training(spec: Spec, autoencoder: Autoencoder | None = None) -> Conditional:
+    """Return the untrained network of the model, with the discriminator of a GAN or of an autoencoder's patches."""
     network = build_network(spec)
+    if autoencoder is not None and autoencoder.adversarial_weight:
+        assert isinstance(network, AutoencoderKL)
+        judge = PatchDiscriminator(channels=spec.channels, size=spec.size, width=autoencoder.width)
+        return JudgedAutoencoder(network, judge)
     if spec.gan is None:
         return network
     assert isinstance(network, Generator)
@@ -214,6 +248,8 @@ def begin(
     state_folder: Path,
     parent: Parent | None = None,
     planned: Train | None = None,
+    autoencoder: Autoencoder | None = None,
+    perceptual: Perceptual | None = None,
 ) -> Training:
     """Return a training of the network in `spec`, restored from its last checkpoint if there is one.
 
@@ -221,15 +257,18 @@ def begin(
     parameters, data or code or another parent it is another training. `planned` are the settings with the length that
     was planned for train.minutes; the folder's name does not depend on it, but a checkpoint of another one is refused.
     `code_hash` is the hash of all code on which the result depends (`checkpoint.code_hash`).
+    For method autoencoder, `autoencoder` has the losses, of which `settings` are `train_of` and the spec's codec is
+    `codec_of`; `perceptual` is needed unless its weight is 0, and stays out of the state, the average and the model.
     Raises UserError if runtime.resume is `required` and there is nothing to resume, if the parent shares no weights, or
     if train.lora needs peft, which is not installed.
     """
-    fingerprint = fingerprint_of(spec, settings, data_hash=data_hash, code_hash=code_hash, parent=parent)
+    losses: dict[str, Any] = {"autoencoder": autoencoder, "perceptual": perceptual}
+    fingerprint = fingerprint_of(spec, settings, data_hash=data_hash, code_hash=code_hash, parent=parent, **losses)
     folder = state_folder / fingerprint
     if planned is not None:  # a checkpoint of another planned length is not continued
         settings, fingerprint = planned, checkpoint.fingerprint({"training": fingerprint, "as": determining(planned)})
     torch.manual_seed(seed_of("init", settings.seed))
-    network = _network_in_training(spec)
+    network = _network_in_training(spec, autoencoder)
     start = None if parent is None else take_over(network, spec, parent, transforms=settings.augment.transforms)
     if start is not None and settings.lora.rank:
         lora.adapt(network, start.whole, settings.lora)
@@ -262,6 +301,7 @@ def begin(
         code_hash=code_hash,
         extra={},
         start=start,
+        **losses,
     )
     if hardware.compiles(runtime.compile, device) and spec.method != "gan":  # R1 is differentiated twice
         compile_steps(training.state.network)

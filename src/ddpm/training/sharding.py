@@ -117,7 +117,8 @@ def replicated(
         parallel.register_comm_hook(None, default_hooks.bf16_compress_hook)
     # DDP regroups the gradients after its first backward pass, which changes the order of summation. A first pass here
     # makes that order the same in all steps, also after a restart.
-    parallel(*example()).sum().backward()
+    outputs = parallel(*example())
+    torch.stack([each.sum() for each in ([outputs] if isinstance(outputs, Tensor) else outputs)]).sum().backward()
     network.zero_grad(set_to_none=True)
     return parallel
 

@@ -44,7 +44,7 @@ class Method(Protocol):
     def draw(self, shape: torch.Size, device: torch.device, layout: torch.memory_format) -> Drawn:
         """Draw the random numbers of a step for a batch of this shape from torch's global generator."""
 
-    def losses(self, network: Callable[..., Tensor], images: Images, drawn: Drawn, rows: slice) -> Tensor:
+    def losses(self, network: Callable[..., Any], images: Images, drawn: Drawn, rows: slice) -> Tensor:
         """Return float32 [n, 1 + K]: the loss of each image, which training minimises, and K values for the curves.
 
         `images` are the `rows` of the batch. `network` computes in the precision of the training.
