@@ -22,7 +22,7 @@ from ddpm.errors import UserError
 from ddpm.model_spec import CODEC, Spec, build_codec, build_network, require_diffusion, shapes_of_weights
 from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.cast_weights import with_cast_weights
-from ddpm.networks.conditioned import DirectNetwork
+from ddpm.networks.conditioned import ConditionedNetwork, DirectNetwork
 from ddpm.settings import fault_in, require, section
 
 FORMAT = "ddpm-1"
@@ -134,6 +134,14 @@ class Model:
             return objectives.estimate(objective, network, process, x_t, t)
 
         return estimate
+
+    def read_condition(self, condition: object, n: int, *, precision: Precision = "float32") -> object:
+        """Return what the network reads of the condition of n images, which `estimator` takes instead of it."""
+        network = self._laid_out(precision)
+        if not isinstance(network, ConditionedNetwork):
+            return condition
+        with autocast(next(network.parameters()).device, precision):
+            return network.read_condition(condition, n)
 
     def _laid_out(self, precision: Precision) -> nn.Module:
         """Return the network in its fastest memory layout; for bf16 with weights cast once, until they change."""

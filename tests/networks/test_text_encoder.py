@@ -75,7 +75,7 @@ def test_cross_attention_is_torch_s_multihead_attention() -> None:
     theirs.out_proj.load_state_dict(inner.proj.state_dict())
     queries = layer.norm(x).flatten(2).transpose(1, 2)
     expected, _ = theirs(queries, states, states, key_padding_mask=rows == PAD)
-    found = layer(x, Text(states, is_text_of(rows)))
+    found = layer(x, Text(torch.empty(0), states, is_text_of(rows)))
     torch.testing.assert_close(found, x + expected.transpose(1, 2).view_as(x))
 
 
@@ -132,7 +132,7 @@ def test_a_hidden_caption_is_no_caption() -> None:
 def test_an_untrained_block_adds_nothing_for_a_text() -> None:
     layer = CrossAttention(16, WIDTH, heads=2, norm=lambda c: group_norm(c, groups=None, eps=1e-5))
     x = torch.randn(2, 16, 3, 3)
-    assert torch.equal(layer(x, Text(torch.randn(2, LENGTH, WIDTH), is_text_of(tokens(3, 5)))), x)
+    assert torch.equal(layer(x, Text(torch.empty(0), torch.randn(2, LENGTH, WIDTH), is_text_of(tokens(3, 5)))), x)
 
 
 def test_the_tables_of_tokens_and_places_are_embeddings_to_every_optimizer() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from ddpm.images import to_uint8
 from ddpm.model_file import Model
 from ddpm.model_spec import require_diffusion, require_pixels
 from ddpm.sampling.drawing import surrounded
+from ddpm.sampling.guidance import ConditionalDenoise
 from ddpm.sampling.samplers import Denoise
 from ddpm.seeding import seed_of
 
@@ -87,9 +88,9 @@ class Batch:
         guide = None if self.recipe.guide is None else _guide(self.recipe.guide, self.model, self.device)
         estimate = surrounded(
             self.recipe,
-            self.model.estimator(precision=precision),
+            _reading_once(self.model, precision),
             self.model.schedule,
-            None if guide is None else guide.estimator(precision=precision),
+            None if guide is None else _reading_once(guide, precision),
         )
         condition = None if self.condition is None else self.condition.to(self.device)
         return lambda x_t, t: estimate(x_t, t, condition)
@@ -97,6 +98,14 @@ class Batch:
     @property
     def _precision(self) -> Precision:
         return choose_precision(self.recipe.precision, self.device, self.model.spec.noise_size)
+
+
+def _reading_once(model: Model, precision: Precision) -> ConditionalDenoise:
+    """Return the model's estimator, which encodes a condition only when it is given it for the first time."""
+    estimate = model.estimator(precision=precision)
+    # Guidance evaluates with the condition and without; a tensor is its own key.
+    read = lru_cache(maxsize=2)(partial(model.read_condition, precision=precision))
+    return lambda x_t, t, condition: estimate(x_t, t, read(condition, len(x_t)))
 
 
 def _guide(name: str, model: Model, device: torch.device) -> Model:

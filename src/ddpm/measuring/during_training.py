@@ -5,6 +5,7 @@ Drawing them leaves the training's random state and results alone.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,15 @@ class FewImages:
         """
         rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
         unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
-        self._n, self._seed, self._batch, self._captions = n, sample.seed, batch, captions
+        self._n, self._seed, self._batch = n, sample.seed, batch
+        # Held-out captions are read for the first picture only.
+        self._condition = lru_cache(maxsize=1)(partial(evaluation_conditions, n=n, seed=sample.seed, captions=captions))
         self._recipe, self._extractor, self._device = recipe_in(unguided, precision, method), extractor, device
         self._reference = self._described(held_out[rows], what="held-out")
 
     def draw(self, model: Model) -> tuple[Tensor, Tensor | None]:
         """Return the images, uint8 [n,C,H,W], and their labels, int64 [n], or None for a model without classes."""
-        condition = evaluation_conditions(model.spec, n=self._n, seed=self._seed, captions=self._captions)
+        condition = self._condition(model.spec)
         drawn = generate(model, self._recipe, n=self._n, seed=self._seed, condition=condition, batch=self._batch)
         return drawn, condition if model.spec.classes else None
 

@@ -183,10 +183,12 @@ class SelfAttention(nn.Module):
 
 
 class Text(NamedTuple):
-    """What blocks attend to."""
+    """What a network reads of the texts of its samples."""
 
+    emb: Tensor
+    """What is added to the embedding of t: [N, c_emb]."""
     states: Tensor
-    """[N, L, width]."""
+    """What blocks attend to: [N, L, width]."""
     is_text: Tensor
     """bool [N, L]: false for the tokens after the text."""
 

@@ -31,5 +31,12 @@ class ConditionedNetwork(Conditional, ABC):
     sample, exists only in training; None means that no sample was changed.
     """
 
+    def read_condition(self, condition: Any, n: int, /) -> Any:
+        """Return what the network reads of the condition of n samples and what depends on nothing else.
+
+        `forward` takes it instead of the condition, with the same result to the bit: a sampling computes it once.
+        """
+        return condition
+
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Any = None, augmentation: Tensor | None = None, /) -> Tensor: ...

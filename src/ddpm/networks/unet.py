@@ -157,8 +157,15 @@ class UNet(ConditionedNetwork):
             return condition.masked_fill(where, self.classes)
         return torch.where(where[:, None], self.text.no_text(1), condition)
 
+    def read_condition(self, condition: Tensor | Text | None, n: int) -> Tensor | Text | None:
+        if self.text is None or isinstance(condition, Text):
+            return condition
+        tokens = self.text.no_text(n) if condition is None else condition
+        states, mean = self.text(tokens)
+        return Text(linear(mean, self.text_mean), states, is_text_of(tokens))
+
     def forward(
-        self, x: Tensor, t: Tensor, condition: Tensor | None = None, augmentation: Tensor | None = None
+        self, x: Tensor, t: Tensor, condition: Tensor | Text | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
@@ -173,12 +180,9 @@ class UNet(ConditionedNetwork):
         if self.label is not None:
             no_label = torch.full(t.shape, self.classes, device=t.device, dtype=torch.long)
             emb = emb + self.label(no_label if condition is None else condition)
-        text = None
-        if self.text is not None:
-            tokens = self.text.no_text(len(x)) if condition is None else condition
-            states, mean = self.text(tokens)
-            text = Text(states, is_text_of(tokens))
-            emb = emb + linear(mean, self.text_mean)
+        text = self.read_condition(condition, len(x)) if self.text is not None else None
+        if isinstance(text, Text):
+            emb = emb + text.emb
         emb = F.silu(emb)
 
         h = conv(F.pixel_unshuffle(x, self.patch), self.conv_in)
