@@ -119,7 +119,7 @@ def compare_sets(
     floor = floor.of_classes(of_train[rows] if of_train is not None and len(rows) == len(of_train) else None)
     real_powers = upper_powers(held_out)
     sharp = sharpness(upper_powers(generated), real_powers), sharpness(floor_powers, real_powers)
-    return Compared(made, reference, floor, sharp, copies, held_out, _hash(held_out), by_second)
+    return Compared(made, reference, floor, sharp, copies, held_out, hash_of(held_out), by_second)
 
 
 def reference_images(test: Images, settings: Evaluate, *, seed: int, labels: Labels = None) -> tuple[Images, Labels]:
@@ -245,7 +245,7 @@ class _Taken:
         return Described(features, logits), powers.numpy()
 
 
-def _hash(images: Images) -> str:
+def hash_of(images: Images) -> str:
     """Return the sha256 of shape and pixels, which are read in pieces."""
     digest = hashlib.sha256(str(images.shape).encode())
     step = max(1, HASH_BYTES // images[0].nbytes)

@@ -73,6 +73,15 @@ class Classifier(nn.Module):
         pooled = torch.cat([self.texture(x).mean(dim=(2, 3)), self.content(x).mean(dim=(2, 3))], dim=1)
         return (pooled - self.mean) / self.std, self.head(pooled)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Return the outputs [N,c,h,w] of the texture layer and of every residual block, which are not standardised."""
+        found, h = [self.texture(x)], x
+        for layer in self.content:
+            h = layer(h)
+            if isinstance(layer, _Residual):
+                found.append(h)
+        return found
+
     def standardise(self, features: Tensor) -> None:
         """Change mean and std so that these features [N,dim] of the current network get mean 0 and deviation 1."""
         std, mean = torch.std_mean(features.to(torch.float64), dim=0)
