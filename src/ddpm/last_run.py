@@ -3,7 +3,7 @@
 import csv
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -148,13 +148,30 @@ def _images(prepared: Path, generated: Path, classes: tuple[str, ...]) -> "Itera
     if not classes or (len(images) and not labelled):  # a model of captions, or of no condition, draws no classes
         n = len(previews.pixels)
         spread = np.unique(np.linspace(0, n - 1, min(WITHOUT_CLASSES, n)).astype(int))  # they are in order of classes
-        yield Images("all images", previews.pixels[spread], images[:WITHOUT_CLASSES])
+        real = previews.pixels[spread]
+        captions = generated / "captions.json"
+        if captions.exists():
+            yield Images("real training images", real, images[:0])
+            texts = json.loads(captions.read_text(encoding="utf-8"))
+            for caption, places in _first_of_captions(texts, n=CLASSES - 1, each=PER_CLASS).items():
+                yield Images(caption or "without a caption", real[:0], images[places])
+            return
+        yield Images("all images", real, images[:WITHOUT_CLASSES])
         return
     of_previews = _labels_of(prepared, previews.row)
     of_images = np.load(generated / "labels.npy") if labelled else np.empty(0, np.int64)
     for number, name in enumerate(classes[:CLASSES]):
         rows = np.flatnonzero(of_images == number)[:PER_CLASS]
         yield Images(name, previews.pixels[of_previews == name][:PER_CLASS], images[rows])
+
+
+def _first_of_captions(captions: "Sequence[str | None]", *, n: int, each: int) -> "dict[str | None, list[int]]":
+    """Return the first n captions, and the places of the first images of each."""
+    places: dict[str | None, list[int]] = {}
+    for place, caption in enumerate(captions):
+        if caption in places or len(places) < n:
+            places.setdefault(caption, []).append(place)
+    return {caption: rows[:each] for caption, rows in places.items()}
 
 
 def _labels_of(prepared: Path, rows: "np.ndarray") -> "np.ndarray":

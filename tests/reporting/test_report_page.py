@@ -1,5 +1,6 @@
 """reports/report.html tells a stranger what happened, shows every text, runs none, and fits phone, paper and dark."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ from browser import visited
 from fixed_contest import promote
 from hostile import HOSTILE
 
+from ddpm import last_run as last_run_of_files
+from ddpm.data.previews import CLASS, Previews, write_previews
 from ddpm.promotion.registry import RECORDS, Version
 from ddpm.reporting.report_page import CLASSES, Images, LastRun, Run, report_page
 
@@ -134,6 +137,28 @@ def test_it_says_what_was_asked_what_came_out_what_was_decided_and_where_it_come
     ):
         assert part in text, part
     assert "older than the project" not in text
+
+
+def test_commands_in_a_reason_are_shown_as_code_and_nothing_of_it_is_run() -> None:
+    page = report_page(last_run(version=version(reasons="too old; run `ddpm gate <x>` again\nan odd ` stays")))
+    assert "<li>too old; run <code>ddpm gate &lt;x&gt;</code> again</li>" in page
+    assert "<li>an odd ` stays</li>" in page
+
+
+def test_images_of_captions_stand_beside_their_captions(tmp_path: Path) -> None:
+    (tmp_path / "generated").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), np.uint8)
+    captions = ["a <b>", "a cat"] * 2 + [None] + [f"number {k}" for k in range(45)]
+    np.save(tmp_path / "generated/images.npy", pixels)
+    (tmp_path / "generated/captions.json").write_text(json.dumps(captions))
+    write_previews(tmp_path, Previews(np.arange(4), np.array([CLASS] * 4), pixels[:4]))
+    images = list(last_run_of_files._images(tmp_path, tmp_path / "generated", ()))
+    assert [each.name for each in images[:4]] == ["real training images", "a <b>", "a cat", "without a caption"]
+    assert len(images) == CLASSES
+    assert np.array_equal(images[1].generated, pixels[[0, 2]])
+    text = text_of(last_run(images=images, lineage=last_run().lineage | {"params": {"condition": "text"}}))
+    assert "Generated images with their captions" in text
+    assert all(each.name in text for each in images)
 
 
 def test_the_champion_has_a_column_only_if_it_was_measured_the_same_way() -> None:

@@ -112,7 +112,7 @@ def test_rejected_files_are_printed_by_name_five_of_them_and_each_on_one_line(tm
     project(tmp_path, data={"source": "folder", "labels": False})
     said = stage(tmp_path).stdout
     assert "\nrejected cut\\nshort.png: truncated or damaged\n" in said
-    assert "\ndata.size is null, so the images get the size that they have by themselves, 8 pixels: " in said
+    assert "\ndata.size is null, so the images get a size that fits them: 8 pixels. " in said
     assert "\nwarning: there are only 72 training and 18 held-out images, " in said
     for limit in (
         "validate.min_test_images is 100 (possible: at most 18)",

@@ -158,10 +158,10 @@ def test_a_finished_training_is_the_same_training_again(project: Path, capsys: p
     ("fields", "sentence"),
     [
         ({"text": "a " * 40}, "text has 41 tokens, but this model reads 12; shorten it to about 29% of its length"),
-        ({"text": 3}, "text is a int, expected a text"),
+        ({"text": 3}, "text is of type int, expected a text"),
         ({"text": "\ud800"}, "text has a character that is not in Unicode; remove it"),
         ({"text": "a" * 10_001}, "text has 10001 characters, expected up to 10000; shorten it"),
-        ({"label": 1}, "label is 1, but this model has no classes; leave it out"),
+        ({"label": 1}, "label is 1, but this model has no classes; say what to draw with text"),
     ],
 )
 def test_what_no_model_of_captions_can_draw_is_refused(model: Model, fields: dict[str, Any], sentence: str) -> None:

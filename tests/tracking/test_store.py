@@ -53,14 +53,30 @@ def test_a_folder_that_is_no_project_is_not_made_one_by_looking(
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:9", "sqlite:////dev/null/mlflow.db", "nonsense://x", "postgresql://127.0.0.1:9/x"]
+    ("uri", "kind"),
+    [
+        ("http://127.0.0.1:9", UnreachableError),
+        ("sqlite:////dev/null/mlflow.db", UnreachableError),
+        ("nonsense://x", UserError),
+        ("postgresql://127.0.0.1:9/x", UnreachableError),
+    ],
 )
-def test_a_store_that_does_not_answer_is_one_sentence(project: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_a_store_that_does_not_answer_is_one_sentence(
+    project: Path, monkeypatch: pytest.MonkeyPatch, uri: str, kind: type[UserError]
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UnreachableError, match="MLFLOW_TRACKING_URI") as error:
+    with pytest.raises(kind, match="MLFLOW_TRACKING_URI") as error:
         store.connect()
     assert "\n" not in str(error.value)
+    assert type(error.value) is kind
+
+
+def test_a_request_that_mlflow_refuses_is_no_store_that_does_not_answer(project: Path) -> None:
+    client = store.connect(make=True)
+    with pytest.raises(UserError, match=r"refused the request \(.*nothing.*not found") as error, store.mlflow_errors():
+        client.get_run("nothing")
+    assert not isinstance(error.value, UnreachableError), "no flow tries it again"
 
 
 def test_a_project_that_was_moved_away_from_its_artifacts_is_told_so(project: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_captions
 import tiny_training as tiny
 import torch
 
@@ -13,6 +14,7 @@ from ddpm import model_file
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec, build_network
+from ddpm.networks.blocks import CrossAttention
 from ddpm.training import session
 from ddpm.training.start import Parent, Start, take_over
 
@@ -255,4 +257,20 @@ def test_a_start_without_classes_predicts_what_the_parent_does_without_a_label(u
     if not unconditional:
         with torch.no_grad():
             theirs.label.weight[-1] = theirs.label.weight[:-1].mean(dim=0)
+    assert torch.allclose(network(x, t), theirs(x, t), atol=1e-5)
+
+
+def test_a_start_without_captions_predicts_what_the_parent_does_for_an_empty_text() -> None:
+    parent = parent_of(tiny_captions.SPEC)
+    assert parent.model is not None
+    plain = spec_with(classes=(), unconditional=True)
+    network = build_network(plain).eval()
+    start = take_over(network, plain, parent)
+    said = "the text encoder (no captions here; what it gives for an empty text is added to time.2.bias)"
+    assert start.left[0] == said
+    theirs, x, t = parent.model.network.eval(), torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
+    for module in theirs.modules():
+        if isinstance(module, CrossAttention):  # its layers are not taken over
+            torch.nn.init.zeros_(module.attention.proj.weight)
+            torch.nn.init.zeros_(module.attention.proj.bias)
     assert torch.allclose(network(x, t), theirs(x, t), atol=1e-5)

@@ -42,7 +42,7 @@ def _environment(folder: Path) -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"grouped": _grouped, "percent": _percent}
+    environment.filters |= {"grouped": _grouped, "percent": _percent, "with_code": _with_code}
     return environment
 
 
@@ -52,6 +52,16 @@ def _shown(value: Any) -> Any:
 
 def _grouped(number: int) -> str:
     return f"{number:,}"
+
+
+def _with_code(text: str) -> "Markup":
+    """Return a text with what stands in it between two backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(on_one_line(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a backtick without its second one is a character
+        return Markup("`").join(parts)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
 
 
 def _percent(share: float) -> str:

@@ -110,6 +110,7 @@ def report_page(run: LastRun) -> str:
         promoted=version is not None and version.tags.get("decision") == "promoted",
         summary=_summary(run.measured, against),
         asked=_asked(run),
+        captioned=run.lineage.get("params", {}).get("condition") == "text",
         images=[(each.name, _strip(each.generated), _strip(each.real)) for each in list(run.images)[:CLASSES]],
         more_classes=max(0, len(run.facts["classes"]) - CLASSES),
         failed=[each for each in run.validation["details"] if not each["passed"]],

@@ -40,12 +40,14 @@ def real(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def label_index(label: Any, classes: Sequence[str]) -> int | None:
+def label_index(label: Any, model: Model) -> int | None:
     """Return the index of a class from its index or name; None remains None. Raises UserError for an unknown class."""
     if label is None:
         return None
+    classes = model.spec.classes
     if not classes:
-        raise UserError(f"label is {label!r}, but this model has no classes; leave it out")
+        remedy = "leave it out" if model.spec.text is None else "say what to draw with text"
+        raise UserError(f"label is {label!r}, but this model has no classes; {remedy}")
     if isinstance(label, str) and label in classes:
         return classes.index(label)
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
@@ -64,7 +66,7 @@ def text_of(text: Any, model: Model) -> str | None:
     if model.spec.text is None:
         raise UserError("text is set, but this model was not trained with captions; leave it out")
     if not isinstance(text, str):
-        raise UserError(f"text is a {type(text).__name__}, expected a text")
+        raise UserError(f"text is of type {type(text).__name__}, expected a text")
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"text has {len(text)} characters, expected up to {MAX_CHARACTERS}; shorten it")
     try:
@@ -75,6 +77,11 @@ def text_of(text: Any, model: Model) -> str | None:
         require_both_predictions("text is empty", "it needs a text; write one", model)
     require_short_enough(model.spec, text)
     return text
+
+
+def condition_field(model: Model) -> str:
+    """Return the field that says what a model with a condition draws."""
+    return "label" if model.spec.text is None else "text"
 
 
 def require_both_predictions(problem: str, consequence: str, model: Model) -> None:

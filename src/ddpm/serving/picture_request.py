@@ -30,6 +30,7 @@ from ddpm.serving.fields import (
     MAX_GUIDANCE,
     MAX_IMAGES,
     MAX_SEED,
+    condition_field,
     given_fields,
     label_index,
     real,
@@ -89,6 +90,11 @@ class PictureRequest:
     settings: dict[str, float]
     """The fields of the task."""
 
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the model predicts with a class or a caption."""
+        return self.label is not None or self.text is not None
+
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> PictureRequest:
     """Check the fields and complete them; a field that is absent or null gets its default.
@@ -107,12 +113,13 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T
     if task == "colourise" and channels != 3:
         raise UserError("task is colourise, but this model's images are grey; use a model of colour images")
-    label, text = label_index(given.get("label"), model.spec.classes), text_of(given.get("text"), model)
-    if label is None and text is None and model.spec.is_conditioned:
-        known = "text" if model.spec.text is not None else "label"
+    label, text = label_index(given.get("label"), model), text_of(given.get("text"), model)
+    is_conditioned = label is not None or text is not None
+    if not is_conditioned and model.spec.is_conditioned:
+        known = condition_field(model)
         require_both_predictions(f"{known} is missing", f"it needs a {known}; set one", model)
     own = recipe_of(model)
-    guidance = _guidance(given, model, own, is_conditioned=label is not None or text is not None)
+    guidance = _guidance(given, model, own, is_conditioned=is_conditioned)
     steps = whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T)
     image = read_picture(
         "image",
@@ -152,7 +159,7 @@ def _guidance(given: Mapping[str, Any], model: Model, recipe: Recipe | None, *, 
     if guidance != 1 and not guided:
         require_both_predictions(f"guidance is {guidance:g}, expected 1", "it has nothing to guide with", model)
         if not is_conditioned:
-            known = "text" if model.spec.text is not None else "label"
+            known = condition_field(model)
             raise UserError(
                 f"guidance is {guidance:g}, but the request has no {known}; set {known} or leave guidance out"
             )
@@ -192,8 +199,7 @@ def evaluations(request: PictureRequest) -> int:
 
 def network_calls(request: PictureRequest) -> int:
     """Return the largest number of calls of the network by `draw`, each for a batch of images."""
-    is_conditioned = request.label is not None or request.text is not None
-    is_guided = request.recipe.guidance not in (0, 1) and request.recipe.guide is None and is_conditioned
+    is_guided = request.recipe.guidance not in (0, 1) and request.recipe.guide is None and request.is_conditioned
     return math.ceil(request.number / BATCH) * evaluations(request) * (2 if is_guided else 1)
 
 

@@ -82,7 +82,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     number = whole("number", given.get("number", 1), 1, max_number)
     return SampleRequest(
         number=number,
-        label=label_index(given.get("label"), model.spec.classes),
+        label=label_index(given.get("label"), model),
         text=text_of(given.get("text"), model),
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
         recipe=recipe,

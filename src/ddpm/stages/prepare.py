@@ -52,9 +52,9 @@ def main(stage: Stage) -> None:
         print(line)
     if settings.size is None and facts.own_size is None:
         print(
-            f"data.size is null, so the images get the size that they have by themselves, {facts.size} pixels: the "
-            "shorter side of at least half of them or, if that enlarges more than one in twenty, the largest multiple "
-            "of 8 that does not; set data.size for another size"
+            f"data.size is null, so the images get a size that fits them: {facts.size} pixels. It is the shorter side "
+            "of at least half of them. If that would enlarge more than one image in twenty, it is the largest multiple "
+            "of 8 that does not. Set data.size for another size"
         )
     for sentence in unread_settings.warned_of_size(params, facts.size):
         print(f"warning: {sentence}")

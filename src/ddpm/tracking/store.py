@@ -29,6 +29,8 @@ ANSWER_SECONDS = 60.0
 """How long to wait for an answer of the store. MLflow itself waits for several minutes."""
 _MAKING_SECONDS = 600.0
 """How long to wait for a new database of the project: a few seconds of work, but minutes on a busy slow disk."""
+_REFUSED = (400, 401, 403, 404, 409)
+"""Statuses of HTTP of a request that would be refused again."""
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 """Beginnings of the addresses of databases that have a server."""
 
@@ -140,7 +142,10 @@ def answered(call: Callable[[], T], *, seconds: float | None = None) -> T:
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Turn an error of MLflow into a UserError of one sentence that names the store."""
+    """Turn an error of MLflow into a UserError of one sentence that names the store.
+
+    It is an UnreachableError, after which flows try again, unless MLflow answered that the request itself is wrong.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -149,6 +154,11 @@ def mlflow_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         # Redact first: an address with a password is not recognised after it was cut.
         message = redacted(" ".join(str(error).split()))
+        if isinstance(error, MlflowException) and error.get_http_status_code() in _REFUSED:
+            raise UserError(
+                f"MLflow at {shown_uri()} refused the request ({message[:400]}); correct what it names, or correct or "
+                "unset MLFLOW_TRACKING_URI"
+            ) from None
         raise UnreachableError(
             f"MLflow at {shown_uri()} refused or did not answer ({message[:400]}); "
             "start the server, or correct or unset MLFLOW_TRACKING_URI"

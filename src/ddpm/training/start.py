@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ddpm.errors import UserError
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
+from ddpm.networks.blocks import Text
 from ddpm.networks.settings import CONVENTION
 from ddpm.networks.unet import AUGMENTATION, BIAS, LABELS
 from ddpm.unread_settings import value_of
@@ -114,6 +116,9 @@ def take_over(network: nn.Module, spec: Spec, parent: Parent, *, transforms: Seq
     if LABELS in theirs and LABELS not in own and BIAS in taken:
         taken[BIAS] = taken[BIAS] + _without_label(parent.model, theirs[LABELS])
         left.append(f"{LABELS} (no classes here; its row for samples without a label is added to {BIAS})")
+    if parent.model.spec.text is not None and spec.text is None and BIAS in taken:
+        taken[BIAS] = taken[BIAS] + _of_empty_text(parent.model)
+        left.append(f"the text encoder (no captions here; what it gives for an empty text is added to {BIAS})")
     left += [f"{name} (not in the network here)" for name in theirs if name not in own and name != LABELS]
     if not any(tensor.ndim > 1 for name, tensor in taken.items() if name != LABELS):
         raise UserError(
@@ -141,6 +146,14 @@ def _without_label(model: Model, rows: Tensor) -> Tensor:
     classes.
     """
     return rows[-1] if model.spec.unconditional else rows[:-1].mean(dim=0)
+
+
+@torch.no_grad()
+def _of_empty_text(model: Model) -> Tensor:
+    """Return what the text encoder adds to the embedding of a sample without a caption."""
+    read = model.read_condition(None, 1)
+    assert isinstance(read, Text)
+    return read.emb[0]
 
 
 def _transforms(model: Model) -> set[str]:
