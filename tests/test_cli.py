@@ -39,6 +39,8 @@ COMMANDS += (
     "sign",
     "verify",
     "shadow",
+    "import-codec",
+    "export-codec",
 )
 
 

@@ -278,6 +278,7 @@ def test_no_command_serves_samples_or_returns_to_a_version_that_nobody_signed(
         ["promote", first, "--reason", "good", "--skip-canary"],
         ["rollback"],
         ["export-unet", "--out", "exported"],
+        ["export-codec", "--out", "exported"],
     ):
         assert cli.main(command) == 1
         said = capsys.readouterr().err

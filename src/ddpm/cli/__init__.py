@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         usage="ddpm COMMAND [OPTIONS]",
         description="Generate and serve images, change settings, and manage the registered versions of a model.",
         epilog="`ddpm COMMAND --help` shows the options of a command and an example.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=17),  # one line per command
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=18),  # one line per command
     )
     top.set_defaults(run=None)
     top.add_argument("--version", action="version", version=f"ddpm-factory {version('ddpm-factory')}")

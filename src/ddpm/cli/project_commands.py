@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
     )
 
     explained = commands.add(
-        explain.explain, "say what a key of params.yaml means and which values it takes", "ddpm explain train.lr"
+        explain.explain, "say what a key of params.yaml means and its possible values", "ddpm explain train.lr"
     )
     explained.add_argument(
         "key", nargs="?", metavar="KEY", help="a key or a section of params.yaml (default: a list of all keys)"

@@ -7,7 +7,7 @@ from ddpm.cli.arguments import Commands, add_device, add_model, add_name, positi
 
 
 def add_commands(commands: Commands) -> None:
-    """Add the commands from serve to export-unet."""
+    """Add the commands from serve to export-codec."""
     for run, summary, example in (
         (serving.serve, "serve images over HTTP, within the limits in params.yaml", "ddpm serve --port 5001"),
         (serving.page, "open a page in the browser that generates and changes images", "ddpm page"),
@@ -130,3 +130,27 @@ def add_commands(commands: Commands) -> None:
     )
     export_unet.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     export_unet.set_defaults(device="cpu")
+
+    import_codec = commands.add(
+        exchange.import_codec,
+        "convert an AutoencoderKL of diffusers into a model file",
+        "ddpm import-codec stable-diffusion/vae --size 64 --out models/their_autoencoder.safetensors",
+    )
+    import_codec.add_argument("folder", type=Path, help="a saved autoencoder, or a saved pipeline with vae/")
+    import_codec.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors file")
+    import_codec.add_argument(
+        "--size",
+        type=positive,
+        metavar="PIXELS",
+        help="height and width of your images (default: those in its config.json)",
+    )
+
+    export_codec = add_model(
+        commands.add(
+            exchange.export_codec,
+            "write a model's autoencoder as a folder for AutoencoderKL",
+            "ddpm export-codec --model models/model.safetensors --out exported",
+        )
+    )
+    export_codec.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    export_codec.set_defaults(device="cpu")

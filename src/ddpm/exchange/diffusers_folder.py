@@ -11,21 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from ddpm import model_file
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.exchange import unet_exchange, unet_options
+from ddpm.exchange.read_safely import WEIGHTS, options_in, require_new, shapes_in, weights_in
 from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
 from ddpm.model_spec import Spec, architecture_of, build_network, require_diffusion
 from ddpm.networks.settings import Network
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 # Values of options that are missing in scheduler_config.json. Schedulers without the options of clipping
@@ -60,8 +57,6 @@ OBJECTIVE = Objective(
     bounded=False,
 )
 """The defaults of diffusers' DDPMScheduler (Ho et al. 2020); sampling does not use the other settings."""
-MAX_JSON = 2**20
-"""Largest size of a file of options, in bytes; those of diffusers have a few thousand."""
 
 
 def import_model(
@@ -77,20 +72,13 @@ def import_model(
     unet, scheduler = _places(folder)
     process, objective = _read_scheduler(scheduler, schedule=schedule, target=target)
     options, weights = unet / "config.json", unet / WEIGHTS
-    if not weights.is_file():
-        raise UserError(f"{weights} was not found; save the model again with safe_serialization=True")
-    config = _json(options)
+    shapes, config = shapes_in(weights), options_in(options)
     try:
         # First compare only the shapes in the file's header, without memory: config.json may ask for any size.
-        unet_exchange.from_diffusers(config, _shapes(weights), null_label=null_label)
-        loaded = load_file(weights)
-        architecture, state = unet_exchange.from_diffusers(config, loaded, null_label=null_label)
-    except SafetensorError as error:
-        raise UserError(f"{weights} is not a complete safetensors file ({error}); download or save it again") from None
+        unet_exchange.from_diffusers(config, shapes, null_label=null_label)
+        architecture, state = unet_exchange.from_diffusers(config, weights_in(weights), null_label=null_label)
     except ExchangeError as error:
         raise UserError(f"{options}: {error}") from None
-    if broken := [name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())]:
-        raise UserError(f"{weights} has non-finite numbers in {broken[0]}; download or save it again")
 
     channels, out_channels, size, classes, convention = (
         architecture.pop(key) for key in ("channels", "out_channels", "size", "classes", "convention")
@@ -127,8 +115,7 @@ def export_model(model: model_file.Model, folder: Path, *, card: str | None = No
 
     Raises UserError.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder; name a new one")
+    require_new(folder)
     scheduler = _scheduler(model.spec)
     architecture = architecture_of(model.spec)
     state = {name: tensor.cpu() for name, tensor in model.network.state_dict().items()}
@@ -174,31 +161,6 @@ def _places(folder: Path) -> tuple[Path, Path | None]:
     return unet, next((file for file in files if file.is_file()), None)
 
 
-def _shapes(weights: Path) -> dict[str, Tensor]:
-    """Return the file's tensors on the meta device, without values. Raises UserError for a type that is not float."""
-    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    shapes = {}
-    with safe_open(weights, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            part = file.get_slice(name)
-            if (kind := part.get_dtype()) not in kinds:
-                raise UserError(f"{weights} has {kind} in {name}, expected one of {', '.join(kinds)}; save it again")
-            shapes[name] = torch.empty(part.get_shape(), dtype=kinds[kind], device="meta")
-    return shapes
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if (size := path.stat().st_size) > MAX_JSON:
-        raise UserError(f"{path} has {size} bytes, expected at most {MAX_JSON}; download or save it again")
-    try:
-        read = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); download or save it again") from None
-    if not isinstance(read, dict):
-        raise UserError(f"{path} contains no JSON object; download or save it again")
-    return read
-
-
 def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | None) -> tuple[Schedule, Objective]:
     """Return `schedule` and `objective` of a model's spec."""
     if file is None:
@@ -206,7 +168,7 @@ def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | No
         return given, replace(OBJECTIVE, target=target or OBJECTIVE.target)  # type: ignore[arg-type]
     if schedule or target:
         raise UserError(f"schedule and target are in {file}; leave out --schedule and --target")
-    read = SCHEDULER | _json(file)
+    read = SCHEDULER | options_in(file)
     without_signal = read["rescale_betas_zero_snr"] is True  # at T, where the image cannot be computed from eps
     known: dict[str, list[Any]] = {
         "num_train_timesteps": [T],
@@ -244,6 +206,11 @@ def _scheduler(spec: Spec) -> dict[str, Any]:
     from ddpm.diffusion.processes import make_process
 
     require_diffusion(spec, "export to diffusers")
+    if spec.draws_latents:
+        raise UserError(
+            "diffusers does not support this model: it draws latents, which no pipeline of UNet2DModel decodes with an "
+            "AutoencoderKL; `ddpm export-codec` exports its autoencoder"
+        )
     process, objective = make_process(spec.schedule), spec.objective
     if not isinstance(process, schedules.Schedule) or process.T != T:
         raise UserError(f"diffusers does not support this model: its schedule is not discrete with T {T}")

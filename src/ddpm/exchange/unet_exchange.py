@@ -49,11 +49,7 @@ def from_diffusers(
     Raises ExchangeError.
     """
     architecture = from_theirs(config, null_label=null_label)
-    left = {}
-    for name, tensor in state.items():
-        for former, now in FORMER.items():
-            name = name.replace(former, now)
-        left[name] = tensor
+    left = with_present_names(state)
     blocks, read = _blocks(architecture), {}
     for name, shape in shapes_of(lambda: UNet(**architecture)).items():
         theirs = _their_names(name, blocks)
@@ -75,6 +71,16 @@ def from_diffusers(
     if left:
         raise ExchangeError(f"the weights have {next(iter(left))}, which does not belong to the network of config.json")
     return architecture, read
+
+
+def with_present_names(state: Mapping[str, Tensor]) -> Weights:
+    """Return the tensors of a file of any version of diffusers by their names today."""
+    present = {}
+    for name, tensor in state.items():
+        for former, now in FORMER.items():
+            name = name.replace(former, now)
+        present[name] = tensor
+    return present
 
 
 def to_diffusers(architecture: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], Weights]:
