@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ddpm import model_file
 from ddpm.data.reading.dataset import read_split
+from ddpm.degrading import operators
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.gaussian import q_sample
 from ddpm.diffusion.processes import Process, VarianceExploding
@@ -23,7 +24,7 @@ from ddpm.generation import picture_tasks
 from ddpm.generation.batch import Batch, PerImageNoise
 from ddpm.generation.recipe import neutral
 from ddpm.images import LEVEL, to_model_range, to_uint8
-from ddpm.sampling import restoration, samplers
+from ddpm.sampling import samplers
 from ddpm.sampling.catalogue import GRIDS, function
 from ddpm.sampling.grids import uniform_grid
 from ddpm.sampling.guidance import clipped
@@ -148,7 +149,7 @@ def restored(model: model_file.Model, images: Tensor, labels: Tensor, out: Path)
     x = to_model_range(images)
     kept = torch.ones(1, 1, size, size, dtype=torch.bool)
     kept[:, :, size // 2 :] = False
-    pooled, blurred = restoration.average_pooling(2), restoration.gaussian_blur(size, width=1.0, smallest=0.02)
+    pooled, blurred = operators.average_pooling(2), operators.gaussian_blur(size, width=1.0, smallest=0.02)
     small, soft = to_uint8(pooled.measure(x)), to_uint8(blurred.measure(x))
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
     noisy = to_uint8(x + 64 * LEVEL * eps)

@@ -46,7 +46,49 @@ def params(condition: str, *, method: str = "diffusion", **sections: dict[str, A
         ),
         ("text", {"data": CAPTIONED, "text": {"vocabulary": 100}}, "text: vocabulary is 100, expected 258 to 65536"),
         ("text", {"data": CAPTIONED, "text": {"length": 1}}, "text: length is 1, expected 2 to 512"),
-        ("caption", {}, "condition is 'caption', expected none, label or text"),
+        ("caption", {}, "condition is 'caption', expected none, label, text or image"),
+        (
+            "label",
+            {"sample": {"picture_noise": 5.0}},
+            "sample.picture_noise is 5.0, which nothing reads where condition is label; set sample.picture_noise",
+        ),
+        ("image", {"image": {"degradations": []}}, "image: degradations is empty, expected at least one"),
+        (
+            "image",
+            {"image": {"degradations": ["inpaint", "inpaint"]}},
+            "image: degradations has inpaint twice; remove one",
+        ),
+        ("image", {"image": {"degradations": ["deblur"]}}, "image.degradations.0 is 'deblur', expected super-resol"),
+        ("image", {"image": {"degradations": ["denoise"]}}, "which needs noise to remove; set noise to [0, 50] or"),
+        ("image", {"image": {"factor": 1}}, "image: factor is 1, expected 2 to 64"),
+        ("image", {"image": {"hole": [0.0, 0.5]}}, "image: hole is [0.0, 0.5], expected [least, greatest], shares"),
+        ("image", {"image": {"noise": [9.0, 5.0]}}, "image: noise is [9.0, 5.0], expected [least, greatest]"),
+        ("image", {"image": {"factor": 3}, "data": {"size": 8}}, "image.factor is 3, expected a divisor of the size"),
+        (
+            "image",
+            {"image": {"degradations": ["colourise"]}, "data": {"channels": 1}},
+            "image.degradations has colourise, but the images are grey; remove it, or use colour images",
+        ),
+        (
+            "image",
+            {"sample": {"picture_noise": 5.0}},
+            "sample.picture_noise is 5, expected 0 to 0 (image.noise); change it",
+        ),
+        (
+            "image",
+            {"image": {"noise": [2.0, 9.0]}},
+            "sample.picture_noise is 0, expected 2 to 9 (image.noise); change it",
+        ),
+        (
+            "image",
+            {"image": {"degradations": ["denoise"], "noise": [2.0, 9.0]}, "sample": {"picture_noise": 4.0}},
+            "sample.picture_noise is 4, expected 0, because denoise adds no other noise; change it",
+        ),
+        (
+            "image",
+            {"evaluate": {"augmentation": True}},
+            "which needs generated images with classes, but condition is im",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(condition: str, sections: dict[str, Any], sentence: str) -> None:
@@ -56,13 +98,16 @@ def test_what_does_not_fit_is_refused(condition: str, sections: dict[str, Any], 
 
 
 @pytest.mark.parametrize("method", ["vae", "gan"])
-def test_only_diffusion_reads_captions(method: str) -> None:
+def test_only_diffusion_reads_captions_and_pictures(method: str) -> None:
+    with pytest.raises(UserError, match="condition is image, which only method diffusion supports, but method is"):
+        params("image", method=method)
     with pytest.raises(UserError, match="condition is text, which only method diffusion supports, but method is"):
         params("text", method=method, data=CAPTIONED)
 
 
 def test_guidance_needs_captions_or_classes_and_captions_suffice() -> None:
     assert params("text", data=CAPTIONED | {"labels": False}, sample={"guidance": 2.0}).condition == "text"
+    assert params("image", data={"labels": False}, sample={"guidance": 2.0}).condition == "image"
     with pytest.raises(UserError, match=r"needs classes or captions, but data\.labels is false"):
         params("label", data={"labels": False}, sample={"guidance": 2.0})
     with pytest.raises(UserError, match=r"train\.label_dropout is 0, so the model has no unconditional prediction"):

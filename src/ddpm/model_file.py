@@ -60,7 +60,7 @@ class Header(Origin):
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        for key in ("channels", "size", "classes", "reading", "schedule", "codec"):
+        for key in ("channels", "size", "classes", "reading", "image", "schedule", "codec"):
             same = self.guide is None or getattr(self.guide.spec, key) == getattr(self.spec, key)
             named = "tokenizer or text.length" if key == "reading" else key
             require(same, f"its guide has another {named} than the model")

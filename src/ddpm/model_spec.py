@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Size
 
+from ddpm.degrading.settings import ImageCondition
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.networks.autoencoder_kl import AutoencoderKL
@@ -57,6 +58,8 @@ class Spec:
     codec: Codec | None = None
     """The autoencoder whose latents a diffusion model draws; None: it draws pixels. With method autoencoder the model
     itself."""
+    image: ImageCondition | None = None
+    """How an image is degraded to become its condition; None: the model is given no picture."""
 
     def __post_init__(self) -> None:
         for name, most in (("channels", MAX_CHANNELS), ("size", MAX_SIZE)):
@@ -68,7 +71,7 @@ class Spec:
         )
         require(
             self.unconditional or self.is_conditioned,
-            "unconditional is false, but a model without classes and captions has no condition; expected true",
+            "unconditional is false, but a model without classes, captions or pictures has no condition; expected true",
         )
         require(
             (self.text is None) == (self.tokenizer is None),
@@ -77,6 +80,14 @@ class Spec:
         require(
             self.text is None or (self.method == "diffusion" and not self.classes),
             "text is set, expected a diffusion model without classes",
+        )
+        require(
+            self.image is None or (self.method == "diffusion" and not self.classes and self.text is None),
+            "image is set, expected a diffusion model without classes and captions",
+        )
+        require(
+            self.image is None or self.codec is None,
+            "image and codec are set, but a picture is joined to the pixels; expected one of them",
         )
         if self.text is not None and self.tokenizer is not None:
             require(
@@ -115,8 +126,8 @@ class Spec:
 
     @property
     def is_conditioned(self) -> bool:
-        """Whether the model takes labels or captions."""
-        return bool(self.classes) or self.text is not None
+        """Whether the model takes labels, captions or pictures."""
+        return bool(self.classes) or self.text is not None or self.image is not None
 
     @property
     def reading(self) -> tuple[Tokenizer, int] | None:
@@ -177,6 +188,7 @@ def architecture_of(spec: Spec) -> Mapping[str, Any]:
         "convention": spec.convention,
         "text": spec.text,
         "vocabulary": spec.tokenizer.size if spec.tokenizer else 0,
+        "picture": spec.image.planes(spec.channels) if spec.image else 0,
     }
 
 

@@ -14,6 +14,7 @@ from ddpm.canary.settings import Canary
 from ddpm.compute.settings import Runtime
 from ddpm.data.preparing.settings import Data
 from ddpm.data.validating.settings import Validate
+from ddpm.degrading.settings import ImageCondition
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
@@ -48,8 +49,10 @@ class Params:
     gan: Gan
     condition: Condition
     """What the model is conditioned on. label: the class of an image, if the data have classes; text: its caption, by
-    section text; none: nothing, even if the data have classes."""
+    section text; image: the image itself, degraded, by section image; none: nothing, even if the data have
+    classes."""
     text: Text
+    image: ImageCondition
     train: Train
     sample: Sample
     evaluate: Evaluate
@@ -111,9 +114,9 @@ class Params:
             )
         if self.method != "diffusion":
             require(
-                self.condition != "text",
-                f"condition is text, which only method diffusion supports, but method is {self.method}; set condition "
-                "to label or method to diffusion",
+                self.condition not in ("text", "image"),
+                f"condition is {self.condition}, which only method diffusion supports, but method is {self.method}; "
+                "set condition to label or method to diffusion",
             )
             for key, other, instead in (
                 ("train.optimizer", "muon", "adamw"),
@@ -153,12 +156,27 @@ class Params:
             f"evaluate.augmentation is true, which needs generated images with classes, but condition is "
             f"{self.condition}; set evaluate.augmentation to false or condition to label",
         )
-        has = {"none": False, "label": self.data.labels, "text": True}[self.condition]
+        self._require_picture()
+        has = {"none": False, "label": self.data.labels, "text": True, "image": True}[self.condition]
         lacking = "condition is none" if self.condition == "none" else "data.labels is false"
         require(
             has or self.sample.guidance == 1 or self.sample.guide is not None,
             f"sample.guidance is {self.sample.guidance:g}, which needs classes or captions, but {lacking}; set "
             "sample.guidance to 1 or condition to text, or to label with data.labels true",
+        )
+
+    def _require_picture(self) -> None:
+        if self.condition != "image":
+            return
+        fault = self.image.fault(channels=self.data.channels, size=self.data.size)
+        require(fault is None, str(fault))
+        (low, high), noise = self.image.noise, self.sample.picture_noise
+        only_denoise = self.image.degradations == ("denoise",)
+        require(
+            noise == 0 if only_denoise else low <= noise <= high,
+            f"sample.picture_noise is {noise:g}, expected "
+            + ("0, because denoise adds no other noise" if only_denoise else f"{low:g} to {high:g} (image.noise)")
+            + "; change it",
         )
 
 

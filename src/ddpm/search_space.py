@@ -14,7 +14,7 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-SECTIONS = ("method", "schedule", "objective", "network", "vae", "gan", "text", "train", "sample")
+SECTIONS = ("method", "schedule", "objective", "network", "vae", "gan", "text", "image", "train", "sample")
 """What a search may vary: what determines a model, and how images are drawn from it."""
 NOT_VARIED = {
     "train.seed": "would choose the luckiest seed, not better settings",

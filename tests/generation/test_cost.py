@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ddpm import model_file
 from ddpm.compute.hardware import autocast
+from ddpm.degrading import operators
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import LinearPath, Process, VarianceExploding
 from ddpm.diffusion.schedules import make_continuous_schedule, make_schedule
@@ -67,7 +68,7 @@ def test_no_sampler_reads_a_number_from_the_device(sampler: str, process: Proces
 
 def test_no_task_on_pictures_reads_a_number_from_the_device() -> None:
     x = torch.empty(2, 3, 8, 8, device="meta")
-    blur = restoration.gaussian_blur(8, width=1.0, smallest=0.01)
+    blur = operators.gaussian_blur(8, width=1.0, smallest=0.01)
     for process in PROCESSES.values():
         grid, noise = grids.optimized(process, 6), lambda: torch.empty_like(x)
         path = restoration.resampling_path(grid, jump=2, resamplings=2)

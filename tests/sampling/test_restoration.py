@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import LinearConstraint, lsq_linear, minimize
 from torch import Tensor
 
+from ddpm.degrading import operators
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.sample_shape import per_sample
 from ddpm.diffusion.schedules import Schedule, make_schedule
@@ -159,10 +160,10 @@ def test_repaint_finds_the_member_of_a_finite_set_to_which_the_known_part_belong
 # DDNM
 
 OPERATORS = {
-    "pooling": (restoration.average_pooling(2), (2, 3, 8, 8)),
-    "grey": (restoration.grey(), (2, 3, 8, 8)),
-    "blur": (restoration.gaussian_blur(8, width=0.8, smallest=0.02), (2, 3, 8, 8)),
-    "strong blur": (restoration.gaussian_blur(16, width=3.0, smallest=0.02), (2, 1, 16, 16)),
+    "pooling": (operators.average_pooling(2), (2, 3, 8, 8)),
+    "grey": (operators.grey(), (2, 3, 8, 8)),
+    "blur": (operators.gaussian_blur(8, width=0.8, smallest=0.02), (2, 3, 8, 8)),
+    "strong blur": (operators.gaussian_blur(16, width=3.0, smallest=0.02), (2, 1, 16, 16)),
 }
 
 
@@ -180,7 +181,7 @@ def test_an_operator_and_its_pseudo_inverse_fulfil_the_conditions_of_penrose(nam
 
 def test_the_blur_is_the_gaussian_blur_of_the_mirrored_image() -> None:
     x, width = normal((1, 1, 12, 12))(), 1.0
-    operator = restoration.gaussian_blur(12, width=width, smallest=0.0)
+    operator = operators.gaussian_blur(12, width=width, smallest=0.0)
     reach = torch.arange(-6, 7)
     kernel = torch.exp(-0.5 * (reach / width) ** 2)
     kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
@@ -209,7 +210,7 @@ def test_super_resolution_of_white_gaussian_images_reaches_the_closed_form_poste
     denoise = gaussian(torch.full((4,), m), s**2 * torch.eye(4), (1, 2, 2))
     y = torch.full((n, 1, 1, 1), 0.5)
     noise = normal((n, 1, 2, 2))
-    posed = restoration.consistent(denoise, restoration.average_pooling(2), y)
+    posed = restoration.consistent(denoise, operators.average_pooling(2), y)
     x = last(samplers.ddpm(posed, PROCESS, noise(), grid(250), noise, variance="small"))
     assert torch.allclose(x.mean(dim=(1, 2, 3)), y.flatten(), atol=1e-5)
     assert (x.mean(dim=0) - 0.5).abs().max() < 0.01
@@ -242,7 +243,7 @@ def whole_levels(shape: tuple[int, ...], seed: int) -> Tensor:
     return to_model_range(to_uint8(x))
 
 
-def off_range(operator: restoration.Operator, shape: tuple[int, ...], y: Tensor) -> Tensor:
+def off_range(operator: operators.Operator, shape: tuple[int, ...], y: Tensor) -> Tensor:
     """Images in the range, corrected to have the measurement y, as `consistent` does; some pixels leave the range."""
     x = normal(shape, 9)().clamp(-1, 1)
     return x + operator.undo(y - operator.measure(x))
@@ -269,7 +270,7 @@ def test_black_and_white_stay_what_they_are(extreme: int) -> None:
 
 def test_the_settled_image_is_the_nearest_of_its_mean_up_to_its_rounding() -> None:
     """Against a general solver: least |z - x|^2 with z in [-1, 1] and mean y, for one block of four pixels."""
-    operator = restoration.average_pooling(2)
+    operator = operators.average_pooling(2)
     x = normal((20, 1, 2, 2), 3)() * 1.5
     y = to_model_range(to_uint8(0.5 * normal((20, 1, 1, 1), 4)()))
     settled = operator.settle(x, y).flatten(1)
@@ -285,8 +286,8 @@ def test_the_settled_image_is_the_nearest_of_its_mean_up_to_its_rounding() -> No
 
 @pytest.mark.parametrize(("size", "width"), [(8, 0.8), (8, 2.0), (16, 3.0)])
 def test_a_settled_blur_misses_the_picture_by_no_more_than_the_image_it_was_made_of(size: int, width: float) -> None:
-    operator = restoration.gaussian_blur(size, width=width, smallest=0.02)
-    exact = restoration.gaussian_blur(size, width=width, smallest=0.0)
+    operator = operators.gaussian_blur(size, width=width, smallest=0.02)
+    exact = operators.gaussian_blur(size, width=width, smallest=0.0)
     truth = whole_levels((4, 1, size, size), 5)
     y = to_model_range(to_uint8(exact.measure(truth)))
     x = off_range(operator, truth.shape, y)
@@ -302,7 +303,7 @@ def test_a_settled_blur_misses_the_picture_by_no_more_than_the_image_it_was_made
 
 
 def test_a_picture_that_no_image_can_blur_to_is_met_as_nearly_as_least_squares_can() -> None:
-    operator = restoration.gaussian_blur(8, width=1.0, smallest=0.02)
+    operator = operators.gaussian_blur(8, width=1.0, smallest=0.02)
     y = whole_levels((3, 1, 8, 8), 6)  # far too sharp for a blurred picture
     settled = operator.settle(off_range(operator, y.shape, y), y)
     seen = operator.measure(torch.eye(64).view(64, 1, 8, 8)).view(64, 64).T.double().numpy()

@@ -23,9 +23,9 @@ from ddpm.data.preparing.decode_file import decode
 from ddpm.data.preparing.formats import READ
 from ddpm.data.preparing.picture_file import Reading
 from ddpm.data.preparing.pixels import Target
+from ddpm.degrading import operators
 from ddpm.errors import UserError
 from ddpm.model_file import Model
-from ddpm.sampling import restoration
 from ddpm.serving.picture_request import TASKS, complete, described, draw
 from ddpm.serving.sample_request import as_picture
 from ddpm.settings import as_dict
@@ -79,8 +79,8 @@ def test_what_the_mask_leaves_black_comes_back_to_the_bit(model: Model, colour_m
 def test_a_restored_image_has_the_measurement_that_was_given_to_the_bit(task: str, colour_model: Model) -> None:
     """All grey levels, so that an untrained network's estimate is far out of the range in many pixels."""
     given, operator = {
-        "super-resolution": (picture(3, size=4), restoration.average_pooling(2)),
-        "colourise": (picture(1), restoration.grey()),
+        "super-resolution": (picture(3, size=4), operators.average_pooling(2)),
+        "colourise": (picture(1), operators.grey()),
     }[task]
     made = draw(colour_model, complete({"task": task, "image": encoded(given), "number": 3}, colour_model))
     again = operator.measure(made.double()).round(decimals=6)

@@ -128,7 +128,7 @@ def test_the_loop_hides_the_condition_as_often_as_it_is_told(share: float, stays
     assert not torch.equal(after[moves], before[moves])
 
 
-@pytest.mark.parametrize("kind", ["labels", "vectors"])
+@pytest.mark.parametrize("kind", ["labels", "pictures", "vectors"])
 def test_hidden_is_the_same_as_never_given_and_leaves_the_others_alone(kind: str) -> None:
     torch.manual_seed(0)
     if kind == "labels":
@@ -136,6 +136,12 @@ def test_hidden_is_the_same_as_never_given_and_leaves_the_others_alone(kind: str
             UNet(channels=1, size=8, classes=3, **SMALL),
             torch.randn(4, 1, 8, 8),
             torch.tensor([0, 1, 2, 1]),
+        )
+    elif kind == "pictures":
+        network, x, condition = (
+            UNet(channels=1, size=8, classes=0, picture=3, **SMALL),
+            torch.randn(4, 1, 8, 8),
+            torch.randn(4, 3, 8, 8),
         )
     else:
         network, x, condition = OfVector(), torch.randn(4, 1, LENGTH), torch.randn(4, 3)

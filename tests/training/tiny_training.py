@@ -101,6 +101,7 @@ def begin(
     spec: Spec = SPEC,
     device: str = "cpu",
     precision: hardware.Precision = "float32",
+    labels: np.ndarray | None = LABELS,
     **changes: Any,
 ) -> session.Training:
     """Return a training from the last checkpoint in `folder`, if there is one; `changes` are settings of `runtime`."""
@@ -111,7 +112,7 @@ def begin(
     return session.begin(
         spec,
         IMAGES,
-        LABELS,
+        labels,
         data_hash="made up",
         code_hash="made up",
         settings=settings,

@@ -133,9 +133,9 @@ class Examination:
 def _inputs(n: int, known: Kept) -> Iterator[dict[str, Any]]:
     """Yield the requests for n images, of all classes about equally often; of many classes, of evenly spaced ones.
 
-    Of a model that knows captions, each image has that of another measured one.
+    Of a model that knows captions or is given pictures, each image has that of another measured one.
     """
-    if known.texts:
+    if known.texts or known.given:
         for k in range(n):
             yield {"number": 1, "seed": _FIRST_SEED + k, **known.condition_of(k)}
         return

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import kind_of_machine
+from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
 from ddpm.generation.generate import generate
 from ddpm.generation.recipe import recipe_of
@@ -25,6 +26,8 @@ PICTURES = 8
 """Pictures that are drawn again, each by a request of its own, so that no other image of a batch changes its bits."""
 ROWS = 1000
 """Measured images whose features are kept, at most."""
+GIVEN = 64
+"""Degraded pictures that are kept, at most; the canary's images are drawn of them in turn."""
 _HEADER = "ddpm-kept"
 
 
@@ -46,9 +49,14 @@ class Kept:
     """The content of the extractor's file."""
     texts: Sequence[str] = ()
     """Captions of measured images, of a model that knows captions, each as far as the model reads it."""
+    given: Sequence[Mapping[str, Any]] = ()
+    """Degraded pictures of which measured images were drawn, each as the fields of a request, of a model that is given
+    pictures."""
 
     def condition_of(self, k: int) -> dict[str, Any]:
-        """Return the fields of a request that say the label or the caption of picture k."""
+        """Return the fields of a request that say the label or the caption of picture k, or that give its picture."""
+        if self.given:
+            return dict(self.given[k % len(self.given)])
         if self.texts:
             return {"text": self.texts[k % len(self.texts)]}
         return {"label": k % self.classes} if self.classes else {}
@@ -69,8 +77,10 @@ class Kept:
             "features": self.features.contiguous(),
             "extractor": torch.frombuffer(bytearray(self.extractor), dtype=torch.uint8),
         } | ({} if self.labels is None else {"labels": self.labels.contiguous()})
-        described = {"machine": dict(self.machine), "classes": self.classes}
-        header = json.dumps(described | ({"texts": list(self.texts)} if self.texts else {}), sort_keys=True)
+        described: dict[str, Any] = {"machine": dict(self.machine), "classes": self.classes}
+        for name in ("texts", "given"):
+            described |= {name: list(getattr(self, name))} if getattr(self, name) else {}
+        header = json.dumps(described, sort_keys=True)
         path.write_bytes(save(tensors, {_HEADER: header}))
 
 
@@ -90,6 +100,7 @@ def read(path: Path) -> Kept:
             classes=header["classes"],
             extractor=tensors["extractor"].numpy().tobytes(),
             texts=tuple(header.get("texts", ())),
+            given=tuple(header.get("given", ())),
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -105,11 +116,12 @@ def make(
     labels: np.ndarray | None,
     extractor: Path,
     texts: Sequence[str | None] | None = None,
+    given: Pictures | None = None,
 ) -> Kept:
     """Draw the pictures by the model's recipe, and compute the features of measured images, uint8 [N,C,H,W].
 
-    `labels` are the classes of these images, int64 [N], or `texts` their captions; `extractor` is the file of the
-    extractor.
+    `labels` are the classes of these images, int64 [N], or `texts` their captions, or `given` the pictures of which
+    they were drawn; `extractor` is the file of the extractor.
     """
     known = tuple(filter(None, (read_part(model.spec, text) for text in (texts or ())[:ROWS] if text is not None)))
     device = next(model.network.parameters()).device
@@ -117,19 +129,26 @@ def make(
     described = describe(load_extractor(extractor, device), measured, device=device, progress=False, what="measured")
     return Kept(
         machine=kind_of_machine(device),
-        pictures=torch.cat(list(_pictures(model, known))),
+        pictures=torch.cat(list(_pictures(model, known, given))),
         features=described.features,
         labels=None if labels is None else torch.from_numpy(np.array(labels[:ROWS])),
         classes=len(model.spec.classes),
         extractor=extractor.read_bytes(),
         texts=known,
+        given=() if given is None else [given.picture(k).fields() for k in range(min(GIVEN, len(given)))],
     )
 
 
-def _pictures(model: Model, texts: Sequence[str]) -> Iterator[Tensor]:
+def _pictures(model: Model, texts: Sequence[str], given: Pictures | None) -> Iterator[Tensor]:
     recipe = recipe_of(model)
     assert recipe is not None, "a registered model has a recipe"
     for k in range(PICTURES):
+        if given is not None:
+            assert model.spec.image is not None
+            picture = given.picture(k % min(GIVEN, len(given)))
+            row = picture.condition(model.spec.image, noise=recipe.picture_noise, place=(k, 0))
+            yield generate(model, recipe, n=1, seed=k, condition=row, batch=1)
+            continue
         # Without a text in the request, its only image has the first of the examples.
         turn = in_turn(model.spec, [k if model.spec.classes else 0])
         condition = of_texts(model.spec, [texts[k % len(texts)]]) if texts else turn

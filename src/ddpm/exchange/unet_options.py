@@ -181,6 +181,7 @@ def to_theirs(architecture: Mapping[str, Any]) -> dict[str, Any]:
     head_dims = sorted({dim for _, dim in heads})
     adds, middle = ours["embedding"] == "add", convention.middle_attention
     for holds, sentence in (
+        (not ours["picture"], "condition is image, for which the pipelines of diffusers have other inputs"),
         (ours["text"] is None, "condition is text, for which diffusers has another network than UNet2DModel"),
         (ours["patch"] == 1, f"patch is {ours['patch']}, but in diffusers a position is one pixel"),
         (multipliers[0] == 1, f"multipliers is {list(multipliers)}, but in diffusers the first is always 1"),

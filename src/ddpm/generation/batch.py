@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddpm import model_file
 from ddpm.compute.hardware import Precision, choose_precision
+from ddpm.degrading.conditions import kept
 from ddpm.errors import UserError
 from ddpm.generation.recipe import Recipe
 from ddpm.images import to_uint8
@@ -69,8 +70,11 @@ class Batch:
     def levels(self, x: Tensor) -> Tensor:
         """Return the images of what the reverse process draws, [N, *noise_shape]: uint8 [N,C,H,W] on the CPU.
 
-        Raise NotFiniteError as `to_uint8` does.
+        Where a picture with a hole is the condition, its known pixels are kept to the bit. Raise NotFiniteError as
+        `to_uint8` does.
         """
+        if self.model.spec.image is not None and self.condition is not None:
+            x = kept(x, self.condition.to(x.device))
         return to_uint8(self.model.decoded(x, precision=self._precision)).cpu()
 
     def encoded(self, x: Tensor) -> Tensor:
@@ -123,6 +127,11 @@ def require_guide(guide: Model, model: Model, *, called: str) -> None:
     if guide.spec.reading != model.spec.reading:
         raise UserError(
             f"the guide {called} reads captions otherwise than the model, by another tokenizer or text.length; guide "
+            "with a model of its kind"
+        )
+    if guide.spec.image != model.spec.image:
+        raise UserError(
+            f"the guide {called} is given pictures that are degraded otherwise than the model's (section image); guide "
             "with a model of its kind"
         )
     for key in ("channels", "size", "classes", "codec"):

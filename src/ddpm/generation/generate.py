@@ -1,14 +1,17 @@
 """Generate images: image k of seed s is the same image for every batch size, order and number of images."""
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddpm.compute.processes import assembled, dealt, leads, processes, rank
+from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
 from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe
+from ddpm.images import Images
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
 from ddpm.sampling.drawing import drawn
@@ -16,6 +19,12 @@ from ddpm.sampling.samplers import Step, last_of
 from ddpm.seeding import seed_of
 from ddpm.text import conditions
 from ddpm.text.conditions import Captions
+
+
+class Rows(Protocol):
+    """Conditions, one row per image: a tensor, or what makes a part of it when it is read."""
+
+    def __getitem__(self, places: slice, /) -> Tensor: ...
 
 
 def sampling_steps(batch: Batch) -> Iterator[Step]:
@@ -42,7 +51,7 @@ def generate(
     *,
     n: int,
     seed: int,
-    condition: Tensor | None,
+    condition: Rows | None,
     batch: int,
     progress: bool = False,
     first: int = 0,
@@ -71,14 +80,16 @@ def generate(
 
 
 def generate_together(
-    model: Model, recipe: Recipe, *, n: int, seed: int, condition: Tensor | None, batch: int, progress: bool = False
+    model: Model, recipe: Recipe, *, n: int, seed: int, condition: Rows | None, batch: int, progress: bool = False
 ) -> Tensor | None:
     """Generate images with all processes of the stage, which take batches in turn; all must call it.
 
     The images equal those of one process. Return uint8 [n,C,H,W] on rank 0, None on the others.
     """
     own = {}
-    for owner, rows in dealt(n, batch if processes() > 1 else n):
+    if processes() == 1:  # a condition that is made when it is read stays a part of it at a time
+        return generate(model, recipe, n=n, seed=seed, condition=condition, batch=batch, progress=progress)
+    for owner, rows in dealt(n, batch):
         if owner == rank():
             own[rows.start] = generate(
                 model,
@@ -94,12 +105,21 @@ def generate_together(
 
 
 def evaluation_conditions(
-    spec: Spec, *, n: int, seed: int, captions: Callable[[], Captions] | None = None
-) -> Tensor | None:
+    spec: Spec,
+    *,
+    n: int,
+    seed: int,
+    captions: Callable[[], Captions] | None = None,
+    images: Images | None = None,
+    noise: float = 0.0,
+) -> Rows | None:
     """Return the condition with which the n images of an evaluation are drawn: [n, ...]; None for a model without one.
 
-    Labels are balanced; captions are `evaluation_captions`.
+    Labels are balanced; captions are `evaluation_captions`; pictures are `evaluation_pictures` of these held-out
+    `images`.
     """
+    if spec.image is not None:
+        return None if images is None else evaluation_pictures(spec, n=n, seed=seed, images=images, noise=noise)
     if spec.classes:
         return balanced_labels(n, len(spec.classes), seed)
     texts = evaluation_captions(spec, n=n, seed=seed, captions=captions)
@@ -121,6 +141,15 @@ def evaluation_captions(
         return [conditions.example(spec, k) for k in range(n)]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed_of("captions", seed))).tolist()
     return [known[order[k % len(known)]] for k in range(n)]
+
+
+def evaluation_pictures(spec: Spec, *, n: int, seed: int, images: Images, noise: float) -> Pictures:
+    """Return n degraded pictures of held-out images in a seeded order, again and again if these are fewer.
+
+    `noise` is added to those that have none by themselves, in grey levels.
+    """
+    assert spec.image is not None
+    return Pictures(spec.image, images, n=n, seed=seed, noise=noise)
 
 
 def balanced_labels(n: int, classes: int, seed: int) -> Tensor:

@@ -28,8 +28,8 @@ class Sampling:
         write_json(path, {"n": self.n, "seed": self.seed, "recipe": as_dict(self.recipe)})
 
 
-def read_sampling(folder: Path, *, n: int) -> Sampling:
-    """Read the settings of the n images in a folder from its sample.json.
+def read_sampling(folder: Path, *, n: int | None) -> Sampling:
+    """Read the settings of the n images in a folder, or of as many as there are, from its sample.json.
 
     Raise UserError if the file is missing, incomplete, or describes another number of images.
     """
@@ -43,7 +43,7 @@ def read_sampling(folder: Path, *, n: int) -> Sampling:
         raise UserError(
             f"{path} does not describe how the images were sampled ({error}); run `dvc repro -f sample`"
         ) from None
-    if sampling.n != n:
+    if n is not None and sampling.n != n:
         raise UserError(f"{path} describes {sampling.n} images, but {folder} has {n}; run `dvc repro -f sample`")
     return sampling
 

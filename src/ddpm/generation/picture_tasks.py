@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddpm.degrading.operators import Operator
 from ddpm.generation.batch import Batch
 from ddpm.images import LEVELS_PER_UNIT, to_model_range, to_uint8
 from ddpm.model_spec import require_pixels
 from ddpm.sampling import editing, grids, restoration, samplers
-from ddpm.sampling.restoration import Operator
 from ddpm.sampling.samplers import Step, last_of
 
 ETA = 0.85

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import Precision
+from ddpm.degrading.pictures import Pictures
 from ddpm.generation.batch import Batch
-from ddpm.generation.generate import generate, sampling_steps
+from ddpm.generation.generate import Rows, generate, sampling_steps
 from ddpm.generation.recipe import DIRECTLY, Recipe, neutral
 from ddpm.images import to_uint8
 from ddpm.sampling.editing import slerp
@@ -54,13 +55,24 @@ def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
     return grid(images[torch.cat(chosen)], columns=min(columns, max(len(c) for c in chosen)))
 
 
+def beside(pictures: Pictures, images: Tensor, n: int) -> "Image":
+    """Arrange about n images in threes: the picture that was given, what the model made of it, and the image itself."""
+    channels = images.shape[1]
+    shown = range(min(len(images), max(1, n // 3)))
+    given = to_uint8(pictures[: len(shown)][:, :channels])
+    rows = [torch.stack([given[k], images[k], pictures.original(k)]) for k in shown]
+    return grid(torch.cat(rows), columns=3 * max(1, round((n / 9) ** 0.5)))
+
+
 @torch.inference_mode()
-def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int) -> None:
+def animate(model: "Model", recipe: Recipe, path: Path, *, seed: int, condition: Rows | None = None) -> None:
     """Write the reverse process of 20 images as a GIF that pauses at its end; of a VAE or GAN a walk between latents.
 
-    With the recipe and seed of an evaluation the last ones are its first images, except for their labels.
+    With the recipe and seed of an evaluation the last ones are its first images, except for their labels. `condition`
+    has the rows of these images; without it they have all labels or captions in turn.
     """
-    batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=_rows(model, 20))
+    rows = _rows(model, 20) if condition is None else condition[slice(20)]
+    batch = Batch(model=model, recipe=recipe, seed=seed, indices=range(20), condition=rows)
     if model.spec.method == "diffusion":
         steps = [batch.levels(step.x_t) for step in sampling_steps(batch)]
     else:
@@ -78,12 +90,17 @@ def walk(batch: Batch, frames: int) -> Iterator[Tensor]:
         yield batch.drawn(slerp(start, end, weight.expand(len(end)).to(end.device)))
 
 
-def preview(model: "Model", precision: Precision) -> "Image":
-    """Return a preview of a model in training: 100 images, those of diffusion by DDIM in 20 steps."""
+def preview(model: "Model", precision: Precision, given: Pictures | None = None) -> "Image":
+    """Return a preview of a model in training: 100 images, those of diffusion by DDIM in 20 steps.
+
+    A model that is `given` pictures draws about a third as many, see `beside`.
+    """
     if model.spec.method == "diffusion":
         recipe = replace(neutral(sampler="ddim", steps=int(min(20, model.schedule.T))), precision=precision)
     else:
         recipe = replace(DIRECTLY, precision=precision)
+    if given is not None:
+        return beside(given, generate(model, recipe, n=33, seed=0, condition=given, batch=33), 100)
     return grid(generate(model, recipe, n=100, seed=0, condition=_rows(model, 100), batch=100), columns=10)
 
 

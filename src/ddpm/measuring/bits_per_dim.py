@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import full_float32
+from ddpm.degrading.pictures import Pictures
 from ddpm.diffusion.bound import Estimate, bits, discretized_gaussian_nll, gaussian_kl
 from ddpm.errors import UserError
 from ddpm.files import write_json
@@ -77,9 +78,9 @@ NOT_MEASURED = BitsPerDim(images=0)
 
 @full_float32()
 def measure(
-    model: Model, images: Images, labels: np.ndarray | None, *, n: int, batch: int, progress: bool
+    model: Model, images: Images, conditions: np.ndarray | Pictures | None, *, n: int, batch: int, progress: bool
 ) -> BitsPerDim:
-    """Measure n evenly spaced images of these held-out ones (uint8 [N,C,H,W]), conditioned on their labels.
+    """Measure n evenly spaced images of these held-out ones (uint8 [N,C,H,W]), each with its condition.
 
     Of a VAE it is the ELBO: bound_prior is KL(q(z | x) || p(z)) and bound_decoder -log p(x | z), with the mass of the
     decoder's Gaussian within half a level. Raises UserError for a GAN, which has no likelihood.
@@ -95,7 +96,8 @@ def measure(
     n, device = min(n, len(images)), next(model.network.parameters()).device
     chosen = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
     if model.spec.method == "vae":
-        return _elbo(model, images, labels, chosen, batch=batch)
+        assert not isinstance(conditions, Pictures), "only diffusion is given pictures"
+        return _elbo(model, images, conditions, chosen, batch=batch)
     process = model.schedule
     chain = isinstance(process.T, int)
     bound_grid = uniform_grid(process.T, int(process.T)) if chain else log_snr(process, STEPS, least=LEAST_NOISE)
@@ -107,7 +109,7 @@ def measure(
     for at in tqdm(range(0, n, batch), desc="bits per dimension", disable=not progress):
         part = chosen[at : at + batch]
         x_0 = to_model_range(torch.from_numpy(images[part]).to(device))
-        condition = None if labels is None else torch.from_numpy(labels[part]).to(device)
+        condition = None if conditions is None else torch.as_tensor(conditions[part]).to(device)
         noise = PerImageNoise(0, part.tolist(), tuple(x_0.shape[1:]), device)
         denoise = partial(_conditioned, estimate, condition=condition)
         with torch.no_grad():

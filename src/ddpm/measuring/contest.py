@@ -14,8 +14,9 @@ import torch
 from ddpm.compute.hardware import choose_device
 from ddpm.compute.settings import Runtime
 from ddpm.data.reading.dataset import Split, read_split
+from ddpm.degrading.settings import ImageCondition
 from ddpm.errors import UserError
-from ddpm.generation.generate import balanced_labels, evaluation_conditions, generate
+from ddpm.generation.generate import Rows, balanced_labels, evaluation_conditions, generate
 from ddpm.generation.recipe import Recipe, recipe_of
 from ddpm.images import Images
 from ddpm.measuring import bits_per_dim, fidelity
@@ -29,7 +30,7 @@ from ddpm.measuring.strata import Labels
 from ddpm.model_file import Model
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
-from ddpm.text.conditions import of_images
+from ddpm.text.conditions import Captions, of_held_out
 
 ROUNDS = 16
 """Rounds in which both models are timed in turn."""
@@ -98,7 +99,8 @@ class PairedContest:
     """A candidate and its champion, or a candidate alone: a `promotion.gate.Contest`.
 
     Image k of a block has the same seed for both models and, if both have the same classes or know captions, the same
-    label or caption. Block 0 is that of the evaluation. Each model is drawn by the recipe in its file, as it is used.
+    label, caption or picture. Block 0 is that of the evaluation. Each model is drawn by the recipe in its
+    file, as it is used.
     """
 
     def __init__(
@@ -267,7 +269,7 @@ class PairedContest:
             side.likelihood = bits_per_dim.measure(
                 side.model,
                 of.test.images,
-                of_images(side.model.spec, of.test.labels, of.test.known_captions),
+                of_held_out(side.model.spec, of.test.labels, of.test.known_captions, of.test.images),
                 n=n,
                 batch=of.runtime.sample_batch,
                 progress=of.runtime.progress,
@@ -288,11 +290,10 @@ class PairedContest:
         """Return the processor time of all threads on a CPU; elsewhere the time until the device has finished."""
         device = self._measuring.device
         clock = time.process_time if device.type == "cpu" else time.perf_counter
-        condition = evaluation_conditions(side.model.spec, n=ROUND_IMAGES, seed=seed)
+        condition = _conditions_of(side, ROUND_IMAGES, seed, self._measuring, captions=None)
+        rows = None if condition is None else condition[:ROUND_IMAGES]  # making them is not timed
         began = clock()
-        _draw(
-            side, ROUND_IMAGES, seed, condition, ROUND_IMAGES
-        )  # the images end on the CPU, after the device has finished
+        _draw(side, ROUND_IMAGES, seed, rows, ROUND_IMAGES)  # the images end on the CPU, after the device has finished
         return clock() - began
 
     def _of_both(self, metrics: Callable[[_Side], Mapping[str, Measured | None]]) -> dict[str, Pair]:
@@ -304,28 +305,40 @@ class PairedContest:
 def draw_block(model: Model, n: int, seed: int, block: int, measuring: Measuring) -> Images:
     """Return n images of a model by its own recipe, uint8 [n,C,H,W]; block 0 has the seed itself.
 
-    Labels are balanced, captions are those of held-out images, or the model's examples if these have none. Raises
+    Labels are balanced, captions and pictures are those of held-out images, or the model's examples if these have no
+    captions. Raises
     UserError for a model without a recipe.
     """
-    own, runtime = _seed_of_block(seed, block), measuring.runtime
-    condition = evaluation_conditions(model.spec, n=n, seed=own, captions=lambda: measuring.test.known_captions())
-    return _draw(_side(model, "model"), n, own, condition, runtime.sample_batch, progress=runtime.progress)
+    own, runtime, side = _seed_of_block(seed, block), measuring.runtime, _side(model, "model")
+    condition = _conditions_of(side, n, own, measuring, captions=lambda: measuring.test.known_captions())
+    return _draw(side, n, own, condition, runtime.sample_batch, progress=runtime.progress)
 
 
 def _seed_of_block(seed: int, block: int) -> int:
     return seed if block == 0 else seed_of("block", seed, block)
 
 
-def _draw(
-    side: _Side, n: int, seed: int, condition: torch.Tensor | None, batch: int, *, progress: bool = False
-) -> Images:
+def _draw(side: _Side, n: int, seed: int, condition: Rows | None, batch: int, *, progress: bool = False) -> Images:
     drawn = generate(side.model, side.recipe, n=n, seed=seed, condition=condition, batch=batch, progress=progress)
     return drawn.numpy()
 
 
-def _conditions(model: Model) -> tuple[tuple[str, ...], bool]:
-    """What the images of two models must have in common to be drawn with equal labels or captions."""
-    return model.spec.classes, model.spec.text is not None
+def _conditions_of(
+    side: _Side, n: int, seed: int, measuring: Measuring, *, captions: Callable[[], Captions] | None
+) -> Rows | None:
+    return evaluation_conditions(
+        side.model.spec,
+        n=n,
+        seed=seed,
+        captions=captions,
+        images=measuring.test.images,
+        noise=side.recipe.picture_noise,
+    )
+
+
+def _conditions(model: Model) -> tuple[tuple[str, ...], bool, ImageCondition | None]:
+    """What the images of two models must have in common to be drawn with equal labels, captions or pictures."""
+    return model.spec.classes, model.spec.text is not None, model.spec.image
 
 
 def _side(model: Model, called: str) -> _Side:

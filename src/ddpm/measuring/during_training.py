@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddpm.compute.hardware import Precision
+from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
 from ddpm.generation.generate import evaluation_conditions, generate
 from ddpm.generation.recipe import recipe_in
@@ -51,16 +53,18 @@ class FewImages:
         rows = np.linspace(0, len(held_out) - 1, min(len(held_out), _MOST_REFERENCE_IMAGES)).round().astype(np.int64)
         unguided = sample if sample.guide is None else replace(sample, guide=None, guidance=1.0)
         self._n, self._seed, self._batch = n, sample.seed, batch
-        # Held-out captions are read for the first picture only.
-        self._condition = lru_cache(maxsize=1)(partial(evaluation_conditions, n=n, seed=sample.seed, captions=captions))
         self._recipe, self._extractor, self._device = recipe_in(unguided, precision, method), extractor, device
+        conditions = partial(evaluation_conditions, n=n, seed=sample.seed, captions=captions, images=held_out)
+        # Held-out captions are read for the first picture only.
+        self._condition = lru_cache(maxsize=1)(partial(conditions, noise=sample.picture_noise))
         self._reference = self._described(held_out[rows], what="held-out")
 
-    def draw(self, model: Model) -> tuple[Tensor, Tensor | None]:
-        """Return the images, uint8 [n,C,H,W], and their labels, int64 [n], or None for a model without classes."""
-        condition = self._condition(model.spec)
+    def draw(self, model: Model) -> tuple[Tensor, Tensor | Pictures | None]:
+        """Return the images, uint8 [n,C,H,W], and their labels, int64 [n], or the pictures that the model was given;
+        None for a model that has neither."""
+        condition: Any = self._condition(model.spec)
         drawn = generate(model, self._recipe, n=self._n, seed=self._seed, condition=condition, batch=self._batch)
-        return drawn, condition if model.spec.classes else None
+        return drawn, condition if model.spec.text is None else None
 
     def fid(self, images: Tensor) -> float:
         """Return the FID of images that `draw` returned."""

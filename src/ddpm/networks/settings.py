@@ -12,7 +12,7 @@ Kind = Literal[Method, "autoencoder"]
 """Kind of model in a file; an autoencoder brings images to latents, in which a diffusion model is trained, and back."""
 Domain = Literal["pixels", "autoencoder"]
 """What diffuses: the pixels of images, or their latents by an autoencoder."""
-Condition = Literal["none", "label", "text"]
+Condition = Literal["none", "label", "text", "image"]
 """What a model is conditioned on."""
 PAD, START, FIRST = 0, 1, 2
 """Tokens: fills a row after its text; begins every text; the first of the symbols."""

@@ -46,6 +46,8 @@ class UNet(ConditionedNetwork):
     With `text` the condition is not labels but the tokens of captions [N,L] (see `TextEncoder`), with tokens below
     `vocabulary`: wherever a block has self-attention, and in the middle, it attends to them, too, and their mean is
     added to the embedding of t. A sample without a caption has the tokens of an empty text.
+    With `picture` the condition is not labels but this number of planes [N,picture,H,W], which are joined to the input
+    (Saharia et al. 2021, SR3, Sec. 2). A sample without a picture has zeros.
     `augmentation` is the length K of the vectors [N,K] that describe how training images were changed, or 0. A layer
     without bias adds them to the embedding of t, so zeros and None are the same.
     `embedding` is scale_shift or add (see `ResidualBlock`); `resample` is residual (by a residual block) or conv
@@ -73,11 +75,13 @@ class UNet(ConditionedNetwork):
         convention: Convention = CONVENTION,
         text: TextSettings | None = None,
         vocabulary: int = 0,
+        picture: int = 0,
     ) -> None:
         super().__init__()
         self.classes = classes
         self.width = width
         self.patch = patch
+        self.picture = picture
         self.factor = patch * 2 ** (len(multipliers) - 1)
         self.frequency_shift = convention.frequency_shift
         c_emb = 4 * width
@@ -112,7 +116,7 @@ class UNet(ConditionedNetwork):
 
         resolutions = [padded(size, self.factor) // patch >> level for level in range(len(multipliers))]
 
-        self.conv_in = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.conv_in = nn.Conv2d((channels + picture) * patch**2, width, 3, padding=1)
         c = width
         skips = [c]
         self.down = nn.ModuleList()
@@ -153,6 +157,8 @@ class UNet(ConditionedNetwork):
             self.text_mean = nn.Linear(text.width, c_emb)
 
     def hide(self, condition: Tensor, where: Tensor) -> Tensor:
+        if self.picture:
+            return condition.masked_fill(where[:, None, None, None], 0)
         if self.text is None:
             return condition.masked_fill(where, self.classes)
         return torch.where(where[:, None], self.text.no_text(1), condition)
@@ -168,6 +174,9 @@ class UNet(ConditionedNetwork):
         self, x: Tensor, t: Tensor, condition: Tensor | Text | None = None, augmentation: Tensor | None = None
     ) -> Tensor:
         height, width = x.shape[-2:]
+        if self.picture:
+            none = x.new_zeros(len(x), self.picture, height, width)
+            x = torch.cat([x, condition.to(x.dtype) if isinstance(condition, Tensor) else none], dim=1)
         x = F.pad(x, (0, -width % self.factor, 0, -height % self.factor))
 
         frequencies = timestep_frequencies(self.width, shift=self.frequency_shift, device=t.device)

@@ -25,7 +25,9 @@ class Alternative:
 def models(spec: Spec) -> dict[tuple[str, int], Spec]:
     """Return (setting, value) and the model with it: half the size, twice the patch, half the width, where valid."""
     found = {}
-    if spec.size // 2 >= _SMALLEST and (spec.codec is None or spec.size // 2 % spec.codec.factor == 0):
+    divides = spec.image is None or spec.image.fault(channels=spec.channels, size=spec.size // 2) is None
+    divides = divides and (spec.codec is None or spec.size // 2 % spec.codec.factor == 0)
+    if spec.size // 2 >= _SMALLEST and divides:
         found["data.size", spec.size // 2] = replace(spec, size=spec.size // 2)
     if spec.vae is not None:
         return found | {

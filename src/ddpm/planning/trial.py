@@ -207,7 +207,9 @@ class _Bench:
             tiny = replace(spec, size=8, gan=replace(spec.gan, width=8))
         else:
             unet = replace(spec.network, width=8, head_channels=8, groups=None, patch=1, attention=(8,))
-            tiny = replace(spec, size=8 if spec.codec is None else 8 * spec.codec.factor, network=unet)
+            picture = None if spec.image is None else replace(spec.image, factor=2)
+            size = 8 if spec.codec is None else 8 * spec.codec.factor
+            tiny = replace(spec, size=size, network=unet, image=picture)
         self.step_seconds(tiny, 1)
         self._memory_before = _resident_peak()
 
@@ -231,7 +233,7 @@ class _Bench:
         training = session.begin(
             spec,
             _samples(spec, n),
-            _conditions(spec, n),
+            None if spec.image is not None else _conditions(spec, n),
             data_hash="random",
             code_hash="of a trial",
             settings=settings,
@@ -317,6 +319,8 @@ def _conditions(spec: Spec, n: int) -> "np.ndarray | None":
     """Return a stand-in condition for n images, to measure a step with it; None for a model without condition."""
     import numpy as np
 
+    if spec.image is not None:
+        return np.zeros((n, spec.image.planes(spec.channels), spec.size, spec.size), np.float32)
     if spec.text is not None:  # without the library of the tokenizer, since only their number matters
         return np.full((n, spec.text.length), START, np.int32)
     return np.arange(n) % len(spec.classes) if spec.classes else None

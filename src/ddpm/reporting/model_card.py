@@ -73,7 +73,7 @@ def card(
         _summary(origin),
         linked_image(f"Samples of {title}", picture) if picture else "",
         f"## Intended use\n\n{USE}",
-        "## How to use it\n\n" + (usage or _usage(version)),
+        "## How to use it\n\n" + (usage or _usage(version, origin)),
         "## Data\n\n" + (table(origins.data_table(facts)) if facts else _unknown(origin)),
         "## Metrics\n\n" + (_metrics(records) or "No metrics of this model are known."),
         _section("Sampling", origins.sampling_table(_drawing(records))) if _drawing(records) else "",
@@ -127,14 +127,20 @@ def _summary(origin: Mapping[str, Any]) -> str:
     return f"{kind}{data}."
 
 
-def _usage(version: Version | None) -> str:
-    if version is None:
-        return code("ddpm sample --model model.safetensors --number 16 --out samples.png")
-    chosen = f"--version {version.number}{name_option(version.name)}"
-    return "\n".join(
-        f"- {code(command)}"
-        for command in (f"ddpm sample {chosen} --number 16 --out samples.png", f"ddpm serve {chosen}")
+def _usage(version: Version | None, origin: Mapping[str, Any]) -> str:
+    chosen = (
+        "--model model.safetensors" if version is None else f"--version {version.number}{name_option(version.name)}"
     )
+    task, *_ = origin.get("params", {}).get("image", {}).get("degradations", [None])
+    draw = f"ddpm sample {chosen} --number 16 --out samples.png"
+    if task == "inpaint":
+        draw = f"ddpm inpaint {chosen} --image picture.png --mask mask.png --out whole.png"
+    elif task is not None:
+        noise = f" --noise {origin['params']['image']['noise'][1]:g}" if task == "denoise" else ""
+        draw = f"ddpm restore {chosen} --task {task}{noise} --image picture.png --out restored.png"
+    if version is None:
+        return code(draw)
+    return "\n".join(f"- {code(command)}" for command in (draw, f"ddpm serve {chosen}"))
 
 
 def _metrics(records: Sequence[Mapping[str, Any]]) -> str:

@@ -29,6 +29,7 @@ def sampling_table(drawing: Mapping[str, Any]) -> Table:
     guided = drawing.get("guidance", 1.0) != 1.0
     unread = {name for name in _SAMPLER_SETTINGS if name != drawing.get("sampler")}
     unread |= set() if guided else set(_GUIDANCE)
+    unread |= set() if drawing.get("picture_noise") else {"picture_noise"}
     unread |= set() if drawing.get("time_grid") == "karras" else {"karras"}
     rows = [(key, as_words(value)) for key, value in drawing.items() if key not in unread and value is not None]
     return Table(("sampling", "value"), rows)

@@ -117,6 +117,9 @@ class Drawing:
     """Share of the contrast added by guidance that is removed again, in [0, 1]."""
     threshold: float | None
     """Dynamic thresholding at this quantile of the pixels; null: clipping."""
+    picture_noise: float = 0.0
+    """Standard deviation of the noise that is added to a picture which is the condition, in grey levels, and that the
+    network is told (Ho et al. 2022, Sec. 4.2); none is added for denoise."""
 
     def __post_init__(self) -> None:
         for name, known in (("sampler", SAMPLERS), ("time_grid", GRIDS)):
@@ -125,6 +128,7 @@ class Drawing:
         require_positive(self, "steps")
         require_at_least(0, self, "guidance")
         require_named(self, "guide")
+        require_at_least(0, self, "picture_noise")
         _require_interval(self, "guidance_interval", levels="above low and up to high")
         require_share(self, "guidance_rescale")
         require(

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ddpm.errors import UserError
-from ddpm.generation.recipe import recipe_of
+from ddpm.generation.generate import generate
+from ddpm.generation.recipe import neutral, recipe_of
 from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
@@ -79,6 +80,10 @@ class Answering:
 
     def warm_up(self) -> None:
         """Draw one image, beside the budget. Raises what drawing raises."""
+        if self.model.spec.image is not None:
+            recipe = recipe_of(self.model) or neutral(sampler="ddim", steps=1)
+            generate(self.model, recipe, n=1, seed=0, condition=None, batch=1)
+            return
         fields: dict[str, Any] = {"number": 1, "seed": 0}
         if recipe_of(self.model) is None:
             fields |= {"sampler": "ddim", "steps": 1}

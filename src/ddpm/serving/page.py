@@ -19,9 +19,10 @@ from ddpm.model_file import Model
 from ddpm.promotion.registry import Version
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.serving.fields import MAX_GUIDANCE, MAX_IMAGES
-from ddpm.serving.picture_request import STEPS
+from ddpm.serving.picture_request import STEPS, TASKS
 from ddpm.serving.sample_request import MAX_FRAMES
 from ddpm.serving.served_models import Served, ServedModels
+from ddpm.serving.trained_tasks import what_it_can_do
 from ddpm.settings import as_dict
 
 _SCRIPT = "text/javascript; charset=utf-8"
@@ -105,6 +106,7 @@ def facts(models: ServedModels) -> dict[str, Any]:
         "channels": spec.channels,
         "size": spec.size,
         "classes": list(spec.classes),
+        "pictures": None if spec.image is None else as_dict(spec.image),
         "examples": None if spec.text is None else list(spec.text.examples),
         "sampler": None if recipe is None else recipe.sampler,
         "steps": None if recipe is None else recipe.steps,
@@ -138,7 +140,13 @@ def _values(models: ServedModels) -> dict[str, Any]:
     can_guide = noise and (has_guide or (spec.is_conditioned and spec.unconditional))
     usual = recipe or neutral(sampler="ddim", steps=min(50, T))
     others = [found for found in models.versions if found.number != served.number]
+    tasks = _tasks(model)
+    least_noise, most_noise = (0.5, 1000.0) if spec.image is None else spec.image.noise
     factors = [k for k in range(2, min(spec.size, 8) + 1) if spec.size % k == 0]
+    if spec.image is not None:
+        factors = [spec.image.factor]
+    if "super-resolution" not in tasks:
+        factors = []
     return {
         "title": served.called,
         "name": served.name,
@@ -153,8 +161,19 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "max_frames": MAX_FRAMES,
         "T": T,
         "noise": "yes" if noise else "",
+        "draws": "yes" if "sample" in tasks else "",
+        "inpaints": "yes" if "inpaint" in tasks else "",
+        "resamples": "yes" if spec.image is None else "",
+        "edits": "yes" if "edit" in tasks else "",
+        "restores": "yes" if tasks & {"super-resolution", "colourise", "deblur", "denoise"} else "",
+        "deblurs": "yes" if "deblur" in tasks else "",
+        "denoises": "yes" if "denoise" in tasks else "",
+        "least_noise": f"{least_noise:g}",
+        "most_noise": f"{most_noise:g}",
+        "noise_value": f"{min(40, most_noise):g}",
+        "request": _request(model),
         "number": NUMBER,
-        "auto": "yes" if NUMBER * 2 * usual.steps * spec.size**2 <= _QUICK else "",
+        "auto": "yes" if "sample" in tasks and NUMBER * 2 * usual.steps * spec.size**2 <= _QUICK else "",
         "chips": Html(_chips(classes)) if 0 < len(classes) <= _CHIPS else "",
         "class_list": _options([("", "all, in turn"), *_named(classes)]) if len(classes) > _CHIPS else "",
         "task_classes": _options([*([("", "no class")] if spec.unconditional else []), *_named(classes)])
@@ -170,11 +189,11 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "steps": usual.steps,
         "steps_value": "" if recipe else usual.steps,
         "eta": f"{usual.ddim.eta:g}",
-        "inpaint_steps": min(STEPS["inpaint"], T),
+        "inpaint_steps": min(STEPS["inpaint"], T) if spec.image is None else usual.steps,
         "edit_steps": min(STEPS["edit"], T),
-        "task_steps": min(25, T),
+        "task_steps": min(25, T) if spec.image is None else usual.steps,
         "factors": _options((str(k), f"{k} times, from {spec.size // k}x{spec.size // k} pixels") for k in factors),
-        "colour": spec.channels == 3,
+        "colour": "yes" if "colourise" in tasks else "",
         "max_blur": min(100, spec.size),
         "max_brush": max(1, spec.size // 2),
         "brush": max(1, spec.size // 12),
@@ -182,6 +201,24 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "metrics": Html("".join(_metric_rows(version))),
         "origin": Html("".join(_rows(_origin(served, usual, recipe)))),
     }
+
+
+def _tasks(model: Model) -> set[str]:
+    """Return the tasks that a request to this model can have."""
+    spec = model.spec
+    if spec.image is not None:
+        return set(spec.image.degradations)
+    tasks = {"sample", *(TASKS if spec.method == "diffusion" else ())}
+    return tasks - ({"colourise"} if spec.channels != 3 else set())
+
+
+def _request(model: Model) -> str:
+    """Return the fields of a request as an example, as JSON."""
+    if model.spec.image is None:
+        return '{"number": 4, "seed": 1}'
+    task = model.spec.image.degradations[0]
+    more = {"inpaint": ', "mask": "…"', "denoise": f', "noise": {model.spec.image.noise[1]:g}'}.get(task, "")
+    return f'{{"task": "{task}", "image": "a PNG file in base64"{more}}}'
 
 
 def _status(models: ServedModels) -> str:
@@ -202,6 +239,8 @@ def _summary(served: Served) -> str:
         parts.append(f"{len(spec.classes)} classes")
     if spec.text is not None:
         parts.append("from captions")
+    if spec.image is not None:
+        parts.append(what_it_can_do(spec.image))
     if (fid := record.get("fid")) is not None:
         floor = (record.get("floor") or {}).get("fid")
         beside = "" if floor is None else f", real images {floor:.3g}"

@@ -19,13 +19,16 @@ from torch import Tensor
 
 from ddpm.data.preparing.picture_file import Reading, RejectedError, Seen, opened
 from ddpm.data.preparing.pixels import whole_picture
+from ddpm.degrading import operators
+from ddpm.degrading.pictures import Picture
+from ddpm.degrading.settings import ImageCondition
 from ddpm.errors import UserError
 from ddpm.generation import picture_tasks
 from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.model_file import Model
 from ddpm.model_spec import require_diffusion
-from ddpm.sampling import restoration
+from ddpm.serving import trained_tasks
 from ddpm.serving.fields import (
     MAX_GUIDANCE,
     MAX_IMAGES,
@@ -89,11 +92,13 @@ class PictureRequest:
     """The settings of sampling; a task may use its own sampler with them."""
     settings: dict[str, float]
     """The fields of the task."""
+    picture: Picture | None = None
+    """The picture as the condition of a model that was trained for the task; None: the task needs no such training."""
 
     @property
     def is_conditioned(self) -> bool:
-        """Whether the model predicts with a class or a caption."""
-        return self.label is not None or self.text is not None
+        """Whether the model predicts with a class, a caption or a picture."""
+        return self.label is not None or self.text is not None or self.picture is not None
 
 
 def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_IMAGES) -> PictureRequest:
@@ -102,25 +107,30 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     task: a key of TASKS; image, and mask or other: pictures; number: 1..max_number (default 1; interpolate: at least 2,
     including both ends, default 8); label: index or name of a class (default: none); text: a caption (default: none);
     seed, steps, guidance: as in `sample_request`, but steps have the default of the task.
-    Raises UserError, one sentence, for an unknown field or a value outside its limits.
+    Raises UserError, one sentence, for an unknown field or a value outside its limits, and for a task or a picture that
+    a model whose condition is a picture was not trained for. Such a model draws by its own sampler and steps.
     """
     task = fields.get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
     require_diffusion(model.spec, f"task {task}")
-    second = SECOND.get(task)
-    given = given_fields(fields, (*COMMON, *([second] if second else []), *TASKS[task]))
+    second, own_fields, known = SECOND.get(task), TASKS[task], model.spec.image
+    if known is not None:
+        trained_tasks.require_task(known, task)
+        own_fields = {name: bounds for name, bounds in own_fields.items() if name == "noise"}
+    given = given_fields(fields, (*COMMON, *([second] if second else []), *own_fields))
     channels, size, T = model.spec.channels, model.spec.size, model.spec.schedule.T
     if task == "colourise" and channels != 3:
         raise UserError("task is colourise, but this model's images are grey; use a model of colour images")
     label, text = label_index(given.get("label"), model), text_of(given.get("text"), model)
-    is_conditioned = label is not None or text is not None
+    is_conditioned = label is not None or text is not None or known is not None
     if not is_conditioned and model.spec.is_conditioned:
-        known = condition_field(model)
-        require_both_predictions(f"{known} is missing", f"it needs a {known}; set one", model)
+        lacking = condition_field(model)
+        require_both_predictions(f"{lacking} is missing", f"it needs a {lacking}; set one", model)
     own = recipe_of(model)
     guidance = _guidance(given, model, own, is_conditioned=is_conditioned)
-    steps = whole("steps", given.get("steps", min(STEPS.get(task, 25), T)), 1, T)
+    usual = own.steps if own is not None and known is not None else STEPS.get(task, 25)
+    steps = whole("steps", given.get("steps", min(usual, T)), 1, T)
     image = read_picture(
         "image",
         given.get("image"),
@@ -134,8 +144,15 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         other = other >= 128 if second == "mask" else other
     settings = {
         name: _bounded(name, given.get(name, default), low, min(high, size) if name == "blur" else high, default)
-        for name, (low, high, default) in TASKS[task].items()
+        for name, (low, high, default) in own_fields.items()
     }
+    recipe = replace(own or neutral(sampler="ddim", steps=steps), steps=steps, guidance=guidance)
+    picture = None
+    if known is not None:
+        picture = _for_trained_task(known, task, image, other, settings, size=size)
+        _require_fits(recipe, model)
+    else:
+        recipe = replace(recipe, sampler="ddim")
     fewest, usual = (2, 8) if task == "interpolate" else (1, 1)
     return PictureRequest(
         task=task,
@@ -145,9 +162,29 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
         label=label,
         text=text,
         seed=whole("seed", given.get("seed", secrets.randbelow(2**32)), 0, MAX_SEED),
-        recipe=replace(own or neutral(sampler="ddim", steps=steps), sampler="ddim", steps=steps, guidance=guidance),
+        recipe=recipe,
         settings=settings,
+        picture=picture,
     )
+
+
+def _for_trained_task(
+    known: ImageCondition, task: str, image: Tensor, hole: Tensor | None, settings: dict[str, float], *, size: int
+) -> Picture:
+    """Return the picture of a task that the model was trained for. Raises UserError if it was trained for others."""
+    if task == "super-resolution":
+        trained_tasks.require_size(known, size=size, height=image.shape[1])
+    if task == "denoise":
+        trained_tasks.require_noise(known, settings["noise"])
+    kind = next(each for each in known.degradations if each == task)
+    return Picture(kind, image, hole=hole, noise=settings.get("noise", 0.0))
+
+
+def _require_fits(recipe: Recipe, model: Model) -> None:
+    try:
+        recipe.require_fits(model.spec.schedule, called="")
+    except ValueError as error:  # two settings exclude each other
+        raise UserError(str(error)) from None
 
 
 def _guidance(given: Mapping[str, Any], model: Model, recipe: Recipe | None, *, is_conditioned: bool) -> float:
@@ -191,6 +228,8 @@ def described(request: PictureRequest, model: Model) -> dict[str, Any]:
 def evaluations(request: PictureRequest) -> int:
     """Return the largest number of evaluations of the denoiser per image."""
     steps, settings = request.recipe.steps, request.settings
+    if request.picture is not None:
+        return steps
     if request.task == "inpaint":
         jump, resamplings = int(settings["jump"]), int(settings["resamplings"])
         return steps + jump * (resamplings - 1) * len(range(1, steps - jump + 1, jump))
@@ -204,6 +243,8 @@ def network_calls(request: PictureRequest) -> int:
 
 
 def _drawn(batch: Batch, request: PictureRequest) -> Tensor:
+    if request.picture is not None:
+        return trained_tasks.draw(batch, request.picture)
     images = request.image[None].expand(len(batch.indices), -1, -1, -1)
     settings, steps = request.settings, request.recipe.steps
     if request.task == "inpaint":
@@ -224,9 +265,9 @@ def _drawn(batch: Batch, request: PictureRequest) -> Tensor:
         return picture_tasks.denoise(batch, images, std=settings["noise"], steps=steps)
     size = batch.model.spec.size
     operator = {
-        "super-resolution": lambda: restoration.average_pooling(size // request.image.shape[1]),
-        "colourise": restoration.grey,
-        "deblur": lambda: restoration.gaussian_blur(size, width=settings["blur"], smallest=SMALLEST_GAIN),
+        "super-resolution": lambda: operators.average_pooling(size // request.image.shape[1]),
+        "colourise": operators.grey,
+        "deblur": lambda: operators.gaussian_blur(size, width=settings["blur"], smallest=SMALLEST_GAIN),
     }[request.task]()
     return picture_tasks.restore(batch, images, operator, steps=steps)
 

@@ -19,6 +19,7 @@ from ddpm.generation.recipe import DIRECTLY, Recipe, neutral, recipe_of
 from ddpm.model_file import Model
 from ddpm.model_spec import require_diffusion
 from ddpm.sampling.catalogue import SAMPLERS
+from ddpm.serving import trained_tasks
 from ddpm.serving.fields import (
     MAX_GUIDANCE,
     MAX_IMAGES,
@@ -70,9 +71,12 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     defaults of the others are those of the model's recipe: steps: 1..T; guidance: 0..20; sampler: a key of SAMPLERS;
     eta: 0..1. frames: 0..MAX_FRAMES (default 0).
     Raises UserError, one sentence, for an unknown field, a value outside its limits, a sampler that does not fit the
-    model's schedule, and a model without a recipe if sampler or steps is missing.
+    model's schedule, a model whose condition is a picture, and a model without a recipe if sampler or steps is missing.
     """
     given = given_fields(fields, (*FIELDS, "frames"))
+    if model.spec.image is not None:
+        known = trained_tasks.what_it_can_do(model.spec.image)
+        raise UserError(f"this model draws from a picture, which the request has not; set task ({known}) and image")
     try:
         recipe = _recipe(given, model) if model.spec.method == "diffusion" else _direct(given, model)
         if model.spec.method == "diffusion":

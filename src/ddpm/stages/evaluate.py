@@ -18,7 +18,7 @@ def main(stage: Stage) -> None:
     from ddpm.measuring.neighbours_picture import draw_neighbours
     from ddpm.reporting.markdown import table
     from ddpm.reporting.measurements import metrics_table
-    from ddpm.text.conditions import of_images
+    from ddpm.text.conditions import of_held_out
     from ddpm.tracking.run_description import describe
     from ddpm.tracking.run_json import attach
 
@@ -71,7 +71,7 @@ def main(stage: Stage) -> None:
         likelihood = bits_per_dim.measure(
             model,
             held_out.images,
-            of_images(model.spec, held_out.labels, held_out.captions),
+            of_held_out(model.spec, held_out.labels, held_out.captions, held_out.images),
             n=settings.bits_per_dim,
             batch=runtime.sample_batch,
             progress=runtime.progress,

@@ -10,7 +10,9 @@ from ddpm.settings import as_dict
 from ddpm.stages.stage import Stage, execute
 
 if TYPE_CHECKING:
+    from ddpm.degrading.pictures import Pictures
     from ddpm.measuring.contest import PairedContest
+    from ddpm.model_file import Model
 
 
 def main(stage: Stage) -> None:
@@ -76,6 +78,7 @@ def main(stage: Stage) -> None:
             measured=np.load(paths.images / "images.npy", mmap_mode="r"),
             labels=np.load(classes) if classes.exists() else None,
             texts=read_captions(paths.images),
+            given=_given(stage, model),
             extractor=paths.extractor,
         ).write(compared)
         registry.keep_file(candidate.number, compared)
@@ -102,6 +105,18 @@ def main(stage: Stage) -> None:
     receipt = {"name": params.promote.name, "model_sha256": sha256, "tracking_uri": shown_uri()}
     write_json(paths.receipt, receipt)
     print(summary(outcome, metric=params.promote.main.name))
+
+
+def _given(stage: Stage, model: "Model") -> "Pictures | None":
+    """Return the pictures of which the measured images were drawn; None for a model that is given none."""
+    from ddpm.generation.generate import evaluation_pictures
+    from ddpm.generation.image_set import read_sampling
+
+    if model.spec.image is None:
+        return None
+    sampling = read_sampling(stage.paths.images, n=None)
+    images, noise = stage.split("test").images, sampling.recipe.picture_noise
+    return evaluation_pictures(model.spec, n=sampling.n, seed=sampling.seed, images=images, noise=noise)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """DVC stage `sample`: generate the images for the evaluation, a grid, and an animation of the reverse process."""
 
 import time
+from typing import Any
 
 from ddpm.stages.stage import Stage, execute
 
@@ -23,8 +24,15 @@ def main(stage: Stage) -> None:
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
     captions = stage.split("test").captions if model.spec.text is not None else None
     texts = generate.evaluation_captions(model.spec, n=n, seed=settings.seed, captions=captions)
-    labels = generate.evaluation_conditions(model.spec, n=n, seed=settings.seed) if texts is None else None
-    condition = labels if texts is None else of_texts(model.spec, texts)
+    classes = len(model.spec.classes)
+    labels = generate.balanced_labels(n, classes, settings.seed) if classes else None
+    condition: Any = labels if texts is None else of_texts(model.spec, texts)
+    given = None
+    if model.spec.image is not None:
+        held_out, noise = stage.split("test").images, recipe.picture_noise
+        condition = given = generate.evaluation_pictures(
+            model.spec, n=n, seed=settings.seed, images=held_out, noise=noise
+        )
     began = time.monotonic()
     images = generate.generate_together(
         model,
@@ -41,8 +49,11 @@ def main(stage: Stage) -> None:
     sampling = Sampling(n=n, seed=settings.seed, recipe=recipe)
     write_image_set(paths.images, images, labels, sampling, texts)
     sampling.write(paths.report)
-    pictures.grid_by_class(images, labels, settings.grid).save(paths.grid)
-    pictures.animate(model, recipe, paths.animation, seed=settings.seed)
+    shown = pictures.grid_by_class(images, labels, settings.grid)
+    if given is not None:
+        shown = pictures.beside(given, images, settings.grid)
+    shown.save(paths.grid)
+    pictures.animate(model, recipe, paths.animation, seed=settings.seed, condition=given)
     tracker = attach(paths.run, stage.measuring())
     for path in (paths.grid, paths.animation):
         tracker.artifact(path, "samples")

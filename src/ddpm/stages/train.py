@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ddpm.data.reading.dataset import Facts
+    from ddpm.degrading.pictures import Pictures
     from ddpm.measuring.during_training import FewImages
     from ddpm.planning.length import Planned
     from ddpm.training.session import Training
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 def main(stage: Stage) -> None:
     from ddpm.data.reading.dataset import read_facts
+    from ddpm.degrading.pictures import Pictures
     from ddpm.files import write_json
-    from ddpm.generation.pictures import grid_by_class, preview
+    from ddpm.generation.pictures import beside, grid_by_class, preview
     from ddpm.measuring.metric_catalogue import CURVES
     from ddpm.model_file import Model
     from ddpm.reporting.run_names import name_of
@@ -56,9 +58,11 @@ def main(stage: Stage) -> None:
         """Draw images of the averaged network, and measure them if there are enough for FID."""
         model = Model(training.average(), training.spec, lineage={}, sha256="")
         if few is None:
-            return preview(model, training.precision)
+            return preview(model, training.precision, _held_out_pictures(stage, training))
         images, labels = few.draw(model)
         measured[f"{CURVES}fid"] = few.fid(images)
+        if isinstance(labels, Pictures):
+            return beside(labels, images, 100)
         return preview(model, training.precision) if model.spec.text is not None else grid_by_class(images, labels, 100)
 
     def gathered() -> None:
@@ -213,6 +217,16 @@ def _few_images(stage: Stage, training: "Training") -> "FewImages | None":
         method=params.method,
         captions=stage.split("test").captions,
     )
+
+
+def _held_out_pictures(stage: Stage, training: "Training") -> "Pictures | None":
+    """Return degraded pictures of held-out images; None for a model that is given none."""
+    from ddpm.generation.generate import evaluation_pictures
+
+    if training.spec.image is None:
+        return None
+    images, sample = stage.split("test").images, stage.params.sample
+    return evaluation_pictures(training.spec, n=100, seed=sample.seed, images=images, noise=sample.picture_noise)
 
 
 def _settings(training: "Training", planned: "Planned | None") -> dict[str, Any]:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
+from ddpm.images import Images
 from ddpm.model_spec import Spec
 from ddpm.text import tokenizer
 
@@ -15,13 +17,23 @@ Captions = Sequence[str | None]
 
 
 def of_images(spec: Spec, labels: np.ndarray | None, captions: Callable[[], Captions]) -> np.ndarray | None:
-    """Return the condition of images with these labels, int64 [N], or captions: [N, ...]; None for a model without.
+    """Return the condition of images with these labels, int64 [N], or captions: [N, ...]; None for a model without, and
+    for one that is given pictures.
 
     Raises UserError as `captions` does, and if the library tokenizers is needed and not installed.
     """
     if spec.text is not None:
         return of_texts(spec, captions()).numpy()
     return labels if spec.classes else None
+
+
+def of_held_out(
+    spec: Spec, labels: np.ndarray | None, captions: Callable[[], Captions], images: Images
+) -> np.ndarray | Pictures | None:
+    """Return the same as `of_images`, but for a model that is given pictures these images, each degraded."""
+    if spec.image is None:
+        return of_images(spec, labels, captions)
+    return Pictures(spec.image, images, n=len(images), seed=0, noise=spec.image.noise[0], in_order=True)
 
 
 def of_texts(spec: Spec, texts: Captions) -> Tensor:

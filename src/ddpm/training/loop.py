@@ -11,6 +11,8 @@ from torch.optim import AdamW
 
 from ddpm.compute.hardware import Precision, autocast, memory_format
 from ddpm.compute.processes import processes
+from ddpm.degrading import conditions
+from ddpm.degrading.settings import ImageCondition
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.networks.conditioned import Conditional
@@ -126,11 +128,14 @@ def train(
     device_batch: int | None = None,
     gradients: Gradients = "float32",
     ask: Callable[[], Sequence[bool]] = tuple,
+    degrading: ImageCondition | None = None,
 ) -> Iterator[Step]:
     """Train from `state` until `settings.images` have been seen; yield each step. `method` has the losses.
 
     A step does not wait for the device: whether it is skipped is decided there. `ask` returns what this process wants
     (to stop, to save), the same number of flags everywhere; they travel with the losses to all processes.
+
+    With `degrading` the condition of an image is the image itself, degraded.
 
     Every random number of a step is a function of (seed, images seen, position in the global batch). Therefore a
     training that was stopped and continued gives bitwise the same weights as one that was not, and a training divided
@@ -154,6 +159,9 @@ def train(
 
     def example() -> tuple[object, ...]:
         images, condition = batches.at(state.images_seen, parts[0])
+        if degrading is not None:
+            n, channels, *size = images.shape
+            condition = torch.zeros(n, degrading.planes(channels), *size, device=device)
         numbers = torch.zeros(len(images), described, device=device) if described else None
         return method.arguments(Images(to_model_range(images).to(memory_format=layout), condition, numbers))
 
@@ -172,9 +180,11 @@ def train(
             group["lr"] = rate
 
         torch.manual_seed(seed_of("step", settings.seed, before))
-        drawn = method.draw(torch.Size((batch, *batches.images.shape[1:])), device, layout)
+        shape = torch.Size((batch, *batches.images.shape[1:]))
+        drawn = method.draw(shape, device, layout)
         transformations = augmentation.draw(settings.augment, batch, seed=settings.seed, images_seen=before)
-        if batches.conditions is not None:
+        chance = None if degrading is None else conditions.draw(degrading, shape, device=device)
+        if batches.conditions is not None or degrading is not None:
             hidden = torch.rand(batch, device=device) < settings.label_dropout
 
         state.optimizer.zero_grad(set_to_none=True)
@@ -185,6 +195,8 @@ def train(
             if transformations is not None:
                 x_0, numbers = transformations.apply(x_0, part)
             x_0 = x_0.to(memory_format=layout)
+            if degrading is not None and chance is not None:
+                condition = conditions.degraded(degrading, x_0, chance.part(part))
             if condition is not None:
                 condition = state.network.hide(condition, hidden[part])
             if part.start > 0:  # parts must not have the same dropout mask, whichever process computes them

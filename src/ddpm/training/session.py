@@ -106,6 +106,7 @@ class Training:
             device_batch=self.runtime.device_batch,
             gradients=self.runtime.gradients,
             ask=ask,
+            degrading=self.spec.image,
         )
 
     @property

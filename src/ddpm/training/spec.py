@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ddpm.degrading.settings import ImageCondition
 from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.model_spec import Spec
 from ddpm.networks.settings import CONVENTION, Condition, Convention, Gan, Kind, Method, Network, Text, Tokenizer, Vae
@@ -10,7 +11,7 @@ from ddpm.settings import as_dict
 from ddpm.training import augmentation
 from ddpm.training.settings import Train
 
-SECTIONS = ("method", "schedule", "objective", "network", "vae", "gan", "condition", "text", "train")
+SECTIONS = ("method", "schedule", "objective", "network", "vae", "gan", "condition", "text", "image", "train")
 """Parts of params.yaml by which a model is specified."""
 _READ: dict[Kind, tuple[str, ...]] = {
     "diffusion": ("schedule", "objective", "network"),
@@ -21,9 +22,16 @@ _READ: dict[Kind, tuple[str, ...]] = {
 
 def settings_of(spec: Spec) -> dict[str, Any]:
     """Return the method and the sections that specify a model of this method, as plain values."""
-    condition: Condition = "text" if spec.text is not None else "label" if spec.classes else "none"
-    read = (*_READ[spec.method], *(["text"] if spec.text is not None else []))
-    return {"method": spec.method, "condition": condition} | {name: as_dict(getattr(spec, name)) for name in read}
+    read = [*_READ[spec.method], *(name for name in ("text", "image") if getattr(spec, name) is not None)]
+    return {"method": spec.method, "condition": _condition(spec)} | {
+        name: as_dict(getattr(spec, name)) for name in read
+    }
+
+
+def _condition(spec: Spec) -> Condition:
+    if spec.text is not None:
+        return "text"
+    return "image" if spec.image is not None else "label" if spec.classes else "none"
 
 
 def spec_of(
@@ -41,20 +49,24 @@ def spec_of(
     condition: Condition = "label",
     text: Text | None = None,
     tokenizer: Tokenizer | None = None,
+    image: ImageCondition | None = None,
     convention: Convention = CONVENTION,
 ) -> Spec:
     """Return the specification for images of size x size pixels with these classes, by the sections of params.yaml.
 
-    Of `vae` and `gan` only the section of the method becomes part of it; of `classes`, and of `text` and `tokenizer`,
-    what `condition` names. Without a tokenizer, as for data that are not prepared, the model reads single bytes.
+    Of `vae` and `gan` only the section of the method becomes part of it; of `classes`, of `text` and `tokenizer`, and
+    of `image`, what `condition` names. Without a tokenizer, as for data that are not prepared, the model reads single
+    bytes. Raises UserError for a degradation that the images cannot have.
     """
     known = tuple(classes) if condition == "label" else ()
-    is_text = condition == "text"
+    is_text, is_image = condition == "text", condition == "image"
+    if is_image and image is not None:
+        image.require_fits(channels=channels, size=size)
     return Spec(
         channels=channels,
         size=size,
         classes=known,
-        unconditional=not (known or is_text) or train.label_dropout > 0,
+        unconditional=not (known or is_text or is_image) or train.label_dropout > 0,
         schedule=schedule,
         objective=objective,
         network=network,
@@ -65,4 +77,5 @@ def spec_of(
         gan=gan if method == "gan" else None,
         text=text if is_text else None,
         tokenizer=(tokenizer or Tokenizer(merges=())) if is_text else None,
+        image=image if is_image else None,
     )

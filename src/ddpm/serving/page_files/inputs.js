@@ -35,7 +35,7 @@ function fill(key, picture) {
       preview.hidden = false;
     });
   }
-  if (key === "image") drawMask();
+  if (key === "image" && one("#brush")) drawMask();
 }
 
 async function choose(key, file, form) {
@@ -55,7 +55,7 @@ function buildSlot(slot, k) {
   const form = slot.closest("form");
   const file = element("input", { type: "file", accept: "image/*", id: `file-${k}` });
   file.onchange = () => file.files.length && choose(key, file.files[0], form);
-  const draw = element("button", { type: "button", textContent: "Generate one" });
+  const draw = element("button", { type: "button", textContent: "Generate one", hidden: !one("#generate") });
   draw.onclick = async () => {
     clearErrors(form);
     try {
@@ -165,12 +165,12 @@ for (const form of all("form")) {
   showUsedFields(form);
 }
 all(".slot").forEach(buildSlot);
-if (one("#brush")) { // a model without noise levels has no tasks on pictures
-  startBrush();
+if (one("#brush")) startBrush(); // a model has only the tasks that it can do
+if (one("#e-strength")) {
   one("#e-strength").oninput = (event) => { one('output[for="e-strength"]').value = event.target.value; };
 }
 one("[data-close]").onclick = () => one("#picture").close();
-one("#curl").textContent = `curl -H 'Content-Type: application/json' ${new URL("invocations", location.href)} \\\n  -d '{"inputs": [{"number": 4, "seed": 1}]}'`;
+one("#curl").textContent = `curl -H 'Content-Type: application/json' ${new URL("invocations", location.href)} \\\n  -d '{"inputs": [${request}]}'`;
 addEventListener("hashchange", show);
 show();
 document.addEventListener("visibilitychange", async () => {
@@ -181,4 +181,4 @@ document.addEventListener("visibilitychange", async () => {
     noteVersion(model, notice);
   }
 });
-if (auto && !one("#generate").hidden) one("#generate form").requestSubmit();
+if (auto && one("#generate")?.hidden === false) one("#generate form").requestSubmit();

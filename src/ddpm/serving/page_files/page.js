@@ -1,7 +1,7 @@
 "use strict";
 // The page sends to /invocations what any program can send. Texts of people are only set as text, never as HTML.
 
-const { size, name, version, auto } = document.body.dataset;
+const { size, name, version, auto, request } = document.body.dataset;
 const SIZE = Number(size);
 const SMALL_FILE = 1000000; // bytes; a file of the right size is sent as it is, so that no pixel changes
 const FRAME_MILLISECONDS = 90;
@@ -28,7 +28,7 @@ function enlarge(picture, target) {
 }
 
 function show() {
-  const chosen = all(".task").find((task) => `#${task.id}` === location.hash) || one("#generate");
+  const chosen = all(".task").find((task) => `#${task.id}` === location.hash) || one(".task");
   for (const task of all(".task")) task.hidden = task !== chosen;
   for (const link of all("nav a")) {
     if (link.hash === `#${chosen.id}`) link.setAttribute("aria-current", "page");
