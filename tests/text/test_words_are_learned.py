@@ -14,6 +14,8 @@ from captioned import CAPTIONS, draw_pictures, halves_right, text_of_spec
 from ruamel.yaml import YAML
 
 from ddpm import model_file
+from ddpm.cli.plan import _spec
+from ddpm.data.reading.dataset import read_facts
 from ddpm.errors import UserError
 from ddpm.generation.image_set import read_captions
 from ddpm.generation.recipe import load_model, recipe_in
@@ -24,6 +26,7 @@ from ddpm.serving.batching import draw_together
 from ddpm.settings import as_dict
 from ddpm.stages import prepare, sample, train
 from ddpm.stages.stage import Stage
+from ddpm.text.tokenizer import learn
 
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, dict[str, Any]] = {
@@ -152,6 +155,22 @@ def test_a_finished_training_is_the_same_training_again(project: Path, capsys: p
     train.main(train_stage())
     assert "continuing after 16000 images" in capsys.readouterr().out, "tokens and examples are the same again"
     assert (project / "model.safetensors").read_bytes()[-1000:] == before[-1000:]
+
+
+def test_a_plan_has_the_tokenizer_of_the_model_file_that_the_training_starts_from(
+    project: Path, tiny_model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = learn(["words of another model"], size=290)
+    parent, params, facts = Path("data/starts/parent.safetensors"), load_params(), read_facts(Path("data/prepared"))
+    tiny_model(parent, **text_of_spec() | {"tokenizer": as_dict(other)})
+    started, from_champion = (
+        replace(params, train=replace(params.train, start=each)) for each in (str(parent), "champion")
+    )
+    assert _spec(started, facts, Path("data/prepared")).tokenizer == other
+    assert _spec(params, facts, Path("data/prepared")).tokenizer not in (None, other)
+    assert capsys.readouterr().out == ""
+    _spec(from_champion, facts, Path("data/prepared"))
+    assert "a champion of captions brings its tokenizer; this plan learns one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

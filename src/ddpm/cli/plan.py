@@ -10,6 +10,7 @@ from ddpm.errors import UserError
 if TYPE_CHECKING:
     from ddpm.data.reading.dataset import Facts
     from ddpm.model_spec import Spec
+    from ddpm.networks.settings import Tokenizer
     from ddpm.params import Params
 
 
@@ -67,9 +68,21 @@ def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
         from ddpm.text.learned import learned
 
         train, held_out = (read_captions(prepared / name) for name in ("train", "test"))
-        words = learned(params.text, train=train, held_out=held_out)
+        words = learned(params.text, train=train, held_out=held_out, theirs=_tokenizer_of_parent(params.train.start))
         sections |= {"text": words.settings, "tokenizer": words.tokenizer}
     return spec_of(channels=channels, size=size, classes=facts.classes if facts else (), **sections)
+
+
+def _tokenizer_of_parent(start: str | None) -> "Tokenizer | None":
+    """Return the tokenizer of the model file `train.start`, if it has one; that of a champion is not fetched."""
+    from ddpm import model_file
+    from ddpm.promotion.registry import CHAMPION
+
+    if start == CHAMPION:
+        print("plan: a champion of captions brings its tokenizer; this plan learns one from the captions instead")
+    if start in (None, CHAMPION) or Path(start).is_dir():
+        return None
+    return model_file.load(start).spec.tokenizer
 
 
 def _fingerprint(params: "Params", spec: "Spec", facts: "Facts") -> str:
