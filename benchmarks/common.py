@@ -197,7 +197,7 @@ def save_pictures(folder: Path, images: "Mapping[str, Tensor | np.ndarray]") -> 
     """A grid of the first SHOWN images of each name: `folder`/NAME.png."""
     import torch
 
-    from ddpm.generation.pictures import grid
+    from ddpm.generation.grid import grid
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, each in images.items():

@@ -29,7 +29,7 @@ from contenders.ours import Ours
 from ddpm import recipe_file
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.generation.pictures import grid_by_class
+from ddpm.generation.grid import grid_by_class
 from ddpm.generation.generate import balanced_labels
 from ddpm.generation.recipe import recipe_in
 from ddpm.measuring import fidelity

@@ -18,14 +18,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from ddpm.generation.generate import generate
-from ddpm.generation.pictures import grid
+from ddpm.generation.grid import grid
 from ddpm.generation.recipe import recipe_in
 from ddpm.model_file import Model
 from ddpm.params import load as load_params
 from ddpm.text import conditions
 from ddpm.text.tokenizer import learn
 from ddpm.training import session
-from ddpm.training.spec import SECTIONS, spec_of
+from ddpm.training.spec import sections_of, spec_of
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -86,7 +86,7 @@ def trained(pictures: np.ndarray, captions: list[str], *, images: int, width: in
     params = load_params(ROOT / "params.yaml")
     network = replace(params.network, width=width, blocks=1, attention=(8,))
     train = replace(params.train, images=images, decay_images=images // 4)
-    sections = {name: getattr(params, name) for name in SECTIONS}
+    sections = sections_of(params)
     sections |= {"condition": "text", "text": replace(params.text, length=12), "network": network, "train": train}
     tokenizer = learn(captions, size=params.text.vocabulary)
     spec = spec_of(channels=1, size=16, classes=(), tokenizer=tokenizer, **sections)

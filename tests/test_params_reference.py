@@ -52,7 +52,7 @@ def test_explain_prints_one_key_a_section_and_all(
     assert cli.main(["explain", "sample"]) == 0
     assert capsys.readouterr().out.startswith("sample.sampler")
     assert cli.main(["explain", "lr"]) == 1
-    assert "did you mean features.lr or train.lr?" in capsys.readouterr().err
+    assert "did you mean features.lr or autoencoder.lr or train.lr?" in capsys.readouterr().err
 
 
 def test_explain_works_while_params_yaml_is_wrong(

@@ -202,14 +202,6 @@ def save(
     return digest
 
 
-def save_none(path: Path) -> None:
-    """Write the file of no model, whose content is constant, for a stage whose model the settings do not ask for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    save_file({}, aside, {FORMAT: json.dumps(None)})
-    os.replace(aside, path)
-
-
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Return the model in the file. Nothing in the file is executed, and memory use is limited by the file's size.
 

@@ -115,6 +115,7 @@ class Spec:
             self.method == "diffusion" or not self.is_conditioned,
             "method is autoencoder, expected neither classes nor captions",
         )
+        require(self.image is None, "codec is set, expected no section image, which joins pixels to pixels")
         require(
             self.method != "diffusion" or not (self.objective.bounded or self.objective.learned_variance),
             "objective.bounded or learned_variance is true, but latents have neither bounds nor levels; expected false",

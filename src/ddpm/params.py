@@ -19,7 +19,7 @@ from ddpm.diffusion.settings import Objective, Schedule
 from ddpm.errors import UserError
 from ddpm.measuring.features.settings import Features
 from ddpm.measuring.settings import Evaluate
-from ddpm.networks.settings import Condition, Gan, Method, Network, Text, Vae
+from ddpm.networks.settings import Condition, Domain, Gan, Method, Network, Text, Vae
 from ddpm.pipeline.settings import Retrain
 from ddpm.promotion import unmeasured
 from ddpm.promotion.settings import Promote
@@ -29,7 +29,8 @@ from ddpm.serving.settings import Serve, Watch
 from ddpm.settings import require, section, sentence_of
 from ddpm.signing.settings import Signing
 from ddpm.tracking.settings import Tracking
-from ddpm.training.settings import Train
+from ddpm.training.autoencoder import codec_of
+from ddpm.training.settings import Autoencoder, Train
 
 
 @section
@@ -53,6 +54,10 @@ class Params:
     classes."""
     text: Text
     image: ImageCondition
+    codec: Domain
+    """What diffuses. pixels: those of the images; autoencoder: latents, to which an autoencoder brings images, by
+    section autoencoder (latent diffusion)."""
+    autoencoder: Autoencoder
     train: Train
     sample: Sample
     evaluate: Evaluate
@@ -102,6 +107,7 @@ class Params:
             "set sample.ddpm.variance to small or large, or train with learned_variance",
         )
         self._require_condition()
+        self._require_codec()
         for key, value, idle_value in (
             ("features.extractor", self.features.extractor == "classifier", "auto or rotation"),
             ("features.second", self.features.second == "classifier", "rotation or null"),
@@ -177,6 +183,38 @@ class Params:
             f"sample.picture_noise is {noise:g}, expected "
             + ("0, because denoise adds no other noise" if only_denoise else f"{low:g} to {high:g} (image.noise)")
             + "; change it",
+        )
+
+    def _require_codec(self) -> None:
+        """Raise ValueError for what latents cannot do: they have no bounds, no levels, and no mirror image."""
+        if self.codec == "pixels":
+            return
+        for key, allowed, why in (
+            ("method", "diffusion", "only diffusion draws latents"),
+            ("objective.bounded", False, "latents have no bounds"),
+            ("objective.learned_variance", False, "latents have no levels"),
+            ("sample.threshold", None, "latents have no bounds"),
+            ("evaluate.bits_per_dim", 0, "the likelihood of latents is not that of images"),
+            ("train.flip", False, "a mirrored latent is not that of the mirrored image"),
+            ("train.augment.probability", 0, "a transformed latent is not that of the transformed image"),
+        ):
+            value = unread_settings.value_of(self, key)
+            require(
+                value == allowed,
+                f"codec is autoencoder, but {key} is {unread_settings.yaml(value)}, and {why}; set {key} to "
+                f"{unread_settings.yaml(allowed)} or codec to pixels",
+            )
+        require(
+            self.condition != "image",
+            "codec is autoencoder, but condition is image, which joins pixels to pixels; set condition to none, label "
+            "or text, or codec to pixels",
+        )
+        size, factor = self.data.size, codec_of(self.autoencoder).factor
+        multiple = factor if self.autoencoder.pretrained is None else 1
+        require(
+            size is not None and size % multiple == 0,
+            f"codec is autoencoder, but data.size is {unread_settings.yaml(size)}, expected a multiple of {multiple}, "
+            "by which latents are smaller; set data.size",
         )
 
 

@@ -109,15 +109,20 @@ def warned_of_size(params: Any, size: int) -> list[str]:
 
 
 def attention(params: Any, size: int) -> list[str]:
-    """A sentence, or none, about `network.attention` of which images of `size` pixels have no resolution."""
-    network = params.network
+    """A sentence, or none, about `network.attention` of which images of `size` pixels have no resolution.
+
+    With codec autoencoder the resolutions are those of latents.
+    """
+    network, of = params.network, "images"
+    if params.codec == "autoencoder":
+        size, of = size // 2 ** (len(params.autoencoder.multipliers) - 1), "latents"
     levels = len(network.multipliers)
     factor = network.patch * 2 ** (levels - 1)
     positions = [math.ceil(size / factor) * factor // network.patch >> level for level in range(levels)]
     if not network.attention or not set(network.attention).isdisjoint(positions):
         return []
     return [
-        f"network.attention has {yaml(network.attention)}, but images of {size} pixels have {yaml(positions)} "
+        f"network.attention has {yaml(network.attention)}, but {of} of {size} pixels have {yaml(positions)} "
         f"positions at the resolutions of the network; choose from these, or []"
     ]
 

@@ -109,6 +109,8 @@ def sections_read(path: Path) -> set[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "stage.params")
     }
     for node in ast.walk(tree):  # getattr(stage.params, name) for name in (…)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sections_of":
+            names |= set(SECTIONS)
         if isinstance(node, ast.Call) and ast.unparse(node).startswith(("getattr(params,", "getattr(stage.params,")):
             loop = next(c for c in ast.walk(tree) if isinstance(c, ast.DictComp) and node in ast.walk(c))
             listed = loop.generators[0].iter

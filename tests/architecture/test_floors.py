@@ -18,7 +18,7 @@ FLOORS = (
     {"sampling", "model_spec", "pipeline"},
     {"model_file", "text"},
     {"data", "generation", "training", "exchange"},
-    {"measuring"},
+    {"measuring", "encoding"},
     {"planning", "calibrating", "searching"},
     {"drifting"},
     {"promotion"},

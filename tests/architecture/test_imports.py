@@ -27,6 +27,8 @@ USED = {
     "validate": {"great_expectations", "pandas", "pyarrow", "scipy", "PIL"},
     "features": {"torch"} | COMPILER,
     "calibrate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL", "scipy"} | COMPILER,
+    "autoencoder": set(),  # and the next one, with codec pixels
+    "encode": set(),
     "train": {"torch", "PIL", "torch_fidelity", "torchvision"} | COMPILER | MLFLOW,  # FID during the training
     "sample": {"torch", "PIL"} | MLFLOW,
     "evaluate": {"torch", "torch_fidelity", "torchvision", "matplotlib", "PIL"} | COMPILER | MLFLOW,
@@ -99,7 +101,18 @@ def run_stage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ca
         *("configure", "prepare"),
         *(
             pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("validate", "features", "calibrate", "train", "sample", "evaluate", "register", "report")
+            for stage in (
+                "validate",
+                "features",
+                "calibrate",
+                "autoencoder",
+                "encode",
+                "train",
+                "sample",
+                "evaluate",
+                "register",
+                "report",
+            )
         ),
     ],
 )

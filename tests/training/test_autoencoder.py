@@ -14,9 +14,10 @@ from torch import Tensor
 from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.patch_discriminator import JudgedAutoencoder, PatchDiscriminator
 from ddpm.training import session
-from ddpm.training.autoencoder_settings import Autoencoder, codec_of, train_of
+from ddpm.training.autoencoder import codec_of, train_of
 from ddpm.training.methods.method import Drawn, Images
 from ddpm.training.session import _network_in_training
+from ddpm.training.settings import Autoencoder
 
 CASES = {"plain": tiny.SETTINGS, "judged": tiny.WITH_A_JUDGE}
 

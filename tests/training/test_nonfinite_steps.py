@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from ddpm.errors import UserError
 from ddpm.files import write_json
-from ddpm.generation import pictures
+from ddpm.generation.grid import grid
 from ddpm.images import to_uint8
 from ddpm.tracker import NullTracker
 from ddpm.training import checkpoint_folder, session
@@ -113,7 +113,7 @@ def test_a_picture_that_is_not_finite_does_not_end_the_training(
     training = begin(tmp_path / "state", at=set())
 
     def diverged() -> tiny.Image.Image:
-        return pictures.grid(to_uint8(torch.full((1, 1, 8, 8), math.nan)), columns=1)
+        return grid(to_uint8(torch.full((1, 1, 8, 8), math.nan)), columns=1)
 
     run_training(training, tracker=NullTracker(), **EVERY, picture=diverged)
     assert training.state.images_seen == 16 * STEPS

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ddpm.model_spec import Spec, spec_of_autoencoder
 from ddpm.training import session
-from ddpm.training.autoencoder_settings import Autoencoder, codec_of, train_of
+from ddpm.training.autoencoder import codec_of, train_of
+from ddpm.training.settings import Autoencoder
 
 SETTINGS = Autoencoder(
     width=8,
@@ -27,6 +28,7 @@ SETTINGS = Autoencoder(
     perceptual_weight=0.5,
     adversarial_weight=0.0,
     seed=0,
+    pretrained=None,
 )
 WITH_A_JUDGE = dataclasses.replace(SETTINGS, adversarial_weight=0.1)
 

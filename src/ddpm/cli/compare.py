@@ -58,7 +58,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _grid(args: argparse.Namespace, of: "Version", seed: int) -> "Image":
-    from ddpm.generation.pictures import grid
+    from ddpm.generation.grid import grid
     from ddpm.serving import sample_request
 
     model = load_version(of, args.device)

@@ -99,12 +99,12 @@ def _require_free(out: Path) -> None:
 
 
 def _write(images: "Tensor", out: Path, model_name: str, settings: dict[str, Any]) -> None:
-    from ddpm.generation import pictures
+    from ddpm.generation.grid import grid
     from ddpm.serving.sample_request import as_picture
 
     if out.suffix.lower() == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
-        pictures.grid(images, columns=max(1, round(len(images) ** 0.5))).save(out)
+        grid(images, columns=max(1, round(len(images) ** 0.5))).save(out)
     else:
         out.mkdir(parents=True, exist_ok=True)
         for k, image in enumerate(images):

@@ -32,7 +32,7 @@ def plan(args: argparse.Namespace) -> None:
     pictures = None if facts is None else Pictures(facts.train, facts.test)
     hardware.set_determinism(params.runtime.deterministic)
     device = hardware.choose_device(params.runtime.device)
-    precision = hardware.choose_precision(params.runtime.precision, device, spec.size)
+    precision = hardware.choose_precision(params.runtime.precision, device, spec.noise_size)
     if sys.stderr.isatty():
         print("measuring a few steps of the training, which takes up to a minute", file=sys.stderr, flush=True)
     found, _ = make_plan(params, spec, pictures, folder=folder, device=device, precision=precision)
@@ -46,7 +46,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
     """Return the model of params.yaml for the prepared pictures; without them, for data.size and data.channels."""
-    from ddpm.training.spec import SECTIONS, spec_of
+    from ddpm.training.spec import sections_of, spec_of
 
     size: int | None = params.data.size
     channels: int | None = params.data.channels
@@ -62,7 +62,7 @@ def _spec(params: "Params", facts: "Facts | None", prepared: Path) -> "Spec":
             f"{prepared} has no pictures; prepare them with `dvc repro prepare`, or set data.size and data.channels "
             "for an estimate without them"
         )
-    sections = {name: getattr(params, name) for name in SECTIONS}
+    sections = sections_of(params)
     if params.condition == "text" and facts is not None and facts.captions is not None:
         from ddpm.data.reading.captions import read_captions
         from ddpm.text.learned import learned

@@ -116,13 +116,13 @@ def _print_plan(params: "Params", *, trainings: int, of: int, state: Path) -> No
     from ddpm.data.reading.dataset import read_facts
     from ddpm.planning.before_training import make_plan
     from ddpm.planning.plan import Pictures, duration
-    from ddpm.training.spec import SECTIONS, spec_of
+    from ddpm.training.spec import sections_of, spec_of
 
     facts = read_facts(Path("data/prepared"))
-    sections = {name: getattr(params, name) for name in SECTIONS}
+    sections = sections_of(params)
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, **sections)
     device = hardware.choose_device(params.runtime.device)
-    precision = hardware.choose_precision(params.runtime.precision, device, spec.size)
+    precision = hardware.choose_precision(params.runtime.precision, device, spec.noise_size)
     pictures = Pictures(facts.train, facts.test)
     plan, _ = make_plan(params, spec, pictures, folder=None, device=device, precision=precision)
     if sentence := plan.refusal():

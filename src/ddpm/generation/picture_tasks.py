@@ -24,10 +24,13 @@ ETA = 0.85
 
 @torch.inference_mode()
 def inpaint(batch: Batch, images: Tensor, mask: Tensor, *, steps: int, jump: int, resamplings: int) -> Tensor:
-    """Keep the images, to the bit, where mask (bool, broadcast to [N,1,H,W]) is true; elsewhere inpaint by RePaint."""
+    """Keep the images, to the bit, where mask (bool, broadcast to [N,1,H,W]) is true; elsewhere inpaint by RePaint.
+
+    What is not known does not change the result. A model of latents inpaints the latents that are not known.
+    """
     process, noise, spec = batch.model.schedule, batch.noise(), batch.model.spec
-    known, mask = images.to(batch.device), mask.to(batch.device)
-    inside = known_latents(mask, factor=spec.codec.factor) if spec.codec is not None else mask
+    images, mask = images.to(batch.device), mask.to(batch.device)
+    inside = mask if spec.codec is None else known_latents(mask, factor=spec.codec.factor)
     grid = grids.optimized(process, steps)
     path = restoration.resampling_path(grid, jump=jump, resamplings=resamplings)
     drawn = _last(
@@ -38,19 +41,20 @@ def inpaint(batch: Batch, images: Tensor, mask: Tensor, *, steps: int, jump: int
             process.prior_std * noise(),
             path,
             noise,
-            known=_as_drawn(batch, known),
+            known=batch.encoded(torch.where(mask, to_model_range(images), 0.0)),
             mask=inside,
         ),
     )
-    return torch.where(mask, known, drawn.to(batch.device)).cpu()
+    return torch.where(mask, images, drawn.to(batch.device)).cpu()
 
 
 def known_latents(mask: Tensor, *, factor: int) -> Tensor:
-    """Return where latents are known, bool [N,1,h,w]: where all their pixels are, bool [N,1,H,W].
+    """Return which latents are known, bool [N,1,h,w]: where all pixels of theirs and of their neighbours are.
 
-    A latent also depends on pixels around its own, so a known one beside the unknown part is near to its true value.
+    A latent depends on pixels around its own, so one beside the unknown part would have its border in it.
     """
-    return ~F.max_pool2d((~mask).float(), factor).bool()
+    unknown = F.max_pool2d((~mask).float(), factor)
+    return ~F.max_pool2d(unknown, 3, stride=1, padding=1).bool()
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Pictures for people: grids of samples, and animations of the reverse process."""
+"""Pictures for people: samples of a model in training, and animations of the reverse process."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +12,7 @@ from ddpm.compute.hardware import Precision
 from ddpm.degrading.pictures import Pictures
 from ddpm.generation.batch import Batch
 from ddpm.generation.generate import Rows, generate, sampling_steps
+from ddpm.generation.grid import grid
 from ddpm.generation.recipe import DIRECTLY, Recipe, neutral
 from ddpm.images import to_uint8
 from ddpm.sampling.editing import slerp
@@ -24,35 +25,6 @@ if TYPE_CHECKING:
 
 FRAMES = 50
 """Largest number of frames of an animation."""
-PICTURE_PIXELS = 48
-"""Small images are enlarged to about this height."""
-
-
-def grid(images: Tensor, *, columns: int, scale: int | None = None) -> "Image":
-    """Arrange uint8 images [N,C,H,W] in a picture, `columns` per row, enlarged `scale` times or to PICTURE_PIXELS."""
-    from PIL import Image
-
-    n, c, height, width = images.shape
-    scale = scale or max(1, PICTURE_PIXELS // height)
-    rows = -(-n // columns)
-    gap = 1 if height <= 16 else 2
-    canvas = torch.full((c, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
-    for k, image in enumerate(images):
-        y, x = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
-        canvas[:, y : y + height, x : x + width] = image
-    pixels = canvas.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if c == 1 else pixels)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def grid_by_class(images: Tensor, labels: Tensor | None, n: int) -> "Image":
-    """Arrange the first images of each class, one class per row; without labels the first n images."""
-    columns = max(1, round(n**0.5))
-    if labels is None:
-        return grid(images[:n], columns=columns)
-    classes = labels.unique()[: max(1, n // columns)]
-    chosen = [torch.nonzero(labels == c).flatten()[:columns] for c in classes]
-    return grid(images[torch.cat(chosen)], columns=min(columns, max(len(c) for c in chosen)))
 
 
 def beside(pictures: Pictures, images: Tensor, n: int) -> "Image":

@@ -6,7 +6,7 @@ extraction and its cache, whose key is a name, not the content, are not used.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,7 @@ def compare_sets(
         describe(extractor, images, device=device, progress=progress, what=what, together=together).of_classes(classes)
         for images, what, classes in ((generated, "generated", of_made), (held_out, "held-out", of_held_out))
     )
-    # As many real images as generated ones, since FID depends on their number.
-    rows = draw_rows(min(len(generated), len(train)), len(train), seed=seed_of("floor", seed))
+    rows = _floor_rows(len(generated), len(train), seed=seed)
     real = _Taken(rows, like=made)
 
     def features_of(start: int, images: np.ndarray) -> np.ndarray:
@@ -215,6 +214,33 @@ def record_of(
             memorized_quantile=settings.memorized_quantile,
         ),
     )
+
+
+def reconstructed_metrics(
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    train: Images,
+    compared: Compared,
+    *,
+    extractor: FeatureExtractor,
+    settings: Evaluate,
+    seed: int,
+    device: torch.device,
+    progress: bool,
+) -> Metrics:
+    """Return the metrics of the training images of the floor after `reconstruct`, which keeps uint8 [N,C,H,W].
+
+    Copies are not searched, since all of them are.
+    """
+    rows = _floor_rows(len(compared.made), len(train), seed=seed)
+    images = reconstruct(train[np.sort(rows)])
+    described = describe(extractor, images, device=device, progress=progress, what="reconstructed")
+    found = measured(described, compared.reference, settings=settings, names_classes=extractor.names_classes, seed=seed)
+    return Metrics.of(found | {"sharpness": sharpness(upper_powers(images), upper_powers(compared.held_out))})
+
+
+def _floor_rows(made: int, train: int, *, seed: int) -> np.ndarray:
+    """Return the training images of the floor: as many as generated ones, since FID depends on their number."""
+    return draw_rows(min(made, train), train, seed=seed_of("floor", seed))
 
 
 class _Taken:

@@ -97,6 +97,9 @@ class Record:
     """The same metrics of real training images; the memorized shares are those of held-out real images."""
     floor_n: int
     protocol: Protocol
+    reconstructed: Metrics | None = None
+    """The metrics of the real training images of the floor after the autoencoder has encoded and decoded them: the
+    floor of a model that draws latents. None for other models."""
     classes_left_out: int = 0
     """Classes that `classes_covered` leaves out, because the extractor names them on no held-out image."""
 
@@ -107,6 +110,7 @@ class Record:
             **self.metrics.to_json(),
             **({"classes_left_out": self.classes_left_out} if self.classes_left_out else {}),
             "floor": self.floor.to_json() | {"n": self.floor_n},
+            **({} if self.reconstructed is None else {"reconstructed": self.reconstructed.to_json()}),
             "protocol": asdict(self.protocol),
         }
 
@@ -116,6 +120,8 @@ class Record:
         for name, interval in self.metrics.interval.items():
             every |= {f"{name}{LOW}": interval.low, f"{name}{HIGH}": interval.high}
         every |= {metric.floor: self.floor[metric.name] for metric in JUDGED if metric.logs_floor}
+        if self.reconstructed is not None:
+            every |= {f"{name}_reconstructed": self.reconstructed[name] for name in ("fid", "kid")}
         return {name: value for name, value in every.items() if value is not None}
 
     @classmethod
@@ -131,6 +137,7 @@ class Record:
                 metrics=Metrics.from_json(values),
                 floor=Metrics.from_json(values["floor"]),
                 floor_n=values["floor"]["n"],
+                reconstructed=Metrics.from_json(values["reconstructed"]) if "reconstructed" in values else None,
                 classes_left_out=values.get("classes_left_out", 0),
                 protocol=Protocol(**{field.name: values["protocol"][field.name] for field in fields(Protocol)}),
             )

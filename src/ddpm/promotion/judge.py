@@ -298,6 +298,7 @@ def summary(outcome: Outcome, *, metric: str) -> str:
     if outcome.champion is not None and outcome.champion.number != found.number:
         lines[0] += f" (champion before: version {outcome.champion.number})"
     records = {"candidate": record, "champion": outcome.champion_record, "floor": record.get("floor")}
+    records |= {"reconstructed": record.get("reconstructed")}
     measured = [f"{who} {as_text(of[metric])}" for who, of in records.items() if of and metric in of]
     values = [f"  {metric}: {', '.join(measured)}"] if measured else []
     return "\n".join([*lines, *values, *(f"  {reason}" for reason in outcome.reasons)])

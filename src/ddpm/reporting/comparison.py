@@ -60,7 +60,7 @@ def training_again_sentence(a: Version, b: Version, again: Spread | None) -> str
 def _table(
     reference: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], again: Spread | None = None
 ) -> tuple[str, Table]:
-    columns = {**records, "floor": reference.get("floor") or {}}
+    columns = {**records, **measurements.floors(reference)}
     rows = [
         (
             metric.heading,

@@ -12,6 +12,11 @@ from ddpm.reporting.markdown import Table
 _HASH_CHARACTERS = 8
 LEGEND = "floor: real images, measured the same way; in brackets: interval of 95 %, without what training again changes"
 """The line below the printed metrics."""
+RECONSTRUCTED = (
+    "reconstructed: real images after the autoencoder, measured the same way; no model of its latents is expected to "
+    "be better"
+)
+"""The line below the metrics of a model of latents."""
 
 
 def metrics_table(
@@ -30,7 +35,7 @@ def metrics_table(
     if champion is not None and (differing := gate.differences(measured, champion)):
         raise ValueError(f"the champion was measured differently: {'; '.join(differing)}")
     columns = {title: measured} | ({} if champion is None else {champion_title: champion})
-    columns["floor"] = measured.get("floor") or {}
+    columns |= floors(measured)
     rows = [
         (metric.heading, *(with_interval(record, metric) for record in columns.values()))
         for metric in metrics
@@ -39,18 +44,25 @@ def metrics_table(
     return Table(("metric", *columns), rows)
 
 
+def floors(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the metrics of real images by title: those as they are, and of a model of latents also reconstructed."""
+    found: dict[str, Mapping[str, Any]] = {"floor": record.get("floor") or {}}
+    return found | ({"reconstructed": record["reconstructed"]} if "reconstructed" in record else {})
+
+
 def metrics_lines(record: Mapping[str, Any]) -> list[str]:
     """Return the metrics that the record or its floor has as aligned lines for a terminal, with a line of titles."""
-    floor = record.get("floor") or {}
+    columns = {"model": record} | floors(record)
     rows = [
-        (metric.label, with_interval(record, metric) or "-", with_interval(floor, metric) or "-", metric.direction)
+        (metric.label, *(with_interval(each, metric) or "-" for each in columns.values()), metric.direction)
         for metric in JUDGED
-        if any(values.get(metric.name) is not None for values in (record, floor))
+        if any(each.get(metric.name) is not None for each in columns.values())
     ]
-    rows = [("", "model", "floor", ""), *rows]
-    label, model, floor_width = (max(len(row[k]) for row in rows) + 2 for k in range(3))
-    lines = [f"{row[0]:{label}}{row[1]:{model}}{row[2]:{floor_width}}{row[3]}".rstrip() for row in rows]
-    return [*lines, "", LEGEND, *filter(None, [left_out_sentence(record)])]
+    rows = [("", *columns, ""), *rows]
+    widths = [max(len(row[k]) for row in rows) + 2 for k in range(len(columns) + 1)]
+    lines = ["".join(f"{cell:{width}}" for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows]
+    decoded = RECONSTRUCTED if "reconstructed" in columns else ""
+    return [*lines, "", LEGEND, *filter(None, [decoded, left_out_sentence(record)])]
 
 
 def left_out_sentence(record: Mapping[str, Any]) -> str:

@@ -146,7 +146,8 @@ def _usage(version: Version | None, origin: Mapping[str, Any]) -> str:
 def _metrics(records: Sequence[Mapping[str, Any]]) -> str:
     floor = "*floor*: as many real training images, measured the same way."
     return "\n\n".join(
-        f"{escaped(measurements.protocol_sentence(record['protocol']))}; {floor}\n\n"
+        f"{escaped(measurements.protocol_sentence(record['protocol']))}; {floor}"
+        f"{' *' + measurements.RECONSTRUCTED.replace(':', '*:', 1) + '.' if 'reconstructed' in record else ''}\n\n"
         f"{table(measurements.metrics_table(record))}"
         for record in records
     )

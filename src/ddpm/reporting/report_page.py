@@ -21,6 +21,7 @@ from ddpm.rendering.pictures import Picture, strip
 from ddpm.reporting import decisions, origins, reaction_levels
 from ddpm.reporting.decisions import rules_table
 from ddpm.reporting.measurements import (
+    RECONSTRUCTED,
     disagreement,
     left_out_sentence,
     metrics_table,
@@ -117,6 +118,7 @@ def report_page(run: LastRun) -> str:
         metrics=metrics_table(run.measured, against, champion_title=champion_title),
         champion_measured_otherwise=run.against is not None and run.against != version and against is None,
         left_out=left_out_sentence(run.measured),
+        reconstructed=f"{RECONSTRUCTED.capitalize()}." if "reconstructed" in run.measured else "",
         protocol=protocol_sentence(run.measured.get("protocol", {})),
         meanings=[metric for metric in JUDGED if run.measured.get(metric.name) is not None],
         levels=levels_table(run.measured, run.reactions),
@@ -146,6 +148,8 @@ def _summary(measured: Mapping[str, Any], champion: Mapping[str, Any] | None) ->
     assert fid is not None
     sentence = f"{fid.label} {with_interval(measured, fid)} ({fid.direction}); "
     sentence += f"real images, measured the same way, have {with_interval(measured.get('floor') or {}, fid)}"
+    if "reconstructed" in measured:
+        sentence += f", and after the autoencoder {with_interval(measured['reconstructed'], fid)}"
     if champion is None:
         return sentence + "."
     sentence += f", and the champion then had {with_interval(champion, fid)}."

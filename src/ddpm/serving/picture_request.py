@@ -27,7 +27,7 @@ from ddpm.generation import picture_tasks
 from ddpm.generation.batch import Batch
 from ddpm.generation.recipe import Recipe, neutral, recipe_of
 from ddpm.model_file import Model
-from ddpm.model_spec import require_diffusion
+from ddpm.model_spec import require_diffusion, require_pixels
 from ddpm.serving import trained_tasks
 from ddpm.serving.fields import (
     MAX_GUIDANCE,
@@ -67,6 +67,8 @@ TASKS: dict[str, dict[str, tuple[float, float, float | None]]] = {
     "edit": {"strength": (0.01, 1.0, 0.6)},
     "interpolate": {},
 }
+OF_PIXELS = ("super-resolution", "colourise", "deblur", "denoise")
+"""Tasks that a model of latents cannot do, because what is known of the image is known of its pixels."""
 SECOND = {"inpaint": "mask", "interpolate": "other"}
 STEPS = {"inpaint": 50, "edit": 50}
 """Default steps; 25 for the other tasks."""
@@ -114,6 +116,8 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
     require_diffusion(model.spec, f"task {task}")
+    if task in OF_PIXELS:
+        require_pixels(model.spec, f"task {task}")
     second, own_fields, known = SECOND.get(task), TASKS[task], model.spec.image
     if known is not None:
         trained_tasks.require_task(known, task)

@@ -1,6 +1,6 @@
 """DVC stage `evaluate`: measure the generated images and the model; write the metrics with their protocol."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ddpm.compute.processes import leads
 from ddpm.settings import as_dict
@@ -13,6 +13,7 @@ def main(stage: Stage) -> None:
     from ddpm import model_file
     from ddpm.files import write_json
     from ddpm.generation.image_set import read_sampling
+    from ddpm.generation.reconstruction import restored_images
     from ddpm.measuring import augmentation, bits_per_dim, fidelity
     from ddpm.measuring.features.extractor_file import load_extractor, load_second
     from ddpm.measuring.neighbours_picture import draw_neighbours
@@ -46,6 +47,19 @@ def main(stage: Stage) -> None:
     record = fidelity.record_of(
         compared, extractor=extractor, settings=settings, drawing=as_dict(sampling.recipe), seed=sampling.seed
     )
+    model = model_file.load(paths.model, device)
+    if model.spec.draws_latents:
+        reconstructed = fidelity.reconstructed_metrics(
+            lambda images: restored_images(model, images, precision=runtime.precision, batch=runtime.sample_batch),
+            train.images,
+            compared,
+            extractor=extractor,
+            settings=settings,
+            seed=sampling.seed,
+            device=device,
+            progress=runtime.progress,
+        )
+        record = replace(record, reconstructed=reconstructed)
     draw_neighbours(
         paths.neighbours,
         generated=generated,
@@ -67,7 +81,6 @@ def main(stage: Stage) -> None:
     write_json(paths.metrics, metrics)
     likelihood = bits_per_dim.NOT_MEASURED
     if settings.bits_per_dim:
-        model = model_file.load(paths.model, device)
         likelihood = bits_per_dim.measure(
             model,
             held_out.images,

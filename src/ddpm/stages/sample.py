@@ -10,6 +10,7 @@ def main(stage: Stage) -> None:
     from ddpm import model_file
     from ddpm.data.reading.dataset import read_facts
     from ddpm.generation import generate, pictures
+    from ddpm.generation.grid import grid_by_class
     from ddpm.generation.guides import with_guide
     from ddpm.generation.image_set import Sampling, write_image_set
     from ddpm.generation.recipe import recipe_in
@@ -49,7 +50,7 @@ def main(stage: Stage) -> None:
     sampling = Sampling(n=n, seed=settings.seed, recipe=recipe)
     write_image_set(paths.images, images, labels, sampling, texts)
     sampling.write(paths.report)
-    shown = pictures.grid_by_class(images, labels, settings.grid)
+    shown = grid_by_class(images, labels, settings.grid)
     if given is not None:
         shown = pictures.beside(given, images, settings.grid)
     shown.save(paths.grid)

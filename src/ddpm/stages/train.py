@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
     from ddpm.data.reading.dataset import Facts
     from ddpm.degrading.pictures import Pictures
+    from ddpm.images import Images
     from ddpm.measuring.during_training import FewImages
+    from ddpm.model_file import Model
     from ddpm.planning.length import Planned
     from ddpm.training.session import Training
     from ddpm.training.start import Parent
 
 
 def main(stage: Stage) -> None:
+    from ddpm import model_file
     from ddpm.data.reading.dataset import read_facts
     from ddpm.degrading.pictures import Pictures
     from ddpm.files import write_json
-    from ddpm.generation.pictures import beside, grid_by_class, preview
+    from ddpm.generation.grid import grid_by_class
+    from ddpm.generation.pictures import beside, preview
     from ddpm.measuring.metric_catalogue import CURVES
     from ddpm.model_file import Model
     from ddpm.reporting.run_names import name_of
@@ -48,7 +52,9 @@ def main(stage: Stage) -> None:
     if leads() and stage.params.runtime.resume != "required":
         finished.clear_recorded(paths.state, is_known=knows)
     together()
-    training, planned = _begin(stage, facts)
+    of_latents = stage.params.codec == "autoencoder"
+    autoencoder = model_file.load(paths.autoencoder, stage.device) if of_latents else None
+    training, planned = _begin(stage, facts, autoencoder)
     settings = _settings(training, planned)
 
     few = _few_images(stage, training) if leads() else None
@@ -56,7 +62,8 @@ def main(stage: Stage) -> None:
 
     def picture() -> "Image":
         """Draw images of the averaged network, and measure them if there are enough for FID."""
-        model = Model(training.average(), training.spec, lineage={}, sha256="")
+        codec = None if autoencoder is None else autoencoder.codec
+        model = Model(training.average(), training.spec, lineage={}, sha256="", codec=codec)
         if few is None:
             return preview(model, training.precision, _held_out_pictures(stage, training))
         images, labels = few.draw(model)
@@ -93,7 +100,7 @@ def main(stage: Stage) -> None:
         tags |= {"fingerprint": training.fingerprint}
         tracker.tags(tags)
         run_training(training, tracker=tracker, picture=picture, measure=lambda: measured, **intervals)
-        sha256 = _write(stage, training, facts, {"params": settings, "fingerprint": training.fingerprint})
+        sha256 = _write(stage, training, facts, {"params": settings, "fingerprint": training.fingerprint}, autoencoder)
         tracker.settle()  # run.json must not name a run whose metrics are incomplete
         record = Record.of(flat(**settings), tags | {"data.content_hash": facts.content_hash}, facts)
         write_json(paths.run, run_record(tracker, model_sha256=sha256, record=record))
@@ -102,7 +109,7 @@ def main(stage: Stage) -> None:
     training.keep(paths.model)
 
 
-def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
+def _begin(stage: Stage, facts: "Facts", autoencoder: "Model | None") -> "tuple[Training, Planned | None]":
     """Print the plan; return the training, if it may begin, and the length planned for train.minutes, if it is set."""
     from dataclasses import replace
 
@@ -114,15 +121,19 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
     from ddpm.tracking.parent import find_parent, note_training
     from ddpm.training import checkpoint, session
     from ddpm.training.settings import determining
-    from ddpm.training.spec import SECTIONS, spec_of
+    from ddpm.training.spec import SECTIONS, sections_of, spec_of
 
     params, split = stage.params, stage.split("train")
-    sections = {name: getattr(stage.params, name) for name in SECTIONS}
+    samples, data_hash = split.images, facts.content_hash
+    if autoencoder is not None:
+        samples = _latents(stage, autoencoder)
+        data_hash = f"{data_hash}, latents of {autoencoder.sha256}"
+    sections = sections_of(stage.params)
     origin: dict[str, Any] = {
-        "data_hash": facts.content_hash,
+        "data_hash": data_hash,
         "code_hash": checkpoint.code_hash(*code_of_stage("train")),
     }
-    plain = {name: as_dict(params)[name] for name in sections} | {"train": determining(params.train)}
+    plain = {name: as_dict(params)[name] for name in SECTIONS} | {"train": determining(params.train)}
     key = checkpoint.fingerprint({"params": plain, "promote.name": params.promote.name, **origin})
     parent = find_parent(
         params.train.start,
@@ -137,9 +148,10 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         params = replace(params, train=replace(params.train, lora=replace(params.train.lora, rank=0)))
         sections["train"] = params.train
     convention = CONVENTION if parent is None or parent.model is None else parent.model.spec.convention
+    sections |= {"autoencoder": autoencoder.spec.codec} if autoencoder is not None else {}
     sections |= _words(stage, facts, parent) if params.condition == "text" else {}
     spec = spec_of(channels=facts.channels, size=facts.size, classes=facts.classes, convention=convention, **sections)
-    machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(facts.size)}
+    machine: dict[str, Any] = {"device": stage.device, "precision": stage.precision(spec.noise_size)}
     unused = turn_on_where_it_serves(params.runtime.native_norm, **machine)
     if unused and leads():
         print(unused)
@@ -148,7 +160,7 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         planned = agreed(params, spec, Pictures(facts.train, facts.test), folder=folder, **machine)
     training = session.begin(
         spec,
-        split.images,
+        samples,
         of_images(spec, split.labels, split.captions),
         **origin,
         **machine,
@@ -165,6 +177,20 @@ def _begin(stage: Stage, facts: "Facts") -> "tuple[Training, Planned | None]":
         if training.settings.lora.rank:
             print(f"{training.trained:,} parameters are trained; the network has {training.parameters:,}")
     return training, planned
+
+
+def _latents(stage: Stage, autoencoder: "Model") -> "Images":
+    """Return the latents of the training images. Raises UserError if they are those of another autoencoder."""
+    from ddpm.data.reading.dataset import read_latents
+    from ddpm.errors import UserError
+
+    latents = read_latents(stage.paths.latents, stage.params.runtime)
+    if latents is None or latents.autoencoder_sha256 != autoencoder.sha256:
+        raise UserError(
+            f"{stage.paths.latents} has no latents of {stage.paths.autoencoder}; encode the images with "
+            "`dvc repro encode`"
+        )
+    return latents.samples
 
 
 def _words(stage: Stage, facts: "Facts", parent: "Parent | None") -> dict[str, Any]:
@@ -257,7 +283,9 @@ def _machine(training: "Training") -> dict[str, str | int]:
     )
 
 
-def _write(stage: Stage, training: "Training", facts: "Facts", origin: dict[str, Any]) -> str:
+def _write(
+    stage: Stage, training: "Training", facts: "Facts", origin: dict[str, Any], autoencoder: "Model | None"
+) -> str:
     """Write the model, the curves and the report; return the model file's sha256. `origin` is part of the lineage."""
     from ddpm import model_file
     from ddpm.files import write_json
@@ -269,9 +297,13 @@ def _write(stage: Stage, training: "Training", facts: "Facts", origin: dict[str,
     write_curves(stage.paths.curves, training.extra["curves"])
     plan = {name: origin["params"][name] for name in ("planned",) if name in origin["params"]}
     write_json(stage.paths.report, training.report() | plan)
-    return model_file.save(stage.paths.model, network=training.average(), spec=training.spec, lineage=lineage)
+    codec = None
+    if autoencoder is not None:
+        codec, lineage["autoencoder"] = autoencoder.codec, {"sha256": autoencoder.sha256} | autoencoder.lineage
+    network = training.average()
+    return model_file.save(stage.paths.model, network=network, spec=training.spec, lineage=lineage, codec=codec)
 
 
 if __name__ == "__main__":
-    options = ("prepared", "starts", "extractor", "validation", "docs", "model", "run", "curves", "report", "state")
-    execute(main, *options, in_workers=True)
+    options = ("prepared", "latents", "autoencoder", "starts", "extractor", "validation", "docs")
+    execute(main, *options, "model", "run", "curves", "report", "state", in_workers=True)

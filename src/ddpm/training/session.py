@@ -26,7 +26,6 @@ from ddpm.networks.settings import Kind
 from ddpm.seeding import seed_of
 from ddpm.settings import as_dict
 from ddpm.training import checkpoint, finished, lora
-from ddpm.training.autoencoder_settings import Autoencoder
 from ddpm.training.batches import Batches
 from ddpm.training.checkpoint_writer import NotWrittenError, Writer
 from ddpm.training.loop import State, Step, new_state, train
@@ -34,7 +33,7 @@ from ddpm.training.methods.diffusion import Diffusion
 from ddpm.training.methods.direct import Direct
 from ddpm.training.methods.method import Method
 from ddpm.training.methods.reconstruction import ERRORS, Perceptual, Reconstruction, terms_of
-from ddpm.training.settings import Train, determining
+from ddpm.training.settings import Autoencoder, Train, determining
 from ddpm.training.sharding import compile_steps, is_sharded, require_same, whole
 from ddpm.training.start import Parent, Start, take_over
 from ddpm.training.times import make_times

@@ -1,4 +1,4 @@
-"""The settings of the training: section `train` of params.yaml."""
+"""The settings of the training: sections `train` and `autoencoder` of params.yaml."""
 
 from typing import Any, Literal
 
@@ -134,6 +134,55 @@ class Train:
             self.warmup_images + self.decay_images <= self.images,
             f"warmup_images + decay_images is {self.warmup_images + self.decay_images}, "
             f"expected at most images ({self.images})",
+        )
+
+
+@section
+class Autoencoder:
+    """The autoencoder between images and latents, and its training: the absolute error of pixels, a perceptual
+    distance, the KL divergence of the latents from a standard normal distribution, and the loss of a discriminator of
+    patches.  Rombach et al. 2022, Sec. 3.1 and appendix G."""
+
+    width: int
+    """Channels at the resolution of the images."""
+    multipliers: tuple[int, ...]
+    """Channels per resolution, as multiples of width. With n of them latents are 2^(n-1) times lower and narrower than
+    images."""
+    blocks: int
+    """Residual blocks per resolution; the decoder has one more."""
+    latent_channels: int
+    """Numbers of a latent at each position."""
+    groups: int
+    """Groups of group normalisation."""
+    attention: bool
+    """Self-attention at the lowest resolution."""
+    images: int
+    """Images seen in training: its length."""
+    batch_size: int
+    """Images per step, over all devices and accumulation steps."""
+    lr: float
+    """Largest learning rate; it falls to zero over the second half of the training."""
+    kl_weight: float
+    """Factor of the KL divergence, which is divided by the number of the image's values as the error is."""
+    perceptual_weight: float
+    """Factor of the perceptual distance, by the pipeline's own feature extractor. 0: none."""
+    adversarial_weight: float
+    """Factor of the loss by a discriminator of patches, which is trained with the autoencoder. 0: none."""
+    seed: int
+    """Decides the first weights, the order of images, and the noise of every step."""
+    pretrained: str | None
+    """Autoencoder that is used instead of training one: the path of a model file, or of a folder of an AutoencoderKL of
+    diffusers, in data/starts. null: one is trained, by the settings above."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "blocks", "latent_channels", "groups", "images", "batch_size", "lr")
+        require_at_least(0, self, "kl_weight", "perceptual_weight", "adversarial_weight", "seed")
+        require_named(self, "pretrained")
+        require(1 <= len(self.multipliers) <= 12, f"multipliers has {len(self.multipliers)} numbers, expected 1 to 12")
+        require(min(self.multipliers) >= 1, f"multipliers is {list(self.multipliers)}, expected numbers of 1 or above")
+        require(
+            self.width % 8 == 0 and self.width % self.groups == 0,
+            f"width is {self.width}, expected a multiple of 8 and of groups ({self.groups})",
         )
 
 

@@ -145,10 +145,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def images_per_shard(shape: tuple[int, int, int], shard_bytes: int, dtype: np.dtype = IMAGES) -> int:
-    """Return how many samples of `shape` [C,H,W] fit in a file of `shard_bytes`; at least one."""
-    header = len(_header((1 << 40, *shape), dtype))
-    return max(1, (shard_bytes - header) // (int(np.prod(shape)) * dtype.itemsize))
+def images_per_shard(shape: tuple[int, int, int], shard_bytes: int) -> int:
+    """Return how many images of `shape` [C,H,W] fit in a file of `shard_bytes`; at least one."""
+    return max(1, (shard_bytes - len(_header((1 << 40, *shape), IMAGES))) // int(np.prod(shape)))
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

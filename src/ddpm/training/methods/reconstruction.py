@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ddpm.diffusion.bound import gaussian_kl
 from ddpm.model_spec import Spec
-from ddpm.training.autoencoder_settings import Autoencoder
 from ddpm.training.methods.direct import Direct
 from ddpm.training.methods.method import Drawn, Images
+from ddpm.training.settings import Autoencoder
 
 ERRORS = ("reconstruction", "perceptual", "kl")
 """Names of the means that the curves have besides the loss, without a discriminator."""

@@ -1,0 +1,1 @@
+"""Encode training images once as latents, which then are what diffuses."""

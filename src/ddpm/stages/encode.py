@@ -1,0 +1,70 @@
+"""DVC stage `encode`: encode the training images as latents, once, and measure what the autoencoder restores of images.
+
+With codec pixels there is nothing to do, and the outputs say so.
+"""
+
+import shutil
+
+from ddpm.stages.stage import Stage, execute
+
+COLUMNS, ROWS = 10, 4
+"""Held-out images in the picture; below each row of them stand the restored ones."""
+
+
+def main(stage: Stage) -> None:
+    from ddpm.encoding.pixels import PIXELS, write_no_latents
+    from ddpm.files import write_json
+
+    paths, params = stage.paths, stage.params
+    for folder in (paths.latents, paths.pictures):
+        shutil.rmtree(folder, ignore_errors=True)
+    if params.codec == "pixels":
+        write_no_latents(paths.latents)
+        paths.pictures.mkdir(parents=True)
+        write_json(paths.pictures / "codec.json", PIXELS)
+        write_json(paths.report, PIXELS)
+        return
+
+    from ddpm import model_file
+    from ddpm.data.reading.shard_index import read_index
+    from ddpm.encoding.encode import write_latents
+    from ddpm.generation.grid import before_and_after
+    from ddpm.generation.reconstruction import restored_images
+    from ddpm.measuring.features.extractor_file import load_extractor
+    from ddpm.measuring.reconstruction import measure_reconstruction
+
+    autoencoder = model_file.load(paths.autoencoder, stage.device)
+    assert autoencoder.codec is not None
+    precision, batch = stage.precision(autoencoder.spec.size), params.runtime.sample_batch
+    write_latents(
+        paths.latents,
+        autoencoder,
+        stage.split("train").images,
+        read_index(paths.prepared / "train"),
+        precision=precision,
+        batch=batch,
+        progress=params.runtime.progress,
+    )
+    test = stage.split("test").images
+    figures = measure_reconstruction(
+        autoencoder.codec,
+        stage.split("train").images,
+        test,
+        extractor=load_extractor(paths.extractor, stage.device),
+        settings=params.evaluate,
+        n=len(test),
+        seed=params.autoencoder.seed,
+        device=stage.device,
+        precision=precision,
+        batch=batch,
+        progress=params.runtime.progress,
+    )
+    write_json(paths.report, {"codec": "autoencoder"} | figures)
+    paths.pictures.mkdir(parents=True)
+    shown = test[: COLUMNS * ROWS]
+    restored = restored_images(autoencoder, shown, precision=params.runtime.precision, batch=batch)
+    before_and_after(shown, restored, columns=COLUMNS).save(paths.pictures / "reconstructions.png")
+
+
+if __name__ == "__main__":
+    execute(main, "prepared", "autoencoder", "extractor", "latents", "report", "pictures")
