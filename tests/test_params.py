@@ -114,7 +114,10 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         ({"sample__sampler": "langevin", "sample__langevin__steps": 25}, r"langevin takes langevin\.steps \(25\)"),
         ({"sample__unipc__order": 4}, r"sample\.unipc: order is 4, expected 1, 2 or 3"),
         ({"train__warmup_images": 10**9}, r"warmup_images \+ decay_images"),
-        ({"data__source": "imagenet"}, r"source is 'imagenet', expected digits, folder, archive or torchvision:NAME"),
+        (
+            {"data__source": "imagenet"},
+            r"source is 'imagenet', expected digits, digit_pairs, folder, archive or torchvision:NAME",
+        ),
         (
             {"data__path": "s3://bucket/photos"},
             r"path is 's3://bucket/photos', expected a local folder or file",

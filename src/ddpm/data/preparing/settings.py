@@ -11,7 +11,8 @@ class Data:
     """Where the images come from and what they become."""
 
     source: str
-    """`digits`, `torchvision:NAME`, `folder` or `archive`."""
+    """`digits`, `digit_pairs` (two of these digits beside each other, with captions), `torchvision:NAME`, `folder` or
+    `archive`."""
     path: str
     """The folder, the archive, or torchvision's root. Relative to the project; no shell reads it."""
     download: bool
@@ -48,21 +49,21 @@ class Data:
     """Largest size of one shard; a smaller data set is one shard."""
 
     def __post_init__(self) -> None:
-        known = self.source in ("digits", "folder", "archive") or (
+        known = self.source in ("digits", "digit_pairs", "folder", "archive") or (
             self.source.startswith("torchvision:") and len(self.source) > len("torchvision:")
         )
         require(
             known,
-            f"source is {self.source!r}, expected digits, folder, archive or torchvision:NAME",
+            f"source is {self.source!r}, expected digits, digit_pairs, folder, archive or torchvision:NAME",
         )
         require(
             self.path != "" and "://" not in self.path and "\0" not in self.path,
             f"path is {self.path!r}, expected a local folder or file; download data at a URL first",
         )
         require(
-            not self.captions or self.source in ("folder", "archive"),
-            f"captions is true, but source is {self.source}, which has none; set it to folder or archive, or "
-            "captions to false",
+            not self.captions or self.source in ("digit_pairs", "folder", "archive"),
+            f"captions is true, but source is {self.source}, which has none; set it to folder, archive or digit_pairs, "
+            "or captions to false",
         )
         require(self.channels in (1, 3, None), f"channels is {self.channels}, expected 1, 3 or null")
         require(

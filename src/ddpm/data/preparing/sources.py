@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ddpm.data.preparing import captions, layout, tree
+from ddpm.data.preparing import captions, digit_pairs, layout, tree
 from ddpm.data.preparing.archive import Member, unpack
 from ddpm.data.preparing.decode_file import Input
 from ddpm.data.preparing.layout import OPEN, TEST, TRAIN
@@ -53,6 +53,8 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
     """
     if data.source == "digits":
         found = _digits(with_labels=data.labels)
+    elif data.source == "digit_pairs":
+        found = _digit_pairs(data)
     elif data.source == "folder":
         found = _folder(data, raw)
     elif data.source == "archive":
@@ -69,12 +71,11 @@ def find(data: Data, *, raw: Path, scratch: Path) -> Found:
 
 def _digits(*, with_labels: bool) -> Found:
     """Return the 1,797 handwritten digits of scikit-learn, 8x8; their 17 levels 0..16 are scaled to 0..255."""
-    pixels, labels = _read_digits()
-    images = np.rint(pixels * (255 / 16)).astype(np.uint8)
+    images, labels = _digits_in_bytes()
     return Found(
         name="digits",
         paths=[f"digits/{row:04d}" for row in range(len(images))],
-        inputs=[partial(_pair, *pair) for pair in zip(images, labels, strict=True)],
+        inputs=[partial(_pair, image, int(label)) for image, label in zip(images, labels, strict=True)],
         splits=[OPEN] * len(images),
         labels=None,
         reasons=[None] * len(images),
@@ -82,6 +83,30 @@ def _digits(*, with_labels: bool) -> Found:
         ignored={},
         kind="memory",
     )
+
+
+def _digit_pairs(data: Data) -> Found:
+    """Return pictures of 16x16 of two of these digits each, with captions; see `digit_pairs`."""
+    parts = digit_pairs.parts(*_digits_in_bytes())
+    captions = [digit_pairs.caption(pair) for _, pairs, _ in parts for pair in pairs]
+    return Found(
+        name="digit_pairs",
+        paths=[f"{name}/{row:04d}" for name, pairs, _ in parts for row in range(len(pairs))],
+        inputs=[partial(_pair, picture, -1) for _, _, pictures in parts for picture in pictures],
+        splits=[code for code, (_, pairs, _) in zip((TRAIN, TEST), parts, strict=True) for _ in pairs],
+        labels=None,
+        reasons=[None] * len(captions),
+        classes=(),
+        ignored={},
+        kind="memory",
+        captions=captions if data.captions else None,
+    )
+
+
+def _digits_in_bytes() -> tuple[np.ndarray, np.ndarray]:
+    """Return the digits, uint8 [1797,8,8], and which they are, int64 [1797]."""
+    pixels, labels = _read_digits()
+    return np.rint(pixels * (255 / 16)).astype(np.uint8), np.array(labels)
 
 
 def _read_digits() -> tuple[np.ndarray, list[int]]:

@@ -91,7 +91,7 @@ def require_readable(path: Path, *, source: str) -> None:
     except OSError as error:
         raise UserError(f"data.path is {path}, which cannot be read ({error.strerror}); correct it") from None
     if stat.S_ISDIR(mode):
-        harmless = {None, _LINKED_FOLDER} if source == "digits" else {None}
+        harmless = {None, _LINKED_FOLDER} if source in ("digits", "digit_pairs") else {None}
         _refuse(path, [f"{name} ({kind})" for name, kind in _entries(path) if kind not in harmless])
     elif not stat.S_ISREG(mode):
         raise UserError(f"data.path is {path}, {_kind(mode)}; give a folder of images, or an archive")
