@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from common import Images
 from torch import Tensor
@@ -14,6 +15,7 @@ from contenders import EMA, RAW, Budget, Draw, Setting, class_names
 if TYPE_CHECKING:
     from ddpm.compute.settings import Runtime
     from ddpm.generation.recipe import Recipe
+    from ddpm.model_file import Model
     from ddpm.params import Params
     from ddpm.training.session import Training
     from ddpm.training.start import Parent
@@ -30,6 +32,8 @@ class Ours:
     labels: bool = True
     snapshots: tuple[float, ...] = ()
     """Seconds of training after which the average is kept, too."""
+    autoencoder: "Model | None" = None
+    """The autoencoder whose latents of the images are trained on; None: their pixels are."""
     planned: list[int] = field(default_factory=list)
     """Images of each plan, in order."""
 
@@ -77,6 +81,7 @@ class Ours:
 
     def begin(self, images: Images, state: Path) -> "Training":
         from ddpm.compute import hardware
+        from ddpm.encoding.encode import encoded
         from ddpm.training import session
         from ddpm.training.spec import spec_of
 
@@ -85,18 +90,24 @@ class Ours:
         names = ("method", "schedule", "objective", "network", "vae", "gan", "train")
         sections = {name: getattr(self.params, name) for name in names}
         classes = class_names(images) if self.labels else ()
+        samples = images.train
+        if self.autoencoder is not None:
+            sections |= {"codec": "autoencoder", "autoencoder": self.autoencoder.spec.codec}
+            samples = np.concatenate(
+                [encoded(self.autoencoder, rows, precision="float32") for rows in np.array_split(samples, 100)]
+            )
         spec = spec_of(channels=channels, size=size, classes=classes, **sections)
         device = hardware.choose_device(self.params.runtime.device)
         return session.begin(
             spec,
-            images.train,
+            samples,
             labels,
             data_hash=images.name,
             code_hash="of one run",
             settings=replace(self.params.train, images=UNPLANNED, minutes=None),
             runtime=replace(self.params.runtime, resume="never"),
             device=device,
-            precision=hardware.choose_precision(self.params.runtime.precision, device, size),
+            precision=hardware.choose_precision(self.params.runtime.precision, device, spec.noise_size),
             state_folder=state,
             parent=self.parent(),
         )
@@ -132,7 +143,8 @@ class Ours:
 
         told = {name: as_dict(getattr(self.params, name)) for name in ("sample", "train")}
         lineage = {"params": told, "images_seen": training.state.images_seen}
-        model_file.save(_file(folder, weights), network=network, spec=training.spec, lineage=lineage)
+        codec = None if self.autoencoder is None else self.autoencoder.codec
+        model_file.save(_file(folder, weights), network=network, spec=training.spec, lineage=lineage, codec=codec)
 
     def drawer(self, folder: Path, weights: str) -> Draw:
         return file_drawer(_file(folder, weights), self.params.runtime)

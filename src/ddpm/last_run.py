@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FILES = (
     *("prepared", "images", "model", "run", "metrics", "validation", "docs", "curves", "neighbours"),
-    *("reactions", "damaged"),
+    *("reactions", "damaged", "autoencoder", "reconstructions"),
 )
 """The paths that `read` needs, as in the command of stage `report`."""
 _WITHOUT_RESULTS = ("configure", "report")
@@ -61,6 +61,8 @@ def read(paths: Any, promote: "Promote", *, outdated: str = "") -> "LastRun":
         against=judged_against(found, versions),
         champion=champion_among(versions),
         environment=dict(_environment()),
+        autoencoder=_json(paths.autoencoder) if paths.autoencoder.exists() else {},
+        reconstructions=from_file(paths.reconstructions / "reconstructions.png"),
         outdated=outdated,
     )
 

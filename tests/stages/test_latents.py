@@ -124,6 +124,8 @@ def test_both_floors_stand_beside_the_metrics_and_the_figures_of_the_autoencoder
     assert "reconstructed" in capsys.readouterr().out.splitlines()[0]
     page = Path("reports/report.html").read_text()
     assert "after the autoencoder" in page
+    assert "Of 80 held-out images, against themselves" in page
+    assert "rows of held-out images, with what the autoencoder restores" in page
 
 
 def test_the_served_champion_draws_what_a_text_says_alone_as_in_company(champion: Model) -> None:

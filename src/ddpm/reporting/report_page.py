@@ -4,7 +4,7 @@ It is one file without outside references, for a phone, dark screens and paper.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,10 @@ class LastRun:
     """The present champion."""
     environment: Mapping[str, str]
     """Versions by name of a package."""
+    autoencoder: Mapping[str, Any] = field(default_factory=dict)
+    """As in reports/autoencoder.json; empty if it is missing."""
+    reconstructions: Picture | None = None
+    """Held-out images with their reconstructions; None if pixels diffuse."""
     outdated: str = ""
     """A sentence on what has changed since this run; empty if nothing has."""
 
@@ -118,6 +122,7 @@ def report_page(run: LastRun) -> str:
         metrics=metrics_table(run.measured, against, champion_title=champion_title),
         champion_measured_otherwise=run.against is not None and run.against != version and against is None,
         left_out=left_out_sentence(run.measured),
+        autoencoder=_autoencoder(run.autoencoder),
         reconstructed=f"{RECONSTRUCTED.capitalize()}." if "reconstructed" in run.measured else "",
         protocol=protocol_sentence(run.measured.get("protocol", {})),
         meanings=[metric for metric in JUDGED if run.measured.get(metric.name) is not None],
@@ -141,6 +146,20 @@ def report_page(run: LastRun) -> str:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
     return str(page)
+
+
+def _autoencoder(figures: Mapping[str, Any]) -> str:
+    """Return the figures of the autoencoder in a sentence; empty if pixels diffuse."""
+    if figures.get("codec") != "autoencoder":
+        return ""
+    fid = figures["reconstruction_fid"]
+    measured = "" if fid is None else f"FID {fid:.3g}, "
+    return (
+        f"Of {figures['n']:,} held-out images, against themselves: {measured}PSNR {figures['psnr']:.1f} dB, SSIM "
+        f"{figures['ssim']:.3f}. KL divergence of the latents of an image from N(0, I): {figures['kl']:,.0f} nats. "
+        f"Standardised latents have mean {figures['latents']['mean']:.2f} and standard deviation "
+        f"{figures['latents']['std']:.2f}."
+    )
 
 
 def _summary(measured: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:

@@ -19,6 +19,9 @@ def main(stage: Stage) -> None:
     tracker.artifact(paths.page)
     for path in (paths.reactions, paths.damaged):
         tracker.artifact(path, "evaluation")
+    if found.reconstructions is not None:
+        for path in (paths.autoencoder, paths.reconstructions / "reconstructions.png"):
+            tracker.artifact(path, "autoencoder")
     tracker.finish()
     write_json(paths.receipt, {"page": str(paths.page), "content_hash": found.facts["content_hash"]})
     print(f"{paths.page} says what this run made and what was decided")
