@@ -150,7 +150,12 @@ def main() -> None:
     if not file.is_file():
         splits = (SimpleNamespace(images=each, labels=None) for each in (train, test))
         made = train_extractor(
-            *splits, kind="rotation", classes=0, settings=params.features, device=CPU, progress=False
+            *splits,
+            kind="rotation",
+            classes=0,
+            settings=replace(params.features, images=20_000),
+            device=CPU,
+            progress=False,
         )
         extractor_file.save(made, file)
     extractor = extractor_file.load_extractor(file)

@@ -19,7 +19,7 @@ from ddpm.model_file import Model
 from ddpm.promotion.registry import Version
 from ddpm.sampling.catalogue import SAMPLERS
 from ddpm.serving.fields import MAX_GUIDANCE, MAX_IMAGES
-from ddpm.serving.picture_request import STEPS, TASKS
+from ddpm.serving.picture_request import OF_PIXELS, STEPS, TASKS
 from ddpm.serving.sample_request import MAX_FRAMES
 from ddpm.serving.served_models import Served, ServedModels
 from ddpm.serving.trained_tasks import what_it_can_do
@@ -209,7 +209,7 @@ def _tasks(model: Model) -> set[str]:
     if spec.image is not None:
         return set(spec.image.degradations)
     tasks = {"sample", *(TASKS if spec.method == "diffusion" else ())}
-    return tasks - ({"colourise"} if spec.channels != 3 else set())
+    return tasks - ({"colourise"} if spec.channels != 3 else set()) - set(OF_PIXELS if spec.draws_latents else ())
 
 
 def _request(model: Model) -> str:
@@ -239,6 +239,8 @@ def _summary(served: Served) -> str:
         parts.append(f"{len(spec.classes)} classes")
     if spec.text is not None:
         parts.append("from captions")
+    if spec.draws_latents:
+        parts.append(f"drawn as latents of {spec.noise_size}×{spec.noise_size}")
     if spec.image is not None:
         parts.append(what_it_can_do(spec.image))
     if (fid := record.get("fid")) is not None:
