@@ -63,7 +63,7 @@ def canvases(digits: np.ndarray, n: int, *, seed: int) -> np.ndarray:
 
 def params_of(patch: int) -> Params:
     """Return params.yaml with the recipe for latents of 64x64 images, and of pixels with this patch."""
-    params = overlay.load(ROOT / "params.yaml", ROOT / "recipes" / "latents-64.yaml")
+    params = overlay.load(ROOT / "params.yaml", ROOT / "recipes" / "methods" / "latents-64.yaml")
     return replace(params, network=replace(params.network, patch=patch))
 
 
@@ -221,7 +221,7 @@ def report(
             f"{args.images:,} images are drawn for each FID, by {params_of(1).sample.steps} steps. The autoencoder: "
             f"PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.3f} on held-out images; FID of as many training "
             f"images after it {decoded['fid']['value']:.2f}, before it {decoded['floor']['value']:.2f}. The settings "
-            "are those of recipes/latents-64.yaml; the U-Net is the same but for its patch.",
+            "are those of recipes/methods/latents-64.yaml; the U-Net is the same but for its patch.",
             table(rows),
             f"{machine()}. {command()}",
         ]

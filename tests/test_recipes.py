@@ -77,8 +77,8 @@ def test_configure_lists_the_recipes_of_methods_and_no_stage_recommends_them(
     assert cli.main(["configure"]) == 0
     said = capsys.readouterr().out
     listed = [line.split()[0] for line in said.splitlines()]
-    assert listed[-4:] == [f"recipes/methods/{name}.yaml" for name in ("captions", "diffusion", "gan", "vae")]
-    assert len(listed) == len(RECIPES) + 4
+    assert listed[-5:] == [f"recipes/methods/{name}.yaml" for name in ("captions", "diffusion", "gan", "latents-64", "vae")]
+    assert len(listed) == len(RECIPES) + 5
     with pytest.raises(UserError, match=r"recipes/methods/vae\.yaml$"):
         recipe_file.find(Path("wae"))
     assert recipe_file.find(Path("methods/vae")) == Path("recipes/methods/vae.yaml")
