@@ -46,6 +46,8 @@ CANVAS = 64
 CPU = torch.device("cpu")
 CONTENDERS = {"pixels": 1, "pixels in patches": 4, "latents": 1}
 """What diffuses, by the patch of the U-Net, which has the same number of positions in the last two."""
+SNAPSHOTS = (0.5,)
+"""Shares of the time after which FID is measured, besides the end."""
 STEPS = 6
 """Training steps of a measurement of speed."""
 
@@ -114,7 +116,7 @@ def measured(name: str, autoencoder: Model, images: Images, extractor: Extractor
     told = folder / "measured.json"
     if told.is_file():
         return json.loads(told.read_text())
-    snapshots = tuple(60 * args.minutes * share for share in (0.25, 0.5))
+    snapshots = tuple(60 * args.minutes * share for share in SNAPSHOTS)
     of = autoencoder if name == "latents" else None
     contender = Ours(params, labels=False, snapshots=snapshots, autoencoder=of)
     budget = Budget(60 * args.minutes, clock=time.process_time)
@@ -208,7 +210,7 @@ def report(
                 "images seen": f"{result['images_seen']:,}",
                 **{
                     f"FID after {share * args.minutes:g} min": f"{fid:.1f}"
-                    for share, fid in zip((1.0, 0.25, 0.5), fids.values(), strict=True)
+                    for share, fid in zip((1.0, *SNAPSHOTS), fids.values(), strict=True)
                 },
                 "minutes before, for the autoencoder": f"{before:.1f}",
             }
@@ -232,11 +234,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of MNIST's unpacked files; without it scikit-learn's digits")
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--autoencoder-minutes", type=float, default=4.0)
-    parser.add_argument("--images", type=int, default=1000, help="drawn and held out for each FID")
+    parser.add_argument("--autoencoder-minutes", type=float, default=3.0)
+    parser.add_argument("--images", type=int, default=500, help="drawn and held out for each FID")
     parser.add_argument("--train", type=int, default=20000, help="training images")
     parser.add_argument("--picture", type=Path)
-    add_training_arguments(parser, minutes=5.0, models=Path("benchmarks/models/latents"))
+    add_training_arguments(parser, minutes=4.0, models=Path("benchmarks/models/latents"))
     return parser.parse_args()
 
 

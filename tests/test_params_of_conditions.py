@@ -112,3 +112,31 @@ def test_guidance_needs_captions_or_classes_and_captions_suffice() -> None:
         params("label", data={"labels": False}, sample={"guidance": 2.0})
     with pytest.raises(UserError, match=r"train\.label_dropout is 0, so the model has no unconditional prediction"):
         params("text", data=CAPTIONED, sample={"guidance": 2.0}, train={"label_dropout": 0.0})
+
+
+LATENTS = {"data": {"size": 8}, "objective": {"bounded": False}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"objective": {"bounded": True}}, "codec is autoencoder, but objective.bounded is true, and latents have no "),
+        ({"objective": {"bounded": False, "learned_variance": True}}, "but objective.learned_variance is true, and"),
+        ({"evaluate": {"bits_per_dim": 100}}, "but evaluate.bits_per_dim is 100, and the likelihood of latents is not"),
+        ({"train": {"flip": True}}, "but train.flip is true, and a mirrored latent is not that of the mirrored image"),
+        ({"sample": {"threshold": 0.9}}, "but sample.threshold is 0.9, and latents have no bounds; set sample.thresho"),
+        ({"data": {"size": None}}, "codec is autoencoder, but data.size is null, expected a multiple of 4"),
+        ({"data": {"size": 10}}, "codec is autoencoder, but data.size is 10, expected a multiple of 4"),
+        ({"autoencoder": {"width": 12}}, "autoencoder: width is 12, expected a multiple of 8 and of groups (8)"),
+    ],
+)
+def test_what_latents_cannot_do_is_refused(sections: dict[str, Any], sentence: str) -> None:
+    changed = {name: GOOD[name] | values for name, values in (LATENTS | sections).items()}
+    with pytest.raises(UserError) as refused:
+        validate(GOOD | {"codec": "autoencoder"} | changed, source="params.yaml")
+    assert sentence in str(refused.value)
+
+
+def test_latents_go_with_labels() -> None:
+    changed = {name: GOOD[name] | values for name, values in LATENTS.items()}
+    assert validate(GOOD | {"codec": "autoencoder"} | changed, source="params.yaml").codec == "autoencoder"

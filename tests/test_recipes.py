@@ -77,7 +77,9 @@ def test_configure_lists_the_recipes_of_methods_and_no_stage_recommends_them(
     assert cli.main(["configure"]) == 0
     said = capsys.readouterr().out
     listed = [line.split()[0] for line in said.splitlines()]
-    assert listed[-5:] == [f"recipes/methods/{name}.yaml" for name in ("captions", "diffusion", "gan", "latents-64", "vae")]
+    assert listed[-5:] == [
+        f"recipes/methods/{name}.yaml" for name in ("captions", "diffusion", "gan", "latents-64", "vae")
+    ]
     assert len(listed) == len(RECIPES) + 5
     with pytest.raises(UserError, match=r"recipes/methods/vae\.yaml$"):
         recipe_file.find(Path("wae"))

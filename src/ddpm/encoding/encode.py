@@ -61,5 +61,5 @@ def encoded(model: Model, images: np.ndarray, *, precision: Precision) -> np.nda
     They have a mean of about 0 and a standard deviation of about 1, so float16 rounds them by about 0.0005.
     """
     device = next(model.network.parameters()).device
-    x = to_model_range(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+    x = to_model_range(torch.from_numpy(np.array(images)).to(device))
     return model.encoded(x, precision=precision).cpu().to(torch.float16).numpy()

@@ -19,6 +19,6 @@ def restored_images(model: Model, images: np.ndarray, *, precision: Precision, b
     chosen = choose_precision(precision, device, model.spec.noise_size)
     restored = []
     for first in range(0, len(images), batch):
-        x = to_model_range(torch.from_numpy(np.ascontiguousarray(images[first : first + batch])).to(device))
+        x = to_model_range(torch.from_numpy(np.array(images[first : first + batch])).to(device))
         restored.append(to_uint8(model.decoded(model.encoded(x, precision=chosen), precision=chosen)).cpu())
     return torch.cat(restored).numpy()
