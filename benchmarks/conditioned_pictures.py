@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from common import Images, command, load_images, machine, write
+from common import command, load_images, machine, write
 from judge import Judge, train_judge
 from torch import Tensor
 
@@ -52,21 +53,29 @@ class Row:
     seconds: float
 
 
-def trained(images: Images, image: ImageCondition | None, args: argparse.Namespace) -> Model:
+def trained(
+    pixels: np.ndarray,
+    labels: np.ndarray | None,
+    image: ImageCondition | None,
+    *,
+    seen: int,
+    width: int,
+    patch: int,
+    batch: int = 128,
+    classes: tuple[str, ...] = (),
+) -> Model:
+    """Train on images, uint8 [N,C,H,W], with these labels, or given degraded pictures, or without a condition."""
     params = load_params(ROOT / "params.yaml")
-    network = replace(
-        params.network, width=args.width, patch=args.patch, attention=(images.train.shape[2] // (2 * args.patch),)
-    )
-    train = replace(
-        params.train, images=args.seen, warmup_images=min(2000, args.seen // 4), decay_images=args.seen // 4
-    )
+    network = replace(params.network, width=width, patch=patch, attention=(pixels.shape[2] // (2 * patch),))
+    lengths = {"images": seen, "warmup_images": min(2000, seen // 4), "decay_images": seen // 4}
+    train = replace(params.train, batch_size=batch, **lengths)
     sections = {name: getattr(params, name) for name in SECTIONS} | {"network": network, "train": train}
-    sections |= {"condition": "none" if image is None else "image", "image": image}
-    spec = spec_of(channels=images.train.shape[1], size=images.train.shape[2], classes=(), **sections)
+    sections |= {"condition": "image" if image else "label" if classes else "none", "image": image}
+    spec = spec_of(channels=pixels.shape[1], size=pixels.shape[2], classes=classes, **sections)
     training = session.begin(
         spec,
-        images.train,
-        None,
+        pixels,
+        labels,
         data_hash="of a benchmark",
         code_hash="of a benchmark",
         settings=train,
@@ -148,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=100_000, help="images seen in each training")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--patch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=32, help="images of a training step")
     parser.add_argument("--factor", type=int, default=2, help="of super-resolution")
     parser.add_argument("--noise", type=float, default=50.0, help="standard deviation, in grey levels")
     parser.add_argument("--restored", type=int, default=200, help="held-out images of each task")
@@ -163,12 +173,14 @@ def main() -> None:
     kinds: list[Degradation] = ["super-resolution", "inpaint", "denoise"]
     kinds += ["colourise"] if images.train.shape[1] == 3 else []
     condition = ImageCondition(degradations=tuple(kinds), factor=args.factor, hole=(0.3, 0.7), noise=(0.0, args.noise))
+    recipe = recipe_in(load_params(ROOT / "params.yaml").sample, "float32")
     models, minutes = {}, {}
     for name, own in (("trained for it", condition), ("not trained for it", None)):
         began = time.process_time()
-        models[name] = trained(images, own, args)
+        models[name] = trained(
+            images.train, None, own, seen=args.seen, width=args.width, patch=args.patch, batch=args.batch
+        )
         minutes[name] = (time.process_time() - began) / 60
-    recipe = recipe_in(load_params(ROOT / "params.yaml").sample, "float32")
     lines, shown = [], []
     for kind in kinds:
         of_kind = replace(condition, degradations=(kind,))

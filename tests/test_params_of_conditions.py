@@ -85,6 +85,16 @@ def params(condition: str, *, method: str = "diffusion", **sections: dict[str, A
             "sample.picture_noise is 4, expected 0, because denoise adds no other noise; change it",
         ),
         (
+            "label",
+            {"sample": {"base": "models:/small/1"}},
+            "sample.base is models:/small/1, which nothing reads where condition is label",
+        ),
+        (
+            "image",
+            {"image": {"degradations": ["inpaint"]}, "sample": {"base": "models:/small/1"}},
+            "sample.base is set, but image.degradations has no super-resolution, by which its images are enlarged; add",
+        ),
+        (
             "image",
             {"evaluate": {"augmentation": True}},
             "which needs generated images with classes, but condition is im",

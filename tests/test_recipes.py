@@ -77,14 +77,22 @@ def test_configure_lists_the_recipes_of_methods_and_no_stage_recommends_them(
     assert cli.main(["configure"]) == 0
     said = capsys.readouterr().out
     listed = [line.split()[0] for line in said.splitlines()]
-    assert listed[-5:] == [
-        f"recipes/methods/{name}.yaml" for name in ("captions", "diffusion", "gan", "latents-64", "vae")
-    ]
-    assert len(listed) == len(RECIPES) + 5
+    of_methods = sorted(f"recipes/methods/{path.name}" for path in METHODS.glob("*.yaml"))
+    assert listed[-len(of_methods) :] == of_methods
+    assert len(listed) == len(RECIPES) + len(of_methods)
     with pytest.raises(UserError, match=r"recipes/methods/vae\.yaml$"):
         recipe_file.find(Path("wae"))
     assert recipe_file.find(Path("methods/vae")) == Path("recipes/methods/vae.yaml")
     assert "methods" not in str(advice(Path("params.yaml"), channels=1, size=8, images=1797))
+
+
+@pytest.mark.parametrize("name", ["restore", "cascade-base", "cascade"])
+def test_a_recipe_of_pictures_is_valid_and_taken_back_by_that_of_diffusion(project: Path, name: str) -> None:
+    before = load_params()
+    assert cli.main(["configure", str(METHODS / f"{name}.yaml")]) == 0
+    assert load_params().promote.name != before.promote.name
+    assert cli.main(["configure", str(METHODS / "diffusion.yaml")]) == 0
+    assert load_params() == before
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

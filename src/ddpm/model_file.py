@@ -19,7 +19,7 @@ from ddpm.diffusion import objectives
 from ddpm.diffusion.bound import Estimate
 from ddpm.diffusion.processes import Process, make_process
 from ddpm.errors import UserError
-from ddpm.model_spec import CODEC, Spec, build_codec, build_network, require_diffusion, shapes_of_weights
+from ddpm.model_spec import CODEC, Spec, build_codec, build_network, fault_of_base, require_diffusion, shapes_of_weights
 from ddpm.networks.autoencoder_kl import AutoencoderKL
 from ddpm.networks.cast_weights import with_cast_weights
 from ddpm.networks.conditioned import ConditionedNetwork, DirectNetwork
@@ -32,6 +32,8 @@ WRONG = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeEr
 _N = TypeVar("_N", bound=nn.Module)
 _GUIDE = "guide."
 """Prefix of the names of the guide's tensors."""
+_BASE = "base."
+"""The same of the base's."""
 
 
 @section
@@ -52,14 +54,26 @@ class Guide(Origin):
 
 
 @section
+class Base(Guide):
+    """The model that draws the small pictures of a cascade."""
+
+    recipe: dict[str, Any]
+    """Its own settings for sampling."""
+
+
+@section
 class Header(Origin):
     """The content of a model file besides the weights."""
 
     recipe: dict[str, Any] | None = None
     """Settings for sampling, read by `generation.recipe`."""
     guide: Guide | None = None
+    base: Base | None = None
 
     def __post_init__(self) -> None:
+        if self.base is not None:
+            fault = fault_of_base(self.base.spec, self.spec)
+            require(fault is None, f"its base {fault}")
         for key in ("channels", "size", "classes", "reading", "image", "schedule", "codec"):
             same = self.guide is None or getattr(self.guide.spec, key) == getattr(self.spec, key)
             named = "tokenizer or text.length" if key == "reading" else key
@@ -83,8 +97,20 @@ class Model:
     """The weaker model that the recipe guides against, from the same file."""
     codec: AutoencoderKL | None = None
     """The autoencoder of a model that draws latents; of a model that is one, itself."""
+    base: "Model | None" = None
+    """The model that draws the small pictures of a cascade, from the same file."""
     _cast: dict[tuple[Any, ...], nn.Module] = field(default_factory=dict, init=False, repr=False)
     """The network with bf16 weights, by the state of the weights of which it is a copy."""
+
+    @property
+    def asked(self) -> Spec:
+        """The classes or captions that a request for new images can name: of a cascade those of its base."""
+        return self.spec if self.base is None else self.base.spec
+
+    @cached_property
+    def alone(self) -> "Model":
+        """The model without its base: of a cascade the one that enlarges."""
+        return self if self.base is None else replace(self, base=None)
 
     @cached_property
     def schedule(self) -> Process:
@@ -171,10 +197,12 @@ def save(
     recipe: dict[str, Any] | None = None,
     guide: Model | None = None,
     codec: AutoencoderKL | None = None,
+    base: "Model | None" = None,
 ) -> str:
     """Write a temporary file, flush it and rename it to `path`; return its sha256.
 
-    The same content gives the same file. `codec` is the autoencoder of a model that draws latents. Raise UserError if
+    The same content gives the same file. `codec` is the autoencoder of a model that draws latents, `base` the model
+    that draws the pictures of a cascade. Raise UserError if
     writing fails; an existing file is then unchanged.
     """
     path = Path(path)
@@ -185,6 +213,11 @@ def save(
     if guide is not None:
         header = replace(header, guide=Guide(spec=guide.spec, lineage=guide.lineage, sha256=guide.sha256))
         tensors |= {f"{_GUIDE}{name}": tensor for name, tensor in guide.network.state_dict().items()}
+    if base is not None:
+        assert base.recipe is not None
+        found = Base(spec=base.spec, lineage=base.lineage, sha256=base.sha256, recipe=base.recipe)
+        header = replace(header, base=found)
+        tensors |= {f"{_BASE}{name}": tensor for name, tensor in base.network.state_dict().items()}
     if spec.draws_latents:
         assert codec is not None
         tensors |= {f"{CODEC}{name}": tensor for name, tensor in codec.state_dict().items()}
@@ -243,13 +276,17 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     if header.guide is not None:
         trained = _trained(build_network(header.guide.spec), _taken(weights, _GUIDE), device)
         guide = Model(trained, header.guide.spec, header.guide.lineage, header.guide.sha256)
+    base = None
+    if header.base is not None:
+        drawn = _trained(build_network(header.base.spec), _taken(weights, _BASE), device)
+        base = Model(drawn, header.base.spec, header.base.lineage, header.base.sha256, header.base.recipe)
     codec = None
     if header.spec.draws_latents:
         codec = _trained(build_codec(header.spec), _taken(weights, CODEC), device)
     network = _trained(build_network(header.spec), weights, device)
     if isinstance(network, AutoencoderKL):
         codec = network
-    return Model(network, header.spec, header.lineage, digest, header.recipe, guide, codec)
+    return Model(network, header.spec, header.lineage, digest, header.recipe, guide, codec, base)
 
 
 def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, list[int]]]:
@@ -265,6 +302,9 @@ def _header(path: Path, text: str, *, tensors: int) -> tuple[Header, dict[str, l
         if header.guide is not None:
             of_guide = shapes_of_weights(header.guide.spec, tensors=tensors)
             shapes |= {f"{_GUIDE}{name}": shape for name, shape in of_guide.items() if not name.startswith(CODEC)}
+        if header.base is not None:
+            of_base = shapes_of_weights(header.base.spec, tensors=tensors)
+            shapes |= {f"{_BASE}{name}": shape for name, shape in of_base.items()}
     except WRONG as error:
         fault = fault_in(error, Header) if isinstance(error, ValidationError) else str(error)
         raise UserError(

@@ -177,6 +177,22 @@ def require_pixels(spec: Spec, purpose: str) -> None:
         )
 
 
+def fault_of_base(base: Spec, spec: Spec) -> str | None:
+    """Return why a model cannot draw the pictures that the model of `spec` enlarges, as the end of a sentence; None if
+    it can."""
+    if spec.image is None or "super-resolution" not in spec.image.degradations:
+        return "needs a model that is given pictures, trained for super-resolution"
+    size = spec.size // spec.image.factor
+    if (base.channels, base.size) != (spec.channels, size):
+        return (
+            f"draws {base.size}x{base.size} pixels (channels: {base.channels}), expected {size}x{size} (channels: "
+            f"{spec.channels})"
+        )
+    if base.image is not None or base.codec is not None:
+        return "is given pictures or draws latents, expected a model that draws pixels of classes, captions or neither"
+    return None
+
+
 def architecture_of(spec: Spec) -> Mapping[str, Any]:
     """Return the arguments of the `UNet` of a diffusion model."""
     channels, size, _ = spec.noise_shape

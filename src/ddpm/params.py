@@ -176,6 +176,11 @@ class Params:
             return
         fault = self.image.fault(channels=self.data.channels, size=self.data.size)
         require(fault is None, str(fault))
+        require(
+            self.sample.base is None or "super-resolution" in self.image.degradations,
+            "sample.base is set, but image.degradations has no super-resolution, by which its images are enlarged; add "
+            "it, or set sample.base to null",
+        )
         (low, high), noise = self.image.noise, self.sample.picture_noise
         only_denoise = self.image.degradations == ("denoise",)
         require(

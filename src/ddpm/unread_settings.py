@@ -57,6 +57,7 @@ REFUSED = (
     Setting("sample.guidance_interval", (0, None), _GUIDED),
     Setting("sample.guidance_rescale", 0, _GUIDED),
     Setting("text.examples", (), (Reader("condition", ("text",)),)),
+    Setting("sample.base", None, (Reader("condition", ("image",)),)),
     Setting("sample.picture_noise", 0, (Reader("condition", ("image",)),)),
     Setting("promote.auto_rollback", False, (Reader("watch.share", (0,), but=True),)),
 )

@@ -24,6 +24,7 @@ from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
 from ddpm.generation.generate import evaluation_pictures, generate
 from ddpm.generation.recipe import load_model, recipe_in, recipe_of
+from ddpm.measuring import bits_per_dim
 from ddpm.model_file import Model
 from ddpm.params import load as load_params
 from ddpm.serving import picture_request, sample_request
@@ -31,6 +32,7 @@ from ddpm.serving.answering import Answering
 from ddpm.settings import as_dict
 from ddpm.stages import prepare, sample, train
 from ddpm.stages.stage import Stage
+from ddpm.text.conditions import of_held_out
 
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, dict[str, Any]] = {
@@ -254,3 +256,16 @@ def test_a_guide_must_be_given_the_same_pictures(tiny_model: Any, tmp_path: Path
         UserError, match="the guide four is given pictures that are degraded otherwise than the model's"
     ):
         require_guide(four, two, called="four")
+
+
+def test_held_out_images_are_likelier_given_their_own_pictures(model: Model, project: Path) -> None:
+    held_out = read_split(project / "data/prepared", "test").images[:8]
+    short = replace(model, spec=replace(model.spec, schedule=replace(model.spec.schedule, T=50)))
+    own = of_held_out(short.spec, None, list, held_out)
+    of_others = of_held_out(short.spec, None, list, held_out[::-1])
+    bits, others = (
+        bits_per_dim.measure(short, held_out, given, n=8, batch=8, progress=False).bound for given in (own, of_others)
+    )
+    assert bits is not None
+    assert others is not None
+    assert bits < others

@@ -13,6 +13,8 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_spec
+from degraded import DEGRADATIONS, IMAGE, image_of_spec
 from keys import key_pair
 from PIL import Image
 from ruamel.yaml import YAML
@@ -20,13 +22,16 @@ from ruamel.yaml import YAML
 from ddpm import cli
 from ddpm.data.reading.dataset import read_facts, read_split
 from ddpm.errors import UserError
+from ddpm.generation.generate import evaluation_pictures
 from ddpm.params import load as load_params
 from ddpm.promotion import commands, registry
+from ddpm.settings import as_dict
 from ddpm.signing.signature import KEY_VARIABLE, PASSWORD_VARIABLE
 from ddpm.stages import evaluate, prepare, register
 from ddpm.stages import sample as stage_sample
 from ddpm.stages.stage import Stage
 from ddpm.tracking import run_json, store, training_run
+from ddpm.tracking.logged_model import log_model
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 REGISTRY = MlflowRegistry("ddpm")
@@ -88,11 +93,13 @@ class Pipeline:
         yaml = YAML(typ="safe")
         params = yaml.load(Path("params.yaml").read_text())
         params["sample"] |= SAMPLE | sample
+        params["condition"] = "image" if "base" in sample or "picture_noise" in sample else "label"
+        params["image"] |= IMAGE
         yaml.dump(params, Path("params.yaml"))
 
-    def train(self, network: int, **sample: Any) -> None:
+    def train(self, network: int, *, spec: dict[str, Any] = DIGITS, **sample: Any) -> None:
         """What the stage `train` leaves, of another network for each number; then its images and its figures."""
-        sha = self.tiny_model(Path("model.safetensors"), seed=network, recipe=None, **DIGITS)
+        sha = self.tiny_model(Path("model.safetensors"), seed=network, recipe=None, **spec)
         tracker = training_run.start_run(
             experiment="tests",
             name=f"training {network}",
@@ -175,6 +182,75 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
     pipeline.register()
     assert "measuring champion" not in capsys.readouterr().out
     assert [v.number for v in REGISTRY.versions()] == ["2", "1"]
+
+
+def test_a_model_of_pictures_becomes_champion_and_restores(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.train(0, spec=image_of_spec(), picture_noise=5.0)
+    pipeline.register()
+    said = capsys.readouterr().out
+    assert "ddpm version 1 is the champion now" in said
+    assert "canary: 8 of 8 kept pictures were drawn again bit for bit" in said
+    images = np.load("generated/images.npy")
+    pictures = evaluation_pictures(
+        tiny_spec(**image_of_spec()), n=100, seed=0, images=read_split(Path("data/prepared"), "test").images, noise=5.0
+    )
+    fields = pictures.picture(0).fields()
+    Path("small.png").write_bytes(base64.b64decode(fields["image"]))
+    restore = ["restore", "--task", DEGRADATIONS[0], "--image", "small.png", "--seed", "0", "--out"]
+    assert cli.main([*restore, "restored"]) == 0
+    with Image.open("restored/000000.png") as picture:
+        assert (np.asarray(picture) == images[0, 0]).all(), "the image of the evaluation, drawn of the same picture"
+    assert cli.main([*restore[:2], "deblur", "--blur", "1", *restore[3:], "blurred"]) == 1
+    assert "task is deblur, but this model was trained for super-resolution by 2, inp" in capsys.readouterr().err
+    assert cli.main(["sample", "--out", "new"]) == 1
+    assert "this model draws from a picture, which the request has not" in capsys.readouterr().err
+
+
+def test_a_cascade_of_two_registered_models_becomes_champion_and_draws(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_small(pipeline)
+    pipeline.train(0, spec=image_of_spec(), base="models:/small@champion")
+    labels = np.load("generated/labels.npy")
+    assert np.bincount(labels).tolist() == [10] * 10, "those of the base"
+    pipeline.register()
+    said = capsys.readouterr().out
+    assert "ddpm version 1 is the champion now" in said
+    assert "canary: 8 of 8 kept pictures were drawn again bit for bit" in said
+    version = registry.version(REGISTRY, "1")
+    assert len(version.origin()["classes"]) == 10
+    assert cli.main(["sample", "--number", "3", "--label", "7", "--seed", "4", "--out", "sevens"]) == 0
+    pipeline.patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri())
+    served = mlflow.pyfunc.load_model("models:/ddpm@champion")
+    (answer,) = served.predict([{"number": 3, "label": 7, "seed": 4}])
+    for k, content in enumerate(answer["images"]):
+        with Image.open(f"sevens/{k:06d}.png") as one, Image.open(io.BytesIO(base64.b64decode(content))) as other:
+            assert (np.asarray(one) == np.asarray(other)).all()
+    for wrong, sentence in (
+        ("models:/small@best", "sample.base is models:/small@best, which is not at"),
+        ("models:/small", "sample.base is models:/small, expected models:/NAME@ALIAS or models:/NAME/NUMBER"),
+        ("elsewhere/base.safetensors", "sample.base is elsewhere/base.safetensors, expected a registered version"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            pipeline.measure(base=wrong)
+
+
+def register_small(pipeline: Pipeline) -> None:
+    """An untrained base of images of half the size, the champion of the registered model `small`."""
+    sha = pipeline.tiny_model(Path("small.safetensors"), seed=7, size=4, recipe=SAMPLE_RECIPE, **DIGITS)
+    tracker = training_run.start_run(
+        experiment="tests", name="small", facts=read_facts(Path("data/prepared")), prepared=Path("data/prepared")
+    )
+    bounds = as_dict(load_params().serve)
+    model_id = log_model(tracker, Path("small.safetensors"), model_sha256=sha, metrics={"fid": 1.0}, bounds=bounds)
+    tracker.finish()
+    measured = {"fid": 1.0, "protocol": {}}
+    MlflowRegistry("small").register(
+        sha256=sha, model_id=model_id, run_id=tracker.id, record=measured, tags={}, origin={}, picture=None
+    )
+    store.connect().set_registered_model_alias("small", "champion", "1")
 
 
 def test_the_command_gate_prints_the_verdict_of_every_rule_and_changes_nothing(

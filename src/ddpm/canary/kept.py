@@ -123,7 +123,7 @@ def make(
     `labels` are the classes of these images, int64 [N], or `texts` their captions, or `given` the pictures of which
     they were drawn; `extractor` is the file of the extractor.
     """
-    known = tuple(filter(None, (read_part(model.spec, text) for text in (texts or ())[:ROWS] if text is not None)))
+    known = tuple(filter(None, (read_part(model.asked, text) for text in (texts or ())[:ROWS] if text is not None)))
     device = next(model.network.parameters()).device
     measured = np.asarray(measured[:ROWS])
     described = describe(load_extractor(extractor, device), measured, device=device, progress=False, what="measured")
@@ -132,7 +132,7 @@ def make(
         pictures=torch.cat(list(_pictures(model, known, given))),
         features=described.features,
         labels=None if labels is None else torch.from_numpy(np.array(labels[:ROWS])),
-        classes=len(model.spec.classes),
+        classes=len(model.asked.classes),
         extractor=extractor.read_bytes(),
         texts=known,
         given=() if given is None else [given.picture(k).fields() for k in range(min(GIVEN, len(given)))],
@@ -150,6 +150,6 @@ def _pictures(model: Model, texts: Sequence[str], given: Pictures | None) -> Ite
             yield generate(model, recipe, n=1, seed=k, condition=row, batch=1)
             continue
         # Without a text in the request, its only image has the first of the examples.
-        turn = in_turn(model.spec, [k if model.spec.classes else 0])
-        condition = of_texts(model.spec, [texts[k % len(texts)]]) if texts else turn
+        turn = in_turn(model.asked, [k if model.asked.classes else 0])
+        condition = of_texts(model.asked, [texts[k % len(texts)]]) if texts else turn
         yield generate(model, recipe, n=1, seed=k, condition=condition, batch=1)

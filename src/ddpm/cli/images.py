@@ -86,7 +86,7 @@ def _evaluations_shown(model: "Model", total: int) -> Iterator[None]:
 
 def _label(args: argparse.Namespace, model: "Model") -> str | int | None:
     """Return --label: a string if it is the name of a class, a number if it is an index."""
-    if isinstance(args.label, str) and args.label not in model.spec.classes and args.label.isdecimal():
+    if isinstance(args.label, str) and args.label not in model.asked.classes and args.label.isdecimal():
         return int(args.label)
     return args.label
 

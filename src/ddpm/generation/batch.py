@@ -30,7 +30,21 @@ class PerImageNoise:
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device) -> None:
-        self.generators = [torch.Generator().manual_seed(seed_of("image", seed, k)) for k in indices]
+        self._begin([(seed, k) for k in indices], shape, device, "image")
+
+    @classmethod
+    def of(
+        cls, places: Sequence[tuple[int, int]], shape: tuple[int, ...], device: torch.device, stream: str
+    ) -> "PerImageNoise":
+        """Return the streams of this name of images, each at its place: seed and index."""
+        made = cls.__new__(cls)
+        made._begin(places, shape, device, stream)
+        return made
+
+    def _begin(
+        self, places: Sequence[tuple[int, int]], shape: tuple[int, ...], device: torch.device, stream: str
+    ) -> None:
+        self.generators = [torch.Generator().manual_seed(seed_of(stream, *place)) for place in places]
         self.shape = shape
         self.device = device
 
@@ -52,15 +66,22 @@ class Batch:
     indices: Sequence[int]
     """Indices k of the N images within the seed."""
     condition: Tensor | None
-    """Condition of the network, one row per image; None for no condition."""
+    """Condition of the network, one row per image; None for no condition. Of a cascade that of its base."""
+    stream: str = "image"
+    """Name of the streams of noise."""
 
     @property
     def device(self) -> torch.device:
         return next(self.model.network.parameters()).device
 
+    @property
+    def places(self) -> Sequence[tuple[int, int]]:
+        """Seed and index of each image."""
+        return [(self.seed, k) for k in self.indices]
+
     def noise(self) -> PerImageNoise:
         """Return new streams, each at its beginning."""
-        return PerImageNoise(self.seed, self.indices, self.model.noise_shape, self.device)
+        return PerImageNoise.of(self.places, self.model.noise_shape, self.device, self.stream)
 
     def drawn(self, z: Tensor) -> Tensor:
         """Return the images of latents z, in one evaluation, for methods vae and gan: [N,C,H,W]."""
@@ -73,7 +94,7 @@ class Batch:
         Where a picture with a hole is the condition, its known pixels are kept to the bit. Raise NotFiniteError as
         `to_uint8` does.
         """
-        if self.model.spec.image is not None and self.condition is not None:
+        if self.model.spec.image is not None and self.condition is not None and self.model.base is None:
             x = kept(x, self.condition.to(x.device))
         return to_uint8(self.model.decoded(x, precision=self._precision)).cpu()
 

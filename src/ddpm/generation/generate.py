@@ -1,16 +1,17 @@
 """Generate images: image k of seed s is the same image for every batch size, order and number of images."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddpm.compute.processes import assembled, dealt, leads, processes, rank
-from ddpm.degrading.pictures import Pictures
+from ddpm.degrading.pictures import Picture, Pictures
 from ddpm.errors import UserError
 from ddpm.generation.batch import Batch
-from ddpm.generation.recipe import Recipe
+from ddpm.generation.recipe import Recipe, recipe_of
 from ddpm.images import Images
 from ddpm.model_file import Model
 from ddpm.model_spec import Spec
@@ -32,6 +33,7 @@ def sampling_steps(batch: Batch) -> Iterator[Step]:
 
     Raise UserError if the recipe needs a learned variance that the model lacks, or if the guide does not fit the model.
     """
+    batch = enlarging(batch)
     recipe, objective = batch.recipe, batch.model.spec.objective
     if batch.model.spec.method != "diffusion":
         x_0 = batch.drawn(batch.noise()())
@@ -42,6 +44,26 @@ def sampling_steps(batch: Batch) -> Iterator[Step]:
             "set sample.ddpm.variance to small or large"
         )
     return drawn(recipe, batch.denoise(), batch.model.schedule, batch.noise())
+
+
+def enlarging(batch: Batch) -> Batch:
+    """Return the batch of a cascade's own model, for which its base has drawn the pictures; any other batch itself.
+
+    The base draws by its own recipe, from streams of noise of its own.
+    """
+    base = batch.model.base
+    if base is None:
+        return batch
+    recipe, image = recipe_of(base), batch.model.spec.image
+    assert recipe is not None, "a base has a recipe"
+    assert image is not None, "the header was checked"
+    small = replace(batch, model=base, recipe=recipe, stream="base")
+    drawn = small.levels(last_of(sampling_steps(small)).x_t)
+    rows = [
+        Picture("super-resolution", pixels).condition(image, noise=batch.recipe.picture_noise, place=place)
+        for pixels, place in zip(drawn, batch.places, strict=True)
+    ]
+    return replace(batch, model=batch.model.alone, condition=torch.cat(rows))
 
 
 @torch.inference_mode()

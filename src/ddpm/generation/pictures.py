@@ -78,6 +78,6 @@ def preview(model: "Model", precision: Precision, given: Pictures | None = None)
 
 def _rows(model: "Model", n: int) -> Tensor | None:
     """Return conditions for ten columns: one class or caption per row if they are few, else all in turn."""
-    spec = model.spec
+    spec = model.asked
     kinds = len(spec.classes) or len(spec.text.examples if spec.text is not None else ())
     return conditions.in_turn(spec, [k // 10 for k in range(n)] if kinds <= n // 10 else range(n))

@@ -117,6 +117,10 @@ def _require_recipe_fits(model: Model) -> None:
         recipe.require_fits(model.spec.schedule, called="recipe.")
     if (recipe.sampler == DIRECT) != (model.spec.method != "diffusion"):
         raise ValueError(f"recipe.sampler is {recipe.sampler}, but method is {model.spec.method}")
-    guide = None if model.guide is None else model.guide.sha256
-    if recipe.guide != guide:
-        raise ValueError(f"recipe.guide is {recipe.guide!r}, but the guide in the file is {guide!r}")
+    for key in ("guide", "base"):
+        other: Model | None = getattr(model, key)
+        there = None if other is None else other.sha256
+        if getattr(recipe, key) != there:
+            raise ValueError(f"recipe.{key} is {getattr(recipe, key)!r}, but the {key} in the file is {there!r}")
+    if model.base is not None:
+        _require_recipe_fits(model.base)

@@ -243,7 +243,7 @@ class PairedContest:
 
     def _labels(self, side: _Side, blocks: int) -> Labels:
         """Return the labels of the images of these blocks, int64 [N]; None without classes."""
-        classes = len(side.model.spec.classes)
+        classes = len(side.model.asked.classes)
         if not classes:
             return None
         seeds = [_seed_of_block(self._seed, block) for block in range(blocks)]
@@ -327,7 +327,7 @@ def _conditions_of(
     side: _Side, n: int, seed: int, measuring: Measuring, *, captions: Callable[[], Captions] | None
 ) -> Rows | None:
     return evaluation_conditions(
-        side.model.spec,
+        side.model.asked,
         n=n,
         seed=seed,
         captions=captions,
@@ -338,7 +338,7 @@ def _conditions_of(
 
 def _conditions(model: Model) -> tuple[tuple[str, ...], bool, ImageCondition | None]:
     """What the images of two models must have in common to be drawn with equal labels, captions or pictures."""
-    return model.spec.classes, model.spec.text is not None, model.spec.image
+    return model.asked.classes, model.asked.text is not None, model.asked.image
 
 
 def _side(model: Model, called: str) -> _Side:

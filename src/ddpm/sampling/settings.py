@@ -117,6 +117,10 @@ class Drawing:
     """Share of the contrast added by guidance that is removed again, in [0, 1]."""
     threshold: float | None
     """Dynamic thresholding at this quantile of the pixels; null: clipping."""
+    base: str | None = None
+    """A model that draws the small pictures which this one, trained for super-resolution, enlarges: a cascade (Ho et
+    al. 2022). In params.yaml it is a file in data/guides, or a registered version as MLflow names it
+    (models:/NAME@champion or models:/NAME/3); in a model file the sha256 of the base inside the file."""
     picture_noise: float = 0.0
     """Standard deviation of the noise that is added to a picture which is the condition, in grey levels, and that the
     network is told (Ho et al. 2022, Sec. 4.2); none is added for denoise."""
@@ -127,7 +131,7 @@ class Drawing:
             require(value in known or self._is_direct(name), f"{name} is {value!r}, expected one of {', '.join(known)}")
         require_positive(self, "steps")
         require_at_least(0, self, "guidance")
-        require_named(self, "guide")
+        require_named(self, "guide", "base")
         require_at_least(0, self, "picture_noise")
         _require_interval(self, "guidance_interval", levels="above low and up to high")
         require_share(self, "guidance_rescale")

@@ -16,6 +16,7 @@ from ddpm.generation.generate import generate
 from ddpm.generation.recipe import neutral, recipe_of
 from ddpm.images import NotFiniteError
 from ddpm.model_file import Model
+from ddpm.model_spec import Spec
 from ddpm.serving import picture_request, sample_request
 from ddpm.serving.batching import Batching
 from ddpm.serving.calls import FAILED, INVALID, Budget, Call, RefusedError, require_time, running_call
@@ -80,7 +81,7 @@ class Answering:
 
     def warm_up(self) -> None:
         """Draw one image, beside the budget. Raises what drawing raises."""
-        if self.model.spec.image is not None:
+        if self.model.asked.image is not None:
             recipe = recipe_of(self.model) or neutral(sampler="ddim", steps=1)
             generate(self.model, recipe, n=1, seed=0, condition=None, batch=1)
             return
@@ -141,14 +142,22 @@ class Answering:
 def work(request: SampleRequest | PictureRequest, model: Model) -> int:
     """Return the largest work of the request: network evaluations times pixels (height times width).
 
-    Of a model of latents it is evaluations times positions of latents, and the pixels that are decoded.
+    Of a model of latents it is evaluations times positions of latents, and the pixels that are decoded; of a cascade
+    also the work of its base.
 
     Guidance counts at every noise level, because counting the levels of an interval exactly would itself be work.
     """
     steps = picture_request.evaluations(request) if isinstance(request, PictureRequest) else request.recipe.steps
-    networks = 1 if request.recipe.guidance == 1 else 2
-    spec = model.spec
-    return request.number * (steps * networks * spec.noise_size**2 + (spec.size**2 if spec.draws_latents else 0))
+    of_one = _work_of_one(model.spec, steps, request.recipe.guidance)
+    if model.base is not None and isinstance(request, SampleRequest):
+        own = recipe_of(model.base)
+        of_one += 0 if own is None else _work_of_one(model.base.spec, own.steps, own.guidance)
+    return request.number * of_one
+
+
+def _work_of_one(spec: Spec, steps: int, guidance: float) -> int:
+    networks = 1 if guidance == 1 else 2
+    return steps * networks * spec.noise_size**2 + (spec.size**2 if spec.draws_latents else 0)
 
 
 def _complete(fields: Mapping[str, Any], model: Model) -> SampleRequest | PictureRequest:

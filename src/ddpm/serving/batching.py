@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpm.generation.batch import Batch, PerImageNoise
+from ddpm.generation.batch import Batch
 from ddpm.generation.generate import sampling_steps
 from ddpm.generation.recipe import Recipe
 from ddpm.model_file import Model
@@ -138,13 +138,10 @@ class _Joined(Batch):
 
     requests: Sequence[SampleRequest]
 
-    def noise(self) -> PerImageNoise:
-        """Return the streams that every request has when it is drawn alone."""
-        shape, device = self.model.noise_shape, self.device
-        streams = [PerImageNoise(each.seed, range(each.number), shape, device) for each in self.requests]
-        joined = PerImageNoise(0, (), shape, device)
-        joined.generators = [generator for stream in streams for generator in stream.generators]
-        return joined
+    @property
+    def places(self) -> Sequence[tuple[int, int]]:
+        """Those that every request has when it is drawn alone."""
+        return [(each.seed, k) for each in self.requests for k in range(each.number)]
 
 
 @torch.inference_mode()

@@ -44,9 +44,9 @@ def label_index(label: Any, model: Model) -> int | None:
     """Return the index of a class from its index or name; None remains None. Raises UserError for an unknown class."""
     if label is None:
         return None
-    classes = model.spec.classes
+    classes = model.asked.classes
     if not classes:
-        remedy = "leave it out" if model.spec.text is None else "say what to draw with text"
+        remedy = "leave it out" if model.asked.text is None else "say what to draw with text"
         raise UserError(f"label is {label!r}, but this model has no classes; {remedy}")
     if isinstance(label, str) and label in classes:
         return classes.index(label)
@@ -63,7 +63,7 @@ def text_of(text: Any, model: Model) -> str | None:
     """
     if text is None:
         return None
-    if model.spec.text is None:
+    if model.asked.text is None:
         raise UserError("text is set, but this model was not trained with captions; leave it out")
     if not isinstance(text, str):
         raise UserError(f"text is of type {type(text).__name__}, expected a text")
@@ -75,17 +75,17 @@ def text_of(text: Any, model: Model) -> str | None:
         raise UserError("text has a character that is not in Unicode; remove it") from None
     if not text.strip():
         require_both_predictions("text is empty", "it needs a text; write one", model)
-    require_short_enough(model.spec, text)
+    require_short_enough(model.asked, text)
     return text
 
 
 def condition_field(model: Model) -> str:
     """Return the field that says what a model with a condition draws."""
-    return "label" if model.spec.text is None else "text"
+    return "label" if model.asked.text is None else "text"
 
 
 def require_both_predictions(problem: str, consequence: str, model: Model) -> None:
     """Raise UserError unless the model predicts both with and without a condition."""
-    if not (model.spec.is_conditioned and model.spec.unconditional):
-        lacking = "label dropout" if model.spec.is_conditioned else "classes"
+    if not (model.asked.is_conditioned and model.asked.unconditional):
+        lacking = "label dropout" if model.asked.is_conditioned else "classes"
         raise UserError(f"{problem}: this model was trained without {lacking}, so {consequence}")

@@ -93,7 +93,8 @@ def filled(template: str, can: Collection[str], values: Mapping[str, Any]) -> st
 
 def facts(models: ServedModels) -> dict[str, Any]:
     """Return what is served, as plain values, for GET /model."""
-    served, spec = models.current, models.current.answering.model.spec
+    served = models.current
+    spec, asked = served.answering.model.spec, served.answering.model.asked
     recipe = recipe_of(served.answering.model)
     return {
         "model": served.answering.identity,
@@ -105,9 +106,9 @@ def facts(models: ServedModels) -> dict[str, Any]:
         "versions": [{"version": found.number, "aliases": list(found.aliases)} for found in models.versions],
         "channels": spec.channels,
         "size": spec.size,
-        "classes": list(spec.classes),
+        "classes": list(asked.classes),
         "pictures": None if spec.image is None else as_dict(spec.image),
-        "examples": None if spec.text is None else list(spec.text.examples),
+        "examples": None if asked.text is None else list(asked.text.examples),
         "sampler": None if recipe is None else recipe.sampler,
         "steps": None if recipe is None else recipe.steps,
     }
@@ -135,9 +136,10 @@ def _values(models: ServedModels) -> dict[str, Any]:
     model, version = served.answering.model, served.version
     spec, recipe = model.spec, recipe_of(model)
     noise = spec.method == "diffusion"
-    T, classes = spec.schedule.T if noise else 1, spec.classes
+    asked = model.asked
+    T, classes = spec.schedule.T if noise else 1, asked.classes
     has_guide = recipe is not None and recipe.guide is not None
-    can_guide = noise and (has_guide or (spec.is_conditioned and spec.unconditional))
+    can_guide = noise and model.base is None and (has_guide or (spec.is_conditioned and spec.unconditional))
     usual = recipe or neutral(sampler="ddim", steps=min(50, T))
     others = [found for found in models.versions if found.number != served.number]
     tasks = _tasks(model)
@@ -176,11 +178,11 @@ def _values(models: ServedModels) -> dict[str, Any]:
         "auto": "yes" if "sample" in tasks and NUMBER * 2 * usual.steps * spec.size**2 <= _QUICK else "",
         "chips": Html(_chips(classes)) if 0 < len(classes) <= _CHIPS else "",
         "class_list": _options([("", "all, in turn"), *_named(classes)]) if len(classes) > _CHIPS else "",
-        "task_classes": _options([*([("", "no class")] if spec.unconditional else []), *_named(classes)])
-        if classes
+        "task_classes": _options([*([("", "no class")] if asked.unconditional else []), *_named(classes)])
+        if spec.classes
         else "",
-        "text": "yes" if spec.text is not None else "",
-        "examples": _options((each, each) for each in (spec.text.examples if spec.text is not None else ())),
+        "text": "yes" if asked.text is not None else "",
+        "examples": _options((each, each) for each in (asked.text.examples if asked.text is not None else ())),
         "can_guide": can_guide,
         "guidance": f"{usual.guidance:g}",
         "samplers": _options((name, name) for name in samplers(model)),
@@ -207,17 +209,18 @@ def _tasks(model: Model) -> set[str]:
     """Return the tasks that a request to this model can have."""
     spec = model.spec
     if spec.image is not None:
-        return set(spec.image.degradations)
+        return {*spec.image.degradations, *(["sample"] if model.base is not None else [])}
     tasks = {"sample", *(TASKS if spec.method == "diffusion" else ())}
     return tasks - ({"colourise"} if spec.channels != 3 else set()) - set(OF_PIXELS if spec.draws_latents else ())
 
 
 def _request(model: Model) -> str:
     """Return the fields of a request as an example, as JSON."""
-    if model.spec.image is None:
+    if model.asked.image is None:
         return '{"number": 4, "seed": 1}'
-    task = model.spec.image.degradations[0]
-    more = {"inpaint": ', "mask": "…"', "denoise": f', "noise": {model.spec.image.noise[1]:g}'}.get(task, "")
+    image = model.asked.image
+    task = image.degradations[0]
+    more = {"inpaint": ', "mask": "…"', "denoise": f', "noise": {image.noise[1]:g}'}.get(task, "")
     return f'{{"task": "{task}", "image": "a PNG file in base64"{more}}}'
 
 
@@ -235,9 +238,10 @@ def _summary(served: Served) -> str:
     spec, record = served.answering.model.spec, _record(served.version)
     kind = {1: "grey", 3: "colour"}.get(spec.channels, f"{spec.channels}-channel")
     parts = [f"{spec.size}×{spec.size} {kind} pictures"]
-    if spec.classes:
-        parts.append(f"{len(spec.classes)} classes")
-    if spec.text is not None:
+    asked = served.answering.model.asked
+    if asked.classes:
+        parts.append(f"{len(asked.classes)} classes")
+    if asked.text is not None:
         parts.append("from captions")
     if spec.draws_latents:
         parts.append(f"drawn as latents of {spec.noise_size}×{spec.noise_size}")
@@ -335,10 +339,13 @@ def _origin(served: Served, usual: Recipe, recipe: Recipe | None) -> Iterator[tu
         yield "Data", str(data)
     if data_hash := lineage.get("data_hash"):
         yield "Hash of the data", str(data_hash)
-    if model.spec.classes:
-        yield "Classes", ", ".join(model.spec.classes[:100]) + (", …" if len(model.spec.classes) > 100 else "")
-    if model.spec.text is not None:
-        yield "Examples of captions", "; ".join(model.spec.text.examples[:10])
+    asked = model.asked
+    if asked.classes:
+        yield "Classes", ", ".join(asked.classes[:100]) + (", …" if len(asked.classes) > 100 else "")
+    if asked.text is not None:
+        yield "Examples of captions", "; ".join(asked.text.examples[:10])
+    if model.base is not None:
+        yield "Base of the cascade", f"{model.base.spec.size}x{model.base.spec.size} pixels, {model.base.sha256}"
     yield "Parameters", f"{sum(p.numel() for p in model.network.parameters()):,}"
     schedule = model.spec.schedule
     if model.spec.method != "diffusion":

@@ -112,6 +112,7 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     Raises UserError, one sentence, for an unknown field or a value outside its limits, and for a task or a picture that
     a model whose condition is a picture was not trained for. Such a model draws by its own sampler and steps.
     """
+    model = model.alone
     task = fields.get("task")
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task is {task!r}, expected sample or one of {', '.join(TASKS)}")
@@ -209,7 +210,7 @@ def _guidance(given: Mapping[str, Any], model: Model, recipe: Recipe | None, *, 
 
 def draw(model: Model, request: PictureRequest) -> Tensor:
     """Generate images, uint8 [number,C,H,W]; the same request gives the same images on the same kind of device."""
-    parts = []
+    parts, model = [], model.alone
     for start in range(0, request.number, BATCH):
         indices = range(start, min(start + BATCH, request.number))
         condition = None if request.label is None else torch.full((len(indices),), request.label)

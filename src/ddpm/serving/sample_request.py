@@ -74,8 +74,8 @@ def complete(fields: Mapping[str, Any], model: Model, *, max_number: int = MAX_I
     model's schedule, a model whose condition is a picture, and a model without a recipe if sampler or steps is missing.
     """
     given = given_fields(fields, (*FIELDS, "frames"))
-    if model.spec.image is not None:
-        known = trained_tasks.what_it_can_do(model.spec.image)
+    if model.asked.image is not None:
+        known = trained_tasks.what_it_can_do(model.asked.image)
         raise UserError(f"this model draws from a picture, which the request has not; set task ({known}) and image")
     try:
         recipe = _recipe(given, model) if model.spec.method == "diffusion" else _direct(given, model)
@@ -115,6 +115,8 @@ def _recipe(given: Mapping[str, Any], model: Model) -> Recipe:
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise UserError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
     own = own or neutral(sampler=sampler, steps=steps)
+    if "guidance" in given and model.base is not None:
+        raise UserError("guidance is set, but a cascade draws with that of its recipes; leave it out")
     guidance = real("guidance", given["guidance"], 0.0, MAX_GUIDANCE) if "guidance" in given else own.guidance
     if "guidance" in given and guidance != 1 and own.guide is None:
         require_both_predictions(f"guidance is {given['guidance']}, expected 1", "it has nothing to guide with", model)
@@ -139,7 +141,7 @@ def _direct(given: Mapping[str, Any], model: Model) -> Recipe:
 
 def labels_of(request: SampleRequest, model: Model) -> Tensor | None:
     """Return labels, int64 [number], or None for a model without classes. Label k does not depend on the number."""
-    classes = len(model.spec.classes)
+    classes = len(model.asked.classes)
     if not classes:
         return None
     if request.label is not None:
@@ -149,17 +151,17 @@ def labels_of(request: SampleRequest, model: Model) -> Tensor | None:
 
 def texts_of(request: SampleRequest, model: Model) -> list[str | None] | None:
     """Return the captions, or None for a model without. Caption k does not depend on the number."""
-    if model.spec.text is None:
+    if model.asked.text is None:
         return None
     if request.text is not None:
         return [request.text] * request.number
-    return [conditions.example(model.spec, k) for k in range(request.number)]
+    return [conditions.example(model.asked, k) for k in range(request.number)]
 
 
 def condition_of(request: SampleRequest, model: Model) -> Tensor | None:
     """Return the condition of the images, [number, ...]; None for a model without."""
     texts = texts_of(request, model)
-    return labels_of(request, model) if texts is None else conditions.of_texts(model.spec, texts)
+    return labels_of(request, model) if texts is None else conditions.of_texts(model.asked, texts)
 
 
 def draw(model: Model, request: SampleRequest, *, progress: bool = False) -> Tensor:
@@ -186,7 +188,7 @@ def described(request: SampleRequest, model: Model) -> dict[str, Any]:
     """Return the fields as plain values, with the class name of each image instead of label and number."""
     labels, recipe, texts = labels_of(request, model), request.recipe, texts_of(request, model)
     return ({} if texts is None else {"texts": texts}) | {
-        "labels": None if labels is None else [model.spec.classes[k] for k in labels.tolist()],
+        "labels": None if labels is None else [model.asked.classes[k] for k in labels.tolist()],
         "seed": request.seed,
         "sampler": recipe.sampler,
         "steps": recipe.steps,
@@ -197,7 +199,7 @@ def described(request: SampleRequest, model: Model) -> dict[str, Any]:
 
 def again(request: SampleRequest, model: Model) -> dict[str, Any]:
     """Return, as plain values, what the request has besides `described`: number, label or text, and the recipe."""
-    label = None if request.label is None else model.spec.classes[request.label]
+    label = None if request.label is None else model.asked.classes[request.label]
     guide = request.recipe.guide and Path(request.recipe.guide).name  # a sha256; or a file, whose folder is private
-    text = {} if model.spec.text is None else {"text": request.text}
+    text = {} if model.asked.text is None else {"text": request.text}
     return text | {"number": request.number, "label": label, "recipe": as_dict(request.recipe) | {"guide": guide}}

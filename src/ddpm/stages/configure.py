@@ -36,9 +36,15 @@ def main(stage: Stage) -> None:
 
 
 def _require_files(params: Params) -> None:
-    for key in ("features.inception_weights", "features.dinov2_weights", "features.clip_weights", "sample.guide"):
+    for key in (
+        "features.inception_weights",
+        "features.dinov2_weights",
+        "features.clip_weights",
+        "sample.guide",
+        "sample.base",
+    ):
         path = unread_settings.value_of(params, key)
-        if path is not None and not Path(path).is_file():
+        if path is not None and not path.startswith("models:/") and not Path(path).is_file():
             raise UserError(f"{key} is {path}, expected the path of an existing file or null; correct it")
 
 

@@ -22,6 +22,7 @@ def main(stage: Stage) -> None:
     from ddpm.canary.examine import Examination
     from ddpm.data.reading.dataset import read_facts
     from ddpm.files import write_json
+    from ddpm.generation.cascade import FILE
     from ddpm.generation.image_set import read_captions
     from ddpm.generation.packed_model import pack
     from ddpm.generation.recipe import load_model
@@ -60,7 +61,7 @@ def main(stage: Stage) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / paths.model.name
-        model, sha256 = pack(paths.model, file, recipe=drawing, guides=paths.guides)
+        model, sha256 = pack(paths.model, file, recipe=drawing, guides=paths.guides, base=paths.images / FILE)
         model_id = log_model(run, file, model_sha256=sha256, metrics=record.numbers(), bounds=as_dict(params.serve))
         facts = asdict(read_facts(paths.prepared))
         candidate = registry.register(
@@ -108,13 +109,13 @@ def main(stage: Stage) -> None:
 
 
 def _given(stage: Stage, model: "Model") -> "Pictures | None":
-    """Return the pictures of which the measured images were drawn; None for a model that is given none."""
+    """Return the pictures of which the measured images were drawn; None for a model that is given none by requests."""
     from ddpm.generation.generate import evaluation_pictures
     from ddpm.generation.image_set import read_sampling
 
-    if model.spec.image is None:
-        return None
     sampling = read_sampling(stage.paths.images, n=None)
+    if model.spec.image is None or sampling.recipe.base is not None:
+        return None
     images, noise = stage.split("test").images, sampling.recipe.picture_noise
     return evaluation_pictures(model.spec, n=sampling.n, seed=sampling.seed, images=images, noise=noise)
 

@@ -1,6 +1,7 @@
 """DVC stage `sample`: generate the images for the evaluation, a grid, and an animation of the reverse process."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ddpm.stages.stage import Stage, execute
@@ -8,8 +9,10 @@ from ddpm.stages.stage import Stage, execute
 
 def main(stage: Stage) -> None:
     from ddpm import model_file
+    from ddpm.compute.processes import leads, together
     from ddpm.data.reading.dataset import read_facts
     from ddpm.generation import generate, pictures
+    from ddpm.generation.cascade import FILE, keep_base, with_base
     from ddpm.generation.grid import grid_by_class
     from ddpm.generation.guides import with_guide
     from ddpm.generation.image_set import Sampling, write_image_set
@@ -22,14 +25,19 @@ def main(stage: Stage) -> None:
     paths, settings, runtime = stage.paths, stage.params.sample, stage.params.runtime
     facts, model = read_facts(paths.prepared), model_file.load(paths.model, stage.device)
     model, recipe = with_guide(model, recipe_in(settings, runtime.precision, model.spec.method), paths.guides)
+    if (named := settings.base) is not None:
+        if leads():
+            keep_base(_base_file(stage, named), paths.images)
+        together()
+        model, recipe = with_base(model, recipe, paths.images / FILE)
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
-    captions = stage.split("test").captions if model.spec.text is not None else None
-    texts = generate.evaluation_captions(model.spec, n=n, seed=settings.seed, captions=captions)
-    classes = len(model.spec.classes)
+    captions = stage.split("test").captions if model.asked.text is not None else None
+    texts = generate.evaluation_captions(model.asked, n=n, seed=settings.seed, captions=captions)
+    classes = len(model.asked.classes)
     labels = generate.balanced_labels(n, classes, settings.seed) if classes else None
-    condition: Any = labels if texts is None else of_texts(model.spec, texts)
+    condition: Any = labels if texts is None else of_texts(model.asked, texts)
     given = None
-    if model.spec.image is not None:
+    if model.asked.image is not None:
         held_out, noise = stage.split("test").images, recipe.picture_noise
         condition = given = generate.evaluation_pictures(
             model.spec, n=n, seed=settings.seed, images=held_out, noise=noise
@@ -61,6 +69,17 @@ def main(stage: Stage) -> None:
     describe(tracker, Samples=samples(tracker.id))
     tracker.log({"sampling_images_per_second": speed}, images_seen=model.lineage["params"]["train"]["images"])
     tracker.finish()
+
+
+def _base_file(stage: Stage, named: str) -> Path:
+    """Return the file of the model that sample.base names; a registered version is downloaded."""
+    from ddpm.generation.cascade import REGISTERED, require_base_inside
+    from ddpm.tracking.named_version import download
+
+    if not named.startswith(REGISTERED):
+        return require_base_inside(named, stage.paths.guides)
+    key = stage.params.signing.verify_key
+    return download(named, verify_key=None if key is None else Path(key))
 
 
 if __name__ == "__main__":

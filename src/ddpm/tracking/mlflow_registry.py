@@ -276,7 +276,7 @@ def origin(
         "git_commit": commit,
         "facts": None if facts is None else dict(facts),
     }
-    found |= {"channels": model.spec.channels, "size": model.spec.size, "classes": list(model.spec.classes)}
+    found |= {"channels": model.spec.channels, "size": model.spec.size, "classes": list(model.asked.classes)}
     start = model.lineage.get("start", {})
     if (sha256 := start.get("sha256")) is not None and "version" not in start:
         numbers = [v.number for v in known if sha256 in (v.tags.get("model_sha256"), v.tags.get("weights_sha256"))]
