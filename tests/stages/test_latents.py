@@ -199,5 +199,12 @@ def test_an_autoencoder_that_is_given_is_used_and_one_that_does_not_fit_is_refus
             UserError, match=r"autoencoder\.pretrained is elsewhere\.safetensors, expected an autoencoder"
         ):
             main(stage_of("autoencoder"))
+        write_params(autoencoder={"pretrained": "data/starts"})
+        with pytest.raises(UserError, match=r"autoencoder\.pretrained is data/starts, expected an auto"):
+            main(stage_of("autoencoder"))
+        Path("data/starts/vae").mkdir()
+        write_params(autoencoder={"pretrained": "data/starts/vae"})
+        with pytest.raises(UserError, match="ddpm import-codec data/starts/vae --out data/starts/vae"):
+            main(stage_of("autoencoder"))
     finally:
         write_params()

@@ -55,16 +55,16 @@ def _take(stage: Stage, facts: "Facts") -> None:
     """Write the autoencoder of autoencoder.pretrained. Raises UserError if it does not fit the images."""
     from ddpm import model_file
     from ddpm.errors import UserError
-    from ddpm.exchange.autoencoder_folder import import_autoencoder
     from ddpm.files import require_inside
     from ddpm.model_spec import spec_of_autoencoder
 
-    given, out = Path(str(stage.params.autoencoder.pretrained)), stage.paths.autoencoder
-    expected = "an autoencoder's model file or a folder of diffusers"
-    require_inside(given, stage.paths.starts, key="autoencoder.pretrained", expected=expected)
+    given = Path(str(stage.params.autoencoder.pretrained))
+    require_inside(given, stage.paths.starts, key="autoencoder.pretrained", expected="an autoencoder's model file")
     if given.is_dir():
-        import_autoencoder(given, out, size=facts.size)
-        given = out
+        raise UserError(
+            f"autoencoder.pretrained is the folder {given}, expected a model file; make one of a folder of diffusers "
+            f"by `ddpm import-codec {given} --out {given}.safetensors`"
+        )
     model = model_file.load(given)
     codec = model.spec.codec
     if codec is None or model.codec is None or model.spec.channels != facts.channels or facts.size % codec.factor:
@@ -76,7 +76,7 @@ def _take(stage: Stage, facts: "Facts") -> None:
             f"{facts.channels} channels and {facts.size} pixels; choose an autoencoder that fits, or set it to null"
         )
     spec = spec_of_autoencoder(channels=facts.channels, size=facts.size, codec=codec)
-    model_file.save(out, network=model.codec, spec=spec, lineage=model.lineage)
+    model_file.save(stage.paths.autoencoder, network=model.codec, spec=spec, lineage=model.lineage)
 
 
 def _trained(stage: Stage, facts: "Facts") -> "Training":

@@ -171,8 +171,8 @@ class Autoencoder:
     seed: int
     """Decides the first weights, the order of images, and the noise of every step."""
     pretrained: str | None
-    """Autoencoder that is used instead of training one: the path of a model file, or of a folder of an AutoencoderKL of
-    diffusers, in data/starts. null: one is trained, by the settings above."""
+    """Autoencoder that is used instead of training one: the path of a model file in data/starts, such as
+    `ddpm import-codec` writes it. null: one is trained, by the settings above."""
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "blocks", "latent_channels", "groups", "images", "batch_size", "lr")
