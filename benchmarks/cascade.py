@@ -57,10 +57,11 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="MNIST's files, a prepared folder or a zip; default: sklearn's digits"
     )
-    parser.add_argument("--size", type=int, default=16, help="of the images, in pixels")
-    parser.add_argument("--seen", type=int, default=60_000, help="images seen by each of both models of the cascade")
+    parser.add_argument("--size", type=int, default=8, help="of the images, in pixels")
+    parser.add_argument("--seen", type=int, default=30_000, help="images seen by each of both models of the cascade")
     parser.add_argument("--width", type=int, default=24)
-    parser.add_argument("--patch", type=int, default=2, help="of the models at full size; 1 at half the size")
+    parser.add_argument("--patch", type=int, default=1, help="of the models at full size; 1 at half the size")
+    parser.add_argument("--batch", type=int, default=32, help="images of a training step")
     parser.add_argument("--noise", type=float, default=30.0, help="greatest noise of the augmentation, in grey levels")
     parser.add_argument("--drawn", type=int, default=500, help="images that are measured")
     parser.add_argument("--judge-images", type=int, default=60_000, help="images seen in the training of the judge")
@@ -75,13 +76,27 @@ def main() -> None:
     enlarging = ImageCondition(degradations=("super-resolution",), factor=2, hole=(0.3, 0.7), noise=(0.0, args.noise))
     began = time.process_time()
     base = trained(
-        halved(images.train), images.train_labels, None, seen=args.seen, width=args.width, patch=1, classes=classes
+        halved(images.train),
+        images.train_labels,
+        None,
+        seen=args.seen,
+        width=args.width,
+        batch=args.batch,
+        patch=1,
+        classes=classes,
     )
-    large = trained(images.train, None, enlarging, seen=args.seen, width=args.width, patch=args.patch)
+    large = trained(images.train, None, enlarging, seen=args.seen, width=args.width, batch=args.batch, patch=args.patch)
     of_cascade = (time.process_time() - began) / 60
     began = time.process_time()
     one = trained(
-        images.train, images.train_labels, None, seen=2 * args.seen, width=args.width, patch=args.patch, classes=classes
+        images.train,
+        images.train_labels,
+        None,
+        seen=2 * args.seen,
+        width=args.width,
+        batch=args.batch,
+        patch=args.patch,
+        classes=classes,
     )
     of_one = (time.process_time() - began) / 60
     cascade = replace(large, base=replace(base, recipe=as_dict(recipe)))

@@ -150,3 +150,30 @@ def test_diffusers_computes_in_bf16_only_with_the_tricks(tmp_path: Path) -> None
     contender.advance(1)
     first.advance(1)
     assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.slow
+def test_restoring_with_and_without_a_training_for_it_stands_in_one_table(tmp_path: Path) -> None:
+    output = tmp_path / "restored.md"
+    small = ("--seen", 1280, "--width", 8, "--judge-images", 2000, "--picture", tmp_path / "restored.png")
+    run("conditioned_pictures.py", "--restored", 20, *small, "--output", output)
+    [rows] = tables(output)
+    assert [row["model"] for row in rows[:4]] == [
+        "the picture itself",
+        "not trained for it",
+        "trained for it",
+        "the held-out image",
+    ]
+    assert len(rows) == 3 * 4
+    assert {number(row["PSNR, dB"]) for row in rows[3::4]} == {100.0}
+    assert (tmp_path / "restored.png").exists()
+
+
+@pytest.mark.slow
+def test_a_cascade_is_measured_beside_one_model(tmp_path: Path) -> None:
+    output = tmp_path / "cascade.md"
+    small = ("--seen", 1280, "--width", 8, "--judge-images", 2000, "--drawn", 110)
+    run("cascade.py", *small, "--output", output)
+    [rows] = tables(output)
+    assert [row["model"] for row in rows][-1] == "one model"
+    assert all(number(row["FID"]) > 0 for row in rows)

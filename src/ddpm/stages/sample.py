@@ -1,5 +1,6 @@
 """DVC stage `sample`: generate the images for the evaluation, a grid, and an animation of the reverse process."""
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ def main(stage: Stage) -> None:
     from ddpm.compute.processes import leads, together
     from ddpm.data.reading.dataset import read_facts
     from ddpm.generation import generate, pictures
-    from ddpm.generation.cascade import FILE, keep_base, with_base
+    from ddpm.generation.cascade import FILE, with_base
     from ddpm.generation.grid import grid_by_class
     from ddpm.generation.guides import with_guide
     from ddpm.generation.image_set import Sampling, write_image_set
@@ -27,7 +28,7 @@ def main(stage: Stage) -> None:
     model, recipe = with_guide(model, recipe_in(settings, runtime.precision, model.spec.method), paths.guides)
     if (named := settings.base) is not None:
         if leads():
-            keep_base(_base_file(stage, named), paths.images)
+            _keep_base(stage, named)
         together()
         model, recipe = with_base(model, recipe, paths.images / FILE)
     n = min(facts.train, 10_000) if settings.images == "auto" else settings.images
@@ -71,15 +72,17 @@ def main(stage: Stage) -> None:
     tracker.finish()
 
 
-def _base_file(stage: Stage, named: str) -> Path:
-    """Return the file of the model that sample.base names; a registered version is downloaded."""
-    from ddpm.generation.cascade import REGISTERED, require_base_inside
+def _keep_base(stage: Stage, named: str) -> None:
+    """Copy the model that sample.base names into the folder of the images; a registered version is downloaded."""
+    from ddpm.generation.cascade import REGISTERED, keep_base, require_base_inside
     from ddpm.tracking.named_version import download
 
+    images, key = stage.paths.images, stage.params.signing.verify_key
     if not named.startswith(REGISTERED):
-        return require_base_inside(named, stage.paths.guides)
-    key = stage.params.signing.verify_key
-    return download(named, verify_key=None if key is None else Path(key))
+        keep_base(require_base_inside(named, stage.paths.guides), images)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        keep_base(download(named, Path(folder), verify_key=None if key is None else Path(key)), images)
 
 
 if __name__ == "__main__":

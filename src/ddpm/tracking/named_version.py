@@ -1,7 +1,6 @@
 """A registered version by the name that MLflow gives it: models:/NAME@ALIAS or models:/NAME/NUMBER."""
 
 import re
-import tempfile
 from pathlib import Path
 
 from ddpm.errors import UserError
@@ -12,8 +11,8 @@ from ddpm.tracking.store import connect
 _NAME = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 
 
-def download(uri: str, *, verify_key: Path | None) -> Path:
-    """Download the model file of a registered version into a folder of its own, and return it.
+def download(uri: str, folder: Path, *, verify_key: Path | None) -> Path:
+    """Download the model file of a registered version into the folder, and return it.
 
     Raises UserError for another form, a version that does not exist, and as `MlflowRegistry.download` does.
     """
@@ -22,7 +21,7 @@ def download(uri: str, *, verify_key: Path | None) -> Path:
         raise UserError(f"sample.base is {uri}, expected models:/NAME@ALIAS or models:/NAME/NUMBER; correct it")
     connect()
     registry = MlflowRegistry(found["name"], verify_key=verify_key)
-    return registry.download(_version(registry, uri, found), Path(tempfile.mkdtemp()))
+    return registry.download(_version(registry, uri, found), folder)
 
 
 def _version(registry: MlflowRegistry, uri: str, named: "re.Match[str]") -> Version:
