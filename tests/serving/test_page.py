@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from degraded import image_of_spec
 from site_of_models import RECORD, Files, Site, running, served_from
 
 from ddpm.errors import on_one_line
@@ -109,6 +110,22 @@ def test_only_fields_that_the_model_can_use_are_there(
     assert ("colourise" in elements.options("task")) == (changes.get("channels") == 3)
     if changes.get("unconditional") is False:  # such a model needs a label for every task
         assert "" not in elements.options("label")
+
+
+def test_the_page_of_a_model_of_pictures_offers_only_what_it_was_trained_for(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    elements = page_of(tmp_path, tiny_model, **image_of_spec())
+    assert not elements.names("sample"), "it draws nothing without a picture"
+    assert not elements.names("edit") | elements.names("interpolate")
+    assert elements.options("task") == ["super-resolution", "denoise"]
+    assert elements.options("factor") == ["2"]
+    assert "noise" in elements.names("restore")
+    assert elements.names("inpaint")
+    assert not elements.names("inpaint") & {"label", "jump", "resamplings"}
+    assert "super-resolution by 2, inpaint and denoise of noise from 0 to 40" in elements.text
+    only = page_of(tmp_path, tiny_model, **image_of_spec(degradations=["inpaint"]))
+    assert not only.names("restore")
 
 
 def test_every_offered_sampler_is_one_that_the_model_takes(tmp_path: Path, tiny_model: Callable[..., str]) -> None:
