@@ -137,6 +137,10 @@ LATENTS = {"data": {"size": 8}, "objective": {"bounded": False}}
         ({"sample": {"threshold": 0.9}}, "but sample.threshold is 0.9, and latents have no bounds; set sample.thresho"),
         ({"data": {"size": None}}, "codec is autoencoder, but data.size is null, expected a multiple of 4"),
         ({"data": {"size": 10}}, "codec is autoencoder, but data.size is 10, expected a multiple of 4"),
+        (
+            {"features": {"extractor": "clip", "clip_weights": "clip.pt"}},
+            "autoencoder.perceptual_weight is 1, but its distance needs an extractor that is trained here",
+        ),
         ({"autoencoder": {"width": 12}}, "autoencoder: width is 12, expected a multiple of 8 and of groups (8)"),
     ],
 )

@@ -214,6 +214,16 @@ class Params:
             "codec is autoencoder, but condition is image, which joins pixels to pixels; set condition to none, label "
             "or text, or codec to pixels",
         )
+        features = self.features
+        published = features.extractor in ("inception", "dinov2", "clip") or (
+            features.extractor == "auto" and features.inception_weights is not None
+        )
+        require(
+            not published or self.autoencoder.pretrained is not None or self.autoencoder.perceptual_weight == 0,
+            f"autoencoder.perceptual_weight is {self.autoencoder.perceptual_weight:g}, but its distance needs an "
+            "extractor that is trained here, and features asks for a published one; set it to 0, or "
+            "features.extractor to rotation or classifier",
+        )
         size, factor = self.data.size, codec_of(self.autoencoder).factor
         multiple = factor if self.autoencoder.pretrained is None else 1
         require(

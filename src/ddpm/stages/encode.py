@@ -52,7 +52,7 @@ def main(stage: Stage) -> None:
         test,
         extractor=load_extractor(paths.extractor, stage.device),
         settings=params.evaluate,
-        n=len(test),
+        n=min(len(test), params.evaluate.held_out_images),
         seed=params.autoencoder.seed,
         device=stage.device,
         precision=precision,
