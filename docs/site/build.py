@@ -29,6 +29,7 @@ RESULTS = {
     "methods_mnist": "MNIST: diffusion, VAE and GAN after equal time",
     "words": "Captions: what a model draws of pairs it never saw",
     "conditioned_pictures": "Restoring pictures with a model that was trained for it",
+    "cascade": "A cascade beside one model",
     "words_tiles": "Captions: pictures that are found by their captions",
     "coverage": "Coverage of the intervals",
     "serving_load": "The served champion under load",
