@@ -159,7 +159,23 @@ def test_params_are_those_that_the_stage_reads(stage: str) -> None:
 def test_the_first_stage_reads_every_value_and_all_others_wait_for_it() -> None:
     assert next(iter(STAGES)) == "configure"
     assert STAGES["configure"]["params"] == WHOLE
-    assert set(STAGES["configure"]["outs"]) <= set(STAGES["prepare"]["deps"])
+    assert {name for out in STAGES["configure"]["outs"] for name in out} <= set(STAGES["prepare"]["deps"])
+
+
+HIDDEN = {"size", "nfiles"}
+"""Names of keys that DVC leaves out of the key of its run cache, at any depth (`dvc.stage.cache`)."""
+
+
+def test_no_stage_takes_from_the_run_cache_what_another_value_made() -> None:
+    hidden = {f"{section}.{key}" for section, values in PARAMS.items() if isinstance(values, dict) for key in values}
+    hidden = {name for name in hidden if name.split(".")[1] in HIDDEN}
+    assert hidden
+    for name, stage in STAGES.items():
+        if stage["params"] == WHOLE:
+            assert all(out[next(iter(out))]["persist"] for out in stage["outs"]), name
+        else:
+            read = {key for key in hidden if key.split(".")[0] in stage["params"]}
+            assert read <= set(stage["params"]), name
 
 
 def test_every_section_is_read_by_a_stage_or_changes_no_result() -> None:

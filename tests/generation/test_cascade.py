@@ -17,8 +17,9 @@ from ddpm.generation.packed_model import pack
 from ddpm.generation.recipe import load_model, neutral, recipe_of
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
-from ddpm.serving.answering import work
+from ddpm.serving.answering import Answering, work
 from ddpm.serving.batching import draw_together
+from ddpm.serving.calls import GIVEN_UP, Call, RefusedError
 from ddpm.settings import as_dict
 
 STEPS = {"sampler": "ddim", "steps": 3}
@@ -109,6 +110,22 @@ def test_a_cascade_still_restores_a_given_picture(files: Path) -> None:
 def test_the_work_of_a_request_counts_the_base(files: Path) -> None:
     model = packed(files)
     assert work(sample_request.complete({"number": 2}, model), model) == 2 * 3 * (8**2 + 4**2)
+
+
+def test_the_base_stops_when_its_client_goes(files: Path) -> None:
+    model, call, evaluations = packed(files), Call(60), 0
+    answers = Answering(model, None)
+
+    def count(*_: Any) -> None:
+        nonlocal evaluations
+        evaluations += 1
+        call.give_up()
+
+    assert model.base is not None
+    model.base.network.register_forward_pre_hook(count)
+    with pytest.raises(RefusedError) as error:
+        answers.answers([{}], call)
+    assert (error.value.status, evaluations) == (GIVEN_UP, 1)
 
 
 def test_what_cannot_be_a_cascade_is_refused(files: Path, tiny_model: Any) -> None:

@@ -115,7 +115,8 @@ def test_training_decodes_a_sample_of_q() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "width", "precision"), [(8, 32, "float32"), (20, 64, "float32"), (8, 32, "bf16"), (20, 32, "bf16")]
+    ("size", "width", "precision"),
+    [(8, 8, "float32"), (8, 32, "float32"), (20, 64, "float32"), (8, 32, "bf16"), (20, 32, "bf16")],
 )
 def test_an_image_is_the_same_to_the_bit_in_any_batch_where_nothing_is_learned(
     size: int, width: int, precision: Precision

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_training as tiny
 
+from ddpm.networks.settings import Codec
 from ddpm.params import load as load_params
 from ddpm.planning import alternatives
 from ddpm.planning.measuring import Measured
@@ -56,6 +57,15 @@ def test_the_lines_name_pictures_network_memory_speed_hours_and_the_best_setting
         "change most with network.patch 2 (4.2 times shorter); also data.size 32 (4.0 times shorter)",
     ):
         assert part in said
+
+
+def test_of_latents_the_plan_says_that_the_training_of_the_autoencoder_comes_on_top() -> None:
+    codec = Codec(
+        latent_channels=4, widths=(8, 8), blocks=1, groups=1, attention=False, quant=False, shift=0.0, scale=1.0
+    )
+    lines = plan(spec=dataclasses.replace(LARGE, codec=codec)).lines()
+    assert any("not included: stage features, " in line and "stages autoencoder and encode" in line for line in lines)
+    assert not any("stages autoencoder" in line for line in plan().lines())
 
 
 def test_with_adapters_the_plan_says_how_many_parameters_are_trained() -> None:

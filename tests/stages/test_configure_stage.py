@@ -18,7 +18,9 @@ from ddpm.stages import configure as configure_stage
 from ddpm.stages.stage import Stage
 
 ROOT = Path(__file__).parents[2]
-STAGE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["configure"]
+STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGE: dict[str, Any] = STAGES["configure"]
+PASSED = [name for out in STAGE["outs"] for name in out]
 yaml = YAML()
 
 
@@ -127,7 +129,7 @@ def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_th
     (tmp_path / "said.txt").write_text("one")
     after = {
         "cmd": 'python -c "open(\'ran\', \'a\').write(\'ran \'); open(\'out\', \'w\')"',
-        "deps": [*STAGE["outs"], "said.txt"],
+        "deps": [*PASSED, "said.txt"],
         "params": ["data"],
         "outs": ["out"],
     }  # fmt: skip
@@ -154,6 +156,21 @@ def test_dvc_starts_no_stage_for_a_wrong_value_and_for_a_right_one_only_those_th
     assert (tmp_path / "ran").read_text() == "ran ran "
 
 
+def test_dvc_prepares_anew_for_another_size_and_does_not_take_the_images_of_the_size_before(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    head = STAGE | {"deps": [], "cmd": STAGE["cmd"].replace("python", sys.executable, 1)}
+    prepare = {"cmd": "cp params.yaml out", "deps": PASSED, "params": STAGES["prepare"]["params"], "outs": ["out"]}
+    yaml.dump({"stages": {"configure": head, "prepare": prepare}}, tmp_path / "dvc.yaml")
+    for size in (4, 8):
+        write(tmp_path, data={"size": size})
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=tmp_path, check=True)
+        assert yaml.load(tmp_path / "out")["data"]["size"] == size
+    write(tmp_path, data={"size": -1})
+    wrong = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=tmp_path, capture_output=True, text=True)
+    assert "data: size is -1" in wrong.stderr
+
+
 def test_dvc_does_not_walk_a_new_folder_of_images_that_it_would_never_leave(tmp_path: Path) -> None:
     write(tmp_path, data={"source": "folder", "path": "photos"})
     (tmp_path / "photos").mkdir()
@@ -161,7 +178,7 @@ def test_dvc_does_not_walk_a_new_folder_of_images_that_it_would_never_leave(tmp_
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
     head = STAGE | {"deps": [], "cmd": STAGE["cmd"].replace("python", sys.executable, 1)}
-    after = {"cmd": "echo walked > out", "deps": ["${data.path}", *STAGE["outs"]], "outs": ["out"]}
+    after = {"cmd": "echo walked > out", "deps": ["${data.path}", *PASSED], "outs": ["out"]}
     yaml.dump({"stages": {"configure": head, "prepare": after}}, tmp_path / "dvc.yaml")
     words = [sys.executable, "-m", "dvc", "repro"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from ddpm import cli, model_file
 from ddpm.data.reading.dataset import read_latents, read_split
+from ddpm.encoding.standardise import spread_rows
 from ddpm.errors import UserError
 from ddpm.generation.recipe import load_model
 from ddpm.generation.reconstruction import restored_images
@@ -111,6 +112,18 @@ def test_the_images_of_the_evaluation_are_decoded_and_what_their_captions_say(he
     images = np.load(here / "data/generated/images.npy")
     assert (images.dtype, images.shape) == (np.uint8, (200, 1, 8, 8))
     assert halves_right(images, json.loads((here / "data/generated/captions.json").read_text())) > 0.9
+
+
+def test_the_picture_of_reconstructions_has_images_of_all_classes(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held-out images are in the order of their classes, so the first ones are all of one class."""
+    assert spread_rows(120, 40).tolist() == list(range(0, 120, 3))
+    assert spread_rows(3, 40).tolist() == [0, 1, 2]
+    run("encode")
+    said = capsys.readouterr().out
+    assert "held-out images after the autoencoder: PSNR 2" in said
+    assert "FID of training images after it: " in said
 
 
 def test_both_floors_stand_beside_the_metrics_and_the_figures_of_the_autoencoder(

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("option", "readers", "users"),
-    [("guides", {"sample", "register"}, ["sample", "register"]), ("starts", {"configure", "train"}, ["train"])],
+    [
+        ("guides", {"sample", "register"}, ["sample", "register"]),
+        ("starts", {"configure", "autoencoder", "train"}, ["autoencoder", "train"]),
+    ],
 )
 def test_a_file_with_other_content_changes_the_stages_that_use_it_and_no_other(
     option: str, readers: set[str], users: list[str], tmp_path: Path

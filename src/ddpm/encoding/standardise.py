@@ -15,9 +15,9 @@ MOST = 10_000
 """Images, at most, from which an autoencoder's figures are computed."""
 
 
-def spread_rows(n: int) -> np.ndarray:
-    """Return the rows of up to MOST images, spread evenly over n."""
-    return np.unique(np.linspace(0, n - 1, min(MOST, n)).astype(np.int64))
+def spread_rows(n: int, most: int = MOST) -> np.ndarray:
+    """Return the rows of up to `most` images, spread evenly over n."""
+    return np.arange(min(most, n)) * n // min(most, n)
 
 
 @torch.inference_mode()

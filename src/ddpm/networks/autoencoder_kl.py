@@ -200,7 +200,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        rows = normalised(x, self.group_norm).permute(0, 2, 3, 1).reshape(-1, c)
+        # For a single image the reshape is a view with other strides, by which a matrix product may round differently.
+        rows = normalised(x, self.group_norm).permute(0, 2, 3, 1).reshape(-1, c).contiguous()
         q, k, v = (linear(rows, layer).view(n, 1, -1, c) for layer in (self.to_q, self.to_k, self.to_v))
         h = linear(attended(q, k, v).reshape(-1, c), self.to_out[0])
         return x + h.view(n, height, width, c).permute(0, 3, 1, 2)

@@ -141,9 +141,14 @@ class Plan:
                 f"undecided: at most {self.gate.images:,} of each (promote.max_images), "
                 f"{duration(self.gate.seconds)} if the champion draws as fast"
             )
+        encoding = (
+            ""
+            if spec.codec is None
+            else "stages autoencoder and encode, which train the autoencoder and write the latents; "
+        )
         lines.append(
-            "plan: not included: stage features, which trains the feature extractor; the pictures and files at the "
-            "end of the training; some seconds for the start of each stage"
+            f"plan: not included: stage features, which trains the feature extractor; {encoding}the pictures and files "
+            "at the end of the training; some seconds for the start of each stage"
         )
         if self.alternatives and self.steps:
             best, *others = self.alternatives

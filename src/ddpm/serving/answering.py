@@ -50,7 +50,8 @@ class Answering:
             self._batching = Batching(model)
         else:
             self._batching = Batching(model, lambda request: budget.held(work(request, model)))
-        model.network.register_forward_pre_hook(require_time)
+        for each in filter(None, (model, model.base)):
+            each.network.register_forward_pre_hook(require_time)
 
     def answers(self, inputs: Any, call: Call | None = None) -> list[dict[str, Any]]:
         """Return one answer for each of the inputs, a list of objects; all are checked before images are generated.

@@ -92,7 +92,8 @@ class Shadow:
         self._paused = 0.0
         self._kept_at, self._is_new = time.monotonic(), False
         # A function, not the method: the network's copy for bf16 (`cast_weights`) would copy the shadow with it.
-        model.network.register_forward_pre_hook(lambda *_: self._give_way())
+        for each in filter(None, (model, model.base)):
+            each.network.register_forward_pre_hook(lambda *_: self._give_way())
         threading.Thread(target=self._draw_for_ever, daemon=True, name="shadow").start()
 
     def beside(self, is_busy: Callable[[], bool]) -> None:

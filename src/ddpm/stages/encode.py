@@ -4,6 +4,7 @@ With codec pixels there is nothing to do, and the outputs say so.
 """
 
 import shutil
+from typing import Any
 
 from ddpm.stages.stage import Stage, execute
 
@@ -28,6 +29,7 @@ def main(stage: Stage) -> None:
     from ddpm import model_file
     from ddpm.data.reading.shard_index import read_index
     from ddpm.encoding.encode import write_latents
+    from ddpm.encoding.standardise import spread_rows
     from ddpm.generation.grid import before_and_after
     from ddpm.generation.reconstruction import restored_images
     from ddpm.measuring.features.extractor_file import load_extractor
@@ -61,9 +63,20 @@ def main(stage: Stage) -> None:
     )
     write_json(paths.report, {"codec": "autoencoder"} | figures)
     paths.pictures.mkdir(parents=True)
-    shown = test[: COLUMNS * ROWS]
+    shown = test[spread_rows(len(test), COLUMNS * ROWS)]  # of all classes: images are in the order of their classes
     restored = restored_images(autoencoder, shown, precision=params.runtime.precision, batch=batch)
     before_and_after(shown, restored, columns=COLUMNS).save(paths.pictures / "reconstructions.png")
+    print(_said(figures) + f"; {paths.pictures / 'reconstructions.png'} shows some")
+
+
+def _said(figures: dict[str, Any]) -> str:
+    """Return what the autoencoder loses, in one line. There is no FID of too few images."""
+    said = f"held-out images after the autoencoder: PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.2f}"
+    decoded = figures["decoded"]
+    if decoded["fid"] is None:
+        return said
+    fid, floor = (decoded[name]["value"] for name in ("fid", "floor"))
+    return f"{said}; FID of training images after it: {fid:.3g}, without it: {floor:.3g}"
 
 
 if __name__ == "__main__":
