@@ -120,6 +120,12 @@ def save_tiny_model(
 
 
 @pytest.fixture(scope="session")
+def spec_with() -> Callable[..., Any]:
+    """`tiny_spec`, which tests cannot import where folders have a conftest of their own."""
+    return tiny_spec
+
+
+@pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., str]:
     """`save_tiny_model`."""
     return save_tiny_model

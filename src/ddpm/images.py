@@ -66,7 +66,7 @@ def to_model_range(samples: Tensor) -> Tensor:
 
     Latents, float16, are stored standardised and only become float32.
     """
-    if samples.dtype != STORED:
+    if samples.is_floating_point():
         return samples.to(torch.float32)
     return samples.to(torch.float32) / LEVELS_PER_UNIT - 1
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_spec
 
 from ddpm import model_file
 from ddpm.data.reading.dataset import read_latents, read_split
@@ -19,7 +18,7 @@ from ddpm.encoding.standardise import standardised
 from ddpm.errors import UserError
 from ddpm.images import to_model_range
 from ddpm.model_file import Model
-from ddpm.model_spec import build_codec, build_network, spec_of_autoencoder
+from ddpm.model_spec import Spec, build_codec, build_network, spec_of_autoencoder
 from ddpm.networks.settings import Codec
 
 CODEC = Codec(latent_channels=2, widths=(8, 8), blocks=1, groups=4, attention=False, quant=False, shift=0.25, scale=1.5)
@@ -88,8 +87,10 @@ def test_without_latents_the_files_say_so_and_are_always_the_same(tmp_path: Path
         read_latents(tmp_path)
 
 
-def test_a_model_of_latents_keeps_its_autoencoder_and_an_incomplete_file_is_refused(tmp_path: Path) -> None:
-    spec = replace(tiny_spec(objective={"bounded": False}), codec=CODEC)
+def test_a_model_of_latents_keeps_its_autoencoder_and_an_incomplete_file_is_refused(
+    tmp_path: Path, spec_with: Callable[..., Spec]
+) -> None:
+    spec = replace(spec_with(objective={"bounded": False}), codec=CODEC)
     assert spec.noise_shape == (2, 4, 4)
     codec, file = build_codec(spec), tmp_path / "model.safetensors"
     sha256 = model_file.save(file, network=build_network(spec), spec=spec, lineage={}, codec=codec)

@@ -85,10 +85,10 @@ def test_of_more_held_out_images_a_seeded_subset_is_used_which_the_protocol_stat
 
     whole, part = reference(200), reference(150)
     assert (whole[0], part[0]) == (200, 150)
-    assert whole == reference(10_000) == (200, fidelity._hash(held_out))
+    assert whole == reference(10_000) == (200, fidelity.hash_of(held_out))
     assert part == reference(150)
     rows = np.sort(draw_rows(150, 200, seed=fidelity.seed_of("held-out", 5)))
-    assert part[1] == fidelity._hash(held_out[rows])
+    assert part[1] == fidelity.hash_of(held_out[rows])
 
 
 @pytest.mark.parametrize("of", [500, 2**20, 10**9])

@@ -91,4 +91,4 @@ def test_copies_and_the_reference_are_the_same(sharded: ShardedImages) -> None:
     np.testing.assert_array_equal(one.nearest.index, other.nearest.index)
     np.testing.assert_array_equal(one.nearest.distance, other.nearest.distance)
     assert other.nearest.index[:2].tolist() == [5, 50]
-    assert fidelity._hash(sharded) == fidelity._hash(IMAGES)
+    assert fidelity.hash_of(sharded) == fidelity.hash_of(IMAGES)

@@ -13,7 +13,6 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_spec
 from degraded import DEGRADATIONS, IMAGE, image_of_spec
 from keys import key_pair
 from PIL import Image
@@ -185,7 +184,7 @@ def test_a_champion_is_made_held_and_measured_again_by_a_new_protocol(
 
 
 def test_a_model_of_pictures_becomes_champion_and_restores(
-    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str], spec_with: Any
 ) -> None:
     pipeline.train(0, spec=image_of_spec(), picture_noise=5.0)
     pipeline.register()
@@ -194,7 +193,7 @@ def test_a_model_of_pictures_becomes_champion_and_restores(
     assert "canary: 8 of 8 kept pictures were drawn again bit for bit" in said
     images = np.load("generated/images.npy")
     pictures = evaluation_pictures(
-        tiny_spec(**image_of_spec()), n=100, seed=0, images=read_split(Path("data/prepared"), "test").images, noise=5.0
+        spec_with(**image_of_spec()), n=100, seed=0, images=read_split(Path("data/prepared"), "test").images, noise=5.0
     )
     fields = pictures.picture(0).fields()
     Path("small.png").write_bytes(base64.b64decode(fields["image"]))

@@ -29,8 +29,8 @@ from ddpm.training import session
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
-    "-m ddpm.stages.train --prepared data/prepared --starts data/starts --extractor extractor.safetensors "
-    "--validation validation.json --docs docs "
+    "-m ddpm.stages.train --prepared data/prepared --latents data/latents --autoencoder autoencoder.safetensors "
+    "--starts data/starts --extractor extractor.safetensors --validation validation.json --docs docs "
     "--model model.safetensors --run run.json --curves curves.csv --report train.json --state .state/train"
 ).split()
 TINY: dict[str, dict[str, Any]] = {

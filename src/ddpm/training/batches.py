@@ -88,7 +88,7 @@ class Batches:
 
 def _on_device(images: Images, device: torch.device) -> Tensor:
     """Return all images on the device, copied in parts, so that the host never has a second copy of all."""
-    resident = torch.empty(tuple(images.shape), dtype=torch.from_numpy(np.array(images[:0])).dtype, device=device)
+    resident = torch.empty(tuple(images.shape), dtype=torch.from_numpy(np.empty(0, images.dtype)).dtype, device=device)
     step = max(1, _COPY_BYTES * len(images) // max(images.nbytes, 1))
     for start in range(0, len(images), step):
         resident[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
