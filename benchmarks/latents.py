@@ -11,15 +11,18 @@ all cores, so other programs disturb the comparison little. What was trained is 
 import as_in_stages  # noqa: F401, I001
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from common import Images, add_training_arguments, command, load_images, machine, table, write
+from common import Images, add_training_arguments, command, load_images, machine, ratio, table, take_turns, write
 from contenders import EMA, Budget
 from contenders.kept import ROOT
 from contenders.ours import Ours, file_drawer
@@ -48,7 +51,8 @@ CONTENDERS = {"pixels": 1, "pixels in patches": 4, "latents": 1}
 """What diffuses, by the patch of the U-Net, which has the same number of positions in the last two."""
 SNAPSHOTS = (0.5,)
 """Shares of the time after which FID is measured, besides the end."""
-STEPS = 6
+ROUNDS, DRAWN = 5, 16
+STEPS = 4
 """Training steps of a measurement of speed."""
 
 
@@ -137,6 +141,36 @@ def measured(name: str, autoencoder: Model, images: Images, extractor: Extractor
     return json.loads(told.read_text())
 
 
+def speeds(autoencoder: Model, images: Images, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Measure images per second of processor time in training and in sampling, the contenders in turns."""
+    training: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+    for name, patch in CONTENDERS.items():
+        params = params_of(patch)
+        contender = Ours(params, labels=False, autoencoder=autoencoder if name == "latents" else None)
+        place = folder / "speeds" / name.replace(" ", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        begun = contender.begin(images, place)
+        contender._save(begun, begun.average(), place, EMA)
+        draw, steps = file_drawer_of(place, EMA, params), begun.steps()
+        next(steps)
+        draw(DRAWN, 0, contender.default)
+        training[name] = partial(_per_second, partial(_take, steps), STEPS * params.train.batch_size)
+        sampling[name] = partial(_per_second, partial(draw, DRAWN, 0, contender.default), DRAWN)
+    return {"training": take_turns(training, rounds=ROUNDS), "sampling": take_turns(sampling, rounds=ROUNDS)}
+
+
+def _take(steps: Iterator[Any]) -> None:
+    for _ in range(STEPS):
+        next(steps)
+
+
+def _per_second(work: Callable[[], object], images: int) -> float:
+    began = time.process_time()
+    work()
+    return images / (time.process_time() - began)
+
+
 def file_drawer_of(folder: Path, weights: str, params: Params) -> Any:
     return file_drawer(folder / f"{weights.replace(' ', '_')}.safetensors", params.runtime)
 
@@ -185,7 +219,8 @@ def main() -> None:
     if set(results) == set(CONTENDERS):
         if args.picture:
             draw_picture(args, images, autoencoder)
-        write(args.output, report(args, images, results, figures, seconds))
+        some = replace(images, train=images.train[:1000])
+        write(args.output, report(args, images, results, figures, seconds, speeds(autoencoder, some, args.models)))
 
 
 def draw_picture(args: argparse.Namespace, images: Images, autoencoder: Model) -> None:
@@ -197,16 +232,24 @@ def draw_picture(args: argparse.Namespace, images: Images, autoencoder: Model) -
 
 
 def report(
-    args: argparse.Namespace, images: Images, results: dict[str, Any], figures: dict[str, Any], seconds: float
+    args: argparse.Namespace,
+    images: Images,
+    results: dict[str, Any],
+    figures: dict[str, Any],
+    seconds: float,
+    speed: dict[str, dict[str, list[float]]],
 ) -> str:
-    rows = []
+    rows, first = [], next(iter(CONTENDERS))
     for name, result in results.items():
         fids, before = result["fid"], seconds / 60 if name == "latents" else 0.0
         rows.append(
             {
                 "what diffuses": name,
-                "training, images/s": f"{result['images_seen'] / result['seconds']:.1f}",
-                "sampling, images/s": f"{result['sampling']:.1f}",
+                **{
+                    f"{what}, images/s (times pixels)": f"{statistics.median(speed[what][name]):.1f} "
+                    f"({ratio(speed[what][name], speed[what][first])})"
+                    for what in ("training", "sampling")
+                },
                 "images seen": f"{result['images_seen']:,}",
                 **{
                     f"FID after {share * args.minutes:g} min": f"{fid:.1f}"
@@ -223,7 +266,8 @@ def report(
             f"{args.images:,} images are drawn for each FID, by {params_of(1).sample.steps} steps. The autoencoder: "
             f"PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.3f} on held-out images; FID of as many training "
             f"images after it {decoded['fid']['value']:.2f}, before it {decoded['floor']['value']:.2f}. The settings "
-            "are those of recipes/methods/latents-64.yaml; the U-Net is the same but for its patch.",
+            "are those of recipes/methods/latents-64.yaml; the U-Net is the same but for its patch. Speeds were "
+            f"measured in {ROUNDS} turns; sampling includes decoding.",
             table(rows),
             f"{machine()}. {command()}",
         ]

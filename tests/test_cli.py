@@ -111,6 +111,17 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     assert "paint" in capsys.readouterr().err
 
 
+def test_a_reader_that_leaves_early_as_head_does_gets_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", "import sys; from ddpm import cli; sys.exit(cli.main(['explain']))"]
+    try:
+        done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 OFFLINE = """
 import sys
 from ddpm import cli

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from degraded import IMAGE
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -57,6 +58,15 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
     return path
 
 
+WIDE_CODEC = {
+    "latent_channels": 2,
+    "widths": [8, 8],
+    "groups": 8,
+    "attention": False,
+    "quant": False,
+    "shift": 0.0,
+    "scale": 1.0,
+}
 WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no spec": lambda it: it.pop("spec"),
     "a list for a spec": lambda it: it.update(spec=[1]),
@@ -68,6 +78,8 @@ WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no channels": lambda it: it["spec"].update(channels=0),
     "a number of classes": lambda it: it["spec"].update(classes=4),
     "blocks without end": lambda it: it["spec"]["network"].update(blocks=10**12),
+    "more blocks than tensors": lambda it: it["spec"]["network"].update(blocks=100, multipliers=[1] * 12),
+    "a codec of more blocks than tensors": lambda it: it["spec"].update(codec=WIDE_CODEC | {"blocks": 100}),
     "resolutions without end": lambda it: it["spec"]["network"].update(multipliers=[1] * 100_000),
     "a chain of petabytes": lambda it: it["spec"]["schedule"].update(T=10**15),
     "images of petabytes": lambda it: it["spec"].update(size=10**9),
@@ -81,6 +93,8 @@ WRONG_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a guide without weights or words": lambda it: it.update(guide={}),
     "a recipe that is a list": lambda it: it.update(recipe=[1]),
     "a spec without a key": lambda it: it["spec"]["schedule"].pop("shift"),
+    "pictures that no square of pixels fits": lambda it: it["spec"].update(classes=[], image=IMAGE | {"factor": 3}),
+    "colours of grey pictures": lambda it: it["spec"].update(classes=[], image=IMAGE | {"degradations": ["colourise"]}),
     "a key of training": lambda it: it["spec"]["network"].update(label_dropout=0.1),
     "no label where one is needed": lambda it: it["spec"].update(classes=[], unconditional=False),
     "a width beyond all memory": lambda it: it["spec"]["network"].update(width=8 * 10**30),

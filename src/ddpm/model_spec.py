@@ -89,6 +89,8 @@ class Spec:
             self.image is None or self.codec is None,
             "image and codec are set, but a picture is joined to the pixels; expected one of them",
         )
+        fault = None if self.image is None else self.image.fault(channels=self.channels, size=self.size)
+        require(fault is None, str(fault))
         if self.text is not None and self.tokenizer is not None:
             require(
                 self.tokenizer.size <= self.text.vocabulary,
@@ -270,6 +272,10 @@ def build_codec(spec: Spec) -> AutoencoderKL:
     return AutoencoderKL(channels=spec.channels, **vars(spec.codec))
 
 
+_LEAST_TENSORS = 8
+"""Tensors, at least, of a block at one resolution and of a layer of a text encoder."""
+
+
 def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
     """Return the shape of each of the network's weights, by name, without allocating them; of an autoencoder beside it
     after CODEC.
@@ -277,13 +283,17 @@ def shapes_of_weights(spec: Spec, *, tensors: int) -> dict[str, Size]:
     Raise ValueError, ArithmeticError, TypeError or RuntimeError for a network too large for a file of `tensors`
     tensors.
     """
-    section = spec.vae or spec.network
-    too_deep = spec.gan is None and section.blocks > tensors
-    layers = 0 if spec.text is None else spec.text.layers
-    require(layers <= tensors, f"the text encoder has {layers} layers, but the file has {tensors} tensors")
-    require(not too_deep, f"{spec.method} has {section.blocks} blocks, but the file has {tensors} tensors")
-    deep = spec.codec is not None and spec.codec.blocks > tensors
-    require(not deep, f"codec has {spec.codec and spec.codec.blocks} blocks, but the file has {tensors} tensors")
+    depths = {"text encoder": (0 if spec.text is None else spec.text.layers, "layers")}
+    if spec.gan is None:
+        levels = 1 if spec.vae is not None else len(spec.network.multipliers)
+        depths[spec.method] = levels * (spec.vae or spec.network).blocks, "blocks"
+    if spec.codec is not None:
+        depths["codec"] = len(spec.codec.widths) * spec.codec.blocks, "blocks"
+    for part, (depth, layers) in depths.items():
+        require(
+            _LEAST_TENSORS * depth <= tensors,
+            f"the {part} has {depth} {layers}, but the file has {tensors} tensors",
+        )
     shapes = shapes_of(lambda: build_network(spec))
     if spec.draws_latents:
         shapes |= {f"{CODEC}{name}": shape for name, shape in shapes_of(lambda: build_codec(spec)).items()}

@@ -18,7 +18,7 @@ from degraded import DEGRADATIONS, IMAGE, image_of_spec, squares
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ddpm import model_file
+from ddpm import cli, model_file
 from ddpm.data.reading.dataset import read_split
 from ddpm.degrading.pictures import Pictures
 from ddpm.errors import UserError
@@ -207,8 +207,10 @@ def encoded(size: int) -> str:
             {"task": "super-resolution", "image": encoded(2)},
             "image is 2x2 pixels, but this model was trained for super-resolution by 2; send 4x4",
         ),
+        ({"task": "super-resolution", "image": encoded(8)}, "image is 8x8 pixels, expected 4x4 to become 8x8"),
         ({"task": "denoise", "image": encoded(8), "noise": 60}, "noise is 60, expected 0 to 40, for which this model "),
         ({"task": "inpaint", "image": encoded(8), "mask": encoded(8), "jump": 3}, "'jump' is not a known field"),
+        ({"task": "inpaint", "image": encoded(8), "mask": encoded(8)}, "mask has no white pixel, expected white where"),
         ({"task": "denoise", "image": encoded(8), "noise": 9, "label": 1}, "label is 1, but this model has no classes"),
         ({"task": "super-resolution"}, "image is missing; add a picture"),
     ],
@@ -217,6 +219,14 @@ def test_what_the_model_was_not_trained_for_is_refused(model: Model, fields: dic
     with pytest.raises(UserError) as error:
         picture_request.complete(fields, model)
     assert str(error.value).startswith(sentence)
+
+
+def test_the_command_inpaints_without_the_options_of_other_models(project: Path, tmp_path: Path) -> None:
+    for name, level in (("picture", 0), ("mask", 255)):
+        Image.new("L", (8, 8), level).save(tmp_path / f"{name}.png")
+    words = ["inpaint", "--model", str(project / "model.safetensors"), "--image", str(tmp_path / "picture.png")]
+    assert cli.main([*words, "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "painted")]) == 0
+    assert len(list((tmp_path / "painted").iterdir())) == 1
 
 
 def test_a_request_without_a_picture_is_refused(model: Model) -> None:

@@ -195,7 +195,9 @@ def test_an_option_that_this_project_has_not_or_of_any_size_is_refused_by_name(
     config = tmp_path / "there" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {option: value}))
     said = refused(tmp_path / "there", capsys)
-    words = {"sample_size": "size is 18", "block_out_channels": "widths has 12", "norm_num_groups": "groups (3)"}
+    words = {"sample_size": "size is 18", "block_out_channels": "widths has 12", "norm_num_groups": "groups (3)"} | {
+        "layers_per_block": "blocks, but the file has"
+    }
     through_the_weights = option in ("layers_per_block", "latent_channels", "block_out_channels")
     assert option in said or words.get(option, "\0") in said or (through_the_weights and "for " in said), said
 
@@ -210,6 +212,8 @@ def test_weights_that_cannot_be_read_are_refused_in_one_sentence(
     whole = load_file(weights)
     save_file(whole | {"encoder.conv_in.bias": torch.full((8,), float("nan"))}, weights)
     assert "non-finite numbers in encoder.conv_in.bias" in refused(folder, capsys)
+    save_file(whole | {"encoder.conv_in.bias": torch.full((8,), 1e300, dtype=torch.float64)}, weights)
+    assert "non-finite numbers in encoder.conv_in.bias" in refused(folder, capsys), "it is saved as float32"
     save_file(whole | {"encoder.conv_in.bias": torch.zeros(8, dtype=torch.int32)}, weights)
     assert "has I32 in encoder.conv_in.bias" in refused(folder, capsys)
     save_file(whole | {"one.more": torch.zeros(1)}, weights)

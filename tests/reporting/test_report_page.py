@@ -192,11 +192,17 @@ def test_the_next_steps_are_those_that_the_decision_leaves(decision: str, advise
     assert not_advised not in text
 
 
-def test_a_model_of_captions_was_not_asked_for_classes() -> None:
+@pytest.mark.parametrize(("condition", "words"), [("text", "by their captions"), ("image", "from degraded ones")])
+def test_a_model_of_captions_or_of_pictures_was_not_asked_for_classes(condition: str, words: str) -> None:
     lineage = last_run().lineage
-    asked = {"params": lineage["params"] | {"condition": "text"}}
+    asked = {"params": lineage["params"] | {"condition": condition}}
     text = text_of(last_run(lineage=lineage | asked))
-    assert "16 x 16 pixels by their captions on the 80 training images" in text
+    assert f"16 x 16 pixels {words} on the 80 training images" in text
+
+
+def test_the_page_of_a_model_of_latents_says_so() -> None:
+    of_latents = last_run().lineage | {"autoencoder": {"sha256": "0" * 64}}
+    assert "model of the latents of" in text_of(last_run(lineage=of_latents))
 
 
 def test_energy_is_the_mean_power_times_the_time() -> None:

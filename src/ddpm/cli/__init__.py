@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from ddpm.redaction import redacted_output
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; without arguments, list the commands.
 
-    The exit code is 0 on success, 1 after an error, and 130 after Ctrl-C. argparse exits with 2 if the arguments are
-    wrong. An error that the user can correct is printed as one sentence, any other with its traceback. Credentials are
-    removed from all output.
+    The exit code is 0 on success, 1 after an error or if the reader of the output left, and 130 after Ctrl-C. argparse
+    exits with 2 if the arguments are wrong. An error that the user can correct is printed as one sentence, any other
+    with its traceback. Credentials are removed from all output.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and (mistake := _unknown_command(words[0])):
@@ -35,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.run is not doctor.doctor:  # which changes nothing unless it is asked to
                 running_list.mend(lambda sentence: print(sentence, file=sys.stderr))
             args.run(args)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             return 130
+        except BrokenPipeError:  # whoever reads the output has enough, as `head` or a pager that was left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except Exception as error:
             if correctable := user_error(error):
                 print(f"error: {correctable}", file=sys.stderr)

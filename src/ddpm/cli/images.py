@@ -64,7 +64,9 @@ def _picture(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     from ddpm.serving import picture_request
 
     common = {name: getattr(args, name) for name in ("image", "number", "text", "seed", "steps", "guidance")}
-    request = picture_request.complete(fields | common | {"label": _label(args, model)}, model, max_number=sys.maxsize)
+    asked = fields | common | {"label": _label(args, model)}
+    given = {name: value for name, value in asked.items() if value is not None}  # a model has no field for some options
+    request = picture_request.complete(given, model, max_number=sys.maxsize)
     settings = {key: value for key, value in picture_request.described(request, model).items() if value is not None}
     with _evaluations_shown(model, picture_request.network_calls(request)):
         images = picture_request.draw(model, request)

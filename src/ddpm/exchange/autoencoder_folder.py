@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -68,9 +67,8 @@ def import_autoencoder(folder: Path, out: Path, *, size: int | None = None) -> t
         _require_shapes(spec, with_present_names(shapes))
     except ExchangeError as error:
         raise UserError(f"{options}: {error}") from None
-    state = {name: tensor.to(torch.float32) for name, tensor in with_present_names(weights_in(weights)).items()}
     network = build_codec(spec)
-    network.load_state_dict(state)
+    network.load_state_dict(with_present_names(weights_in(weights)))
     lineage = {"imported_from": "diffusers", "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     return spec, model_file.save(out, network=network, spec=spec, lineage=lineage)
 

@@ -53,8 +53,11 @@ def shapes_in(weights: Path) -> dict[str, Tensor]:
 
 
 def weights_in(weights: Path) -> dict[str, Tensor]:
-    """Return the file's tensors; compare `shapes_in` with the network first. Raises UserError for one not finite."""
-    loaded = load_file(weights)
+    """Return the file's tensors as float32; compare `shapes_in` with the network first.
+
+    Raises UserError for one that is not finite, or too large for float32.
+    """
+    loaded = {name: tensor.to(torch.float32) for name, tensor in load_file(weights).items()}
     if broken := [name for name, tensor in loaded.items() if not bool(tensor.isfinite().all())]:
         raise UserError(f"{weights} has non-finite numbers in {broken[0]}; download or save it again")
     return loaded

@@ -189,9 +189,11 @@ def _asked(run: LastRun) -> list[str]:
     train, drawing = params.get("train", {}), run.measured.get("protocol", {}).get("drawing", {})
     kind = "grey" if facts["channels"] == 1 else "colour"
     classes = f" in {len(facts['classes']):,} classes" if facts["classes"] else ""
-    classes = {"text": " by their captions", "none": ""}.get(params.get("condition", "label"), classes)
+    by_condition = {"text": " by their captions", "image": " from degraded ones", "none": ""}
+    classes = by_condition.get(params.get("condition", "label"), classes)
+    latents = " of the latents" if run.lineage.get("autoencoder") else ""
     sentences = [
-        f"Train a {origins.kind_of_model(params)} of {kind} images of {facts['size']} x {facts['size']} "
+        f"Train a {origins.kind_of_model(params)}{latents} of {kind} images of {facts['size']} x {facts['size']} "
         f"pixels{classes} on the {facts['train']:,} training images of {facts['name']}, by showing it "
         f"{train.get('images', 0):,} images" + _process(params)
     ]

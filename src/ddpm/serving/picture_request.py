@@ -181,6 +181,8 @@ def _for_trained_task(
         trained_tasks.require_size(known, size=size, height=image.shape[1])
     if task == "denoise":
         trained_tasks.require_noise(known, settings["noise"])
+    if hole is not None and not bool(hole.any()):
+        raise UserError("mask has no white pixel, expected white where the picture is to be painted; draw some")
     kind = next(each for each in known.degradations if each == task)
     return Picture(kind, image, hole=hole, noise=settings.get("noise", 0.0))
 
@@ -326,8 +328,12 @@ def _require_size(name: str, width: int, height: int, model: Model, *, smaller: 
     size = model.spec.size
     if smaller:
         if height != width or height >= size or size % height:
-            parts = ", ".join(f"{size // k}x{size // k}" for k in range(2, size + 1) if size % k == 0)
-            raise UserError(f"{name} is {width}x{height} pixels, expected one of {parts} to become {size}x{size}")
+            factors = [k for k in range(2, size + 1) if size % k == 0]
+            if model.spec.image is not None:
+                factors = [model.spec.image.factor]  # the only one that the model was trained for
+            parts = ", ".join(f"{size // k}x{size // k}" for k in factors)
+            expected = parts if len(factors) == 1 else f"one of {parts}"
+            raise UserError(f"{name} is {width}x{height} pixels, expected {expected} to become {size}x{size}")
     elif (height, width) != (size, size):
         raise UserError(f"{name} is {width}x{height} pixels, expected {size}x{size}, the size of the model's images")
 

@@ -119,9 +119,8 @@ def _trained(stage: Stage, facts: "Facts") -> "Training":
     )
     if leads():
         last = {name: value for name, value in curves[-1].items() if value is not None}
-        print(
-            "autoencoder: " + ", ".join(f"{name} {value:.4g}" for name, value in last.items() if name != "images_seen")
-        )
+        terms = ", ".join(f"{name} {last[name]:.4g}" for name in ("loss", *training.terms) if name in last)
+        print(f"autoencoder: {terms} (kl in nats per value of an image)")
     return training
 
 
