@@ -30,6 +30,7 @@ RESULTS = {
     "words": "Captions: what a model draws of pairs it never saw",
     "conditioned_pictures": "Restoring pictures with a model that was trained for it",
     "cascade": "A cascade beside one model",
+    "latents": "Pixels and latents of 64x64 images",
     "words_mnist": "Captions: pairs of MNIST's digits that it never saw",
     "words_tiles": "Captions: pictures that are found by their captions",
     "coverage": "Coverage of the intervals",
