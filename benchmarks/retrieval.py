@@ -47,7 +47,7 @@ class Contrastive(nn.Module):
 def train_contrastive(
     images: np.ndarray, captions: Sequence[str], *, epochs: int, batch: int = 256, seed: int = 0
 ) -> Contrastive:
-    """Return the model of uint8 images [N,C,H,W] and their captions. Pairs with equal captions count as right, too."""
+    """Return a model trained on uint8 images [N,C,H,W] and their captions; an image matches every equal caption."""
     torch.manual_seed(seed)
     tokenizer = learn(captions, size=2000)
     model = Contrastive(tokenizer, channels=images.shape[1])

@@ -69,7 +69,7 @@ def disk_trouble(error: BaseException, *, below: Path | None = None) -> UserErro
 
 
 def disk_trouble_in(text: str, *, below: Path) -> UserError | None:
-    """Return the same for the error message of another program on this machine, which works in the folder `below`."""
+    """Return the UserError of `disk_trouble` for an error message of another program, which works in `below`."""
     if _SQLITE_FULL in text:
         return _trouble(errno.ENOSPC, None, below)
     found = (_trouble(int(each[1]), each[2] or each[3], below) for each in _NUMBERED.finditer(text))

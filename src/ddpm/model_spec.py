@@ -24,6 +24,21 @@ MAX_AUGMENTATION = 256
 CODEC = "codec."
 """Prefix of the names of the tensors of an autoencoder that belongs to another model."""
 
+DDPM_SCHEDULE = Schedule(
+    name="linear", T=1000, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
+)
+DDPM_OBJECTIVE = Objective(
+    target="eps",
+    weight="simple",
+    min_snr_gamma=5.0,
+    p2_gamma=1.0,
+    sigma_data=0.5,
+    learned_variance=False,
+    vlb_weight=0.001,
+    bounded=False,
+)
+"""Those of Ho et al. 2020, and the defaults of diffusers' DDPMScheduler; only training reads the other settings."""
+
 
 @section
 class Spec:
@@ -230,8 +245,8 @@ def spec_of_autoencoder(*, channels: int, size: int, codec: Codec) -> Spec:
         size=size,
         classes=(),
         unconditional=True,
-        schedule=_NO_SCHEDULE,
-        objective=_NO_OBJECTIVE,
+        schedule=DDPM_SCHEDULE,
+        objective=DDPM_OBJECTIVE,
         network=_NO_NETWORK,
         convention=CONVENTION,
         method="autoencoder",
@@ -239,19 +254,6 @@ def spec_of_autoencoder(*, channels: int, size: int, codec: Codec) -> Spec:
     )
 
 
-_NO_SCHEDULE = Schedule(
-    name="linear", T=1000, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
-)
-_NO_OBJECTIVE = Objective(
-    target="eps",
-    weight="simple",
-    min_snr_gamma=5.0,
-    p2_gamma=1.0,
-    sigma_data=0.5,
-    learned_variance=False,
-    vlb_weight=0.001,
-    bounded=False,
-)
 _NO_NETWORK = Network(
     patch=1,
     width=8,

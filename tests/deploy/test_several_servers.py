@@ -1,4 +1,4 @@
-"""With two servers of Prefect (compose.several.yaml) a retraining and automations go on when one is killed."""
+"""A retraining and automations continue when one of two Prefect servers (compose.several.yaml) is killed."""
 
 import time
 from collections.abc import Iterator

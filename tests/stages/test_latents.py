@@ -1,9 +1,7 @@
 """Latent diffusion goes through every stage of dvc.yaml, from pictures with captions to a champion that draws them."""
 
-import argparse
 import importlib
 import json
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from captioned import CAPTIONS, draw_pictures, halves_right
 from ruamel.yaml import YAML
+from run_stages import run, stage_of
 
 from ddpm import cli, model_file
 from ddpm.data.reading.dataset import read_latents, read_split
@@ -22,7 +21,6 @@ from ddpm.generation.recipe import load_model
 from ddpm.generation.reconstruction import restored_images
 from ddpm.model_file import Model
 from ddpm.serving import picture_request, sample_request
-from ddpm.stages.stage import Stage
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 ROOT = Path(__file__).parents[2]
@@ -42,18 +40,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "tracking": {"grid_every_images": 100_000},
     "runtime": {"progress": False, "device": "cpu", "precision": "float32", "workers": 1},
 }
-
-
-def stage_of(name: str) -> Stage:
-    command = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"][name]["cmd"]
-    words = shlex.split(command)[3:]
-    return Stage(argparse.Namespace(**{k[2:]: Path(v) for k, v in zip(words[::2], words[1::2], strict=True)}))
-
-
-def run(*names: str) -> None:
-    """Run these stages of dvc.yaml in this process, with the paths that are there."""
-    for name in names:
-        importlib.import_module(f"ddpm.stages.{name}").main(stage_of(name))
 
 
 def write_params(**changes: Any) -> None:

@@ -1,18 +1,15 @@
 """A VAE, then a GAN, go through every stage of dvc.yaml on the real digits: measured, judged, registered, reported."""
 
-import argparse
-import importlib
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from run_stages import names_of_stages, run
 
 from ddpm import cli
-from ddpm.stages.stage import Stage
 from ddpm.tracking.mlflow_registry import MlflowRegistry
 
 ROOT = Path(__file__).parents[2]
@@ -38,16 +35,6 @@ def set_params(**changes: Any) -> None:
     yaml.dump(params, Path("params.yaml"))
 
 
-def repro(*, first: str) -> None:
-    """Run the stages of dvc.yaml from `first` on in this process, with the paths that are there."""
-    stages = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
-    names = list(stages)
-    for name in names[names.index(first) :]:
-        words = shlex.split(stages[name]["cmd"])[3:]
-        paths = {key[2:]: Path(value) for key, value in zip(words[::2], words[1::2], strict=True)}
-        importlib.import_module(f"ddpm.stages.{name}").main(Stage(argparse.Namespace(**paths)))
-
-
 @pytest.mark.slow
 def test_both_are_measured_judged_registered_and_reported(
     empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -59,10 +46,10 @@ def test_both_are_measured_judged_registered_and_reported(
         (tmp_path / folder).mkdir(parents=True)
 
     set_params(method="vae")
-    repro(first="configure")
+    run(*names_of_stages())
     assert json.loads(Path("reports/bits_per_dim.json").read_text())["bound"] > 0
     set_params(method="gan", evaluate={"bits_per_dim": 0})
-    repro(first="train")
+    run(*names_of_stages()[names_of_stages().index("train") :])
 
     metrics = json.loads(Path("reports/metrics.json").read_text())
     assert metrics["interval"]["fid"]["low"] < metrics["fid"] < metrics["interval"]["fid"]["high"]

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion trains in the one loop: its loss, exact resume, division, what the model has."""
+"""The autoencoder of latent diffusion: its losses, exact resume, training in parts, and the weights in its model."""
 
 import dataclasses
 import math

@@ -14,7 +14,8 @@ from ddpm.images import TOP, clipped, from_levels, to_levels
 HALVINGS = 40
 """Bisection steps of an interval of shifts, a few hundred levels wide: more than the precision of float32 needs."""
 ITERATIONS = 300
-"""Iterations of the least squares of a blur, after which the fit to blurred digits is better than the digits' own."""
+"""Iterations of the least-squares fit of a blur; with so many, the fit to blurred digits has a smaller error than the
+digits themselves."""
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,9 @@ class ImageCondition:
         return channels + 2
 
     def fault(self, *, channels: int | None, size: int | None) -> str | None:
-        """Return one sentence about a degradation that images of this shape cannot have; None if there is none, or if
-        what decides it is not known."""
+        """Return one sentence about the first degradation that is impossible for images of this shape, else None.
+
+        A value of None is not known, and nothing is refused because of it."""
         if "colourise" in self.degradations and channels not in (3, None):
             return "image.degradations has colourise, but the images are grey; remove it, or use colour images"
         if "super-resolution" in self.degradations and size is not None and (size % self.factor or size <= self.factor):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ddpm.compute.hardware import Precision
+from ddpm.compute.hardware import Precision, autocast
 from ddpm.errors import UserError
 from ddpm.images import Images, to_model_range
 from ddpm.model_spec import Spec
@@ -30,8 +30,6 @@ def standardised(
     Only the scale is theirs; the shift takes the mean away too, as newer autoencoders of diffusers do. Raises UserError
     if all latents are equal, or not finite.
     """
-    from ddpm.compute.hardware import autocast
-
     assert spec.codec is not None
     rows = spread_rows(len(images))
     moments = torch.zeros(2, dtype=torch.float64)

@@ -20,7 +20,7 @@ from ddpm.exchange import unet_exchange, unet_options
 from ddpm.exchange.read_safely import WEIGHTS, options_in, require_new, shapes_in, weights_in
 from ddpm.exchange.unet_options import ExchangeError
 from ddpm.files import write_json
-from ddpm.model_spec import Spec, architecture_of, build_network, require_diffusion
+from ddpm.model_spec import DDPM_OBJECTIVE, DDPM_SCHEDULE, Spec, architecture_of, build_network, require_diffusion
 from ddpm.networks.settings import Network
 
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
@@ -43,20 +43,6 @@ SCHEDULER: dict[str, Any] = {
 }
 T = 1000
 """Steps of the chain. The network of diffusers gets the number of the step; here it does so only with this T."""
-SCHEDULE = Schedule(
-    name="linear", T=T, time="discrete", shift=1.0, zero_terminal_snr=False, sigma_min=0.002, sigma_max=80.0
-)
-OBJECTIVE = Objective(
-    target="eps",
-    weight="simple",
-    min_snr_gamma=5.0,
-    p2_gamma=1.0,
-    sigma_data=0.5,
-    learned_variance=False,
-    vlb_weight=0.001,
-    bounded=False,
-)
-"""The defaults of diffusers' DDPMScheduler (Ho et al. 2020); sampling does not use the other settings."""
 
 
 def import_model(
@@ -164,8 +150,8 @@ def _places(folder: Path) -> tuple[Path, Path | None]:
 def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | None) -> tuple[Schedule, Objective]:
     """Return `schedule` and `objective` of a model's spec."""
     if file is None:
-        given = replace(SCHEDULE, name=schedule or SCHEDULE.name)  # type: ignore[arg-type]
-        return given, replace(OBJECTIVE, target=target or OBJECTIVE.target)  # type: ignore[arg-type]
+        given = replace(DDPM_SCHEDULE, name=schedule or DDPM_SCHEDULE.name)  # type: ignore[arg-type]
+        return given, replace(DDPM_OBJECTIVE, target=target or DDPM_OBJECTIVE.target)  # type: ignore[arg-type]
     if schedule or target:
         raise UserError(f"schedule and target are in {file}; leave out --schedule and --target")
     read = SCHEDULER | options_in(file)
@@ -191,13 +177,13 @@ def _read_scheduler(file: Path | None, *, schedule: str | None, target: str | No
             raise UserError(f"{file}: {key} is {json.dumps(read[key])}, expected {expected}")
     ours = {theirs: name for name, theirs in (SCHEDULES | TARGETS).items()}
     objective = replace(
-        OBJECTIVE,
+        DDPM_OBJECTIVE,
         target=ours[read["prediction_type"]],  # type: ignore[arg-type]
         learned_variance=read["variance_type"] == "learned_range",
         bounded=bool(read["thresholding"]),
     )
     name: Any = ours[read["beta_schedule"]]
-    return replace(SCHEDULE, name=name, zero_terminal_snr=without_signal), objective
+    return replace(DDPM_SCHEDULE, name=name, zero_terminal_snr=without_signal), objective
 
 
 def _scheduler(spec: Spec) -> dict[str, Any]:

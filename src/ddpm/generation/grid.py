@@ -14,7 +14,7 @@ PICTURE_PIXELS = 48
 
 
 def grid(images: Tensor, *, columns: int, scale: int | None = None) -> "Image":
-    """Arrange uint8 images [N,C,H,W] in a picture, `columns` per row, enlarged `scale` times or to PICTURE_PIXELS."""
+    """Arrange uint8 images [N,C,H,W] in rows of `columns`, each enlarged `scale` times, or to about PICTURE_PIXELS."""
     from PIL import Image
 
     n, c, height, width = images.shape

@@ -28,7 +28,7 @@ FRAMES = 50
 
 
 def beside(pictures: Pictures, images: Tensor, n: int) -> "Image":
-    """Arrange about n images in threes: the picture that was given, what the model made of it, and the image itself."""
+    """Arrange about n images in groups of three: the degraded picture, what the model drew of it, and the original."""
     channels = images.shape[1]
     shown = range(min(len(images), max(1, n // 3)))
     given = to_uint8(pictures[: len(shown)][:, :channels])

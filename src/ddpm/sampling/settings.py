@@ -122,8 +122,8 @@ class Drawing:
     al. 2022). In params.yaml it is a file in data/guides, or a registered version as MLflow names it
     (models:/NAME@champion or models:/NAME/3); in a model file the sha256 of the base inside the file."""
     picture_noise: float = 0.0
-    """Standard deviation of the noise that is added to a picture which is the condition, in grey levels, and that the
-    network is told (Ho et al. 2022, Sec. 4.2); none is added for denoise."""
+    """Standard deviation, in grey levels, of the noise that is added to the picture of condition image. The network
+    gets this number as an input (Ho et al. 2022, Sec. 4.2). For denoise no noise is added."""
 
     def __post_init__(self) -> None:
         for name, known in (("sampler", SAMPLERS), ("time_grid", GRIDS)):

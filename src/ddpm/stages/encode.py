@@ -1,4 +1,4 @@
-"""DVC stage `encode`: encode the training images as latents, once, and measure what the autoencoder restores of images.
+"""DVC stage `encode`: encode the training images as latents, and measure how well the autoencoder restores images.
 
 With codec pixels there is nothing to do, and the outputs say so.
 """

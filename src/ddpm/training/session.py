@@ -216,7 +216,7 @@ def fingerprint_of(
 
 
 def _network_in_training(spec: Spec, autoencoder: Autoencoder | None = None) -> Conditional:
-    """Return the untrained network of the model, with the discriminator of a GAN or of an autoencoder's patches."""
+    """Return the untrained network of the model, and beside it the discriminator if the method trains one."""
     network = build_network(spec)
     if autoencoder is not None and autoencoder.adversarial_weight:
         assert isinstance(network, AutoencoderKL)

@@ -1,4 +1,4 @@
-"""Training of the autoencoder of latent diffusion: an error of pixels, a perceptual one, and a weak KL divergence."""
+"""The losses of the autoencoder of latent diffusion: pixel error, perceptual distance and KL divergence."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
